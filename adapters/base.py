@@ -1,0 +1,117 @@
+"""The protocol every adapter keeps, and the values that pass through it.
+
+Decides the vocabulary only. An adapter's stream yields one ``Batch`` per engine read, so that the relay can write all of
+them in one call; it never yields after ``finished``, and raises ``EngineError`` for everything that is no good end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from contracts.events import FinishReason
+from contracts.tasks import ChatMessage, Sampling, Workload
+
+
+class Failure(StrEnum):
+    """The one taxonomy into which every engine's errors are mapped."""
+
+    REFUSED = "refused"
+    """Nobody listens at the endpoint: not started, crashed, or gone."""
+    LOADING = "loading"
+    """The engine is up but not ready to serve."""
+    OVERLOADED = "overloaded"
+    INVALID = "invalid"
+    """The engine refuses the request itself; sending it again would not help."""
+    CONTEXT = "context"
+    """Prompt and answer do not fit into the context."""
+    UNAUTHORIZED = "unauthorized"
+    BROKEN = "broken"
+    """The stream ended without its final event, or the engine reported a failure inside it."""
+    PROTOCOL = "protocol"
+    """The engine said something that is not its documented wire format."""
+    TIMEOUT = "timeout"
+
+
+class EngineError(Exception):
+    """A failure of an engine, in our words. ``message`` holds no secret."""
+
+    def __init__(self, failure: Failure, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.message = message
+        self.status = status
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation to ask for: exactly one of ``prompt`` and ``messages``."""
+
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    max_tokens: int | None = None
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    cache_prompt: bool = True
+    """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine's own account of a generation that ended well; None where the engine does not say."""
+
+    reason: FinishReason
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cached_tokens: int | None = None
+    decode_ms: float | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Everything that one read from the engine brought: pieces of text in order, and the end if it came."""
+
+    texts: list[str]
+    finished: Finished | None = None
+
+
+class Props(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running engine says of itself; None where it does not say."""
+
+    engine_version: str | None = None
+    ctx_max: int | None = None
+    slots: int | None = None
+
+
+class Health(StrEnum):
+    """What a look at an engine shows."""
+
+    OK = "ok"
+    LOADING = "loading"
+    DOWN = "down"
+
+
+class Adapter(Protocol):
+    """One running engine."""
+
+    workloads: tuple[Workload, ...]
+    features: tuple[str, ...]
+
+    async def health(self) -> Health:
+        """Whether the engine serves right now; never raises for an engine that is down."""
+
+    async def props(self) -> Props:
+        """What the engine says of itself. Raises EngineError."""
+
+    async def count_tokens(self, generation: Generation) -> int | None:
+        """How many tokens the prompt has, by the engine's own tokenizer; None where it has none to ask.
+
+        Raises EngineError.
+        """
+
+    def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """Start a generation; leaving the context is the cancel, and closes the connection at once.
+
+        Entering returns when the engine has accepted the request. Both entering and iterating raise EngineError.
+        """

@@ -1,0 +1,401 @@
+"""The configuration file: its shape, its defaults, and the contradictions that no type can express.
+
+Decides what a valid configuration is. Never reads a file or an environment variable: ``daemon_core.config_file`` does,
+and adds line numbers to what is found here.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Annotated
+
+from msgspec import Meta, field
+
+from contracts.base import Problem, Strict
+
+SHA256 = r"^[0-9a-f]{64}$"
+IDENTIFIER = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+Millis = Annotated[int, Meta(ge=1, description="milliseconds")]
+Id = Annotated[str, Meta(pattern=IDENTIFIER, description="lower-case letters, digits, '-' and '_', at most 63")]
+
+
+class Profile(StrEnum):
+    """What the whole installation is for."""
+
+    HOME = "home"
+    """NVIDIA GPUs only: without one nothing starts."""
+    TRIAL = "trial"
+    """Loopback only, a tiny model on the CPU: for looking around and for tests. Asked for by name, never a fallback."""
+
+
+class Engine(StrEnum):
+    """The engines that can be spoken to."""
+
+    LLAMACPP = "llamacpp"
+    VLLM = "vllm"
+    TGI = "tgi"
+    TRITON = "triton"
+    OPENAI = "openai"
+
+
+class Mode(StrEnum):
+    """Where an engine comes from."""
+
+    EXTERNAL = "external"
+    SOURCE = "source"
+    CONTAINER = "container"
+    PACKAGE = "package"
+    BINARY = "binary"
+
+
+MODES: MappingProxyType[Engine, tuple[Mode, ...]] = MappingProxyType(
+    {
+        Engine.LLAMACPP: (Mode.SOURCE, Mode.CONTAINER, Mode.PACKAGE, Mode.BINARY, Mode.EXTERNAL),
+        Engine.VLLM: (Mode.CONTAINER, Mode.EXTERNAL),
+        Engine.TGI: (Mode.CONTAINER, Mode.EXTERNAL),
+        Engine.TRITON: (Mode.CONTAINER, Mode.EXTERNAL),
+        Engine.OPENAI: (Mode.EXTERNAL,),
+    }
+)
+"""The modes that make sense for each engine; the first one is the home profile's default."""
+
+
+class FullPolicy(StrEnum):
+    """What a full queue does with one more task."""
+
+    REJECT = "reject"
+    DROP_LRU = "drop-lru"
+
+
+class Verdict(StrEnum):
+    """The default of the outbound policy."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Server(Strict):
+    """The HTTP listener of orchestratord, and the limits it puts on its clients."""
+
+    bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
+    max_streams_per_client: Annotated[int, Meta(ge=1)] = 256
+    disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
+    """How long an interactive task lives on after its last listener left."""
+    ping_interval_ms: Millis = 15_000
+    keep_finished: Annotated[int, Meta(ge=1)] = 1_000
+    """How many finished tasks, with their streams, can still be read."""
+
+
+class Auth(Strict):
+    """Who may talk to orchestratord. The token itself never stands in this file."""
+
+    token_file: str | None = None
+    optional: bool = False
+    trust_proxy: bool = False
+
+
+class Outbound(Strict):
+    """Which remote hosts and schemes may be spoken to: globs such as ``*.example.org`` or ``hf:``."""
+
+    default: Verdict = Verdict.ALLOW
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class Policy(Strict):
+    """What llama-orch may do to the outside and to this machine."""
+
+    outbound: Outbound = Outbound()
+    hook: str | None = None
+    allow_package_installs: bool = False
+    allow_binary_downloads: bool = False
+
+
+class Paths(Strict):
+    """Overrides of the XDG defaults; ``~`` is expanded."""
+
+    cache: str | None = None
+    data: str | None = None
+    state: str | None = None
+    runtime: str | None = None
+
+
+class Sessions(Strict):
+    """How long a conversation keeps its place."""
+
+    ttl_ms: Annotated[int, Meta(ge=1, le=600_000)] = 600_000
+    max_turns: Annotated[int, Meta(ge=1)] = 8
+
+
+class SourceBuild(Strict):
+    """Build from a git repository."""
+
+    repo: str = "https://github.com/ggml-org/llama.cpp"
+    ref: str = "master"
+    cmake_flags: tuple[str, ...] = ()
+
+
+class ContainerImage(Strict):
+    """Run from an image; a digest pins it."""
+
+    image: str
+    tag: str | None = None
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+
+
+class Package(Strict):
+    """Use what a package manager installed: a system package's ``llama-server``, or the wheel ``xllamacpp`` (trial)."""
+
+    name: str
+    version: str | None = None
+
+
+class Binary(Strict):
+    """Use one executable: a local ``path`` (default: ``llama-server`` on PATH), or ``url`` and ``sha256`` to fetch it."""
+
+    path: str | None = None
+    url: str | None = None
+    sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+
+
+class External(Strict):
+    """Use an endpoint that somebody else runs; its key is read from the named environment variable."""
+
+    url: str
+    api_key_env: str | None = None
+
+
+class Provisioning(Strict):
+    """Where a pool's engine comes from; ``mode`` defaults to the engine's home-profile default."""
+
+    mode: Mode | None = None
+    source: SourceBuild | None = None
+    container: ContainerImage | None = None
+    package: Package | None = None
+    binary: Binary | None = None
+    external: External | None = None
+
+
+class Queue(Strict):
+    """The bound of a pool's queue and what happens at it."""
+
+    capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
+    full_policy: FullPolicy = FullPolicy.REJECT
+
+
+class Timeouts(Strict):
+    """``wall_ms`` bounds a whole generation, ``idle_ms`` the gap between two tokens, ``start_ms`` an engine's start."""
+
+    wall_ms: Millis = 600_000
+    idle_ms: Millis = 30_000
+    start_ms: Millis = 600_000
+    stop_ms: Millis = 5_000
+
+
+class Restart(Strict):
+    """How a crashed engine comes back: exponential backoff with jitter, and a breaker against restart storms."""
+
+    initial_ms: Millis = 500
+    max_ms: Millis = 60_000
+    healthy_ms: Millis = 60_000
+    """After this long in ready the count of failures starts anew."""
+    max_failures: Annotated[int, Meta(ge=1)] = 8
+    """This many failures in a row open the breaker; ``llama-orch reload`` or a restart of the pool closes it."""
+
+
+class Pool(Strict):
+    """One engine on one set of GPUs, serving one model."""
+
+    id: Id
+    engine: Engine
+    model: Annotated[str, Meta(min_length=1)]
+    model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+    devices: tuple[int | str, ...] = ()
+    share: bool = False
+    """This pool may share its devices with another pool that says so too."""
+    tensor_split: tuple[float, ...] | None = None
+    ctx: Annotated[int, Meta(ge=16)] = 8192
+    slots: Annotated[int, Meta(ge=1, le=1024)] = 1
+    provisioning: Provisioning = Provisioning()
+    flags: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    queue: Queue = Queue()
+    timeouts: Timeouts = Timeouts()
+    restart: Restart = Restart()
+    sampler_profile_version: str = "v1"
+
+    @property
+    def mode(self) -> Mode:
+        """The provisioning mode that holds for this pool: the one asked for, else its engine's default."""
+        return self.provisioning.mode or MODES[self.engine][0]
+
+
+class Logging(Strict):
+    """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
+
+    format: Annotated[str, Meta(pattern="^(auto|json|text)$")] = "auto"
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Config(Strict):
+    """The one configuration file."""
+
+    pools: Annotated[tuple[Pool, ...], Meta(min_length=1)]
+    profile: Profile = Profile.HOME
+    server: Server = Server()
+    auth: Auth = Auth()
+    policy: Policy = Policy()
+    paths: Paths = Paths()
+    sessions: Sessions = Sessions()
+    logging: Logging = Logging()
+
+
+# --- contradictions ---------------------------------------------------------------------------------------------------
+
+
+def problems(config: Config) -> list[Problem]:
+    """Every contradiction in a configuration whose fields are well typed; empty when it can be used."""
+    found = [*_server_problems(config), *_duplicate_ids(config.pools), *_overlaps(config.pools)]
+    for number, pool in enumerate(config.pools):
+        found += _pool_problems(config, pool, f"pools[{number}]")
+    return found
+
+
+def split_bind(bind: str) -> tuple[str, int] | None:
+    """``host:port`` or ``[host]:port`` as a pair, or None where it is neither. Port 0 lets the system choose."""
+    host, colon, port = bind.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        return None
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    return None if not host or ":" in host else (host, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _server_problems(config: Config) -> list[Problem]:
+    address = split_bind(config.server.bind)
+    if address is None:
+        text = f"{config.server.bind!r} is no address of the form host:port"
+        return [Problem(path="server.bind", message=text, hint='for example "127.0.0.1:8080" or "0.0.0.0:8080"')]
+    if config.profile is Profile.TRIAL and not is_loopback(address[0]):
+        text = f"profile trial serves loopback only, and {address[0]!r} can be reached from outside"
+        return [Problem(path="server.bind", message=text, hint='use "127.0.0.1:8080", or profile: home on a GPU machine')]
+    return []
+
+
+def _duplicate_ids(pools: tuple[Pool, ...]) -> list[Problem]:
+    seen: dict[str, int] = {}
+    found = []
+    for number, pool in enumerate(pools):
+        first = seen.setdefault(pool.id, number)
+        if first != number:
+            found.append(Problem(path=f"pools[{number}].id", message=f"{pool.id!r} is already the id of pools[{first}]"))
+    return found
+
+
+def _overlaps(pools: tuple[Pool, ...]) -> list[Problem]:
+    owner: dict[int | str, int] = {}
+    found = []
+    for number, pool in enumerate(pools):
+        for device in pool.devices:
+            other = owner.setdefault(device, number)
+            if other != number and not (pool.share and pools[other].share):
+                text = f"device {device!r} already belongs to pool {pools[other].id!r}"
+                hint = "give each pool its own GPU, or set share: true on both pools"
+                found.append(Problem(path=f"pools[{number}].devices", message=text, hint=hint))
+    return found
+
+
+def _pool_problems(config: Config, pool: Pool, path: str) -> list[Problem]:
+    found = [*_mode_problems(pool, path), *_device_problems(config.profile, pool, path)]
+    if pool.tensor_split is not None and len(pool.tensor_split) != len(pool.devices):
+        text = f"{len(pool.tensor_split)} shares for {len(pool.devices)} devices"
+        found.append(Problem(path=f"{path}.tensor_split", message=text, hint="give one share per device"))
+    if config.profile is Profile.TRIAL and not _fits_trial(pool):
+        text = f"profile trial cannot use {pool.engine} in mode {pool.mode}"
+        hint = "use engine llamacpp with provisioning: {mode: package, package: {name: xllamacpp}}, or profile: home"
+        found.append(Problem(path=f"{path}.provisioning.mode", message=text, hint=hint))
+    if config.profile is Profile.HOME and _is_trial_wheel(pool):
+        text = "the wheel xllamacpp computes on the CPU, and profile home is GPU only"
+        hint = "remove the provisioning block to build llama.cpp with CUDA, or set profile: trial"
+        found.append(Problem(path=f"{path}.provisioning.package.name", message=text, hint=hint))
+    return found
+
+
+def _fits_trial(pool: Pool) -> bool:
+    return _is_trial_wheel(pool) or pool.mode is Mode.EXTERNAL
+
+
+def _is_trial_wheel(pool: Pool) -> bool:
+    package = pool.provisioning.package
+    return pool.mode is Mode.PACKAGE and package is not None and package.name == TRIAL_WHEEL
+
+
+TRIAL_WHEEL = "xllamacpp"
+"""The distribution whose llama.cpp server the trial profile runs."""
+
+
+def _mode_problems(pool: Pool, path: str) -> list[Problem]:
+    where = f"{path}.provisioning"
+    legal = MODES[pool.engine]
+    if pool.mode not in legal:
+        text = f"{pool.engine} cannot be provisioned in mode {pool.mode!s}"
+        return [Problem(path=f"{where}.mode", message=text, hint=f"valid for {pool.engine}: {', '.join(legal)}")]
+    provisioning = pool.provisioning
+    needs_block = {Mode.CONTAINER: provisioning.container, Mode.PACKAGE: provisioning.package, Mode.EXTERNAL: provisioning.external}
+    if pool.mode in needs_block and needs_block[pool.mode] is None and _has_no_default(pool):
+        text = f"mode {pool.mode} needs a block {pool.mode!s}"
+        return [Problem(path=where, field=str(pool.mode), message=text, hint=_BLOCK_EXAMPLES[pool.mode])]
+    binary = provisioning.binary
+    if pool.mode is Mode.BINARY and binary is not None and binary.url is not None and binary.sha256 is None:
+        text = "a downloaded binary needs its sha256"
+        return [Problem(path=f"{where}.binary", field="sha256", message=text, hint="sha256sum prints it")]
+    if pool.mode is Mode.BINARY and binary is not None and binary.url is not None and binary.path is not None:
+        return [Problem(path=f"{where}.binary", message="path and url exclude each other", hint="keep one of them")]
+    return []
+
+
+def _has_no_default(pool: Pool) -> bool:
+    """Containers of known engines have a default image; packages and endpoints are always the operator's choice."""
+    return pool.mode is not Mode.CONTAINER or pool.engine is Engine.OPENAI
+
+
+_BLOCK_EXAMPLES: MappingProxyType[Mode, str] = MappingProxyType(
+    {
+        Mode.CONTAINER: 'container: {image: "...", digest: "sha256:..."}',
+        Mode.PACKAGE: 'package: {name: "llama.cpp"}',
+        Mode.EXTERNAL: 'external: {url: "http://127.0.0.1:8000"}',
+    }
+)
+
+
+def _device_problems(profile: Profile, pool: Pool, path: str) -> list[Problem]:
+    found = []
+    for number, device in enumerate(pool.devices):
+        where = f"{path}.devices[{number}]"
+        if isinstance(device, int) and device < 0:
+            found.append(Problem(path=where, message=f"{device} is no GPU index", hint="indices start at 0"))
+        if isinstance(device, str) and not re.fullmatch(r"GPU-[0-9a-fA-F-]{8,}", device):
+            hint = "an index such as 0, or a UUID such as GPU-8f2c..., as nvidia-smi -L prints it"
+            found.append(Problem(path=where, message=f"{device!r} is no GPU", hint=hint))
+    if len(set(pool.devices)) != len(pool.devices):
+        found.append(Problem(path=f"{path}.devices", message="a device is named twice", hint="name each GPU once"))
+    needs_gpu = profile is Profile.HOME and pool.mode is not Mode.EXTERNAL
+    if needs_gpu and not pool.devices:
+        text = "profile home needs the GPUs of this pool"
+        found.append(Problem(path=f"{path}.devices", message=text, hint="for example devices: [0]"))
+    return found

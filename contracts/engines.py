@@ -1,0 +1,134 @@
+"""Engines and models as the provisioners hand them on and as the catalogs keep them.
+
+Decides the fields of plans, prepared engines, resolved models and catalog entries. Never prepares anything.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from contracts.base import Message
+from contracts.config import Engine, Mode
+
+
+class PlanStep(Message):
+    """One step of a plan: what kind of work, on what, in words an operator can act on."""
+
+    kind: str
+    detail: str
+
+
+class Plan(Message):
+    """What ``ensure`` would do for a pool, in order; printing it has no side effect."""
+
+    pool_id: str
+    steps: tuple[PlanStep, ...]
+
+
+class Finding(Message):
+    """One problem that a preflight found: what is wrong, why it matters and the command that mends it."""
+
+    check: str
+    message: str
+    why: str
+    hint: str
+
+
+class HttpProbe(Message):
+    """A request that proves something about an engine: 200 means yes. ``body`` is JSON text for a POST."""
+
+    path: str
+    body: str | None = None
+
+
+class PreparedEngine(Message):
+    """An engine that can be started, or an endpoint that somebody else runs. Holds no secret.
+
+    ``bin_or_entry`` and ``args`` are the argument vector of a native engine; the strings ``{model}``, ``{host}`` and
+    ``{port}`` in ``args`` are filled in at each start. ``key_env`` names the environment variable that carries the
+    per-spawn API key. ``image_ref`` stands instead of ``bin_or_entry`` for a container, ``url`` for an external engine.
+    """
+
+    engine: Engine
+    engine_version: str
+    provisioning_mode: Mode
+    build_ref: str | None = None
+    engine_digest: str | None = None
+    bin_or_entry: str | None = None
+    image_ref: str | None = None
+    url: str | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    key_env: str | None = None
+    ports: tuple[int, ...] = ()
+    workdir: str | None = None
+    engine_catalog_id: str | None = None
+    health: HttpProbe = HttpProbe(path="/health")
+    generation: HttpProbe | None = None
+    """A one-token generation: what turns "it answers" into "it works"."""
+
+
+class EngineEntry(Message):
+    """One engine in ``engines.json``: enough to say later what produced an answer."""
+
+    id: str
+    engine: Engine
+    version: str
+    build_ref: str | None = None
+    digest: str | None = None
+    build_flags: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    created_ms: int = 0
+
+
+class ResolvedModel(Message):
+    """A model that is on this disk and can be loaded. ``digest`` is ``sha256:<hex>``."""
+
+    id: str
+    ref: str
+    local_path: str
+    size_bytes: int
+    digest: str
+    ctx_max: int | None = None
+    arch: str | None = None
+    quant: str | None = None
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    embedding: int | None = None
+
+
+class ModelState(StrEnum):
+    """The only two states of a catalogued model."""
+
+    ACTIVE = "Active"
+    RETIRED = "Retired"
+
+
+class ModelEntry(Message):
+    """One model in ``models.json``."""
+
+    id: str
+    ref: str
+    local_path: str
+    size_bytes: int
+    digest: str
+    state: ModelState = ModelState.ACTIVE
+    ctx_max: int | None = None
+    arch: str | None = None
+    quant: str | None = None
+    created_ms: int = 0
+    verified_ms: int | None = None
+
+
+class Handoff(Message):
+    """The run-time hand-off file of a pool: where its engine is. Never holds the key."""
+
+    engine: Engine
+    engine_version: str
+    provisioning_mode: Mode
+    url: str
+    pool_id: str
+    replica_id: str
+    model: str
+    flags: tuple[str, ...] = ()

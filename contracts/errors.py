@@ -1,0 +1,94 @@
+"""Error codes of the HTTP API and of streams, their status, and the body that carries them.
+
+Decides which code means which status and whether a client may try again. Never decides when one is raised.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from types import MappingProxyType
+
+from msgspec import UNSET, UnsetType
+
+from contracts.base import Message
+
+
+class ErrorCode(StrEnum):
+    """Stable names that a client may branch on."""
+
+    INVALID_PARAMS = "INVALID_PARAMS"
+    MISSING_TOKEN = "MISSING_TOKEN"  # noqa: S105 - the name of a code, not a secret
+    BAD_TOKEN = "BAD_TOKEN"  # noqa: S105 - the name of a code, not a secret
+    POLICY_DENIED = "POLICY_DENIED"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    ADMISSION_REJECT = "ADMISSION_REJECT"
+    QUEUE_FULL_DROP_LRU = "QUEUE_FULL_DROP_LRU"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    POOL_UNREADY = "POOL_UNREADY"
+    POOL_UNAVAILABLE = "POOL_UNAVAILABLE"
+    REPLICA_EXHAUSTED = "REPLICA_EXHAUSTED"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+    DECODE_TIMEOUT = "DECODE_TIMEOUT"
+    WORKER_RESET = "WORKER_RESET"
+
+
+STATUS: MappingProxyType[ErrorCode, int] = MappingProxyType(
+    {
+        ErrorCode.INVALID_PARAMS: 400,
+        ErrorCode.MISSING_TOKEN: 401,
+        ErrorCode.BAD_TOKEN: 401,
+        ErrorCode.POLICY_DENIED: 403,
+        ErrorCode.NOT_FOUND: 404,
+        ErrorCode.CONFLICT: 409,
+        ErrorCode.PAYLOAD_TOO_LARGE: 413,
+        ErrorCode.ADMISSION_REJECT: 429,
+        ErrorCode.QUEUE_FULL_DROP_LRU: 429,
+        ErrorCode.BUDGET_EXHAUSTED: 429,
+        ErrorCode.POOL_UNREADY: 503,
+        ErrorCode.POOL_UNAVAILABLE: 503,
+        ErrorCode.REPLICA_EXHAUSTED: 503,
+        ErrorCode.MODEL_UNAVAILABLE: 503,
+        ErrorCode.INTERNAL: 500,
+        # Seen in streams only; the status is what a caller that waits for a whole answer would get.
+        ErrorCode.DECODE_TIMEOUT: 504,
+        ErrorCode.WORKER_RESET: 502,
+    }
+)
+
+ERROR_NUMBER: MappingProxyType[ErrorCode, int] = MappingProxyType(
+    {ErrorCode.MISSING_TOKEN: 40101, ErrorCode.BAD_TOKEN: 40102}
+)
+
+RETRIABLE: frozenset[ErrorCode] = frozenset(
+    {
+        ErrorCode.ADMISSION_REJECT,
+        ErrorCode.QUEUE_FULL_DROP_LRU,
+        ErrorCode.POOL_UNREADY,
+        ErrorCode.POOL_UNAVAILABLE,
+        ErrorCode.REPLICA_EXHAUSTED,
+        ErrorCode.DECODE_TIMEOUT,
+        ErrorCode.WORKER_RESET,
+    }
+)
+
+
+class ErrorBody(Message):
+    """What every refusal over HTTP carries."""
+
+    code: ErrorCode
+    message: str
+    retriable: bool
+    correlation_id: str
+    hint: str | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
+    pool_id: str | UnsetType = UNSET
+    policy_label: str | UnsetType = UNSET
+    """Which queue policy refused: the pool's ``queue.full_policy``; on every 429."""
+    error_number: int | UnsetType = UNSET
+    """40101 (no token) or 40102 (wrong token), on a 401."""
+    field: str | UnsetType = UNSET
+    """The path of the offending field, on INVALID_PARAMS."""

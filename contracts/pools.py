@@ -1,0 +1,243 @@
+"""Pools as pool-managerd reports them and as clients see them.
+
+Decides the names of states, gates and causes. The transitions between states are ``pool_managerd.lifecycle``'s.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+from contracts.base import Message, Strict
+from contracts.config import Engine, FullPolicy, Mode, Profile
+from contracts.tasks import Workload
+
+
+class PoolState(StrEnum):
+    """Where a pool's engine is on its way."""
+
+    STOPPED = "stopped"
+    STAGING_MODEL = "staging_model"
+    ENSURING_ENGINE = "ensuring_engine"
+    STARTING = "starting"
+    PROBING = "probing"
+    READY = "ready"
+    DRAINING = "draining"
+    RELOADING = "reloading"
+    FAILED = "failed"
+    BACKOFF = "backoff"
+    BROKEN = "broken"
+    QUARANTINED = "quarantined"
+
+
+class GateState(StrEnum):
+    """What is known of one readiness gate."""
+
+    PENDING = "pending"
+    OK = "ok"
+    FAILED = "failed"
+
+
+class Cause(StrEnum):
+    """Why a pool is not ready."""
+
+    MODEL_MISSING = "model_missing"
+    MODEL_INVALID = "model_invalid"
+    MODEL_DIGEST = "model_digest"
+    MODEL_FETCH = "model_fetch"
+    POLICY_DENIED = "policy_denied"
+    ENGINE_MISSING = "engine_missing"
+    ENGINE_BUILD = "engine_build"
+    ENGINE_EXIT = "engine_exit"
+    ENGINE_UNHEALTHY = "engine_unhealthy"
+    START_TIMEOUT = "start_timeout"
+    NO_GPU = "no_gpu"
+    WRONG_DEVICE = "wrong_device"
+    GPU_LOST = "gpu_lost"
+    GPU_ERROR = "gpu_error"
+    VRAM_OOM = "vram_oom"
+    HOST_OOM = "host_oom"
+    INTERNAL = "internal"
+
+
+class Gates(Message):
+    """The three readiness gates, in order."""
+
+    model: GateState = GateState.PENDING
+    engine: GateState = GateState.PENDING
+    health: GateState = GateState.PENDING
+
+
+class PoolError(Message):
+    """The last thing that went wrong in a pool, with its mend. ``at_ms`` is Unix milliseconds."""
+
+    cause: Cause
+    message: str
+    hint: str | None = None
+    at_ms: int = 0
+
+
+class Endpoint(Message):
+    """Where a running engine is reached. Travels over the Unix socket only; the key never reaches a disk or a log."""
+
+    url: str
+    """``http://127.0.0.1:PORT``, without a trailing slash."""
+    api_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Endpoint(url={self.url!r}, api_key={'***' if self.api_key else None})"
+
+
+class DeviceUse(Message):
+    """One GPU of a pool's mask, in bytes and as a ratio of 0 to 1."""
+
+    device: str
+    vram_total_bytes: int
+    vram_used_bytes: int
+    utilization: float | None = None
+
+
+class PoolSnapshot(Message):
+    """All that pool-managerd knows of a pool; sent whole at every change, with a revision that only grows."""
+
+    pool_id: str
+    revision: int
+    state: PoolState
+    replica_id: str
+    engine: Engine
+    provisioning_mode: Mode
+    model_ref: str
+    ctx_max: int
+    slots: int
+    engine_version: str | None = None
+    engine_digest: str | None = None
+    model_id: str | None = None
+    model_digest: str | None = None
+    endpoint: Endpoint | None = None
+    gates: Gates = Gates()
+    last_error: PoolError | None = None
+    restarts: int = 0
+    retry_at_ms: int | None = None
+    devices: tuple[str, ...] = ()
+    device_use: tuple[DeviceUse, ...] = ()
+    sampler_profile_version: str = "v1"
+
+    @property
+    def ready(self) -> bool:
+        """All three gates hold and new tasks may be sent."""
+        return self.state is PoolState.READY
+
+    @property
+    def live(self) -> bool:
+        """An engine process or endpoint exists."""
+        return self.endpoint is not None
+
+    @property
+    def vram_free_bytes(self) -> int:
+        """Free VRAM over the devices of the mask; 0 where it is not known."""
+        return sum(use.vram_total_bytes - use.vram_used_bytes for use in self.device_use)
+
+
+class QueueInfo(Message):
+    """A pool's queue right now."""
+
+    capacity: int
+    policy: FullPolicy
+    depth: int
+
+
+class PoolMetrics(Message):
+    """What the pool's health page adds to its state."""
+
+    queue_depth: int
+    active: int
+    slots: int
+    vram_free_bytes: int | None = None
+
+
+class PoolHealth(Message):
+    """``GET /v1/pools/{id}/health``."""
+
+    pool_id: str
+    live: bool
+    ready: bool
+    draining: bool
+    state: PoolState
+    gates: Gates
+    restarts: int
+    metrics: PoolMetrics
+    last_error: PoolError | None = None
+    retry_at_ms: int | None = None
+
+
+class PoolList(Message):
+    """``GET /v1/pools``. ``managed`` is false while pool-managerd cannot be reached and this is the last known state."""
+
+    pools: tuple[PoolHealth, ...]
+    managed: bool
+
+
+class Capability(Message):
+    """What one pool can do, as discovered from its running engine."""
+
+    pool_id: str
+    engine: Engine
+    provisioning_mode: Mode
+    model_ref: str
+    ctx_max: int
+    slots: int
+    workloads: tuple[Workload, ...]
+    features: tuple[str, ...]
+    sampler_profile_version: str
+    queue: QueueInfo
+    devices: tuple[str, ...]
+    ready: bool
+    engine_version: str | None = None
+    engine_digest: str | None = None
+    model_id: str | None = None
+    model_digest: str | None = None
+
+
+class PolicyInfo(Message):
+    """The policies that are in force."""
+
+    outbound_default: str
+    allow_package_installs: bool
+    allow_binary_downloads: bool
+
+
+class Capabilities(Message):
+    """``GET /v1/capabilities``."""
+
+    api_version: str
+    profile: Profile
+    policies: PolicyInfo
+    pools: tuple[Capability, ...]
+
+
+class Gpu(Message):
+    """One NVIDIA GPU as NVML reports it; sizes in bytes, utilization 0 to 1."""
+
+    index: int
+    uuid: str
+    name: str
+    vram_total_bytes: int
+    vram_used_bytes: int
+    driver: str
+    utilization: float | None = None
+
+
+class DrainRequest(Strict):
+    """``POST /v1/pools/{id}/drain``: running work may finish until the deadline, then the engine stops."""
+
+    deadline_ms: int = 30_000
+
+
+class ReloadRequest(Strict):
+    """``POST /v1/pools/{id}/reload``."""
+
+    new_model_ref: str
+
+
+API_VERSION = "1.0"
+

@@ -1,0 +1,207 @@
+"""What orchestratord and pool-managerd say to each other: newline-delimited JSON-RPC 2.0 over a Unix socket.
+
+Decides the envelope, the methods with their parameter and result types, the protocol version and the frame limit, and
+turns bytes into messages and back. Never touches a socket.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from contracts.base import Message
+from contracts.pools import Gpu, PoolSnapshot
+
+PROTOCOL = "1.0"
+MAX_FRAME_BYTES = 1 << 20
+
+
+class RpcCode:
+    """Error codes: JSON-RPC's own, and ours below -32000."""
+
+    PARSE = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+    VERSION_MISMATCH = -32001
+    HELLO_FIRST = -32002
+    UNKNOWN_POOL = -32003
+    CONFLICT = -32004
+    FRAME_TOO_LARGE = -32005
+
+
+class Method(StrEnum):
+    """The calls of pool-managerd."""
+
+    HELLO = "hello"
+    POOL_LIST = "pool.list"
+    POOL_HEALTH = "pool.health"
+    POOL_DRAIN = "pool.drain"
+    POOL_RELOAD = "pool.reload"
+    POOL_RESTART = "pool.restart"
+    ENGINE_PLAN = "engine.plan"
+    ENGINE_PREFLIGHT = "engine.preflight"
+    CATALOG_PUT = "catalog.put"
+    CATALOG_VERIFY = "catalog.verify"
+    CATALOG_SET_STATE = "catalog.set_state"
+    CATALOG_DELETE = "catalog.delete"
+    GPU_LIST = "gpu.list"
+    SUBSCRIBE = "subscribe"
+
+
+class Push(StrEnum):
+    """The notifications of pool-managerd to those who subscribed."""
+
+    POOL_CHANGED = "pool.changed"
+    GPU_SAMPLE = "gpu.sample"
+    POOL_LOG = "pool.log"
+
+
+class RpcErrorBody(Message):
+    """The ``error`` member of an answer."""
+
+    code: int
+    message: str
+    data: dict[str, str] | None = None
+
+
+class Request(Message):
+    """A call (``id`` set) or a notification (``id`` absent). ``params`` stays raw until the method is known."""
+
+    method: str
+    jsonrpc: Literal["2.0"] = "2.0"
+    id: int | str | None = None
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Response(Message):
+    """The answer to a call: exactly one of ``result`` and ``error``."""
+
+    id: int | str | None
+    jsonrpc: Literal["2.0"] = "2.0"
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcErrorBody | msgspec.UnsetType = msgspec.UNSET
+
+
+class Hello(Message):
+    """First call of every connection, and its answer."""
+
+    protocol: str
+    name: str
+    version: str
+
+
+class PoolRef(Message):
+    """The parameter of calls about one pool."""
+
+    pool_id: str
+
+
+class DrainParams(Message):
+    """``pool.drain``."""
+
+    pool_id: str
+    deadline_ms: int = 30_000
+
+
+class ReloadParams(Message):
+    """``pool.reload``."""
+
+    pool_id: str
+    new_model_ref: str
+
+
+class PoolSet(Message):
+    """Every pool at one revision: the answer to ``pool.list`` and to ``subscribe``."""
+
+    revision: int
+    pools: tuple[PoolSnapshot, ...]
+
+
+class GpuSet(Message):
+    """``gpu.list`` and ``gpu.sample``."""
+
+    gpus: tuple[Gpu, ...]
+
+
+class LogLine(Message):
+    """``pool.log``: one line of an engine's output, redacted."""
+
+    pool_id: str
+    line: str
+
+
+class Empty(Message):
+    """No parameters, or nothing to say but "done"."""
+
+
+class ProtocolError(Exception):
+    """A frame that is no JSON-RPC 2.0 message. ``code`` is the JSON-RPC error code to answer with."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_encoder = msgspec.json.Encoder()
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def frame(message: Request | Response) -> bytes:
+    """One message as a line.
+
+    Raises ProtocolError where the line would pass the frame limit.
+    """
+    line = _encoder.encode(message) + b"\n"
+    if len(line) > MAX_FRAME_BYTES:
+        raise ProtocolError(RpcCode.FRAME_TOO_LARGE, f"a frame of {len(line)} bytes passes the limit of {MAX_FRAME_BYTES}")
+    return line
+
+
+def call(number: int, method: Method, params: Message) -> bytes:
+    """The frame of a call."""
+    return frame(Request(id=number, method=method, params=raw(params)))
+
+
+def notification(method: Push, params: Message) -> bytes:
+    """The frame of a notification."""
+    return frame(Request(method=method, params=raw(params)))
+
+
+def answer(number: int | str | None, result: Message) -> bytes:
+    """The frame of a good answer."""
+    return frame(Response(id=number, result=raw(result)))
+
+
+def refusal(number: int | str | None, code: int, message: str, data: dict[str, str] | None = None) -> bytes:
+    """The frame of a bad answer."""
+    return frame(Response(id=number, error=RpcErrorBody(code=code, message=message, data=data)))
+
+
+def raw(message: Message) -> msgspec.Raw:
+    """A message as the raw JSON that an envelope carries."""
+    return msgspec.Raw(_encoder.encode(message))
+
+
+def parse(line: bytes) -> Request | Response:
+    """One line as a message.
+
+    Raises ProtocolError on malformed JSON and on what is no JSON-RPC 2.0 message.
+    """
+    try:
+        members = _raw_object.decode(line)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(RpcCode.PARSE, f"malformed JSON: {error}") from error
+    kind = Request if "method" in members else Response
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(RpcCode.INVALID_REQUEST, f"no JSON-RPC 2.0 message: {error}") from error
+
+
+def same_major(ours: str, theirs: str) -> bool:
+    """Whether two protocol versions can talk: the part before the dot decides."""
+    return ours.split(".", 1)[0] == theirs.split(".", 1)[0]

@@ -1,0 +1,188 @@
+"""Tasks as clients write and read them.
+
+Decides the shape of requests and answers and their field limits. Whether a task is admitted is
+``orchestratord.admission``'s to decide.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from contracts.base import Message, Strict
+from contracts.config import Engine
+
+TaskId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="1 to 128 of A-Z a-z 0-9 . _ : -")]
+
+
+class Workload(StrEnum):
+    """What a task asks of an engine."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+class Priority(StrEnum):
+    """Exactly two: interactive goes before batch, FIFO within each."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class Determinism(StrEnum):
+    """``strict`` uses no prompt cache, so that the same request on the same replica gives the same bytes."""
+
+    STRICT = "strict"
+    BEST_EFFORT = "best_effort"
+
+
+class KvHint(StrEnum):
+    """Whether the engine may reuse what it computed for an earlier prompt."""
+
+    REUSE = "reuse"
+    COLD = "cold"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of a task when its last listener leaves."""
+
+    CANCEL = "cancel"
+    CONTINUE = "continue"
+
+
+class PlacementMode(StrEnum):
+    """``pin`` insists on a pool, ``prefer`` tries some first, ``auto`` leaves it to the orchestrator."""
+
+    AUTO = "auto"
+    PREFER = "prefer"
+    PIN = "pin"
+
+
+class Role(StrEnum):
+    """Who speaks in a chat."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class ChatMessage(Strict):
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+class Sampling(Strict):
+    """How tokens are drawn; what is left out is the engine's default under the pool's sampler profile."""
+
+    temperature: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
+    top_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
+    min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    repeat_penalty: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
+    stop: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    json_schema: dict[str, object] | None = None
+    grammar: str | None = None
+
+
+class Placement(Strict):
+    """Where a task may run, by pool id."""
+
+    mode: PlacementMode = PlacementMode.AUTO
+    pool_id: str | None = None
+    prefer: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+
+
+class TaskRequest(Strict):
+    """The body of ``POST /v1/tasks``."""
+
+    model_ref: Annotated[str, Meta(min_length=1, max_length=4096)]
+    task_id: TaskId | None = None
+    session_id: TaskId | None = None
+    workload: Workload = Workload.COMPLETION
+    engine: Engine | None = None
+    ctx: Annotated[int, Meta(ge=1)] | None = None
+    priority: Priority = Priority.INTERACTIVE
+    prompt: str | None = None
+    inputs: tuple[str, ...] | None = None
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    """At most so many new tokens; left out, the rest of the context."""
+    deadline_ms: Annotated[int, Meta(ge=1)] | None = None
+    """The answer is of no use later than this many milliseconds after admission."""
+    seed: Annotated[int, Meta(ge=0, le=4_294_967_294)] | None = None
+    """Left out, one is drawn and told in ``started``."""
+    determinism: Determinism = Determinism.BEST_EFFORT
+    sampler_profile_version: str | None = None
+    sampling: Sampling = Sampling()
+    expected_tokens: Annotated[int, Meta(ge=1)] | None = None
+    kv_hint: KvHint = KvHint.REUSE
+    placement: Placement = Placement()
+    output_mode: str | None = None
+    on_disconnect: OnDisconnect | None = None
+    """Left out: interactive tasks are cancelled after a grace period, batch tasks continue."""
+
+
+class StreamLinks(Message):
+    """Where the answer can be read."""
+
+    sse: str
+
+
+class TaskAccepted(Message):
+    """202: the task is in the queue. Times in milliseconds; ``predicted_start_ms`` counts from admission."""
+
+    task_id: str
+    job_id: str
+    queue_position: int
+    predicted_start_ms: int
+    backoff_ms: int
+    streams: StreamLinks
+
+
+class TaskState(StrEnum):
+    """Where a task is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELED = "canceled"
+    FAILED = "failed"
+
+
+class TaskStatus(Message):
+    """``GET /v1/tasks/{id}``. Moments are Unix milliseconds, spans are milliseconds; null until they happened."""
+
+    task_id: str
+    job_id: str
+    state: TaskState
+    priority: Priority
+    workload: Workload
+    model_ref: str
+    created_ms: int
+    queue_position: int | None = None
+    pool_id: str | None = None
+    replica_id: str | None = None
+    seed: int | None = None
+    queue_time_ms: int | None = None
+    first_token_ms: int | None = None
+    decode_time_ms: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    finish_reason: str | None = None
+    stream_sha256: str | None = None
+    error_code: str | None = None
+    streams: StreamLinks | None = None
+
+
+class TaskList(Message):
+    """``GET /v1/tasks``: newest first."""
+
+    tasks: tuple[TaskStatus, ...]
