@@ -1,0 +1,117 @@
+"""The throw-away host of the lab suite: what it needs, and how a test runs a script in it.
+
+The host itself is made by the program `labhost` beside this file; its head says what is real in it.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+LABHOST = HERE / "labhost"
+# Starting the host and collecting its journal, on top of the script's own time.
+OVERHEAD_S = 45
+
+# A file of each package in tests/lab/PACKAGES, by which one sees that it is installed.
+EVIDENCE = {
+    "systemd": Path("/lib/systemd/systemd-journald"),
+    "dbus-user-session": Path("/usr/lib/systemd/user/dbus.socket"),
+    "uidmap": Path("/usr/bin/newuidmap"),
+    "util-linux": Path("/usr/bin/unshare"),
+    "mount": Path("/bin/mount"),
+    "iproute2": Path("/bin/ip"),
+    "procps": Path("/usr/bin/pgrep"),
+    "curl": Path("/usr/bin/curl"),
+}
+
+
+def obstacle() -> str | None:
+    """Why this machine cannot run the lab, and the mend; None when it can."""
+    packages = [package for package, path in EVIDENCE.items() if not path.exists()]
+    if packages:
+        return f"lab needs: {' '.join(packages)}; apt-get install {' '.join(packages)}"
+    if os.geteuid() != 0:
+        return "lab needs: root, for namespaces of its own; sudo -E .venv/bin/python -m pytest tests/lab"
+    allowed = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
+    if allowed.returncode != 0:
+        return "lab needs: the right to make namespaces (CAP_SYS_ADMIN), which this container withholds from its root"
+    return None
+
+
+def readable_paths() -> list[Path]:
+    """What the host must show for this checkout's programs to run: the checkout, its venv, the interpreter below it."""
+    base = Path(sys.base_prefix)
+    wanted = dict.fromkeys(
+        [CHECKOUT, Path(sys.prefix), base, base.resolve(), Path(sys.executable).resolve().parents[1]]
+    )
+    always_there = Path("/usr")
+    return [path for path in wanted if path != always_there]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a script ended: exit status, its output, and everything the host's journal holds."""
+
+    rc: int
+    stdout: str
+    stderr: str
+    journal: str
+
+    def __str__(self) -> str:
+        parts = {"stdout": self.stdout, "stderr": self.stderr, "journal": self.journal}
+        return "\n".join([f"exit status {self.rc}", *(f"--- {name}\n{text}" for name, text in parts.items())])
+
+
+class Lab:
+    """Runs scripts, each on a new host."""
+
+    def run(self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | None = None) -> Outcome:
+        """Runs a bash script as the host's user and returns its outcome, whatever it is.
+
+        The script has the functions of lib.sh, stops at the first failing command, and finds the variables CHECKOUT,
+        PREFIX (the venv) and PYTHON. After `limit_s` it is ended with status 124. `hook` runs as root before it.
+        """
+        with TemporaryDirectory(prefix="lab-") as scratch:
+            journal = Path(scratch, "journal")
+            options = ["--limit", str(limit_s), "--gpus", str(gpus), "--journal", str(journal)]
+            for path in readable_paths():
+                options += ["--show", str(path)]
+            if hook is not None:
+                options += ["--hook", str(hook)]
+            script = prologue() + script
+            # The host ends with this process, even when that is killed.
+            done = subprocess.run(
+                ["setpriv", "--pdeathsig", "TERM", str(LABHOST), *options, "--", "bash", "-c", script],
+                capture_output=True,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                timeout=limit_s + OVERHEAD_S,
+            )
+            return Outcome(
+                rc=done.returncode,
+                stdout=done.stdout,
+                stderr=done.stderr,
+                journal=journal.read_text(errors="replace") if journal.exists() else "",
+            )
+
+    def check(self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | None = None) -> Outcome:
+        """As `run`, for a script that must succeed."""
+        outcome = self.run(script, limit_s=limit_s, gpus=gpus, hook=hook)
+        assert outcome.rc == 0, str(outcome)
+        return outcome
+
+
+def prologue() -> str:
+    """The first lines of every script."""
+    variables = {"CHECKOUT": CHECKOUT, "PREFIX": sys.prefix, "PYTHON": sys.executable}
+    lines = ["set -eu -o pipefail"]
+    lines += [f"export {name}={shlex.quote(str(value))}" for name, value in variables.items()]
+    lines += ['. "$CHECKOUT/tests/lab/lib.sh"', ""]
+    return "\n".join(lines)
