@@ -1,6 +1,7 @@
 """What every test has; a suite's own fixtures stand in its own conftest."""
 
 pytest_plugins = [
+    "pytester",  # the plugins below are tested too
     "tests.plugins.leftovers",
     "tests.plugins.needs",
     "tests.plugins.requirements",

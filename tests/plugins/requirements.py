@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.trace import TRACE_PATH, load_requirements
+from tools import trace
 
 
 def required_by(item: pytest.Item) -> list[str]:
@@ -27,9 +27,9 @@ def is_whole_suite(config: pytest.Config) -> bool:
 class Requirements:
     """Checks the ids of the collected tests and remembers how they ended."""
 
-    def __init__(self, known: frozenset[str], trace: Path | None) -> None:
+    def __init__(self, known: frozenset[str], target: Path | None) -> None:
         self.known = known
-        self.trace = trace
+        self.target = target
         self.ids: dict[str, list[str]] = {}
         self.outcomes: dict[str, str] = {}
 
@@ -52,17 +52,17 @@ class Requirements:
             self.outcomes.setdefault(report.nodeid, "passed")
 
     def pytest_sessionfinish(self) -> None:
-        if self.trace is None:
+        if self.target is None:
             return
-        trace: dict[str, dict[str, list[str]]] = {}
+        proofs: dict[str, dict[str, list[str]]] = {}
         for node, outcome in sorted(self.outcomes.items()):
             for identifier in self.ids.get(node, []):
-                trace.setdefault(identifier, {"passed": [], "failed": []})[outcome].append(node)
-        self.trace.parent.mkdir(parents=True, exist_ok=True)
-        self.trace.write_text(json.dumps(trace, indent=1, sort_keys=True) + "\n")
+                proofs.setdefault(identifier, {"passed": [], "failed": []})[outcome].append(node)
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.target.write_text(json.dumps(proofs, indent=1, sort_keys=True) + "\n")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    known = frozenset(requirement.id for requirement in load_requirements())
-    trace = TRACE_PATH if is_whole_suite(config) else None
-    config.pluginmanager.register(Requirements(known, trace), "llama_orch_requirements")
+    known = frozenset(requirement.id for requirement in trace.load_requirements())
+    target = trace.TRACE_PATH if is_whole_suite(config) else None
+    config.pluginmanager.register(Requirements(known, target), "llama_orch_requirements")
