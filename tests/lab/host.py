@@ -78,15 +78,18 @@ class Lab:
         """
         with TemporaryDirectory(prefix="lab-") as scratch:
             journal = Path(scratch, "journal")
-            options = ["--limit", str(limit_s), "--gpus", str(gpus), "--journal", str(journal)]
+            # A file, not an argument: so that looking for processes by their command line does not find the script.
+            code = Path(scratch, "script")
+            code.write_text(prologue() + script)
+            code.chmod(0o644)
+            options = ["--limit", str(limit_s), "--gpus", str(gpus), "--journal", str(journal), "--show", str(code)]
             for path in readable_paths():
                 options += ["--show", str(path)]
             if hook is not None:
                 options += ["--hook", str(hook)]
-            script = prologue() + script
             # The host ends with this process, even when that is killed.
             done = subprocess.run(
-                ["setpriv", "--pdeathsig", "TERM", str(LABHOST), *options, "--", "bash", "-c", script],
+                ["setpriv", "--pdeathsig", "TERM", str(LABHOST), *options, "--", "bash", str(code)],
                 capture_output=True,
                 check=False,
                 encoding="utf-8",

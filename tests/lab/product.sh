@@ -1,0 +1,35 @@
+# Functions for scripts that run the product on the throw-away host; they source this file. See lib.sh for the others.
+# shellcheck shell=bash
+
+config=~/.config/llama-orch/config.yaml
+url=http://127.0.0.1:8080
+
+# Everything of the user's outside of this session and systemd's own: control group, pid, command.
+# shellcheck disable=SC2009 # pgrep does not show the control group
+ours() { ps -u lab -o cgroup:200=,pid=,args= | grep -Ev 'session-1.scope|init.scope|/dbus.service' || true; }
+nothing_of_ours() { [ -z "$(ours)" ]; }
+
+property() { systemctl --user show --value --property="$2" "$1"; }
+main_pid() { property "$1" MainPID; }
+# The processes of a daemon other than itself: its engines.
+engines() { grep -vx "$(main_pid pool-managerd)" "/sys/fs/cgroup$(property pool-managerd ControlGroup)/cgroup.procs"; }
+
+api() { curl --silent --show-error --fail --max-time 20 -H "Authorization: Bearer $token" "$url$1" "${@:2}"; }
+pool_is_ready() { api /v1/pools/trial/health | grep -Eq '"ready": ?true'; }
+
+# start_product: from a new account to a pool that is ready.
+start_product() {
+  "$PREFIX/bin/llama-orch" init --trial --config "$config"
+  token=$("$PREFIX/bin/llama-orch" token)
+  install_units "$PREFIX/bin"
+  systemctl --user start llama-orch.target
+  curl --silent --fail "$url/healthz"  # at once: the start returns when the daemons are ready
+  eventually 60 pool_is_ready
+  model=$(api /v1/capabilities | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["pools"][0]["model_ref"])')
+}
+
+# submit MAX_TOKENS [CURL OPTION]...: a task, and its stream on standard output.
+submit() {
+  api /v1/tasks --no-buffer -H 'Accept: text/event-stream' -H 'Content-Type: application/json' "${@:2}" --data \
+    '{"model_ref": "'"$model"'", "prompt": "A haiku about the autumn moon:", "max_tokens": '"$1"', "seed": 1}'
+}

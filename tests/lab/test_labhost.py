@@ -1,0 +1,74 @@
+"""The throw-away host itself: what a script meets there, and that nothing of it stays."""
+
+import pwd
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.host import LABHOST, Lab
+
+HIERARCHIES = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+
+
+def test_a_script_runs_as_an_ordinary_user_with_a_service_manager_and_a_journal(lab: Lab) -> None:
+    outcome = lab.run("""
+systemd-run --user --wait --quiet --unit=hello echo from the unit
+systemctl --user is-system-running
+journalctl --user --unit=hello --output=cat
+echo problem >&2
+id --user --name
+exit 3
+""")
+    assert outcome.rc == 3
+    assert outcome.stdout.splitlines()[0] == "running"
+    assert "from the unit" in outcome.stdout
+    assert outcome.stdout.splitlines()[-1] == "lab"
+    assert outcome.stderr == "problem\n"
+    assert "from the unit" in outcome.journal
+
+
+def test_a_script_cannot_change_the_machine(lab: Lab) -> None:
+    outcome = lab.check(r"""
+for path in "$CHECKOUT/x" "$PREFIX/x" /usr/x /etc/x /var/x; do
+  if touch "$path" 2> /dev/null; then echo "$path"; fi
+done
+touch /tmp/labhost-was-here
+tail -n +3 /proc/net/dev | cut -d: -f1
+""")
+    assert outcome.stdout.split() == ["lo"]
+    assert not Path("/tmp/labhost-was-here").exists()
+    assert all(account.pw_name != "lab" or account.pw_uid != 59999 for account in pwd.getpwall())
+
+
+def test_a_script_that_takes_too_long_is_ended_and_its_journal_kept(lab: Lab) -> None:
+    outcome = lab.run("logger --journald <<< MESSAGE=before; exec sleep 100", limit_s=1)
+    assert outcome.rc == 124
+    assert "before" in outcome.journal
+
+
+def test_fake_gpus_are_device_nodes_with_a_cdi_specification(lab: Lab) -> None:
+    outcome = lab.check("ls /dev/nvidia*; cat /run/cdi/nvidia.yaml", gpus=2)
+    assert outcome.stdout.splitlines()[:2] == ["/dev/nvidia0", "/dev/nvidia1"]
+    assert 'name: "1"' in outcome.stdout
+
+
+def test_a_hook_runs_as_root_before_the_script(lab: Lab, tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.write_text("id -un > /run/hook; sleep 1000 &\n")
+    assert lab.check("cat /run/hook; pgrep --full 'sleep 1000' > /dev/null", hook=hook).stdout == "root\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_host_ends_with_the_process_that_made_it(lab: Lab, end: signal.Signals) -> None:
+    command = [str(LABHOST), "--", "sh", "-c", "systemctl --user is-system-running; exec sleep 1000"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "running\n"
+        host.send_signal(end)
+        # The pipe ends when the last process of the host that holds it is gone.
+        assert host.communicate(timeout=10)[0] == ""
+    # After SIGKILL an empty cgroup stays, until the next host starts.
+    lab.check("true")
+    assert not [path for root in HIERARCHIES for path in root.glob(f"labhost.{host.pid}")]
