@@ -30,17 +30,27 @@ EVIDENCE = {
 }
 
 
-def obstacle() -> str | None:
-    """Why this machine cannot run the lab, and the mend; None when it can."""
-    packages = [package for package, path in EVIDENCE.items() if not path.exists()]
+def missing() -> tuple[str, ...]:
+    """What this machine lacks for the lab: Debian packages, or a right."""
+    packages = tuple(package for package, path in EVIDENCE.items() if not path.exists())
     if packages:
-        return f"lab needs: {' '.join(packages)}; apt-get install {' '.join(packages)}"
+        return packages
     if os.geteuid() != 0:
-        return "lab needs: root, for namespaces of its own; sudo -E .venv/bin/python -m pytest tests/lab"
-    allowed = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
-    if allowed.returncode != 0:
-        return "lab needs: the right to make namespaces (CAP_SYS_ADMIN), which this container withholds from its root"
-    return None
+        return ("root",)
+    # A container may withhold it from its root.
+    made = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
+    return () if made.returncode == 0 else ("CAP_SYS_ADMIN",)
+
+
+def mend(lacking: tuple[str, ...]) -> str:
+    """What to do about it, in one line."""
+    match lacking:
+        case ("root",):
+            return "lab needs: root, for namespaces of its own; sudo -E .venv/bin/python -m pytest tests/lab"
+        case ("CAP_SYS_ADMIN",):
+            return "lab needs: CAP_SYS_ADMIN, for namespaces of its own; start the container with --privileged"
+        case packages:
+            return f"lab needs: {' '.join(packages)}; apt-get install {' '.join(packages)}"
 
 
 def readable_paths() -> list[Path]:

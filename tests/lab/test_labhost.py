@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.host import LABHOST, Lab
+from tests.lab.host import EVIDENCE, HERE, LABHOST, Lab
 
 HIERARCHIES = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+
+
+def test_the_list_of_packages_is_what_is_looked_for() -> None:
+    lines = (HERE / "PACKAGES").read_text().splitlines()
+    assert {line for line in lines if line and not line.startswith("#")} == set(EVIDENCE)
 
 
 def test_a_script_runs_as_an_ordinary_user_with_a_service_manager_and_a_journal(lab: Lab) -> None:
