@@ -1,0 +1,179 @@
+"""How a daemon of llama-orch begins and ends.
+
+Decides the command line both daemons share, the order of the first steps, what each signal means and the exit status.
+Never decides when a daemon is ready or what it drains: ``serve`` does, and returns when it has stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.config import Config
+from daemon_core import config_file, logs
+from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.notify import Notifier, watchdog_interval_s
+from daemon_core.paths import Paths, default_config_path
+from daemon_core.redaction import Redactor
+from daemon_core.token import VARIABLE
+from daemon_core.version import version
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonContext:
+    """What a daemon gets from its host."""
+
+    config: Config
+    config_path: Path
+    paths: Paths
+    redactor: Redactor
+    notifier: Notifier
+    environ: Mapping[str, str]
+    stopping: asyncio.Event
+    """Set by SIGTERM and SIGINT: drain and return. A second signal cancels ``serve``."""
+    reload: asyncio.Event
+    """Set by SIGHUP; whoever acts on it clears it."""
+
+
+Serve = Callable[[DaemonContext], Awaitable[None]]
+
+
+def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
+    """Run a daemon until it is stopped; the answer is its exit status.
+
+    0 after a signal, 1 or 78 for a StartupError (one line and a hint, no traceback), 1 for a bug (logged with its
+    traceback). ``argv`` is the command line without the program's name; None takes this process's own.
+    """
+    environ = dict(os.environ)
+    options = _parse(name, argv, environ)
+    redactor = Redactor((environ.get(VARIABLE, ""),))
+    # Logs, models, prompts and sockets are this user's alone, also where no unit says so.
+    os.umask(0o077)
+    notifier = Notifier(environ)
+    try:
+        config = config_file.load(options.config)
+        paths = Paths.resolve(config.paths, environ)
+        logs.setup(name, config.logging, redactor)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            context = DaemonContext(
+                config=config,
+                config_path=options.config,
+                paths=paths,
+                redactor=redactor,
+                notifier=notifier,
+                environ=environ,
+                stopping=asyncio.Event(),
+                reload=asyncio.Event(),
+            )
+            return runner.run(_run(name, context, serve))
+    except StartupError as error:
+        return _refuse(name, error, redactor)
+    finally:
+        notifier.close()
+
+
+async def _run(name: str, context: DaemonContext, serve: Serve) -> int:
+    """Serve with the signals and the watchdog attached."""
+    failure: BaseExceptionGroup[BaseException] | None = None
+    main: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watchdog = group.create_task(_feed_watchdog(context), name="watchdog")
+            main = group.create_task(_as_coroutine(serve, context), name=name)
+            _attach_signals(context, main)
+            await asyncio.wait([main])
+            watchdog.cancel()
+    except* Exception as caught:  # noqa: BLE001 - the outermost place: a bug ends in a log line, not in a bare traceback
+        failure = caught
+    if failure is not None:
+        return _report(name, first_leaf(failure), context.redactor)
+    if main is not None and main.cancelled():
+        _log.warning("%s was stopped a second time and did not finish draining", name)
+        return EXIT_FAILURE
+    return 0
+
+
+async def _as_coroutine(serve: Serve, context: DaemonContext) -> None:
+    await serve(context)
+
+
+def _attach_signals(context: DaemonContext, main: asyncio.Task[None]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if context.stopping.is_set():
+            main.cancel()
+            return
+        _log.info("%s: stopping", number.name)
+        context.notifier.stopping()
+        context.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, context.reload.set)
+
+
+async def _feed_watchdog(context: DaemonContext) -> None:
+    """Feed systemd's watchdog from the event loop, so that a loop that hangs is noticed."""
+    interval = watchdog_interval_s(context.environ)
+    if interval is None:
+        return
+    while True:
+        context.notifier.watchdog()
+        await asyncio.sleep(interval)
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The exception at the root of a group of groups: the first that happened."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
+
+
+def _report(name: str, error: Exception, redactor: Redactor) -> int:
+    """Tell why a daemon ends: in a line where the operator can mend it, with its traceback where only we can."""
+    if isinstance(error, StartupError):
+        return _refuse(name, error, redactor)
+    _log.critical("%s ends because of a bug: %s", name, error, exc_info=error)
+    return EXIT_FAILURE
+
+
+def _refuse(name: str, error: StartupError, redactor: Redactor) -> int:
+    """Tell the operator, on standard error, and give the exit status."""
+    sys.stderr.write(redactor.text(f"{name}: {error.render()}") + "\n")
+    sys.stderr.flush()
+    return error.exit_code
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop of uvloop where the operator installed it, asyncio's own loop otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Options(argparse.Namespace):
+    config: Path
+
+
+def _parse(name: str, argv: Sequence[str] | None, environ: Mapping[str, str]) -> _Options:
+    parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{name} {version()}")
+    default = default_config_path(environ)
+    parser.add_argument(
+        "--config", type=Path, default=default, metavar="PATH", help=f"the configuration file (default: {default})"
+    )
+    return parser.parse_args(argv, namespace=_Options())

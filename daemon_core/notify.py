@@ -1,0 +1,64 @@
+"""What a daemon says to systemd: ready, still alive, reloading, stopping.
+
+Decides nothing: the daemon says when. Outside of systemd every call does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import sdnotify
+
+
+class Notifier:
+    """The notification socket of a unit of Type=notify. It is there when NOTIFY_SOCKET is set."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        # sdnotify reads the process's own environment; without the variable it would keep a socket for nothing.
+        self._systemd = sdnotify.SystemdNotifier() if environ.get("NOTIFY_SOCKET") else None
+
+    def ready(self, status: str = "") -> None:
+        """The daemon accepts requests; also ends a reload."""
+        self._send("READY=1", status)
+
+    def status(self, status: str) -> None:
+        """The line that ``systemctl --user status`` shows."""
+        self._send("", status)
+
+    def watchdog(self) -> None:
+        """The event loop turns."""
+        self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; ``ready`` says when that is over."""
+        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={usec}")
+
+    def stopping(self, status: str = "") -> None:
+        """The daemon drains."""
+        self._send("STOPPING=1", status)
+
+    def close(self) -> None:
+        """Say nothing more."""
+        if self._systemd is not None and self._systemd.socket is not None:
+            self._systemd.socket.close()
+        self._systemd = None
+
+    def _send(self, state: str, status: str = "") -> None:
+        if self._systemd is None:
+            return
+        lines = [state] if state else []
+        if status:
+            # sdnotify encodes Latin-1, and a line break would begin another assignment.
+            lines.append("STATUS=" + " ".join(status.split()).encode("ascii", "replace").decode())
+        self._systemd.notify("\n".join(lines))
+
+
+def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:
+    """How often to feed the watchdog, in seconds: twice in its time; None where no watchdog waits for us."""
+    usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2 / 1_000_000

@@ -1,0 +1,106 @@
+"""Takes secrets out of text before anybody reads it.
+
+Decides what is a secret: every value that was registered, in the spellings that texts give it, and what looks like one.
+Never prints and never logs. A shape is redacted by what stands before it (a header, a variable's name) or by the prefix
+that its issuer gives it, so ordinary numbers such as ``tokens_out=12`` stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from urllib.parse import quote
+
+MASK = "***"
+
+_NAMES = r"api[_-]?key|access[_-]?key|secret(?:[_-]?access)?[_-]?key|client[_-]?secret|password|passwd|private[_-]?key"
+_SHAPES = (
+    # Authorization: Bearer abc, Proxy-Authorization: Basic abc
+    (r"(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token|digest)\s{1,4})[^\s\"',;]+", r"\1***"),
+    # The bare scheme, as error texts of HTTP libraries show it.
+    (r"\b(bearer\s{1,4})[A-Za-z0-9._~+/=-]{6,}", r"\1***"),
+    # api_key=abc, "x-api-key": "abc", --api-key abc, password: abc
+    (rf"((?:{_NAMES})[\"']?(?:\s{{0,4}}[:=]\s{{0,4}}|\s)[\"']?)(?!None\b|null\b)[^\s\"',;&)}}\]]+", r"\1***"),
+    # Environment variables: LLAMA_API_KEY=abc, HF_TOKEN=abc, 'LLORCH_API_TOKEN': 'abc'
+    (
+        r"(?-i:(\b[A-Z][A-Z0-9_]{0,60}_(?:TOKEN|KEY|SECRET|PASSWORD)))([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+",
+        r"\1\2***",
+    ),
+    # ?token=abc&X-Amz-Signature=abc
+    (
+        r"([?&](?:token|access_token|auth|sig|signature|x-amz-signature|x-amz-credential|x-amz-security-token)=)[^\s&\"'#]+",
+        r"\1***",
+    ),
+    # https://user:password@host
+    (r"\b([a-z][a-z0-9+.-]{0,20}://)[^\s/@\"']{1,256}@", r"\1***@"),
+    # Tokens that their issuer marks: Hugging Face, GitHub, GitLab, OpenAI, AWS.
+    (r"(?-i:\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,})", MASK),
+    (r"(?-i:\bAKIA[0-9A-Z]{16}\b)", MASK),
+)
+_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _SHAPES)
+
+
+def fingerprint(token: str) -> str:
+    """Six hexadecimal digits that tell tokens apart in a log without telling the token."""
+    return hashlib.sha256(token.encode()).hexdigest()[:6]
+
+
+class Redactor:
+    """Knows the secrets of one program. More can be registered while it runs."""
+
+    def __init__(self, secrets: tuple[str, ...] = ()) -> None:
+        self._spellings: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        for secret in secrets:
+            self.register(secret)
+
+    def register(self, secret: str) -> None:
+        """From now on this value appears in no text; an empty one is no secret."""
+        secret = secret.strip()
+        if not secret:
+            return
+        self._spellings |= _spellings(secret)
+        # The longest first: a secret that begins with another one must not leave its rest behind.
+        longest_first = sorted(self._spellings, key=lambda spelling: (-len(spelling), spelling))
+        self._known = re.compile("|".join(re.escape(spelling) for spelling in longest_first))
+
+    def text(self, text: str) -> str:
+        """The text with ``***`` in place of every secret."""
+        if self._known is not None:
+            text = self._known.sub(MASK, text)
+        for pattern, replacement in _COMPILED:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def value(self, value: object) -> object:
+        """A log field with its secrets taken out; what is not JSON comes back as its redacted text."""
+        match value:
+            case None | bool() | int() | float():
+                return value
+            case str():
+                return self.text(value)
+            case dict():
+                return {self.text(str(key)): self.member(key, item) for key, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self.value(item) for item in value]
+            case _:
+                return self.text(str(value))
+
+    def member(self, key: object, value: object) -> object:
+        """A named field with its secrets taken out: the name alone (``api_key``) can make its value one."""
+        if isinstance(value, str):
+            together = self.text(f"{key}={value}")
+            return self.text(value) if MASK not in together.partition("=")[2][:3] else MASK
+        return self.value(value)
+
+
+def _spellings(secret: str) -> set[str]:
+    """How a secret looks in plain text, in a URL, in JSON and in a Python repr."""
+    return {
+        secret,
+        quote(secret, safe=""),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+    }
