@@ -1,0 +1,103 @@
+import hashlib
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from daemon_core.redaction import MASK, Redactor, fingerprint
+
+
+@pytest.mark.req("ORCH-3811")
+@given(st.text(min_size=6, max_size=40).filter(lambda text: text.strip() and MASK not in text), st.text(), st.text())
+@example('quo"te\\back', "before ", " after")
+@example("a/b+c=d&e", "https://host/?x=", "")
+def test_a_registered_secret_is_in_no_text(secret: str, before: str, after: str) -> None:
+    secret = secret.strip()
+    redactor = Redactor((secret,))
+    for text in (before + secret + after, json.dumps({"x": before + secret}), repr([secret])):
+        redacted = redactor.text(text)
+        assert secret not in redacted
+        assert MASK in redacted
+
+
+def test_a_secret_that_begins_with_another_one_leaves_nothing_behind() -> None:
+    redactor = Redactor(("abcdef",))
+    redactor.register("abcdef-and-more")
+    assert redactor.text("<abcdef-and-more> <abcdef>") == "<***> <***>"
+
+
+def test_an_empty_secret_is_none() -> None:
+    assert Redactor(("", "  ")).text("as it was") == "as it was"
+
+
+@pytest.mark.req("ORCH-3811")
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
+        ("{'Authorization': 'Bearer abc'}", "{'Authorization': 'Bearer ***'}"),
+        ("proxy-authorization=Basic dXNlcjpwdw==", "proxy-authorization=Basic ***"),
+        ("sent Bearer abcdefgh to it", "sent Bearer *** to it"),
+        ("--api-key s3cret --port 1", "--api-key *** --port 1"),
+        ("api_key=s3cret, x", "api_key=***, x"),
+        ('{"x-api-key": "s3cret"}', '{"x-api-key": "***"}'),
+        ("LLAMA_API_KEY=s3cret ./llama-server", "LLAMA_API_KEY=*** ./llama-server"),
+        ("env HF_TOKEN: s3cret", "env HF_TOKEN: ***"),
+        ("{'LLORCH_API_TOKEN': 's3cret'}", "{'LLORCH_API_TOKEN': '***'}"),
+        ("AWS_SECRET_ACCESS_KEY=a/b+c", "AWS_SECRET_ACCESS_KEY=***"),
+        ("GET /x?a=1&token=s3cret&b=2", "GET /x?a=1&token=***&b=2"),
+        ("https://user:pw@host/x", "https://***@host/x"),
+        ("got hf_ABCDEFGHIJKLMNOPQRSTUV", "got ***"),
+        ("password: hunter2", "password: ***"),
+    ],
+)
+def test_what_looks_like_a_secret_is_redacted(text: str, redacted: str) -> None:
+    assert Redactor().text(text) == redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokens_out=12 token: 5 first_token_ms=31",
+        "the API key is missing",
+        "Endpoint(url='http://127.0.0.1:1', api_key=None)",
+        "a bearer of news",
+        "MISSING_TOKEN 401",
+        "http://127.0.0.1:8080/v1/tasks?limit=5&after=3",
+        "https://github.com/ggml-org/llama.cpp",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert Redactor().text(text) == text
+
+
+@given(st.text())
+def test_redacting_twice_changes_nothing_more(text: str) -> None:
+    once = Redactor().text(text)
+    assert Redactor().text(once) == once
+
+
+def test_fields_are_redacted_to_their_depth() -> None:
+    redactor = Redactor(("topsecret",))
+    value = {
+        "a": ["x topsecret", {"b": "topsecret"}],
+        "api_key": "xyz",
+        "n": 3,
+        "none": None,
+        "e": ValueError("topsecret"),
+    }
+    assert redactor.value(value) == {"a": ["x ***", {"b": MASK}], "api_key": MASK, "n": 3, "none": None, "e": MASK}
+
+
+@pytest.mark.parametrize(
+    "text", ["A_" * 50_000, "?" * 100_000, "bearer " * 20_000, "a://" * 20_000, "api_key " * 10_000]
+)
+@pytest.mark.timeout(5)
+def test_hostile_text_takes_no_longer(text: str) -> None:
+    Redactor().text(text)
+
+
+@pytest.mark.req("ORCH-3811")
+def test_a_fingerprint_is_six_digits_of_the_sha256() -> None:
+    assert fingerprint("abc") == hashlib.sha256(b"abc").hexdigest()[:6] == "ba7816"
