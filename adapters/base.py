@@ -1,7 +1,7 @@
 """The protocol every adapter keeps, and the values that pass through it.
 
-Decides the vocabulary only. An adapter's stream yields one ``Batch`` per engine read, so that the relay can write all of
-them in one call; it never yields after ``finished``, and raises ``EngineError`` for everything that is no good end.
+Decides the vocabulary only. An adapter's stream yields one ``Batch`` per engine read, so that the relay can write all
+of them in one call; it never yields after ``finished``, and raises ``EngineError`` for everything that is no good end.
 """
 
 from __future__ import annotations

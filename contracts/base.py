@@ -8,6 +8,7 @@ anything of its own: the caller turns a ``Problem`` into its kind of error.
 from __future__ import annotations
 
 import difflib
+import enum
 import re
 from collections.abc import Iterable
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,7 +24,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Typed by a person or a client (configuration, requests): unknown fields are refused."""
 
 
-class Problem(Message):
+class Problem(Message, frozen=True, kw_only=True):
     """One thing that is wrong with a document.
 
     ``path`` is in JSONPath form without the leading ``$.`` (``pools[0].engine``; empty for the document itself).
@@ -79,9 +80,8 @@ def fields_of(node: object) -> list[str]:
 
 def enum_values(node: object) -> list[str]:
     """The legal values at a place of this type, where it is an enumeration or a union that holds one."""
-    import enum
-
-    return [member.value for kind in _flatten(node) if isinstance(kind, enum.EnumMeta) for member in kind]
+    kinds: list[type[enum.Enum]] = [kind for kind in _flatten(node) if isinstance(kind, enum.EnumMeta)]
+    return [str(member.value) for kind in kinds for member in kind]
 
 
 def type_at(root: object, path: str) -> object:
@@ -98,9 +98,10 @@ def _flatten(node: object) -> list[Any]:
     """The alternatives of a union and what an ``Annotated`` wraps, one level of meaning each."""
     if isinstance(node, (list, tuple)):
         return [leaf for item in node for leaf in _flatten(item)]
-    if hasattr(node, "__metadata__") or get_origin(node) is not None and get_origin(node) not in {list, dict, tuple}:
-        return _flatten(get_args(node)[:1] if hasattr(node, "__metadata__") else get_args(node))
-    return [node]
+    if hasattr(node, "__metadata__"):  # Annotated: the first argument is the type itself
+        return _flatten(get_args(node)[:1])
+    is_union = get_origin(node) is not None and get_origin(node) not in {list, dict, tuple}
+    return _flatten(get_args(node)) if is_union else [node]
 
 
 def _structs(node: object) -> list[type[msgspec.Struct]]:

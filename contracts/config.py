@@ -78,7 +78,7 @@ class Verdict(StrEnum):
     DENY = "deny"
 
 
-class Server(Strict):
+class Server(Strict, frozen=True, kw_only=True):
     """The HTTP listener of orchestratord, and the limits it puts on its clients."""
 
     bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
@@ -91,7 +91,7 @@ class Server(Strict):
     """How many finished tasks, with their streams, can still be read."""
 
 
-class Auth(Strict):
+class Auth(Strict, frozen=True, kw_only=True):
     """Who may talk to orchestratord. The token itself never stands in this file."""
 
     token_file: str | None = None
@@ -99,7 +99,7 @@ class Auth(Strict):
     trust_proxy: bool = False
 
 
-class Outbound(Strict):
+class Outbound(Strict, frozen=True, kw_only=True):
     """Which remote hosts and schemes may be spoken to: globs such as ``*.example.org`` or ``hf:``."""
 
     default: Verdict = Verdict.ALLOW
@@ -107,7 +107,7 @@ class Outbound(Strict):
     deny: tuple[str, ...] = ()
 
 
-class Policy(Strict):
+class Policy(Strict, frozen=True, kw_only=True):
     """What llama-orch may do to the outside and to this machine."""
 
     outbound: Outbound = Outbound()
@@ -116,7 +116,7 @@ class Policy(Strict):
     allow_binary_downloads: bool = False
 
 
-class Paths(Strict):
+class Paths(Strict, frozen=True, kw_only=True):
     """Overrides of the XDG defaults; ``~`` is expanded."""
 
     cache: str | None = None
@@ -125,14 +125,14 @@ class Paths(Strict):
     runtime: str | None = None
 
 
-class Sessions(Strict):
+class Sessions(Strict, frozen=True, kw_only=True):
     """How long a conversation keeps its place."""
 
     ttl_ms: Annotated[int, Meta(ge=1, le=600_000)] = 600_000
     max_turns: Annotated[int, Meta(ge=1)] = 8
 
 
-class SourceBuild(Strict):
+class SourceBuild(Strict, frozen=True, kw_only=True):
     """Build from a git repository."""
 
     repo: str = "https://github.com/ggml-org/llama.cpp"
@@ -140,7 +140,7 @@ class SourceBuild(Strict):
     cmake_flags: tuple[str, ...] = ()
 
 
-class ContainerImage(Strict):
+class ContainerImage(Strict, frozen=True, kw_only=True):
     """Run from an image; a digest pins it."""
 
     image: str
@@ -148,29 +148,29 @@ class ContainerImage(Strict):
     digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
 
 
-class Package(Strict):
+class Package(Strict, frozen=True, kw_only=True):
     """Use what a package manager installed: a system package's ``llama-server``, or the wheel ``xllamacpp`` (trial)."""
 
     name: str
     version: str | None = None
 
 
-class Binary(Strict):
-    """Use one executable: a local ``path`` (default: ``llama-server`` on PATH), or ``url`` and ``sha256`` to fetch it."""
+class Binary(Strict, frozen=True, kw_only=True):
+    """Use one executable: a local ``path`` (default: ``llama-server`` on PATH), or fetch ``url`` by ``sha256``."""
 
     path: str | None = None
     url: str | None = None
     sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
 
 
-class External(Strict):
+class External(Strict, frozen=True, kw_only=True):
     """Use an endpoint that somebody else runs; its key is read from the named environment variable."""
 
     url: str
     api_key_env: str | None = None
 
 
-class Provisioning(Strict):
+class Provisioning(Strict, frozen=True, kw_only=True):
     """Where a pool's engine comes from; ``mode`` defaults to the engine's home-profile default."""
 
     mode: Mode | None = None
@@ -181,14 +181,14 @@ class Provisioning(Strict):
     external: External | None = None
 
 
-class Queue(Strict):
+class Queue(Strict, frozen=True, kw_only=True):
     """The bound of a pool's queue and what happens at it."""
 
     capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     full_policy: FullPolicy = FullPolicy.REJECT
 
 
-class Timeouts(Strict):
+class Timeouts(Strict, frozen=True, kw_only=True):
     """``wall_ms`` bounds a whole generation, ``idle_ms`` the gap between two tokens, ``start_ms`` an engine's start."""
 
     wall_ms: Millis = 600_000
@@ -197,7 +197,7 @@ class Timeouts(Strict):
     stop_ms: Millis = 5_000
 
 
-class Restart(Strict):
+class Restart(Strict, frozen=True, kw_only=True):
     """How a crashed engine comes back: exponential backoff with jitter, and a breaker against restart storms."""
 
     initial_ms: Millis = 500
@@ -208,7 +208,7 @@ class Restart(Strict):
     """This many failures in a row open the breaker; ``llama-orch reload`` or a restart of the pool closes it."""
 
 
-class Pool(Strict):
+class Pool(Strict, frozen=True, kw_only=True):
     """One engine on one set of GPUs, serving one model."""
 
     id: Id
@@ -235,14 +235,14 @@ class Pool(Strict):
         return self.provisioning.mode or MODES[self.engine][0]
 
 
-class Logging(Strict):
+class Logging(Strict, frozen=True, kw_only=True):
     """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
 
     format: Annotated[str, Meta(pattern="^(auto|json|text)$")] = "auto"
     level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
 
-class Config(Strict):
+class Config(Strict, frozen=True, kw_only=True):
     """The one configuration file."""
 
     pools: Annotated[tuple[Pool, ...], Meta(min_length=1)]
@@ -293,7 +293,9 @@ def _server_problems(config: Config) -> list[Problem]:
         return [Problem(path="server.bind", message=text, hint='for example "127.0.0.1:8080" or "0.0.0.0:8080"')]
     if config.profile is Profile.TRIAL and not is_loopback(address[0]):
         text = f"profile trial serves loopback only, and {address[0]!r} can be reached from outside"
-        return [Problem(path="server.bind", message=text, hint='use "127.0.0.1:8080", or profile: home on a GPU machine')]
+        return [
+            Problem(path="server.bind", message=text, hint='use "127.0.0.1:8080", or profile: home on a GPU machine')
+        ]
     return []
 
 
@@ -303,7 +305,9 @@ def _duplicate_ids(pools: tuple[Pool, ...]) -> list[Problem]:
     for number, pool in enumerate(pools):
         first = seen.setdefault(pool.id, number)
         if first != number:
-            found.append(Problem(path=f"pools[{number}].id", message=f"{pool.id!r} is already the id of pools[{first}]"))
+            found.append(
+                Problem(path=f"pools[{number}].id", message=f"{pool.id!r} is already the id of pools[{first}]")
+            )
     return found
 
 
@@ -356,7 +360,11 @@ def _mode_problems(pool: Pool, path: str) -> list[Problem]:
         text = f"{pool.engine} cannot be provisioned in mode {pool.mode!s}"
         return [Problem(path=f"{where}.mode", message=text, hint=f"valid for {pool.engine}: {', '.join(legal)}")]
     provisioning = pool.provisioning
-    needs_block = {Mode.CONTAINER: provisioning.container, Mode.PACKAGE: provisioning.package, Mode.EXTERNAL: provisioning.external}
+    needs_block = {
+        Mode.CONTAINER: provisioning.container,
+        Mode.PACKAGE: provisioning.package,
+        Mode.EXTERNAL: provisioning.external,
+    }
     if pool.mode in needs_block and needs_block[pool.mode] is None and _has_no_default(pool):
         text = f"mode {pool.mode} needs a block {pool.mode!s}"
         return [Problem(path=where, field=str(pool.mode), message=text, hint=_BLOCK_EXAMPLES[pool.mode])]

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from msgspec import field
+
 from contracts.base import Message
 from contracts.config import Engine, Mode
 
 
-class PlanStep(Message):
+class PlanStep(Message, frozen=True, kw_only=True):
     """One step of a plan: what kind of work, on what, in words an operator can act on."""
 
     kind: str
     detail: str
 
 
-class Plan(Message):
+class Plan(Message, frozen=True, kw_only=True):
     """What ``ensure`` would do for a pool, in order; printing it has no side effect."""
 
     pool_id: str
     steps: tuple[PlanStep, ...]
 
 
-class Finding(Message):
+class Finding(Message, frozen=True, kw_only=True):
     """One problem that a preflight found: what is wrong, why it matters and the command that mends it."""
 
     check: str
@@ -34,14 +36,14 @@ class Finding(Message):
     hint: str
 
 
-class HttpProbe(Message):
+class HttpProbe(Message, frozen=True, kw_only=True):
     """A request that proves something about an engine: 200 means yes. ``body`` is JSON text for a POST."""
 
     path: str
     body: str | None = None
 
 
-class PreparedEngine(Message):
+class PreparedEngine(Message, frozen=True, kw_only=True):
     """An engine that can be started, or an endpoint that somebody else runs. Holds no secret.
 
     ``bin_or_entry`` and ``args`` are the argument vector of a native engine; the strings ``{model}``, ``{host}`` and
@@ -58,7 +60,7 @@ class PreparedEngine(Message):
     image_ref: str | None = None
     url: str | None = None
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[str, str] = field(default_factory=dict)
     key_env: str | None = None
     ports: tuple[int, ...] = ()
     workdir: str | None = None
@@ -68,7 +70,7 @@ class PreparedEngine(Message):
     """A one-token generation: what turns "it answers" into "it works"."""
 
 
-class EngineEntry(Message):
+class EngineEntry(Message, frozen=True, kw_only=True):
     """One engine in ``engines.json``: enough to say later what produced an answer."""
 
     id: str
@@ -81,7 +83,7 @@ class EngineEntry(Message):
     created_ms: int = 0
 
 
-class ResolvedModel(Message):
+class ResolvedModel(Message, frozen=True, kw_only=True):
     """A model that is on this disk and can be loaded. ``digest`` is ``sha256:<hex>``."""
 
     id: str
@@ -105,7 +107,7 @@ class ModelState(StrEnum):
     RETIRED = "Retired"
 
 
-class ModelEntry(Message):
+class ModelEntry(Message, frozen=True, kw_only=True):
     """One model in ``models.json``."""
 
     id: str
@@ -121,7 +123,7 @@ class ModelEntry(Message):
     verified_ms: int | None = None
 
 
-class Handoff(Message):
+class Handoff(Message, frozen=True, kw_only=True):
     """The run-time hand-off file of a pool: where its engine is. Never holds the key."""
 
     engine: Engine

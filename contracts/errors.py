@@ -75,7 +75,7 @@ RETRIABLE: frozenset[ErrorCode] = frozenset(
 )
 
 
-class ErrorBody(Message):
+class ErrorBody(Message, frozen=True, kw_only=True):
     """What every refusal over HTTP carries."""
 
     code: ErrorCode

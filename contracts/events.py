@@ -1,7 +1,7 @@
 """The events of a task's stream.
 
-Decides their fields. Order and framing are ``orchestratord.stream_log``'s: ``started``, ``token``*, ``metrics`` anywhere
-(while the task is queued they come before ``started``), then exactly one of ``end`` and ``error``.
+Decides their fields. Order and framing are ``orchestratord.stream_log``'s: ``started``, ``token``*, ``metrics``
+anywhere (while the task is queued they come before ``started``), then exactly one of ``end`` and ``error``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FinishReason(StrEnum):
     CANCELED = "canceled"
 
 
-class Started(Message):
+class Started(Message, frozen=True, kw_only=True):
     """The task has a slot; who serves it, and what makes the answer reproducible."""
 
     task_id: str
@@ -40,14 +40,14 @@ class Started(Message):
     kv_warmth: bool
 
 
-class Token(Message):
+class Token(Message, frozen=True, kw_only=True):
     """One piece of text as the engine streamed it; ``i`` counts such pieces from 0 without gaps."""
 
     t: str
     i: int
 
 
-class Metrics(Message):
+class Metrics(Message, frozen=True, kw_only=True):
     """Additive facts while a task waits or runs; what is unset has nothing to say."""
 
     queue_depth: int | UnsetType = UNSET
@@ -59,7 +59,7 @@ class Metrics(Message):
     time_budget_remaining_ms: int | UnsetType = UNSET
 
 
-class End(Message):
+class End(Message, frozen=True, kw_only=True):
     """The one good end. Counts are the engine's own where it said them; spans in milliseconds.
 
     ``stream_sha256`` is over the concatenated UTF-8 of every ``t``.
@@ -78,7 +78,7 @@ class End(Message):
     artifact_id: str | UnsetType = UNSET
 
 
-class StreamError(Message):
+class StreamError(Message, frozen=True, kw_only=True):
     """The one bad end."""
 
     code: ErrorCode

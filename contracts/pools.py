@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-
 from contracts.base import Message, Strict
 from contracts.config import Engine, FullPolicy, Mode, Profile
 from contracts.tasks import Workload
@@ -60,7 +59,7 @@ class Cause(StrEnum):
     INTERNAL = "internal"
 
 
-class Gates(Message):
+class Gates(Message, frozen=True, kw_only=True):
     """The three readiness gates, in order."""
 
     model: GateState = GateState.PENDING
@@ -68,7 +67,7 @@ class Gates(Message):
     health: GateState = GateState.PENDING
 
 
-class PoolError(Message):
+class PoolError(Message, frozen=True, kw_only=True):
     """The last thing that went wrong in a pool, with its mend. ``at_ms`` is Unix milliseconds."""
 
     cause: Cause
@@ -77,7 +76,7 @@ class PoolError(Message):
     at_ms: int = 0
 
 
-class Endpoint(Message):
+class Endpoint(Message, frozen=True, kw_only=True):
     """Where a running engine is reached. Travels over the Unix socket only; the key never reaches a disk or a log."""
 
     url: str
@@ -88,7 +87,7 @@ class Endpoint(Message):
         return f"Endpoint(url={self.url!r}, api_key={'***' if self.api_key else None})"
 
 
-class DeviceUse(Message):
+class DeviceUse(Message, frozen=True, kw_only=True):
     """One GPU of a pool's mask, in bytes and as a ratio of 0 to 1."""
 
     device: str
@@ -97,7 +96,7 @@ class DeviceUse(Message):
     utilization: float | None = None
 
 
-class PoolSnapshot(Message):
+class PoolSnapshot(Message, frozen=True, kw_only=True):
     """All that pool-managerd knows of a pool; sent whole at every change, with a revision that only grows."""
 
     pool_id: str
@@ -138,7 +137,7 @@ class PoolSnapshot(Message):
         return sum(use.vram_total_bytes - use.vram_used_bytes for use in self.device_use)
 
 
-class QueueInfo(Message):
+class QueueInfo(Message, frozen=True, kw_only=True):
     """A pool's queue right now."""
 
     capacity: int
@@ -146,7 +145,7 @@ class QueueInfo(Message):
     depth: int
 
 
-class PoolMetrics(Message):
+class PoolMetrics(Message, frozen=True, kw_only=True):
     """What the pool's health page adds to its state."""
 
     queue_depth: int
@@ -155,7 +154,7 @@ class PoolMetrics(Message):
     vram_free_bytes: int | None = None
 
 
-class PoolHealth(Message):
+class PoolHealth(Message, frozen=True, kw_only=True):
     """``GET /v1/pools/{id}/health``."""
 
     pool_id: str
@@ -170,14 +169,14 @@ class PoolHealth(Message):
     retry_at_ms: int | None = None
 
 
-class PoolList(Message):
-    """``GET /v1/pools``. ``managed`` is false while pool-managerd cannot be reached and this is the last known state."""
+class PoolList(Message, frozen=True, kw_only=True):
+    """``GET /v1/pools``. ``managed`` is false while pool-managerd cannot be reached: this is what it said last."""
 
     pools: tuple[PoolHealth, ...]
     managed: bool
 
 
-class Capability(Message):
+class Capability(Message, frozen=True, kw_only=True):
     """What one pool can do, as discovered from its running engine."""
 
     pool_id: str
@@ -198,7 +197,7 @@ class Capability(Message):
     model_digest: str | None = None
 
 
-class PolicyInfo(Message):
+class PolicyInfo(Message, frozen=True, kw_only=True):
     """The policies that are in force."""
 
     outbound_default: str
@@ -206,7 +205,7 @@ class PolicyInfo(Message):
     allow_binary_downloads: bool
 
 
-class Capabilities(Message):
+class Capabilities(Message, frozen=True, kw_only=True):
     """``GET /v1/capabilities``."""
 
     api_version: str
@@ -215,7 +214,7 @@ class Capabilities(Message):
     pools: tuple[Capability, ...]
 
 
-class Gpu(Message):
+class Gpu(Message, frozen=True, kw_only=True):
     """One NVIDIA GPU as NVML reports it; sizes in bytes, utilization 0 to 1."""
 
     index: int
@@ -227,17 +226,16 @@ class Gpu(Message):
     utilization: float | None = None
 
 
-class DrainRequest(Strict):
+class DrainRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/drain``: running work may finish until the deadline, then the engine stops."""
 
     deadline_ms: int = 30_000
 
 
-class ReloadRequest(Strict):
+class ReloadRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/reload``."""
 
     new_model_ref: str
 
 
 API_VERSION = "1.0"
-

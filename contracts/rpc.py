@@ -60,7 +60,7 @@ class Push(StrEnum):
     POOL_LOG = "pool.log"
 
 
-class RpcErrorBody(Message):
+class RpcErrorBody(Message, frozen=True, kw_only=True):
     """The ``error`` member of an answer."""
 
     code: int
@@ -68,7 +68,7 @@ class RpcErrorBody(Message):
     data: dict[str, str] | None = None
 
 
-class Request(Message):
+class Request(Message, frozen=True, kw_only=True):
     """A call (``id`` set) or a notification (``id`` absent). ``params`` stays raw until the method is known."""
 
     method: str
@@ -77,7 +77,7 @@ class Request(Message):
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class Response(Message):
+class Response(Message, frozen=True, kw_only=True):
     """The answer to a call: exactly one of ``result`` and ``error``."""
 
     id: int | str | None
@@ -86,7 +86,7 @@ class Response(Message):
     error: RpcErrorBody | msgspec.UnsetType = msgspec.UNSET
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     """First call of every connection, and its answer."""
 
     protocol: str
@@ -94,47 +94,47 @@ class Hello(Message):
     version: str
 
 
-class PoolRef(Message):
+class PoolRef(Message, frozen=True, kw_only=True):
     """The parameter of calls about one pool."""
 
     pool_id: str
 
 
-class DrainParams(Message):
+class DrainParams(Message, frozen=True, kw_only=True):
     """``pool.drain``."""
 
     pool_id: str
     deadline_ms: int = 30_000
 
 
-class ReloadParams(Message):
+class ReloadParams(Message, frozen=True, kw_only=True):
     """``pool.reload``."""
 
     pool_id: str
     new_model_ref: str
 
 
-class PoolSet(Message):
+class PoolSet(Message, frozen=True, kw_only=True):
     """Every pool at one revision: the answer to ``pool.list`` and to ``subscribe``."""
 
     revision: int
     pools: tuple[PoolSnapshot, ...]
 
 
-class GpuSet(Message):
+class GpuSet(Message, frozen=True, kw_only=True):
     """``gpu.list`` and ``gpu.sample``."""
 
     gpus: tuple[Gpu, ...]
 
 
-class LogLine(Message):
+class LogLine(Message, frozen=True, kw_only=True):
     """``pool.log``: one line of an engine's output, redacted."""
 
     pool_id: str
     line: str
 
 
-class Empty(Message):
+class Empty(Message, frozen=True, kw_only=True):
     """No parameters, or nothing to say but "done"."""
 
 
@@ -157,7 +157,9 @@ def frame(message: Request | Response) -> bytes:
     """
     line = _encoder.encode(message) + b"\n"
     if len(line) > MAX_FRAME_BYTES:
-        raise ProtocolError(RpcCode.FRAME_TOO_LARGE, f"a frame of {len(line)} bytes passes the limit of {MAX_FRAME_BYTES}")
+        raise ProtocolError(
+            RpcCode.FRAME_TOO_LARGE, f"a frame of {len(line)} bytes passes the limit of {MAX_FRAME_BYTES}"
+        )
     return line
 
 
@@ -195,9 +197,10 @@ def parse(line: bytes) -> Request | Response:
         members = _raw_object.decode(line)
     except msgspec.DecodeError as error:
         raise ProtocolError(RpcCode.PARSE, f"malformed JSON: {error}") from error
-    kind = Request if "method" in members else Response
     try:
-        return msgspec.json.decode(line, type=kind)
+        if "method" in members:
+            return msgspec.json.decode(line, type=Request)
+        return msgspec.json.decode(line, type=Response)
     except msgspec.DecodeError as error:
         raise ProtocolError(RpcCode.INVALID_REQUEST, f"no JSON-RPC 2.0 message: {error}") from error
 

@@ -7,7 +7,7 @@ Decides the shape of requests and answers and their field limits. Whether a task
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -71,14 +71,14 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-class ChatMessage(Strict):
+class ChatMessage(Strict, frozen=True, kw_only=True):
     """One turn of a chat."""
 
     role: Role
     content: str
 
 
-class Sampling(Strict):
+class Sampling(Strict, frozen=True, kw_only=True):
     """How tokens are drawn; what is left out is the engine's default under the pool's sampler profile."""
 
     temperature: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
@@ -87,11 +87,11 @@ class Sampling(Strict):
     min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     repeat_penalty: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
     stop: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
-    json_schema: dict[str, object] | None = None
+    json_schema: dict[str, Any] | None = None
     grammar: str | None = None
 
 
-class Placement(Strict):
+class Placement(Strict, frozen=True, kw_only=True):
     """Where a task may run, by pool id."""
 
     mode: PlacementMode = PlacementMode.AUTO
@@ -100,7 +100,7 @@ class Placement(Strict):
     avoid: tuple[str, ...] = ()
 
 
-class TaskRequest(Strict):
+class TaskRequest(Strict, frozen=True, kw_only=True):
     """The body of ``POST /v1/tasks``."""
 
     model_ref: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -130,13 +130,13 @@ class TaskRequest(Strict):
     """Left out: interactive tasks are cancelled after a grace period, batch tasks continue."""
 
 
-class StreamLinks(Message):
+class StreamLinks(Message, frozen=True, kw_only=True):
     """Where the answer can be read."""
 
     sse: str
 
 
-class TaskAccepted(Message):
+class TaskAccepted(Message, frozen=True, kw_only=True):
     """202: the task is in the queue. Times in milliseconds; ``predicted_start_ms`` counts from admission."""
 
     task_id: str
@@ -157,7 +157,7 @@ class TaskState(StrEnum):
     FAILED = "failed"
 
 
-class TaskStatus(Message):
+class TaskStatus(Message, frozen=True, kw_only=True):
     """``GET /v1/tasks/{id}``. Moments are Unix milliseconds, spans are milliseconds; null until they happened."""
 
     task_id: str
@@ -182,7 +182,7 @@ class TaskStatus(Message):
     streams: StreamLinks | None = None
 
 
-class TaskList(Message):
+class TaskList(Message, frozen=True, kw_only=True):
     """``GET /v1/tasks``: newest first."""
 
     tasks: tuple[TaskStatus, ...]

@@ -1,0 +1,271 @@
+"""The HTTP API as OpenAPI 3.1, made from the very types that the server decodes and encodes.
+
+Decides the list of operations, their parameters and their answers. A test holds the server's routes against it.
+"""
+
+from __future__ import annotations
+
+import copy
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from contracts import events
+from contracts.base import Message
+from contracts.errors import ErrorBody
+from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
+from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+
+Schema = dict[str, Any]
+
+
+class Plane(StrEnum):
+    """Which of the two documents an operation stands in."""
+
+    DATA = "data"
+    CONTROL = "control"
+
+
+class Parameter(Message, frozen=True, kw_only=True):
+    """A path, query or header parameter."""
+
+    name: str
+    place: str
+    schema: dict[str, Any]
+    text: str = ""
+
+
+class Operation(Message, frozen=True, kw_only=True):
+    """One route: what it takes and every answer it gives. A ``None`` type is an answer without a JSON body."""
+
+    plane: Plane
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, type[msgspec.Struct] | None]
+    body: type[msgspec.Struct] | None = None
+    parameters: tuple[Parameter, ...] = ()
+    media: str = "application/json"
+    """The media type of the good answer where it is not JSON."""
+    also_streams: bool = False
+    """With ``Accept: text/event-stream`` the answer is 200 with the task's stream."""
+    open: bool = False
+    """Needs no token."""
+
+
+_TASK_ID = Parameter(name="task_id", place="path", schema={"type": "string"})
+_POOL_ID = Parameter(name="pool_id", place="path", schema={"type": "string"})
+_AFTER = Parameter(
+    name="after", place="query", schema={"type": "integer", "minimum": 0}, text="go on behind this token number"
+)
+_LAST_EVENT = Parameter(
+    name="Last-Event-ID", place="header", schema={"type": "integer", "minimum": 0}, text="the same, as browsers send it"
+)
+_STATE = Parameter(name="state", place="query", schema={"type": "string", "enum": [state.value for state in TaskState]})
+_LIMIT = Parameter(
+    name="limit", place="query", schema={"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+)
+_EVENT_STREAM = "text/event-stream"
+_REFUSED = {400: ErrorBody, 401: ErrorBody}
+_ADMISSION = {409: ErrorBody, 413: ErrorBody, 429: ErrorBody, 503: ErrorBody}
+_MANAGER = {404: ErrorBody, 409: ErrorBody, 503: ErrorBody, 500: ErrorBody}
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        plane=Plane.DATA,
+        method="post",
+        path="/v1/tasks",
+        summary="Submit a task",
+        body=TaskRequest,
+        answers={202: TaskAccepted, **_REFUSED, **_ADMISSION},
+        also_streams=True,
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="get",
+        path="/v1/tasks",
+        summary="The newest tasks",
+        parameters=(_STATE, _LIMIT),
+        answers={200: TaskList, **_REFUSED},
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="get",
+        path="/v1/tasks/{task_id}",
+        summary="Where a task stands",
+        parameters=(_TASK_ID,),
+        answers={200: TaskStatus, 401: ErrorBody, 404: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="get",
+        path="/v1/tasks/{task_id}/stream",
+        summary="A task's events, from the start or behind a token",
+        parameters=(_TASK_ID, _AFTER, _LAST_EVENT),
+        answers={200: None, **_REFUSED, 404: ErrorBody, 429: ErrorBody},
+        media=_EVENT_STREAM,
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="post",
+        path="/v1/tasks/{task_id}/cancel",
+        summary="End a task; no token follows",
+        parameters=(_TASK_ID,),
+        answers={204: None, 401: ErrorBody, 404: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/healthz",
+        summary="Whether the daemon answers",
+        answers={200: None},
+        open=True,
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/metrics",
+        summary="Prometheus metrics",
+        answers={200: None, 401: ErrorBody},
+        media="text/plain",
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/openapi.json",
+        summary="This document",
+        answers={200: None, 401: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/capabilities",
+        summary="What the pools can do",
+        answers={200: Capabilities, 401: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/pools",
+        summary="How the pools are",
+        answers={200: PoolList, 401: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/pools/{pool_id}/health",
+        summary="How a pool is",
+        parameters=(_POOL_ID,),
+        answers={200: PoolHealth, 401: ErrorBody, 404: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/pools/{pool_id}/drain",
+        summary="Let running work finish, then stop the pool's engine",
+        parameters=(_POOL_ID,),
+        body=DrainRequest,
+        answers={202: PoolHealth, **_REFUSED, **_MANAGER},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/pools/{pool_id}/reload",
+        summary="Serve another model, or go on with the old one",
+        parameters=(_POOL_ID,),
+        body=ReloadRequest,
+        answers={202: PoolHealth, **_REFUSED, **_MANAGER},
+    ),
+)
+
+EVENTS = (events.Started, events.Token, events.Metrics, events.End, events.StreamError)
+_REASONS = {
+    200: "OK",
+    202: "Accepted",
+    204: "Done",
+    400: "The request is wrong; `field` names where",
+    401: "No token, or a wrong one",
+    404: "There is no such thing",
+    409: "It contradicts something that exists",
+    413: "The body is too large",
+    429: "Not now; come back after `Retry-After`",
+    500: "A mistake of ours",
+    503: "No pool can serve it now",
+}
+
+
+def document(plane: Plane | None = None) -> Schema:
+    """The OpenAPI document of one plane, or of both."""
+    chosen = [operation for operation in OPERATIONS if plane in {None, operation.plane}]
+    types = {kind for operation in chosen for kind in (operation.body, *operation.answers.values()) if kind is not None}
+    if any(operation.media == _EVENT_STREAM for operation in chosen):
+        types |= set(EVENTS)
+    ordered = sorted(types, key=lambda kind: kind.__name__)
+    _, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
+    paths: Schema = {}
+    for operation in chosen:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    title = "llama-orch" if plane is None else f"llama-orch, {plane} plane"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": API_VERSION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "servers": [{"url": "http://127.0.0.1:8080"}],
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": dict(sorted(components.items())),
+        },
+    }
+
+
+def _operation(operation: Operation) -> Schema:
+    made: Schema = {"summary": operation.summary, "operationId": _name(operation)}
+    if operation.open:
+        made["security"] = []
+    if operation.parameters:
+        made["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+    if operation.body is not None:
+        made["requestBody"] = {"required": True, "content": _json(operation.body)}
+    answers = {str(status): _answer(operation, status, kind) for status, kind in operation.answers.items()}
+    if operation.also_streams:
+        stream = {"description": "The task's stream, for Accept: text/event-stream"}
+        answers["200"] = stream | {"content": _stream_content()}
+    made["responses"] = dict(sorted(answers.items()))
+    return made
+
+
+def _name(operation: Operation) -> str:
+    words = [word.strip("{}") for word in operation.path.removeprefix("/v1").strip("/").replace(".", "/").split("/")]
+    return "_".join([operation.method, *words])
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    made: Schema = {"name": parameter.name, "in": parameter.place, "schema": copy.deepcopy(parameter.schema)}
+    if parameter.place == "path":
+        made["required"] = True
+    if parameter.text:
+        made["description"] = parameter.text
+    return made
+
+
+def _answer(operation: Operation, status: int, kind: type[msgspec.Struct] | None) -> Schema:
+    made: Schema = {"description": _REASONS[status]}
+    if kind is not None:
+        made["content"] = _json(kind)
+    elif operation.media == _EVENT_STREAM:
+        made["content"] = _stream_content()
+    elif status == 200:
+        made["content"] = {operation.media: {"schema": {"type": "string" if "text" in operation.media else "object"}}}
+    return made
+
+
+def _json(kind: type[msgspec.Struct]) -> Schema:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
+
+
+def _stream_content() -> Schema:
+    names = ", ".join(f"`{kind.__name__}`" for kind in EVENTS)
+    text = f"Server-sent events; each `data` is one of {names}, and `id` numbers the tokens"
+    return {_EVENT_STREAM: {"schema": {"type": "string", "description": text}}}

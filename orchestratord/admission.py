@@ -1,0 +1,227 @@
+"""Whether a task may enter the queue, and which pools may run it.
+
+Decides from the request and from what is known of the pools; answers with the eligible pools or with a refusal that
+names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine: where the
+prompt's length matters, the caller has it counted and passes it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from contracts.base import nearest
+from contracts.errors import ErrorCode
+from contracts.pools import GateState, PoolSnapshot, PoolState
+from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
+
+COMING = frozenset(
+    {
+        PoolState.STAGING_MODEL,
+        PoolState.ENSURING_ENGINE,
+        PoolState.STARTING,
+        PoolState.PROBING,
+        PoolState.READY,
+        PoolState.RELOADING,
+    }
+)
+"""States in which a pool serves or is on its way there, so that waiting for it makes sense."""
+
+TEMPLATE_TOKENS = 64
+"""What a chat template may add per message beyond the text itself, at most."""
+
+
+class PoolView(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool as admission sees it."""
+
+    snapshot: PoolSnapshot
+    workloads: tuple[Workload, ...]
+
+    @property
+    def accepts(self) -> bool:
+        """Whether tasks may queue for it: it serves, or will soon without anybody's help.
+
+        A pool that backs off after its engine crashed comes back by itself; one whose model or engine cannot be had
+        does not, and to queue for it would be a promise that nobody keeps.
+        """
+        snapshot = self.snapshot
+        failed = GateState.FAILED in {snapshot.gates.model, snapshot.gates.engine}
+        return snapshot.state in COMING or (snapshot.state is PoolState.BACKOFF and not failed)
+
+
+class Eligible(msgspec.Struct, frozen=True):
+    """These pools may run the task."""
+
+    pools: tuple[PoolView, ...]
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Their ids."""
+        return frozenset(view.snapshot.pool_id for view in self.pools)
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """The task may not enter, and what the client is told."""
+
+    code: ErrorCode
+    message: str
+    hint: str | None = None
+    field: str | None = None
+    pool_id: str | None = None
+    engine: str | None = None
+    retry_after_ms: int | None = None
+    policy_label: str | None = None
+
+
+def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> Eligible | Refusal:
+    """The pools that may run ``request``, or why there are none. ``now_ms``: Unix milliseconds, for the back-off."""
+    wrong = wrong_input(request)
+    if wrong is not None:
+        return wrong
+    serving = [view for view in views if serves(view.snapshot, request.model_ref)]
+    if not serving:
+        models = sorted({view.snapshot.model_id or view.snapshot.model_ref for view in views})
+        text = f"no pool serves the model {request.model_ref!r}"
+        return Refusal(
+            code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(request.model_ref, models), field="model_ref"
+        )
+    wanted = _wanted(request, serving)
+    if isinstance(wanted, Refusal):
+        return wanted
+    able = [view for view in wanted if _obstacle(request, view) is None]
+    if not able:
+        message, field, hint = next(found for view in wanted if (found := _obstacle(request, view)) is not None)
+        return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, field=field, hint=hint)
+    open_now = tuple(view for view in able if view.accepts)
+    return Eligible(open_now) if open_now else _unready(able, now_ms)
+
+
+def serves(snapshot: PoolSnapshot, model_ref: str) -> bool:
+    """Whether a pool serves a model: by its reference, its short id or its digest."""
+    return model_ref in {snapshot.model_ref, snapshot.model_id, snapshot.model_digest}
+
+
+def wrong_input(request: TaskRequest) -> Refusal | None:
+    """What is wrong with the request by itself, whatever the pools."""
+    given = [name for name in ("prompt", "inputs", "messages") if getattr(request, name) is not None]
+    needed = _INPUT_OF[request.workload]
+    if given != [needed]:
+        text = f"workload {request.workload} takes {needed!r} and nothing else; got {', '.join(given) or 'none'}"
+        return _invalid(needed if needed not in given else next(name for name in given if name != needed), text)
+    placement = request.placement
+    if placement.mode is PlacementMode.PIN and placement.pool_id is None:
+        return _invalid("placement.pool_id", "a pin needs the id of a pool", "GET /v1/pools lists them")
+    if placement.mode is not PlacementMode.PIN and placement.pool_id is not None:
+        return _invalid("placement.pool_id", "pool_id goes with mode pin only", 'use "mode": "pin", or prefer: [..]')
+    if request.sampling.json_schema is not None and request.sampling.grammar is not None:
+        return _invalid("sampling.grammar", "json_schema and grammar exclude each other", "keep one of them")
+    return None
+
+
+def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
+    """Whether the prompt fits into the context however it is tokenized, so that nobody needs to count.
+
+    A token is at least one byte of text, so the byte length bounds the count.
+    """
+    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
+    bound = sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
+    return bound + (request.max_tokens or 1) <= ctx_max
+
+
+def fits(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> bool:
+    """Whether a prompt of ``prompt_tokens`` and the answer that was asked for fit into the context."""
+    return prompt_tokens + (request.max_tokens or 1) <= ctx_max
+
+
+def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
+    """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
+    if prompt_tokens + 1 > ctx_max:
+        field = "messages" if request.messages is not None else "prompt"
+        hint = f"shorten it to at most {ctx_max - 1} tokens, or use a model or pool with a larger context"
+        return _invalid(field, f"the prompt has {prompt_tokens} tokens and the context holds {ctx_max}", hint)
+    text = f"{prompt_tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of {ctx_max}"
+    return _invalid("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
+
+
+def deadline_refusal(request: TaskRequest, predicted_start_ms: int) -> Refusal | None:
+    """Why the deadline cannot be met by the prediction, if it cannot."""
+    if request.deadline_ms is None or predicted_start_ms < request.deadline_ms:
+        return None
+    text = f"the task would start in about {predicted_start_ms} ms, after its deadline of {request.deadline_ms} ms"
+    return Refusal(
+        code=ErrorCode.ADMISSION_REJECT,
+        message=text,
+        hint="try again later, or allow a later deadline",
+        retry_after_ms=predicted_start_ms,
+        policy_label="deadline",
+    )
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+_INPUT_OF = {
+    Workload.COMPLETION: "prompt",
+    Workload.CHAT: "messages",
+    Workload.EMBEDDING: "inputs",
+    Workload.RERANK: "inputs",
+}
+
+
+def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:
+    return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, hint=hint, field=field)
+
+
+def _wanted(request: TaskRequest, serving: list[PoolView]) -> list[PoolView] | Refusal:
+    """The pools left by the client's placement wish."""
+    placement = request.placement
+    if placement.mode is PlacementMode.PIN:
+        pinned = [view for view in serving if view.snapshot.pool_id == placement.pool_id]
+        if pinned:
+            return pinned
+        ids = nearest(str(placement.pool_id), [view.snapshot.pool_id for view in serving])
+        text = f"pool {placement.pool_id!r} does not serve {request.model_ref!r}"
+        return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=ids, field="placement.pool_id")
+    left = [view for view in serving if view.snapshot.pool_id not in placement.avoid]
+    if not left:
+        text = "every pool that serves this model is to be avoided"
+        return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint="shorten avoid", field="placement.avoid")
+    return left
+
+
+def _obstacle(request: TaskRequest, view: PoolView) -> tuple[str, str, str] | None:
+    """Why this pool can never run this request: message, field, hint."""
+    pool = view.snapshot
+    if request.engine is not None and request.engine is not pool.engine:
+        return f"the model is served by {pool.engine}, not by {request.engine}", "engine", "leave engine out"
+    if request.workload not in view.workloads:
+        able = ", ".join(view.workloads)
+        return f"workload {request.workload} is not served by pool {pool.pool_id!r}", "workload", f"it serves: {able}"
+    if request.ctx is not None and request.ctx > pool.ctx_max:
+        return f"ctx {request.ctx} exceeds the pool's {pool.ctx_max}", "ctx", f"at most {pool.ctx_max}"
+    version = request.sampler_profile_version
+    if version is not None and version != pool.sampler_profile_version:
+        text = f"the pool has sampler profile {pool.sampler_profile_version!r}, not {version!r}"
+        return text, "sampler_profile_version", "leave it out, or name the pool's"
+    if request.determinism is Determinism.STRICT and pool.slots != 1:
+        text = f"strict determinism needs one slot, and pool {pool.pool_id!r} has {pool.slots}"
+        return text, "determinism", "use a pool with slots: 1, or determinism best_effort"
+    return None
+
+
+def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:
+    """All able pools are out of service: say why, and when to come back where that is known."""
+    retries = [view for view in views if view.snapshot.retry_at_ms is not None]
+    chosen = min(retries, key=lambda view: view.snapshot.retry_at_ms or 0, default=views[0]).snapshot
+    error = chosen.last_error
+    text = f"pool {chosen.pool_id!r} is {chosen.state}" + (f": {error.message}" if error is not None else "")
+    hint = error.hint if error is not None else f"GET /v1/pools/{chosen.pool_id}/health shows its state"
+    retry = None if chosen.retry_at_ms is None else max(0, chosen.retry_at_ms - now_ms)
+    return Refusal(
+        code=ErrorCode.POOL_UNREADY,
+        message=text,
+        hint=hint,
+        pool_id=chosen.pool_id,
+        engine=chosen.engine,
+        retry_after_ms=retry,
+    )

@@ -1,0 +1,134 @@
+"""Wires orchestratord together by constructor arguments, and runs it.
+
+Decides the order of start and stop: who listens must be allowed to, the HTTP port opens last and closes first for new
+work, and every open stream gets its terminal event before the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from adapters.http import EngineHttp
+from adapters.registry import adapter_for
+from aiohttp import web
+
+from adapters.base import Adapter
+from contracts.config import Config, Pool, is_loopback, split_bind
+from contracts.pools import Endpoint
+from daemon_core.entry import DaemonContext, run_daemon
+from daemon_core.errors import EXIT_CONFIG, StartupError
+from daemon_core.token import ApiToken, find_token
+from daemon_core.version import version
+from orchestratord.auth import Authenticator
+from orchestratord.clock import SystemClock
+from orchestratord.http.app import make_http_app
+from orchestratord.metrics import Metrics
+from orchestratord.observer import Observer
+from orchestratord.orchestrator import Orchestrator, Sources
+from orchestratord.pool_link import PoolLink
+from orchestratord.pools import PoolDirectory
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long open connections get to take their last bytes."""
+STATUS_EVERY_S = 2.0
+MAX_SEED = 2**32 - 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``orchestratord``."""
+    return run_daemon("orchestratord", argv, serve)
+
+
+async def serve(context: DaemonContext) -> None:
+    """Run until the context says stop.
+
+    Raises StartupError where the configuration forbids to listen or the address is taken.
+    """
+    config = context.config
+    host, port = split_bind(config.server.bind) or ("127.0.0.1", 8080)
+    token = find_token(config.auth, context.environ, context.config_path.parent)
+    check_exposure(config, host, token)
+    if token is not None:
+        context.redactor.register(token.value)
+        log.info("token %s from %s", token.fingerprint, token.source)
+    metrics = Metrics()
+    async with EngineHttp() as http:
+
+        def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
+            if endpoint.api_key is not None:
+                context.redactor.register(endpoint.api_key)
+            return adapter_for(pool.engine, endpoint, http)
+
+        pools = PoolDirectory(config, adapter_of)
+        sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=lambda: secrets.randbelow(MAX_SEED))
+        orchestrator = Orchestrator(config, pools, SystemClock(), sources, Observer(metrics))
+        metrics.watch(pools, orchestrator.backlog)
+        link = PoolLink(context.paths.socket, version(), on_report=orchestrator.report, on_link=pools.linked)
+        secret = None if token is None else token.value
+        authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
+        app = make_http_app(config, authenticator, orchestrator=orchestrator, pools=pools, link=link, metrics=metrics)
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(link.run(), name="pool-link")
+            async with _listening(app, host, port) as url:
+                log.info("listening on %s, profile %s", url, config.profile)
+                context.notifier.ready(f"listening on {url}")
+                status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
+                await orchestrator.run(context.stopping)
+                status.cancel()
+            following.cancel()
+
+
+def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
+    """Refuse to listen where nobody could be told from anybody.
+
+    Raises StartupError with exit status 78.
+    """
+    if token is None and not is_loopback(host):
+        text = f"server.bind {config.server.bind} can be reached from outside, and there is no token"
+        hint = "set LLORCH_API_TOKEN or auth.token_file (llama-orch init makes a token), or bind to 127.0.0.1"
+        raise StartupError(text, hint, EXIT_CONFIG)
+    if token is None and not config.auth.optional:
+        text = "there is no token, and auth.optional is false, so nobody could use the API"
+        hint = "llama-orch init makes a token; or set LLORCH_API_TOKEN, auth.token_file or auth.optional: true"
+        raise StartupError(text, hint, EXIT_CONFIG)
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Serve HTTP for the length of the block; answers with the URL."""
+    # A handler whose client has gone is cancelled: that is how a lost listener is noticed at once.
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            text = f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}"
+            hint = "stop what uses the port (ss -ltnp shows it), or set server.bind"
+            raise StartupError(text, hint) from error
+        address = runner.addresses[0]
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        yield f"http://{shown}:{address[1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def _tell_status(context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator) -> None:
+    """Keep the line that ``systemctl status`` shows up to date."""
+    shown = ""
+    while True:
+        ready = sum(1 for entry in pools if entry.usable)
+        total = sum(1 for _ in pools)
+        line = f"{ready}/{total} pools ready, {len(orchestrator.backlog)} queued"
+        if line != shown:
+            context.notifier.status(line)
+            shown = line
+        await asyncio.sleep(STATUS_EVERY_S)

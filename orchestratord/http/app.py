@@ -1,0 +1,37 @@
+"""The aiohttp application: the edge and both planes' routes.
+
+Decides nothing.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from contracts.config import Config
+from orchestratord.auth import Authenticator
+from orchestratord.http.control import ControlRoutes
+from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.stream import Streams
+from orchestratord.http.tasks import TaskRoutes
+from orchestratord.metrics import Metrics
+from orchestratord.orchestrator import Orchestrator
+from orchestratord.pool_link import PoolLink
+from orchestratord.pools import PoolDirectory
+
+
+def make_http_app(
+    config: Config,
+    authenticator: Authenticator,
+    *,
+    orchestrator: Orchestrator,
+    pools: PoolDirectory,
+    link: PoolLink,
+    metrics: Metrics,
+) -> web.Application:
+    """Everything that is served over HTTP."""
+    app = web.Application(middlewares=[make_edge(authenticator)], client_max_size=config.server.max_body_bytes)
+    app.on_response_prepare.append(stamp)
+    streams = Streams(orchestrator, config.server)
+    app.add_routes(TaskRoutes(orchestrator, streams).table())
+    app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics).table())
+    return app

@@ -1,0 +1,195 @@
+"""The routes of the control plane: what there is, how it is, and what an operator can do about it.
+
+Decides how the live state is put into words. What changes a pool is pool-managerd's: it is asked over the socket.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from contracts import openapi, rpc
+from contracts.base import Message, nearest
+from contracts.config import Config
+from contracts.errors import ErrorCode
+from contracts.pools import (
+    API_VERSION,
+    Capabilities,
+    Capability,
+    DrainRequest,
+    PolicyInfo,
+    PoolHealth,
+    PoolList,
+    PoolMetrics,
+    QueueInfo,
+    ReloadRequest,
+)
+from orchestratord.errors import api_error
+from orchestratord.http.edge import json_response
+from orchestratord.http.errors import bad_body
+from orchestratord.metrics import Metrics
+from orchestratord.orchestrator import Orchestrator
+from orchestratord.pool_link import ManagerRefusedError, ManagerUnavailableError, PoolLink
+from orchestratord.pools import PoolDirectory, PoolEntry
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ControlRoutes:
+    """Handlers over the live state."""
+
+    def __init__(
+        self, config: Config, pools: PoolDirectory, orchestrator: Orchestrator, link: PoolLink, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._pools = pools
+        self._orchestrator = orchestrator
+        self._link = link
+        self._metrics = metrics
+        self._openapi = msgspec.json.encode(openapi.document())
+
+    def table(self) -> list[web.RouteDef]:
+        """Where each handler is found."""
+        return [
+            web.get("/healthz", self.healthz),
+            web.get("/metrics", self.metrics),
+            web.get("/openapi.json", self.openapi),
+            web.get("/v1/capabilities", self.capabilities),
+            web.get("/v1/pools", self.pools),
+            web.get("/v1/pools/{pool_id}/health", self.health),
+            web.post("/v1/pools/{pool_id}/drain", self.drain),
+            web.post("/v1/pools/{pool_id}/reload", self.reload),
+        ]
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """``GET /healthz``: the daemon answers. Says nothing else, since it asks for no token."""
+        return web.json_response({"status": "ok"})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """``GET /metrics``."""
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": EXPOSITION})
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """``GET /openapi.json``."""
+        return web.Response(body=self._openapi, content_type="application/json")
+
+    async def capabilities(self, _request: web.Request) -> web.Response:
+        """``GET /v1/capabilities``."""
+        policy = self._config.policy
+        answer = Capabilities(
+            api_version=API_VERSION,
+            profile=self._config.profile,
+            policies=PolicyInfo(
+                outbound_default=policy.outbound.default,
+                allow_package_installs=policy.allow_package_installs,
+                allow_binary_downloads=policy.allow_binary_downloads,
+            ),
+            pools=tuple(self._capability(entry) for entry in self._pools),
+        )
+        return json_response(answer)
+
+    async def pools(self, _request: web.Request) -> web.Response:
+        """``GET /v1/pools``."""
+        pools = tuple(self._health(entry) for entry in self._pools)
+        return json_response(PoolList(pools=pools, managed=self._pools.managed))
+
+    async def health(self, request: web.Request) -> web.Response:
+        """``GET /v1/pools/{id}/health``."""
+        return json_response(self._health(self._entry(request)))
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """``POST /v1/pools/{id}/drain``."""
+        entry = self._entry(request)
+        body = await _body(request, DrainRequest)
+        params = rpc.DrainParams(pool_id=entry.id, deadline_ms=body.deadline_ms)
+        await self._ask(rpc.Method.POOL_DRAIN, params)
+        return json_response(self._health(entry), 202)
+
+    async def reload(self, request: web.Request) -> web.Response:
+        """``POST /v1/pools/{id}/reload``."""
+        entry = self._entry(request)
+        body = await _body(request, ReloadRequest)
+        params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=body.new_model_ref)
+        await self._ask(rpc.Method.POOL_RELOAD, params)
+        return json_response(self._health(entry), 202)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _entry(self, request: web.Request) -> PoolEntry:
+        pool_id = request.match_info["pool_id"]
+        entry = self._pools.get(pool_id)
+        if entry is None:
+            hint = nearest(pool_id, [each.id for each in self._pools])
+            raise api_error(ErrorCode.NOT_FOUND, f"there is no pool {pool_id!r}", hint)
+        return entry
+
+    async def _ask(self, method: rpc.Method, params: Message) -> None:
+        try:
+            await self._link.call(method, params, rpc.Empty)
+        except ManagerUnavailableError as error:
+            hint = "systemctl --user status pool-managerd"
+            raise api_error(ErrorCode.POOL_UNAVAILABLE, str(error), hint) from error
+        except ManagerRefusedError as error:
+            code = _CODE_OF.get(error.error.code, ErrorCode.INTERNAL)
+            raise api_error(code, error.error.message) from error
+
+    def _health(self, entry: PoolEntry) -> PoolHealth:
+        snapshot = entry.snapshot
+        return PoolHealth(
+            pool_id=entry.id,
+            live=snapshot.live,
+            ready=snapshot.ready,
+            draining=snapshot.state == "draining",
+            state=snapshot.state,
+            gates=snapshot.gates,
+            restarts=snapshot.restarts,
+            metrics=PoolMetrics(
+                queue_depth=self._orchestrator.backlog.depth(entry.id),
+                active=self._orchestrator.runner.active(entry.id),
+                slots=snapshot.slots,
+                vram_free_bytes=snapshot.vram_free_bytes if snapshot.device_use else None,
+            ),
+            last_error=snapshot.last_error,
+            retry_at_ms=snapshot.retry_at_ms,
+        )
+
+    def _capability(self, entry: PoolEntry) -> Capability:
+        snapshot, queue = entry.snapshot, entry.config.queue
+        return Capability(
+            pool_id=entry.id,
+            engine=snapshot.engine,
+            provisioning_mode=snapshot.provisioning_mode,
+            model_ref=snapshot.model_ref,
+            ctx_max=snapshot.ctx_max,
+            slots=snapshot.slots,
+            workloads=entry.workloads,
+            features=entry.adapter.features if entry.adapter is not None else (),
+            sampler_profile_version=snapshot.sampler_profile_version,
+            queue=QueueInfo(
+                capacity=queue.capacity, policy=queue.full_policy, depth=self._orchestrator.backlog.depth(entry.id)
+            ),
+            devices=snapshot.devices,
+            ready=snapshot.ready,
+            engine_version=entry.engine_version,
+            engine_digest=snapshot.engine_digest,
+            model_id=snapshot.model_id,
+            model_digest=snapshot.model_digest,
+        )
+
+
+_CODE_OF = {
+    rpc.RpcCode.UNKNOWN_POOL: ErrorCode.NOT_FOUND,
+    rpc.RpcCode.CONFLICT: ErrorCode.CONFLICT,
+    rpc.RpcCode.INVALID_PARAMS: ErrorCode.INVALID_PARAMS,
+}
+
+
+async def _body(request: web.Request, kind: type[Body]) -> Body:
+    """The request's JSON body; an empty one stands for all defaults."""
+    try:
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise bad_body(error, kind) from error

@@ -1,0 +1,77 @@
+"""What every request passes: correlation id, authentication, and one shape for every error.
+
+Decides nothing about a request's content.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from contracts.errors import ErrorCode
+from orchestratord.admission import Refusal
+from orchestratord.auth import Authenticator
+from orchestratord.errors import ApiError
+from orchestratord.http.errors import from_framework, response_of
+
+log = logging.getLogger(__name__)
+
+HEADER = "X-Correlation-Id"
+OPEN_PATHS = frozenset({"/healthz"})
+CORRELATION_ID = web.RequestKey("correlation_id", str)
+IDENTITY = web.RequestKey("identity", str)
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def correlation_id_of(request: web.Request) -> str:
+    """The client's id where it is well formed, else a new one."""
+    given = request.headers.get(HEADER)
+    return given if given is not None and _WELL_FORMED.fullmatch(given) else str(uuid4())
+
+
+async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Put the correlation id on every response, streams included."""
+    response.headers[HEADER] = request.get(CORRELATION_ID) or str(uuid4())
+
+
+def make_edge(authenticator: Authenticator) -> Middleware:
+    """The middleware that every request passes."""
+
+    @web.middleware
+    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        correlation_id = request[CORRELATION_ID] = correlation_id_of(request)
+        try:
+            if request.path not in OPEN_PATHS:
+                request[IDENTITY] = _authenticate(authenticator, request)
+            return await handler(request)
+        except ApiError as error:
+            return response_of(error.refusal, correlation_id)
+        except web.HTTPException as error:
+            return from_framework(error, correlation_id)
+        except ConnectionResetError:
+            raise  # the client has gone: there is nobody to answer
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path, extra={"correlation_id": correlation_id})
+            text = "internal error; the log has the details under this correlation id"
+            return response_of(Refusal(code=ErrorCode.INTERNAL, message=text), correlation_id)
+
+    return edge
+
+
+def json_response(value: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A struct as a JSON response."""
+    body = msgspec.json.encode(value)
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def _authenticate(authenticator: Authenticator, request: web.Request) -> str:
+    headers = request.headers
+    found = authenticator.check(headers.get("Authorization"), request.remote, headers.get("X-Forwarded-For"))
+    if isinstance(found, Refusal):
+        raise ApiError(found)
+    return found

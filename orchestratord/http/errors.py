@@ -1,0 +1,72 @@
+"""The one place where a refusal becomes an HTTP response.
+
+Decides headers and body of every error. Never decides the code: whoever refused did.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from contracts.base import explain
+from contracts.errors import ERROR_NUMBER, RETRIABLE, STATUS, ErrorBody, ErrorCode
+from orchestratord.admission import Refusal
+from orchestratord.errors import ApiError, api_error
+
+_encode = msgspec.json.Encoder().encode
+TOO_MANY_REQUESTS = 429
+_FRAMEWORK_CODES = {404: ErrorCode.NOT_FOUND, 413: ErrorCode.PAYLOAD_TOO_LARGE}
+
+
+def response_of(refusal: Refusal, correlation_id: str, *, retriable: bool | None = None) -> web.Response:
+    """Status, headers and body of a refusal."""
+    status = STATUS[refusal.code]
+    body = ErrorBody(
+        code=refusal.code,
+        message=refusal.message,
+        retriable=refusal.code in RETRIABLE if retriable is None else retriable,
+        correlation_id=correlation_id,
+        hint=UNSET if refusal.hint is None else refusal.hint,
+        retry_after_ms=UNSET if refusal.retry_after_ms is None else refusal.retry_after_ms,
+        engine=UNSET if refusal.engine is None else refusal.engine,
+        pool_id=UNSET if refusal.pool_id is None else refusal.pool_id,
+        policy_label=UNSET if refusal.policy_label is None else refusal.policy_label,
+        error_number=ERROR_NUMBER.get(refusal.code, UNSET),
+        field=UNSET if refusal.field is None else refusal.field,
+    )
+    headers = {}
+    if refusal.retry_after_ms is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_ms / 1000)))
+        headers["X-Backoff-Ms"] = str(refusal.retry_after_ms)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="llama-orch"'
+    return web.Response(status=status, body=_encode(body), content_type="application/json", headers=headers)
+
+
+def from_framework(error: web.HTTPException, correlation_id: str) -> web.Response:
+    """What aiohttp refuses by itself (no such route, a body too large), in our words; its own headers stay."""
+    code = _FRAMEWORK_CODES.get(error.status, ErrorCode.INVALID_PARAMS)
+    hints = {
+        404: "GET /openapi.json lists every route",
+        405: f"allowed here: {error.headers.get('Allow', '')}",
+        413: "server.max_body_bytes of the configuration sets the limit",
+    }
+    text = {404: "there is no such route", 413: "the body is too large"}.get(error.status, error.reason)
+    refusal = Refusal(code=code, message=text.lower(), hint=hints.get(error.status))
+    response = response_of(refusal, correlation_id)
+    response.set_status(error.status)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def bad_body(error: msgspec.DecodeError, kind: type) -> ApiError:
+    """What is wrong with a body that is no ``kind``."""
+    if not isinstance(error, msgspec.ValidationError):
+        text = f"the body is no JSON: {str(error).removeprefix('JSON is malformed: ')}"
+        return api_error(ErrorCode.INVALID_PARAMS, text, "send one JSON object, encoded in UTF-8")
+    problem = explain(error, kind)
+    return api_error(ErrorCode.INVALID_PARAMS, f"{problem.where}: {problem.message}", problem.hint, field=problem.where)

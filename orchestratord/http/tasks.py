@@ -1,0 +1,101 @@
+"""The routes of the data plane: submit, read, list, cancel.
+
+Decides how a request is decoded and which of the two answers (202 or a stream) the client wants.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from contracts.base import nearest
+from contracts.errors import ErrorCode
+from contracts.tasks import TaskList, TaskRequest, TaskState
+from orchestratord.errors import api_error
+from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response
+from orchestratord.http.errors import bad_body
+from orchestratord.http.stream import EVENT_STREAM, Streams
+from orchestratord.orchestrator import Orchestrator
+
+_decoder = msgspec.json.Decoder(TaskRequest)
+Limit = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class TaskRoutes:
+    """Handlers over one orchestrator."""
+
+    def __init__(self, orchestrator: Orchestrator, streams: Streams) -> None:
+        self._orchestrator = orchestrator
+        self._streams = streams
+
+    def table(self) -> list[web.RouteDef]:
+        """Where each handler is found."""
+        return [
+            web.post("/v1/tasks", self.submit),
+            web.get("/v1/tasks", self.list),
+            web.get("/v1/tasks/{task_id}", self.status),
+            web.get("/v1/tasks/{task_id}/stream", self.stream),
+            web.post("/v1/tasks/{task_id}/cancel", self.cancel),
+        ]
+
+    async def submit(self, request: web.Request) -> web.StreamResponse:
+        """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one."""
+        try:
+            wanted = _decoder.decode(await request.read())
+        except msgspec.DecodeError as error:
+            raise bad_body(error, TaskRequest) from error
+        wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
+        if wants_stream:
+            self._streams.check_room(request)
+        task = await self._orchestrator.submit(wanted, request[CORRELATION_ID], request[IDENTITY])
+        location = {"Location": f"/v1/tasks/{task.id}"}
+        if wants_stream:
+            return await self._streams.serve(request, task, after=-1, headers=location)
+        return json_response(task.accepted, 202, location)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """``GET /v1/tasks?state=&limit=``."""
+        state, limit = request.query.get("state") or None, request.query.get("limit", "50")
+        if state is not None and state not in {known.value for known in TaskState}:
+            hint = nearest(state, TaskState)
+            raise api_error(ErrorCode.INVALID_PARAMS, f"{state!r} is no task state", hint, field="state")
+        try:
+            count = msgspec.convert(limit, Limit, strict=False)
+        except msgspec.ValidationError as error:
+            text = f"limit {limit!r} is no number from 1 to 1000"
+            raise api_error(ErrorCode.INVALID_PARAMS, text, field="limit") from error
+        tasks = self._orchestrator.select(TaskState(state) if state else None, count)
+        return json_response(TaskList(tasks=tuple(task.status for task in tasks)))
+
+    async def status(self, request: web.Request) -> web.Response:
+        """``GET /v1/tasks/{id}``."""
+        return json_response(self._orchestrator.get(request.match_info["task_id"]).status)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """``GET /v1/tasks/{id}/stream``, from the start or after ``Last-Event-ID``."""
+        task = self._orchestrator.get(request.match_info["task_id"])
+        after = last_event_id(request)
+        self._streams.check_room(request)
+        return await self._streams.serve(request, task, after=after)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """``POST /v1/tasks/{id}/cancel``: 204, however often."""
+        self._orchestrator.cancel(self._orchestrator.get(request.match_info["task_id"]), "client")
+        return web.Response(status=204)
+
+
+def last_event_id(request: web.Request) -> int:
+    """The number of the last token that a returning client has seen; -1 for one that has seen none.
+
+    Raises ApiError where it is no number.
+    """
+    for name, given in (("after", request.query.get("after")), ("Last-Event-ID", request.headers.get("Last-Event-ID"))):
+        if given:
+            if not given.isascii() or not given.isdigit() or len(given) > 18:
+                text = f"{name} {given!r} is no token number"
+                raise api_error(ErrorCode.INVALID_PARAMS, text, "send the id of the last event you saw", field=name)
+            return int(given)
+    return -1

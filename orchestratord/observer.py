@@ -1,0 +1,137 @@
+"""What is counted and logged when something happens to a task or a pool.
+
+Decides which events are worth a log line, with which fields. Nothing here runs per token.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from contracts.errors import STATUS, ErrorCode
+from contracts.events import End
+from contracts.pools import PoolSnapshot
+from contracts.tasks import PlacementMode
+from orchestratord.admission import Refusal
+from orchestratord.metrics import Metrics, replica_labels, version_of
+from orchestratord.pools import PoolEntry
+from orchestratord.task import Task
+
+log = logging.getLogger("orchestratord.tasks")
+pool_log = logging.getLogger("orchestratord.pools")
+
+NOWHERE = ("none", "none", "none", "none")
+"""The replica labels of a task that was never started."""
+TOO_MANY_REQUESTS = 429
+
+
+class Observer:
+    """Turns events into metrics and log lines."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._seen: dict[str, PoolSnapshot] = {}
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def admitted(self, task: Task, entry: PoolEntry) -> None:
+        """A task entered the queue; ``entry`` is the pool that is charged for its place."""
+        labels = replica_labels(entry)
+        self._metrics.enqueued.labels(*labels, task.request.priority).inc()
+        entered = task.admission
+        log.info(
+            "task %s admitted at position %d, start predicted in %d ms",
+            task.id,
+            entered.queue_position,
+            entered.predicted_start_ms,
+            extra=_context(task, labels)
+            | {"queue_position": entered.queue_position, "predicted_start_ms": entered.predicted_start_ms},
+        )
+
+    def rejected(self, refusal: Refusal) -> None:
+        """A task was refused."""
+        engine = refusal.engine or "unknown"
+        self._metrics.rejected.labels(engine, refusal.code).inc()
+        if STATUS[refusal.code] == TOO_MANY_REQUESTS:
+            self._metrics.backpressure.labels(engine, refusal.policy_label or "unknown").inc()
+        log.info("task refused: %s", refusal.message, extra={"code": refusal.code, "pool_id": refusal.pool_id})
+
+    def started(self, task: Task) -> None:
+        """A task got a slot."""
+        run = task.run
+        if run is None:  # pragma: no cover - a started task has a run
+            return
+        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
+        self._metrics.started.labels(*labels, task.request.priority).inc()
+        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
+        self._metrics.placements.labels("placed", pinned, "false").inc()
+        waited_ms = run.at_ms - task.admission.at_ms
+        self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
+
+    def done(self, task: Task) -> None:
+        """A task ended well."""
+        run, end = task.run, task.outcome
+        if run is None or not isinstance(end, End):  # pragma: no cover - a finished task has both
+            return
+        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
+        self._metrics.tokens_in.labels(*labels).inc(end.tokens_in)
+        self._metrics.tokens_out.labels(*labels).inc(end.tokens_out)
+        latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
+        self._metrics.decode.labels(*latency).observe(end.decode_time_ms)
+        if end.first_token_ms is not None:
+            self._metrics.first_token.labels(*latency).observe(end.first_token_ms)
+
+    def canceled(self, task: Task, reason: str) -> None:
+        """A task was canceled: by its client, or because nobody listened any more."""
+        self._metrics.canceled.labels(*_run_labels(task), reason).inc()
+
+    def failed(self, task: Task, code: ErrorCode) -> None:
+        """A task came to a bad end."""
+        if STATUS[code] == TOO_MANY_REQUESTS:
+            self._metrics.rejected.labels(_run_labels(task)[0], code).inc()
+
+    def settled(self, task: Task) -> None:
+        """A task has had its terminal event, whichever."""
+        outcome = task.outcome
+        how = (
+            outcome.finish_reason
+            if isinstance(outcome, End)
+            else f"{outcome.code}: {outcome.message}"
+            if outcome
+            else "?"
+        )
+        tokens = outcome.tokens_out if isinstance(outcome, End) else task.log.tokens
+        extra = _context(task, _run_labels(task)) | {"tokens_out": tokens}
+        log.info("task %s ended: %s", task.id, how, extra=extra)
+
+    # --- pools --------------------------------------------------------------------------------------------------------
+
+    def pool_changed(self, entry: PoolEntry) -> None:
+        """pool-managerd reported on a pool."""
+        new, old = entry.snapshot, self._seen.get(entry.id)
+        self._seen[entry.id] = new
+        if old is not None and new.restarts > old.restarts:
+            cause = new.last_error.cause if new.last_error else "unknown"
+            self._metrics.restarts.labels(entry.id, cause).inc(new.restarts - old.restarts)
+        if old is None or old.state is not new.state:
+            why = f": {new.last_error.message}" if new.last_error and not new.ready else ""
+            extra = {"pool_id": entry.id, "engine": new.engine, "engine_version": version_of(entry)}
+            pool_log.info("pool %s is %s%s", entry.id, new.state, why, extra=extra)
+
+
+def _run_labels(task: Task) -> tuple[str, str, str, str]:
+    run = task.run
+    return NOWHERE if run is None else (run.engine, run.engine_version, run.pool_id, run.replica_id)
+
+
+def _context(task: Task, labels: tuple[str, str, str, str]) -> dict[str, object]:
+    engine, engine_version, pool_id, replica_id = labels
+    return {
+        "task_id": task.id,
+        "correlation_id": task.admission.correlation_id,
+        "identity": task.admission.identity,
+        "priority": task.request.priority,
+        "engine": engine,
+        "engine_version": engine_version,
+        "pool_id": pool_id,
+        "replica_id": replica_id,
+    }

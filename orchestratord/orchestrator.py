@@ -1,0 +1,280 @@
+"""The front of the daemon: tasks come in, are looked up, cancelled and listened to; pools report how they are.
+
+Decides nothing that a deciding module can (``admission``, ``backlog`` and ``prediction`` do): it gives them the present
+state, carries out their answer and keeps the books. It changes that state only between two awaits, so a cancel and a
+token cannot race. Never speaks HTTP, never speaks to pool-managerd, and leaves running tasks to the ``runner``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from adapters.base import EngineError
+from contracts.config import Config, FullPolicy
+from contracts.errors import ErrorCode
+from contracts.pools import PoolSnapshot
+from contracts.tasks import OnDisconnect, TaskRequest, TaskState
+from orchestratord import admission, prediction
+from orchestratord.admission import Eligible, PoolView, Refusal
+from orchestratord.backlog import Backlog, Full, Queued
+from orchestratord.clock import Clock
+from orchestratord.errors import ApiError, api_error
+from orchestratord.observer import Observer
+from orchestratord.pools import PoolDirectory
+from orchestratord.runner import Runner, generation_of
+from orchestratord.store import TaskStore
+from orchestratord.task import Admission, Task
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 0.5
+"""How often waiting tasks are told where they stand, when that has changed."""
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """Where randomness comes from."""
+
+    new_id: Callable[[], str]
+    new_seed: Callable[[], int]
+
+
+class Orchestrator:
+    """Admission to last token, for all tasks of this daemon."""
+
+    def __init__(
+        self, config: Config, pools: PoolDirectory, clock: Clock, sources: Sources, observer: Observer
+    ) -> None:
+        self._config = config
+        self._pools = pools
+        self._clock = clock
+        self._sources = sources
+        self._observer = observer
+        self._store = TaskStore(config.server.keep_finished)
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._stopping = False
+        self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
+        self.runner = Runner(
+            config, pools, self.backlog, find=self._store.get, settled=self._settled, clock=clock, observer=observer
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until ``stopping`` is set, then end every task that has not ended."""
+        async with self.runner, asyncio.TaskGroup() as group:
+            reporter = group.create_task(self._report_positions(), name="report-positions")
+            await stopping.wait()
+            self._stopping = True
+            reporter.cancel()
+            for task in self._store.live:
+                self._fail(task, ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: TaskRequest, correlation_id: str, identity: str) -> Task:
+        """Admit a task, or answer with the one that the same id and body made earlier.
+
+        Raises ApiError with the refusal.
+        """
+        known = self._known(request)
+        if known is not None:
+            return known
+        fitting = await self._fitting(request)
+        known = self._known(request)  # while its tokens were counted, a twin of this request may have come in
+        if known is not None:
+            return known
+        return self._admit(request, fitting, correlation_id, identity)
+
+    def get(self, task_id: str) -> Task:
+        """A task by its id. Raises ApiError NOT_FOUND."""
+        task = self._store.get(task_id)
+        if task is None:
+            hint = f"the last {self._config.server.keep_finished} finished tasks are kept (server.keep_finished)"
+            raise api_error(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint)
+        return task
+
+    def select(self, state: TaskState | None, limit: int) -> list[Task]:
+        """The newest tasks."""
+        return self._store.select(state, limit)
+
+    def cancel(self, task: Task, reason: str) -> None:
+        """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
+        if not task.finished:
+            task.cancel(self._clock.monotonic_ms())
+            self._observer.canceled(task, reason)
+            self._settled(task)
+
+    @contextmanager
+    def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
+        """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
+        unsubscribe = task.log.subscribe(wake)
+        try:
+            yield
+        finally:
+            unsubscribe()
+            if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
+                grace_s = self._config.server.disconnect_grace_ms / 1000
+                asyncio.get_running_loop().call_later(grace_s, self._abandon, task)
+
+    # --- pools --------------------------------------------------------------------------------------------------------
+
+    def report(self, snapshot: PoolSnapshot) -> None:
+        """pool-managerd says how a pool is."""
+        entry = self._pools.report(snapshot)
+        if entry is None:
+            log.warning("pool-managerd reports pool %r, which this configuration does not have", snapshot.pool_id)
+            return
+        self._observer.pool_changed(entry)
+        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
+            error = snapshot.last_error
+            text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
+            self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
+        self.runner.pump()
+
+    # --- admission ----------------------------------------------------------------------------------------------------
+
+    def _known(self, request: TaskRequest) -> Task | None:
+        task = None if request.task_id is None else self._store.get(request.task_id)
+        if task is not None and task.request != request:
+            hint = "use a new task_id for a new request"
+            raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
+        return task
+
+    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
+        """The eligible pools whose context holds prompt and answer."""
+        if self._stopping:
+            raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+        found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
+        if isinstance(found, Refusal):
+            raise self._refused(self._unmanaged(found))
+        if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
+            return found.pools
+        tokens = await self._count(request, found)
+        if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
+            return found.pools
+        fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
+        if not fitting:
+            widest = max(view.snapshot.ctx_max for view in found.pools)
+            raise self._refused(admission.context_refusal(request, tokens, widest))
+        return tuple(fitting)
+
+    async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
+        for entry in self._pools.of(found.ids):
+            if entry.usable and entry.adapter is not None:
+                try:
+                    return await entry.adapter.count_tokens(generation_of(request, seed=0))
+                except EngineError as error:
+                    log.warning("pool %s could not count tokens: %s", entry.id, error.message)
+        return None
+
+    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], correlation_id: str, identity: str) -> Task:
+        ids = Eligible(views).ids
+        loads = self.runner.loads(ids)
+        predicted = prediction.start_ms(self.backlog.ahead_of_new(request.priority, ids), loads)
+        too_late = admission.deadline_refusal(request, predicted)
+        if too_late is not None:
+            raise self._refused(too_late)
+        task_id = request.task_id or f"task-{self._sources.new_id()}"
+        place = self.backlog.offer(task_id, request.priority, ids, request.placement)
+        if isinstance(place, Full):
+            raise self._refused(_queue_full(place, prediction.place_ms(loads)))
+        task = Task(
+            Admission(
+                task_id=task_id,
+                job_id=f"job-{self._sources.new_id()}",
+                request=request,
+                seed=self._sources.new_seed() if request.seed is None else request.seed,
+                correlation_id=correlation_id,
+                identity=identity,
+                created_ms=self._clock.unix_ms(),
+                at_ms=self._clock.monotonic_ms(),
+                queue_position=place.position,
+                predicted_start_ms=predicted,
+                backoff_ms=0 if self._has_room(ids) else round(prediction.place_ms(loads)),
+            )
+        )
+        self._enter(task, place)
+        return task
+
+    def _enter(self, task: Task, place: Queued) -> None:
+        """The task is in the queue: note it, end the one that gave way, set the deadline, and start what can start."""
+        self._store.add(task)
+        self._observer.admitted(task, self._pools[place.charged_to])
+        if place.evicted is not None:
+            text = "a newer task took this one's place in the full queue"
+            self._fail(self.get(place.evicted), ErrorCode.QUEUE_FULL_DROP_LRU, text, "send the task again later")
+        if task.request.deadline_ms is not None:
+            loop = asyncio.get_running_loop()
+            self._deadlines[task.id] = loop.call_later(task.request.deadline_ms / 1000, self._overdue, task)
+        self.runner.pump()
+
+    def _has_room(self, ids: frozenset[str]) -> bool:
+        return any(self.backlog.depth(pool_id) < self.backlog.capacity(pool_id) for pool_id in ids)
+
+    def _unmanaged(self, refusal: Refusal) -> Refusal:
+        """Say so when a pool is out of service only because nobody has reported on it."""
+        if self._pools.ever_managed or refusal.code is not ErrorCode.POOL_UNREADY:
+            return refusal
+        hint = "is pool-managerd running? systemctl --user status pool-managerd"
+        text = "pool-managerd has not reported any pool yet"
+        return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
+
+    def _refused(self, refusal: Refusal) -> ApiError:
+        self._observer.rejected(refusal)
+        return ApiError(refusal)
+
+    # --- the ends of tasks --------------------------------------------------------------------------------------------
+
+    def _fail(self, task: Task, code: ErrorCode, message: str, hint: str | None) -> None:
+        task.fail(code, message, hint)
+        self._observer.failed(task, code)
+        self._settled(task)
+
+    def _overdue(self, task: Task) -> None:
+        """The deadline has passed: of a waiting task nothing can come any more, and a running one has had its time."""
+        running = task.state is TaskState.RUNNING
+        code = ErrorCode.DECODE_TIMEOUT if running else ErrorCode.ADMISSION_REJECT
+        where = "before its answer was complete" if running else "while it waited"
+        text = f"the deadline of {task.request.deadline_ms} ms passed {where}"
+        self._fail(task, code, text, "allow a later deadline_ms, or send it when less is queued")
+
+    def _abandon(self, task: Task) -> None:
+        if not task.log.readers:
+            self.cancel(task, "disconnect")
+
+    def _settled(self, task: Task) -> None:
+        """A task has had its terminal event: nothing waits for it or works on it any more."""
+        self.backlog.remove(task.id)
+        self.runner.stop(task)
+        deadline = self._deadlines.pop(task.id, None)
+        if deadline is not None:
+            deadline.cancel()
+        self._store.settle(task)
+        self._observer.settled(task)
+
+    async def _report_positions(self) -> None:
+        """Tell the readers of waiting tasks when their place has changed."""
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            depth = len(self.backlog)
+            for task_id, position in list(self.backlog.positions()):
+                task = self.get(task_id)
+                if position != task.queue_position:
+                    loads = self.runner.loads(self.backlog.pools_of(task_id))
+                    task.moved(position, prediction.start_ms(position, loads), depth)
+
+
+def _queue_full(place: Full, place_ms: float) -> Refusal:
+    """429: what the pool's policy is called, and when a place comes free."""
+    dropping = place.policy is FullPolicy.DROP_LRU
+    return Refusal(
+        code=ErrorCode.QUEUE_FULL_DROP_LRU if dropping else ErrorCode.ADMISSION_REJECT,
+        message=f"the queue of pool {place.pool_id!r} is full",
+        hint="send it again after retry_after_ms; queue.capacity of the pool sets the bound",
+        pool_id=place.pool_id,
+        retry_after_ms=max(1, round(place_ms)),
+        policy_label=place.policy,
+    )

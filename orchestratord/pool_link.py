@@ -1,0 +1,174 @@
+"""The line to pool-managerd: JSON-RPC over its Unix socket, reconnected for ever.
+
+Decides how long to wait before trying again, and nothing about pools: every report is handed on whole. After each
+reconnect the first thing it hands on is the complete present state, so nothing that happened in between is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from contracts import rpc
+from contracts.base import Message
+from contracts.pools import PoolSnapshot
+from contracts.rpc import Hello, Method, PoolSet, ProtocolError, Push, RpcErrorBody
+from orchestratord.pools import LinkState
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 2.0
+CALL_TIMEOUT_S = 30.0
+
+Result = TypeVar("Result", bound=Message)
+
+
+class ManagerUnavailableError(Exception):
+    """pool-managerd cannot be asked right now."""
+
+
+class ManagerRefusedError(Exception):
+    """pool-managerd answered a call with an error."""
+
+    def __init__(self, error: RpcErrorBody) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class PoolLink:
+    """One connection at a time; calls fail at once while there is none."""
+
+    def __init__(
+        self,
+        socket: Path,
+        version: str,
+        *,
+        on_report: Callable[[PoolSnapshot], None],
+        on_link: Callable[[LinkState], None],
+    ) -> None:
+        self._socket = socket
+        self._version = version
+        self._on_report = on_report
+        self._on_link = on_link
+        self._writer: asyncio.StreamWriter | None = None
+        self._pending: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._calls = 0
+
+    async def run(self) -> None:
+        """Connect, follow, and reconnect until cancelled."""
+        pause = FIRST_RETRY_S
+        while True:
+            try:
+                if await self._follow():
+                    pause = FIRST_RETRY_S
+            except (
+                OSError,
+                ProtocolError,
+                ManagerRefusedError,
+                msgspec.DecodeError,
+                asyncio.IncompleteReadError,
+            ) as error:
+                log.debug("pool-managerd at %s: %s", self._socket, error)
+            except asyncio.LimitOverrunError:
+                log.warning("pool-managerd sent a frame over %d bytes", rpc.MAX_FRAME_BYTES)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, guards nothing
+            pause = min(pause * 2, LAST_RETRY_S)
+
+    async def call(self, method: Method, params: Message, result: type[Result]) -> Result:
+        """Ask pool-managerd.
+
+        Raises ManagerUnavailableError, ManagerRefusedError.
+        """
+        writer = self._writer
+        if writer is None:
+            message = "pool-managerd cannot be reached"
+            raise ManagerUnavailableError(message)
+        self._calls += 1
+        number = self._calls
+        future = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        try:
+            writer.write(rpc.call(number, method, params))
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return msgspec.json.decode(await future, type=result)
+        except (TimeoutError, OSError) as error:
+            message = f"pool-managerd did not answer {method}"
+            raise ManagerUnavailableError(message) from error
+        finally:
+            self._pending.pop(number, None)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> bool:
+        """One connection, from hello to its end; True when it had got as far as a subscription."""
+        reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=rpc.MAX_FRAME_BYTES)
+        subscribed = False
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                hello = Hello(protocol=rpc.PROTOCOL, name="orchestratord", version=self._version)
+                await self._handshake(reader, writer, hello)
+                pools = await self._subscribe(reader, writer)
+            subscribed = True
+            self._writer = writer
+            self._on_link(LinkState.UP)
+            for snapshot in pools.pools:
+                self._on_report(snapshot)
+            while line := await reader.readline():
+                self._take(line)
+        finally:
+            self._writer = None
+            writer.close()
+            self._drop_calls()
+            if subscribed:
+                self._on_link(LinkState.DOWN)
+        return subscribed
+
+    async def _handshake(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Hello) -> None:
+        writer.write(rpc.call(0, Method.HELLO, hello))
+        theirs = msgspec.json.decode(_result(rpc.parse(await reader.readuntil())), type=Hello)
+        if not rpc.same_major(rpc.PROTOCOL, theirs.protocol):
+            log.error("pool-managerd speaks protocol %s, and this orchestratord %s", theirs.protocol, rpc.PROTOCOL)
+            message = "protocol versions differ"
+            raise ProtocolError(rpc.RpcCode.VERSION_MISMATCH, message)
+
+    async def _subscribe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> PoolSet:
+        writer.write(rpc.call(0, Method.SUBSCRIBE, rpc.Empty()))
+        return msgspec.json.decode(_result(rpc.parse(await reader.readuntil())), type=PoolSet)
+
+    def _take(self, line: bytes) -> None:
+        message = rpc.parse(line)
+        if isinstance(message, rpc.Request):
+            if message.method == Push.POOL_CHANGED:
+                self._on_report(msgspec.json.decode(message.params, type=PoolSnapshot))
+            return
+        future = self._pending.get(message.id) if isinstance(message.id, int) else None
+        if future is not None and not future.done():
+            try:
+                future.set_result(_result(message))
+            except ManagerRefusedError as error:
+                future.set_exception(error)
+
+    def _drop_calls(self) -> None:
+        for future in self._pending.values():
+            if not future.done():
+                message = "pool-managerd went away before it answered"
+                future.set_exception(ManagerUnavailableError(message))
+
+
+def _result(message: rpc.Request | rpc.Response) -> msgspec.Raw:
+    if isinstance(message, rpc.Request):
+        text = f"an answer was due, and {message.method} came"
+        raise ProtocolError(rpc.RpcCode.INVALID_REQUEST, text)
+    if isinstance(message.error, RpcErrorBody):
+        raise ManagerRefusedError(message.error)
+    if message.result is msgspec.UNSET:
+        text = "an answer with neither result nor error"
+        raise ProtocolError(rpc.RpcCode.INVALID_REQUEST, text)
+    return message.result

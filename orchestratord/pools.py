@@ -1,0 +1,131 @@
+"""The pools as orchestratord knows them: configured here, reported by pool-managerd.
+
+Decides which report is the latest, which adapter speaks to a pool's running engine, and whether a replica is under
+suspicion. Never talks to pool-managerd itself (``pool_link`` does) and never queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+
+import msgspec
+
+from adapters.base import Adapter, Props
+from contracts.config import Config, Pool
+from contracts.pools import Endpoint, PoolSnapshot, PoolState
+from contracts.tasks import Workload
+from orchestratord.admission import PoolView
+
+AdapterFactory = Callable[[Pool, Endpoint], Adapter]
+
+
+class LinkState(Enum):
+    """Whether pool-managerd can be reached."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class PoolEntry:
+    """One pool: its configuration, its latest report and its engine's adapter."""
+
+    def __init__(self, config: Pool) -> None:
+        self.config = config
+        self.snapshot = PoolSnapshot(
+            pool_id=config.id,
+            revision=0,
+            state=PoolState.STOPPED,
+            replica_id=f"{config.id}-0",
+            engine=config.engine,
+            provisioning_mode=config.mode,
+            model_ref=config.model,
+            ctx_max=config.ctx,
+            slots=config.slots,
+            devices=tuple(str(device) for device in config.devices),
+            sampler_profile_version=config.sampler_profile_version,
+        )
+        self.adapter: Adapter | None = None
+        self.props = Props()
+        self.suspect = False
+        """A generation just failed in a way that a dead engine would explain; nothing is sent until that is settled."""
+
+    @property
+    def id(self) -> str:
+        """The pool's id."""
+        return self.config.id
+
+    @property
+    def usable(self) -> bool:
+        """Whether a generation may be sent right now."""
+        return self.snapshot.ready and self.adapter is not None and not self.suspect
+
+    @property
+    def engine_version(self) -> str | None:
+        """As the manager prepared it, else as the running engine says."""
+        return self.snapshot.engine_version or self.props.engine_version
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """What the running engine can do; what its adapter could do before it runs is not known here."""
+        return self.adapter.workloads if self.adapter is not None else (Workload.COMPLETION, Workload.CHAT)
+
+    @property
+    def view(self) -> PoolView:
+        """This pool as admission sees it."""
+        return PoolView(snapshot=self.snapshot, workloads=self.workloads)
+
+
+class PoolDirectory:
+    """Every configured pool."""
+
+    def __init__(self, config: Config, adapter_for: AdapterFactory) -> None:
+        self._entries = {pool.id: PoolEntry(pool) for pool in config.pools}
+        self._adapter_for = adapter_for
+        self.managed = False
+        """Whether pool-managerd can be reached; without it the last known state stands."""
+        self.ever_managed = False
+
+    def __iter__(self) -> Iterator[PoolEntry]:
+        return iter(self._entries.values())
+
+    def __getitem__(self, pool_id: str) -> PoolEntry:
+        return self._entries[pool_id]
+
+    def get(self, pool_id: str) -> PoolEntry | None:
+        """A pool by its id."""
+        return self._entries.get(pool_id)
+
+    def report(self, snapshot: PoolSnapshot) -> PoolEntry | None:
+        """Take over a report; None for a pool that this configuration does not have."""
+        entry = self._entries.get(snapshot.pool_id)
+        if entry is None:
+            return None
+        before = entry.snapshot
+        entry.snapshot = snapshot
+        if snapshot.endpoint != before.endpoint:
+            entry.adapter = None if snapshot.endpoint is None else self._adapter_for(entry.config, snapshot.endpoint)
+            entry.props = Props()
+        if _life(snapshot) != _life(before):
+            entry.suspect = False
+        return entry
+
+    def linked(self, state: LinkState) -> None:
+        """Whether pool-managerd can be reached has changed."""
+        self.managed = state is LinkState.UP
+        self.ever_managed = self.ever_managed or self.managed
+
+    def views(self) -> list[PoolView]:
+        """Every pool as admission sees it."""
+        return [entry.view for entry in self]
+
+    def of(self, pool_ids: Iterable[str]) -> list[PoolEntry]:
+        """Some pools, in the order of the configuration."""
+        wanted = set(pool_ids)
+        return [entry for entry in self if entry.id in wanted]
+
+
+def _life(snapshot: PoolSnapshot) -> object:
+    """What changes when an engine is started, stopped or replaced, and stays when only a measurement moves."""
+    endpoint = None if snapshot.endpoint is None else msgspec.structs.astuple(snapshot.endpoint)
+    return snapshot.state, snapshot.restarts, endpoint

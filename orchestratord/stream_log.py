@@ -1,0 +1,111 @@
+"""A task's stream: every event in order, already encoded, for any number of readers.
+
+Decides order, framing and numbering: once closed by its one terminal event a log takes nothing more, token numbers have
+no gaps, and the hash covers exactly the text that was framed. Never waits and never writes to a socket: a reader keeps
+its own offset into the bytes and is woken when there is more, so a slow one slows nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from contracts.base import Message
+from contracts.events import End, Metrics, Started, StreamError
+
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
+
+
+class StreamClosedError(RuntimeError):
+    """Something was appended after the terminal event: a mistake in the caller."""
+
+
+class StreamLog:
+    """The encoded stream of one task.
+
+    The SSE frames stand in one growing buffer. JSON escapes every line break, so a line ``id: N`` can only be framing,
+    and a returning reader's place is found by searching for it.
+    """
+
+    __slots__ = ("_buffer", "_hash", "_wakers", "closed", "tokens")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._hash = hashlib.sha256()
+        self._wakers: list[Callable[[], None]] = []
+        self.tokens = 0
+        """How many token events there are: the number of the next one."""
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def text_sha256(self) -> str:
+        """Over the concatenated UTF-8 of every token's text so far."""
+        return self._hash.hexdigest()
+
+    @property
+    def readers(self) -> int:
+        """How many readers are subscribed right now."""
+        return len(self._wakers)
+
+    def started(self, event: Started) -> None:
+        """The task has a slot."""
+        self._append(_frame(b"started", event))
+
+    def metrics(self, event: Metrics) -> None:
+        """Something is worth saying while the task waits or runs."""
+        self._append(_frame(b"metrics", event))
+
+    def texts(self, texts: list[str]) -> None:
+        """Everything one engine read brought, as numbered token events, in one pass."""
+        number = self.tokens
+        frames = []
+        for text in texts:
+            frames.append(b'event: token\nid: %d\ndata: {"t":%b,"i":%d}\n\n' % (number, _encode(text), number))
+            number += 1
+        self._append(b"".join(frames))
+        self._hash.update("".join(texts).encode())
+        self.tokens = number
+
+    def end(self, event: End) -> None:
+        """Close with the good end."""
+        self._append(_frame(b"end", event), last=True)
+
+    def error(self, event: StreamError) -> None:
+        """Close with the bad end."""
+        self._append(_frame(b"error", event), last=True)
+
+    def read(self, offset: int) -> bytes:
+        """Everything from ``offset`` on; empty when there is nothing new."""
+        return bytes(self._buffer[offset:])
+
+    def offset_after(self, number: int) -> int:
+        """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one."""
+        seen = min(number, self.tokens - 1)
+        if seen < 0:
+            return 0
+        start = self._buffer.index(b"\nid: %d\n" % seen)
+        return self._buffer.index(b"\n\n", start) + 2
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Have ``wake`` called after every append; answers with what ends that."""
+        self._wakers.append(wake)
+        return lambda: self._wakers.remove(wake)
+
+    def _append(self, frames: bytes, *, last: bool = False) -> None:
+        if self.closed:
+            message = "the stream has had its terminal event"
+            raise StreamClosedError(message)
+        self._buffer += frames
+        self.closed = last
+        for wake in self._wakers:
+            wake()
+
+
+def _frame(name: bytes, event: Message) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name, _encode(event))

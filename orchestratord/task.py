@@ -1,0 +1,208 @@
+"""One admitted task: what was asked, where it stands, and its stream.
+
+Decides the order of a task's life (queued, running, then exactly one of done, canceled and failed) and what its
+terminal event says. Never reads a clock: every moment is an argument, in monotonic milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from contracts.errors import RETRIABLE, ErrorCode
+from contracts.events import End, FinishReason, Metrics, Started, StreamError
+from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
+from orchestratord.stream_log import StreamLog
+
+if TYPE_CHECKING:
+    from adapters.base import Finished
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """What was settled when the task entered: spans in milliseconds, ``created_ms`` in Unix milliseconds."""
+
+    task_id: str
+    job_id: str
+    request: TaskRequest
+    seed: int
+    correlation_id: str
+    identity: str
+    created_ms: int
+    at_ms: float
+    queue_position: int
+    predicted_start_ms: int
+    backoff_ms: int
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a task runs, and since when."""
+
+    pool_id: str
+    replica_id: str
+    engine: str
+    engine_version: str
+    at_ms: float
+
+
+class Task:
+    """A task from admission to its last reader."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.state = TaskState.QUEUED
+        self.log = StreamLog()
+        self.run: Run | None = None
+        self.queue_position: int | None = admission.queue_position
+        self._first_text_ms: float | None = None
+        self._end: End | None = None
+        self._error: StreamError | None = None
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self.admission.task_id
+
+    @property
+    def request(self) -> TaskRequest:
+        """What was asked."""
+        return self.admission.request
+
+    @property
+    def finished(self) -> bool:
+        """Whether the terminal event was sent."""
+        return self.log.closed
+
+    @property
+    def on_disconnect(self) -> OnDisconnect:
+        """What becomes of it when its last reader leaves."""
+        if self.request.on_disconnect is not None:
+            return self.request.on_disconnect
+        return OnDisconnect.CANCEL if self.request.priority is Priority.INTERACTIVE else OnDisconnect.CONTINUE
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    def moved(self, position: int, predicted_start_ms: int, queue_depth: int) -> None:
+        """The task waits at another place in the queue."""
+        self.queue_position = position
+        self.log.metrics(
+            Metrics(queue_position=position, predicted_start_ms=predicted_start_ms, queue_depth=queue_depth)
+        )
+
+    def start(self, run: Run, event: Started) -> None:
+        """The task has a slot."""
+        self.state = TaskState.RUNNING
+        self.run = run
+        self.queue_position = None
+        self.log.started(event)
+
+    def texts(self, texts: list[str], now_ms: float) -> None:
+        """Everything that one engine read brought."""
+        if self._first_text_ms is None:
+            self._first_text_ms = now_ms
+        self.log.texts(texts)
+
+    def done(self, finished: Finished, now_ms: float) -> None:
+        """The engine ended well."""
+        self.state = TaskState.DONE
+        self._close(finished.reason, finished.tokens_in, finished.tokens_out, finished.decode_ms, now_ms)
+
+    def cancel(self, now_ms: float) -> None:
+        """The client has had enough: no token follows."""
+        self.state = TaskState.CANCELED
+        self._close(FinishReason.CANCELED, None, None, None, now_ms)
+
+    def fail(self, code: ErrorCode, message: str, hint: str | None = None, retry_after_ms: int | None = None) -> None:
+        """The task cannot be brought to a good end."""
+        self.state = TaskState.FAILED
+        self._error = StreamError(
+            code=code,
+            message=message,
+            retriable=code in RETRIABLE,
+            hint=UNSET if hint is None else hint,
+            retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
+            engine=UNSET if self.run is None else self.run.engine,
+        )
+        self.log.error(self._error)
+
+    # --- what it tells ------------------------------------------------------------------------------------------------
+
+    @property
+    def links(self) -> StreamLinks:
+        """Where its stream can be read."""
+        return StreamLinks(sse=f"/v1/tasks/{self.id}/stream")
+
+    @property
+    def accepted(self) -> TaskAccepted:
+        """The answer to its admission, the same every time."""
+        entered = self.admission
+        return TaskAccepted(
+            task_id=entered.task_id,
+            job_id=entered.job_id,
+            queue_position=entered.queue_position,
+            predicted_start_ms=entered.predicted_start_ms,
+            backoff_ms=entered.backoff_ms,
+            streams=self.links,
+        )
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where it stands right now."""
+        entered, run, end = self.admission, self.run, self._end
+        return TaskStatus(
+            task_id=entered.task_id,
+            job_id=entered.job_id,
+            state=self.state,
+            priority=self.request.priority,
+            workload=self.request.workload,
+            model_ref=self.request.model_ref,
+            created_ms=entered.created_ms,
+            queue_position=self.queue_position if self.state is TaskState.QUEUED else None,
+            pool_id=run.pool_id if run else None,
+            replica_id=run.replica_id if run else None,
+            seed=entered.seed,
+            queue_time_ms=self._since_admission(run.at_ms) if run else None,
+            first_token_ms=self._since_admission(self._first_text_ms),
+            decode_time_ms=end.decode_time_ms if end else None,
+            tokens_in=end.tokens_in if end else None,
+            tokens_out=end.tokens_out if end else None,
+            finish_reason=end.finish_reason if end else None,
+            stream_sha256=end.stream_sha256 if end else None,
+            error_code=self._error.code if self._error else None,
+            streams=self.links,
+        )
+
+    @property
+    def outcome(self) -> End | StreamError | None:
+        """Its terminal event, once there is one."""
+        return self._end or self._error
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _since_admission(self, moment_ms: float | None) -> int | None:
+        return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
+
+    def _close(
+        self,
+        reason: FinishReason,
+        tokens_in: int | None,
+        tokens_out: int | None,
+        decode_ms: float | None,
+        now_ms: float,
+    ) -> None:
+        """Close with ``end``; what the engine did not say is what was seen here."""
+        if decode_ms is None:
+            decode_ms = 0.0 if self._first_text_ms is None else now_ms - self._first_text_ms
+        waited_until = self.run.at_ms if self.run else now_ms
+        self._end = End(
+            tokens_in=tokens_in or 0,
+            tokens_out=self.log.tokens if tokens_out is None else tokens_out,
+            decode_time_ms=round(decode_ms),
+            decode_ms=round(decode_ms),
+            first_token_ms=self._since_admission(self._first_text_ms),
+            queue_time_ms=self._since_admission(waited_until) or 0,
+            finish_reason=reason,
+            stream_sha256=self.log.text_sha256,
+        )
+        self.log.end(self._end)
