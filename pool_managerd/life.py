@@ -1,0 +1,206 @@
+"""What a pool is, what can happen to it, and what can be done about it: the values of ``pool_managerd.lifecycle``.
+
+Decides nothing. ``Event`` and ``Effect`` are closed unions of frozen structs: every match ends in ``assert_never``.
+Moments are milliseconds of whatever clock the owner passes as ``now``; ``run`` numbers one attempt to have an engine.
+"""
+
+from __future__ import annotations
+
+from contracts.base import Message
+from contracts.config import Restart
+from contracts.engines import PreparedEngine, ResolvedModel
+from contracts.pools import Cause, Endpoint, Gates, PoolState
+
+
+class Failure(Message, frozen=True):
+    """What went wrong last, with its mend."""
+
+    cause: Cause
+    message: str
+    hint: str | None
+    at: int
+
+
+class Life(Message, frozen=True):
+    """All that is known of a pool."""
+
+    rules: Restart
+    model_ref: str
+    state: PoolState = PoolState.STOPPED
+    run: int = 0
+    """Grows with every start and every end of an engine; work of an earlier run is not listened to."""
+    gates: Gates = Gates()
+    model: ResolvedModel | None = None
+    engine: PreparedEngine | None = None
+    endpoint: Endpoint | None = None
+    error: Failure | None = None
+    failures: int = 0
+    """In a row: a healthy period or a person starts the count anew."""
+    restarts: int = 0
+    """How often an engine was started again after a failure."""
+    port_tries: int = 0
+    ready_since: int | None = None
+    healthy_ms: int = 0
+    """How long the engine that failed had been ready."""
+    due: int | None = None
+    """When a drain or a backoff is over."""
+    stopping: bool = False
+    """In draining: the engine was told to end, and nothing but its end is waited for."""
+    again: bool = False
+    """In draining: a new engine is started when the old one is gone."""
+    previous_ref: str | None = None
+    """While a reload is on its way: the model that served before, to go back to."""
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+class Start(Message, frozen=True):
+    """The pool is wanted."""
+
+
+class StopAsked(Message, frozen=True):
+    """End the engine now and stay stopped."""
+
+
+class DrainAsked(Message, frozen=True):
+    """Let running work finish, for at most ``deadline_ms``, then end the engine and stay stopped.
+
+    Asked again while draining, the sooner deadline holds: whoever knows that no work is left asks with 0.
+    """
+
+    deadline_ms: int
+
+
+class RestartAsked(Message, frozen=True):
+    """End the engine now, if there is one, and start anew. Closes the breaker."""
+
+
+class ReloadAsked(Message, frozen=True):
+    """Drain, then start with another model; back to the one that served before when that fails. Closes the breaker.
+
+    As with a drain, asked again with a sooner deadline it is the sooner one that holds.
+    """
+
+    model_ref: str
+    deadline_ms: int
+
+
+class ModelStaged(Message, frozen=True):
+    """The model is on disk; None for an engine that somebody else runs."""
+
+    run: int
+    model: ResolvedModel | None
+
+
+class EngineEnsured(Message, frozen=True):
+    """The engine can be started."""
+
+    run: int
+    engine: PreparedEngine
+
+
+class EngineSpawned(Message, frozen=True):
+    """The engine's process exists."""
+
+    run: int
+    endpoint: Endpoint
+
+
+class EngineProved(Message, frozen=True):
+    """The engine answers, generates, and computes where it should."""
+
+    run: int
+
+
+class StepFailed(Message, frozen=True):
+    """A step of the start, or the liveness check of a ready engine, failed."""
+
+    run: int
+    cause: Cause
+    message: str
+    hint: str | None = None
+
+
+class EngineExited(Message, frozen=True):
+    """The engine ended without being told to. ``port_taken``: another process has its port."""
+
+    run: int
+    message: str
+    hint: str | None = None
+    port_taken: bool = False
+
+
+class EngineGone(Message, frozen=True):
+    """The engine that was told to end is no more, nor is any child of it. ``draw`` in [0, 1) is for the jitter."""
+
+    run: int
+    draw: float
+
+
+class TimerFired(Message, frozen=True):
+    """The moment of the last ``SetTimer`` has come."""
+
+    run: int
+
+
+Asked = Start | StopAsked | DrainAsked | RestartAsked | ReloadAsked
+Reported = ModelStaged | EngineEnsured | EngineSpawned | EngineProved | StepFailed | EngineExited | EngineGone
+Event = Asked | Reported | TimerFired
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+class StageModel(Message, frozen=True):
+    """See that the devices exist, then bring the model to this disk: ``ModelStaged`` or ``StepFailed``."""
+
+    run: int
+    model_ref: str
+
+
+class EnsureEngine(Message, frozen=True):
+    """Make the engine startable: ``EngineEnsured`` or ``StepFailed``."""
+
+    run: int
+    model: ResolvedModel | None
+
+
+class SpawnEngine(Message, frozen=True):
+    """Start the process: ``EngineSpawned`` or ``StepFailed``, and ``EngineExited`` when it ends by itself."""
+
+    run: int
+    engine: PreparedEngine
+    model: ResolvedModel | None
+
+
+class ProveEngine(Message, frozen=True):
+    """Wait for health, then generate one token, then look at the GPUs: ``EngineProved`` or ``StepFailed``."""
+
+    run: int
+
+
+class WatchEngine(Message, frozen=True):
+    """Hand the endpoint over and look after the engine's health: ``StepFailed`` when it is lost."""
+
+    run: int
+    model_ref: str
+
+
+class StopEngine(Message, frozen=True):
+    """Cancel all work of earlier runs, end the engine and all its children, take back what was handed over.
+
+    Always answered by ``EngineGone``, however long it takes; with no engine at once.
+    """
+
+    run: int
+
+
+class SetTimer(Message, frozen=True):
+    """Report ``TimerFired`` at ``due``; replaces the former timer."""
+
+    run: int
+    due: int
+
+
+Effect = StageModel | EnsureEngine | SpawnEngine | ProveEngine | WatchEngine | StopEngine | SetTimer

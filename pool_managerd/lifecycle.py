@@ -1,0 +1,318 @@
+"""Decides what a pool does next: (life, event, now) -> (life, effects).
+
+``TRANSITIONS`` says which event is legal in which state and where it may lead; ``diagram()`` draws it. An event that is
+not in the table raises ``IllegalTransition`` and changes nothing. What reports from an earlier run is stale and changes
+nothing either. Never starts, stops or waits for anything: the owner does.
+
+Invariants, held by property tests: a gate is ok only when those before it are; ready is reached from probing alone; at
+most one engine exists; a new one is started only after the former is known to be gone; the breaker opens after
+``max_failures`` in a row and only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from contracts.engines import PreparedEngine
+from contracts.pools import Cause, Endpoint, Gates, GateState, PoolState
+from pool_managerd import restart_policy
+from pool_managerd.life import (
+    Asked,
+    DrainAsked,
+    Effect,
+    EngineEnsured,
+    EngineExited,
+    EngineGone,
+    EngineProved,
+    EngineSpawned,
+    EnsureEngine,
+    Event,
+    Failure,
+    Life,
+    ModelStaged,
+    ProveEngine,
+    ReloadAsked,
+    Reported,
+    RestartAsked,
+    SetTimer,
+    SpawnEngine,
+    StageModel,
+    Start,
+    StepFailed,
+    StopAsked,
+    StopEngine,
+    TimerFired,
+    WatchEngine,
+)
+
+MAX_PORT_TRIES = 5
+"""How many ports are tried in one start while other processes keep taking them."""
+
+Row = Mapping[type[Event], tuple[PoolState, ...]]
+
+_STOPPED = (PoolState.STOPPED,)
+_STAGING = (PoolState.STAGING_MODEL,)
+_DRAINING = (PoolState.DRAINING,)
+_FAILED = (PoolState.FAILED,)
+# What may be asked of a pool that has or is getting an engine, and of one that has none.
+_BUSY: Row = {StopAsked: _DRAINING, DrainAsked: _DRAINING, RestartAsked: _DRAINING, ReloadAsked: _DRAINING}
+_IDLE: Row = {StopAsked: _STOPPED, DrainAsked: _STOPPED, RestartAsked: _STAGING, ReloadAsked: _STAGING}
+
+TRANSITIONS: Mapping[PoolState, Row] = {
+    PoolState.STOPPED: {**_IDLE, Start: _STAGING},
+    PoolState.STAGING_MODEL: {**_BUSY, ModelStaged: (PoolState.ENSURING_ENGINE,), StepFailed: _FAILED},
+    PoolState.ENSURING_ENGINE: {**_BUSY, EngineEnsured: (PoolState.STARTING,), StepFailed: _FAILED},
+    PoolState.STARTING: {**_BUSY, EngineSpawned: (PoolState.PROBING,), StepFailed: _FAILED},
+    PoolState.PROBING: {
+        **_BUSY,
+        EngineProved: (PoolState.READY,),
+        StepFailed: _FAILED,
+        EngineExited: (PoolState.FAILED, PoolState.STARTING),
+    },
+    PoolState.READY: {**_BUSY, StepFailed: _FAILED, EngineExited: _FAILED},
+    PoolState.DRAINING: {
+        **_BUSY,
+        TimerFired: _DRAINING,
+        StepFailed: _DRAINING,
+        EngineExited: _DRAINING,
+        EngineGone: (PoolState.STOPPED, PoolState.STAGING_MODEL),
+    },
+    PoolState.FAILED: {**_BUSY, EngineGone: (PoolState.BACKOFF, PoolState.BROKEN, PoolState.STAGING_MODEL)},
+    PoolState.BACKOFF: {**_IDLE, TimerFired: _STAGING},
+    PoolState.BROKEN: _IDLE,
+}
+"""State -> event -> where it may lead. States that are not in here are never entered."""
+
+Outcome = tuple[Life, tuple[Effect, ...]]
+
+
+class IllegalTransition(Exception):  # noqa: N818 - a broken promise of the caller, and it reads as one
+    """This event cannot happen in this state."""
+
+    def __init__(self, state: PoolState, event: Event) -> None:
+        legal = ", ".join(sorted(kind.__name__ for kind in TRANSITIONS.get(state, {}))) or "nothing"
+        super().__init__(f"{type(event).__name__} cannot happen in state {state!s}; what can: {legal}")
+
+
+def step(life: Life, event: Event, now: int) -> Outcome:
+    """What becomes of a pool, and what is to be done, when ``event`` happens at ``now`` (milliseconds).
+
+    Raises IllegalTransition where the table has no such event in this state.
+    """
+    if getattr(event, "run", life.run) != life.run:
+        return life, ()
+    targets = TRANSITIONS.get(life.state, {}).get(type(event))
+    if targets is None:
+        raise IllegalTransition(life.state, event)
+    after, effects = _decide(life, event, now)
+    if after.state not in targets:  # the table and the code below disagree: a defect, and better loud than wrong
+        raise IllegalTransition(life.state, event)
+    return after, effects
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {PoolState.STOPPED!s}"]
+    for source, row in TRANSITIONS.items():
+        targets = dict.fromkeys(target for legal in row.values() for target in legal)
+        for target in targets:
+            names = ", ".join(kind.__name__ for kind, legal in row.items() if target in legal)
+            lines.append(f"    {source!s} --> {target!s}: {names}")
+    return "\n".join(lines) + "\n"
+
+
+def _decide(life: Life, event: Event, now: int) -> Outcome:
+    match event:
+        case Start() | StopAsked() | DrainAsked() | RestartAsked() | ReloadAsked():
+            return _asked(life, event, now)
+        case TimerFired():
+            return _timer(life)
+        case _:
+            return _reported(life, event, now)
+
+
+def _asked(life: Life, event: Asked, now: int) -> Outcome:
+    match event:
+        case Start():
+            return _begin(life)
+        case StopAsked():
+            return _stop(life)
+        case DrainAsked(deadline_ms=deadline_ms):
+            return _drain(replace(life, previous_ref=None), now + deadline_ms, now, again=False)
+        case RestartAsked():
+            return _restart(replace(life, failures=0))
+        case ReloadAsked():
+            return _reload(replace(life, failures=0), event, now)
+        case _:
+            assert_never(event)
+
+
+def _reported(life: Life, event: Reported, now: int) -> Outcome:
+    match event:
+        case ModelStaged(model=model):
+            gates = replace(life.gates, model=GateState.OK)
+            after = replace(life, state=PoolState.ENSURING_ENGINE, model=model, gates=gates)
+            return after, (EnsureEngine(run=life.run, model=model),)
+        case EngineEnsured(engine=engine):
+            gates = replace(life.gates, engine=GateState.OK)
+            return _spawn(replace(life, gates=gates, port_tries=1), engine)
+        case EngineSpawned(endpoint=endpoint):
+            return _probe(life, endpoint)
+        case EngineProved():
+            return _serve(life, now)
+        case StepFailed(cause=cause, message=message, hint=hint):
+            return _fail(life, Failure(cause=cause, message=message, hint=hint, at=now), now)
+        case EngineExited():
+            return _exited(life, event, now)
+        case EngineGone(draw=draw):
+            return _gone(life, now, draw)
+        case _:
+            assert_never(event)
+
+
+# --- on the way up ----------------------------------------------------------------------------------------------------
+
+
+def _begin(life: Life) -> Outcome:
+    """A new run, from the first step. Every start goes through all steps: they are idempotent, and cheap when done."""
+    after = replace(
+        life,
+        state=PoolState.STAGING_MODEL,
+        run=life.run + 1,
+        gates=Gates(),
+        model=None,
+        engine=None,
+        endpoint=None,
+        ready_since=None,
+        healthy_ms=0,
+        due=None,
+        stopping=False,
+        again=False,
+    )
+    return after, (StageModel(run=after.run, model_ref=after.model_ref),)
+
+
+def _spawn(life: Life, engine: PreparedEngine) -> Outcome:
+    after = replace(life, state=PoolState.STARTING, engine=engine, endpoint=None)
+    return after, (SpawnEngine(run=life.run, engine=engine, model=life.model),)
+
+
+def _probe(life: Life, endpoint: Endpoint) -> Outcome:
+    after = replace(life, state=PoolState.PROBING, endpoint=endpoint)
+    return after, (ProveEngine(run=life.run),)
+
+
+def _serve(life: Life, now: int) -> Outcome:
+    gates = replace(life.gates, health=GateState.OK)
+    after = replace(life, state=PoolState.READY, gates=gates, ready_since=now, previous_ref=None)
+    return after, (WatchEngine(run=life.run, model_ref=life.model_ref),)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def _exited(life: Life, event: EngineExited, now: int) -> Outcome:
+    retry = life.state is PoolState.PROBING and event.port_taken and life.port_tries < MAX_PORT_TRIES
+    if retry and life.engine is not None:
+        return _spawn(replace(life, port_tries=life.port_tries + 1), life.engine)
+    return _fail(life, Failure(cause=Cause.ENGINE_EXIT, message=event.message, hint=event.hint, at=now), now)
+
+
+def _fail(life: Life, failure: Failure, now: int) -> Outcome:
+    """What is left of the engine is ended first; whether it is tried again is decided when it is gone."""
+    if life.state is PoolState.DRAINING:
+        return _end(replace(life, error=failure), again=life.again)
+    after = replace(
+        life,
+        state=PoolState.FAILED,
+        run=life.run + 1,
+        gates=_failed_gates(life, failure.cause),
+        endpoint=None,
+        error=failure,
+        healthy_ms=0 if life.ready_since is None else now - life.ready_since,
+        ready_since=None,
+    )
+    return after, (StopEngine(run=after.run),)
+
+
+def _failed_gates(life: Life, cause: Cause) -> Gates:
+    if cause is Cause.NO_GPU:
+        return life.gates  # no gate was tried
+    if life.state is PoolState.STAGING_MODEL:
+        return replace(life.gates, model=GateState.FAILED)
+    if life.state is PoolState.ENSURING_ENGINE:
+        return replace(life.gates, engine=GateState.FAILED)
+    return replace(life.gates, health=GateState.FAILED)
+
+
+def _gone(life: Life, now: int, draw: float) -> Outcome:
+    if life.state is PoolState.DRAINING:
+        if life.again:
+            return _begin(life)
+        # The run ends with it: a timer that was set for it has nothing to say any more.
+        cleared = replace(life, run=life.run + 1, gates=Gates(), endpoint=None, ready_since=None, due=None)
+        return replace(cleared, state=PoolState.STOPPED, stopping=False), ()
+    if life.previous_ref is not None:
+        return _begin(replace(life, model_ref=life.previous_ref, previous_ref=None, restarts=life.restarts + 1))
+    decision = restart_policy.decide(life.failures, life.healthy_ms, life.rules, draw)
+    if decision.delay_ms is None:
+        return replace(life, state=PoolState.BROKEN, failures=decision.failures), ()
+    due = now + decision.delay_ms
+    after = replace(life, state=PoolState.BACKOFF, failures=decision.failures, due=due)
+    return after, (SetTimer(run=life.run, due=due),)
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def _stop(life: Life) -> Outcome:
+    if life.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
+        return replace(life, state=PoolState.STOPPED, run=life.run + 1, gates=Gates(), due=None, previous_ref=None), ()
+    return _end(replace(life, previous_ref=None), again=False)
+
+
+def _drain(life: Life, until: int, now: int, *, again: bool) -> Outcome:
+    if not _serving(life):
+        return _restart(life) if again else _stop(life)
+    if until <= now:
+        return _end(life, again=again)
+    after = replace(life, state=PoolState.DRAINING, again=again)
+    if life.due is not None and life.due <= until:
+        return after, ()
+    return replace(after, due=until), (SetTimer(run=life.run, due=until),)
+
+
+def _restart(life: Life) -> Outcome:
+    if life.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
+        return _begin(life)
+    return _end(life, again=True)
+
+
+def _reload(life: Life, event: ReloadAsked, now: int) -> Outcome:
+    proven = life.model_ref if _serving(life) else None
+    asked = replace(life, model_ref=event.model_ref, previous_ref=life.previous_ref or proven)
+    return _drain(asked, now + event.deadline_ms, now, again=True)
+
+
+def _serving(life: Life) -> bool:
+    """Whether work may still be running on an engine that was ready."""
+    return life.state is PoolState.READY or (life.state is PoolState.DRAINING and not life.stopping)
+
+
+def _timer(life: Life) -> Outcome:
+    if life.state is PoolState.DRAINING:
+        return _end(life, again=life.again)
+    return _begin(replace(life, restarts=life.restarts + 1))
+
+
+def _end(life: Life, *, again: bool) -> Outcome:
+    """The engine is told to end, unless it has been told already."""
+    told = life.state is PoolState.FAILED or life.stopping
+    after = replace(life, state=PoolState.DRAINING, again=again, stopping=True, due=None)
+    if told:
+        return after, ()
+    after = replace(after, run=life.run + 1)
+    return after, (StopEngine(run=after.run),)

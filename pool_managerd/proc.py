@@ -1,0 +1,74 @@
+"""Reads what the kernel says about processes, and signals one without ever hitting another that got its pid.
+
+Decides nothing: which processes are ours is ``pool_managerd.reconcile``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from pool_managerd.reconcile import MARKER, ProcessSeen
+
+_PROC = Path("/proc")
+_DEAD = frozenset("ZX")
+
+
+def boot_id() -> str:
+    """This boot of the machine: pids and start times of another one mean nothing."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def processes() -> Iterator[ProcessSeen]:
+    """Every living process, with its marker where this user may read its environment. Zombies do not count."""
+    for entry in os.scandir(_PROC):
+        if entry.name.isdigit() and (process := process_of(int(entry.name))) is not None:
+            yield process
+
+
+def process_of(pid: int) -> ProcessSeen | None:
+    """One process; None when there is none, or a zombie."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The command before the last parenthesis may hold blanks and parentheses of its own; field 3 follows it.
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in _DEAD:
+        return None
+    return ProcessSeen(
+        pid=pid,
+        start_time_ticks=int(fields[19]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        marker=_marker(pid),
+    )
+
+
+def send(process: ProcessSeen, number: signal.Signals) -> None:
+    """Signal this very process; nothing happens when it is gone, whoever has its pid by now."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The descriptor stands for one process for good, so what is read now is about the one that gets the signal.
+        current = process_of(process.pid)
+        if current is not None and current.start_time_ticks == process.start_time_ticks:
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _marker(pid: int) -> str | None:
+    try:
+        environ = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return None
+    prefix = f"{MARKER}=".encode()
+    found = next((line for line in environ.split(b"\0") if line.startswith(prefix)), None)
+    return None if found is None else os.fsdecode(found.removeprefix(prefix))

@@ -1,0 +1,321 @@
+"""The table by example, and its invariants over random lives."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from contracts.config import Engine, Mode, Restart
+from contracts.engines import PreparedEngine, ResolvedModel
+from contracts.pools import Cause, Endpoint, Gates, GateState, PoolState
+from pool_managerd import life as l
+from pool_managerd.lifecycle import MAX_PORT_TRIES, TRANSITIONS, IllegalTransition, diagram, step
+
+RULES = Restart(initial_ms=100, max_ms=1000, healthy_ms=5000, max_failures=3)
+MODEL = ResolvedModel(id="m", ref="file:/m", local_path="/m", size_bytes=1, digest="sha256:0")
+ENGINE = PreparedEngine(engine=Engine.LLAMACPP, engine_version="1", provisioning_mode=Mode.PACKAGE)
+ENDPOINT = Endpoint(url="http://127.0.0.1:1", api_key="k")
+OK, PENDING, FAILED = GateState.OK, GateState.PENDING, GateState.FAILED
+
+
+def new() -> l.Life:
+    return l.Life(rules=RULES, model_ref="file:/m")
+
+
+def drive(life: l.Life, *events, now: int = 0):
+    """The life after these events, which get the current run where they carry one, and the last effects."""
+    effects = ()
+    for event in events:
+        if "run" in event.__struct_fields__:
+            event = replace(event, run=life.run)
+        life, effects = step(life, event, now)
+    return life, effects
+
+
+STAGED = l.ModelStaged(run=0, model=MODEL)
+ENSURED = l.EngineEnsured(run=0, engine=ENGINE)
+SPAWNED = l.EngineSpawned(run=0, endpoint=ENDPOINT)
+PROVED = l.EngineProved(run=0)
+EXITED = l.EngineExited(run=0, message="exited with status 1")
+BROKE = l.StepFailed(run=0, cause=Cause.ENGINE_UNHEALTHY, message="no answer", hint="look")
+GONE = l.EngineGone(run=0, draw=0.0)
+FIRED = l.TimerFired(run=0)
+UP = (l.Start(), STAGED, ENSURED, SPAWNED, PROVED)
+
+
+def ready(now: int = 0) -> l.Life:
+    return drive(new(), *UP, now=now)[0]
+
+
+@pytest.mark.req("ORCH-3821")
+def test_the_three_gates_open_in_order():
+    life, seen = new(), []
+    for event in UP:
+        life, _ = drive(life, event)
+        seen.append((life.state, life.gates))
+    assert seen == [
+        (PoolState.STAGING_MODEL, Gates()),
+        (PoolState.ENSURING_ENGINE, Gates(model=OK)),
+        (PoolState.STARTING, Gates(model=OK, engine=OK)),
+        (PoolState.PROBING, Gates(model=OK, engine=OK)),
+        (PoolState.READY, Gates(model=OK, engine=OK, health=OK)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "gates"),
+    [
+        ((l.Start(), BROKE), Gates(model=FAILED)),
+        ((l.Start(), STAGED, BROKE), Gates(model=OK, engine=FAILED)),
+        ((l.Start(), STAGED, ENSURED, BROKE), Gates(model=OK, engine=OK, health=FAILED)),
+        ((l.Start(), STAGED, ENSURED, SPAWNED, EXITED), Gates(model=OK, engine=OK, health=FAILED)),
+        ((*UP, BROKE), Gates(model=OK, engine=OK, health=FAILED)),
+        ((l.Start(), l.StepFailed(run=0, cause=Cause.NO_GPU, message="")), Gates()),
+    ],
+    ids=["staging", "ensuring", "starting", "probing", "ready", "no_gpu"],
+)
+@pytest.mark.req("ORCH-3821")
+def test_the_gate_that_failed_is_seen_and_keeps_its_cause_until_the_next_try(events, gates):
+    failed, effects = drive(new(), *events, now=7)
+    assert failed.state is PoolState.FAILED
+    assert failed.gates == gates
+    assert failed.error is not None
+    assert failed.error.at == 7
+    assert effects == (l.StopEngine(run=failed.run),)
+    backoff, _ = drive(failed, GONE, now=9)
+    assert (backoff.state, backoff.gates, backoff.error) == (PoolState.BACKOFF, gates, failed.error)
+
+
+def test_a_failure_ends_the_engine_before_the_next_start_is_timed():
+    life, _ = drive(ready(), EXITED, now=50)
+    assert life.endpoint is None
+    life, effects = drive(life, GONE, now=80)
+    assert effects == (l.SetTimer(run=life.run, due=130),)  # half of 100 ms: the draw is 0
+    life, effects = drive(life, FIRED, now=130)
+    assert (life.state, life.restarts) == (PoolState.STAGING_MODEL, 1)
+    assert effects == (l.StageModel(run=life.run, model_ref="file:/m"),)
+
+
+def test_the_breaker_opens_after_max_failures_and_a_restart_closes_it():
+    life = new()
+    life, _ = drive(life, l.Start(), BROKE, GONE, FIRED, BROKE, GONE, FIRED, BROKE, GONE)
+    assert (life.state, life.failures, life.restarts) == (PoolState.BROKEN, 3, 2)
+    with pytest.raises(IllegalTransition, match="TimerFired cannot happen in state broken"):
+        drive(life, FIRED)
+    life, _ = drive(life, l.RestartAsked())
+    assert (life.state, life.failures) == (PoolState.STAGING_MODEL, 0)
+
+
+def test_a_healthy_period_starts_the_count_of_failures_anew():
+    life, _ = drive(new(), l.Start(), BROKE, GONE, FIRED, BROKE, GONE, FIRED)
+    life, _ = drive(life, *UP[1:], now=1000)
+    life, _ = drive(life, EXITED, now=6000)
+    life, _ = drive(life, GONE, now=6000)
+    assert (life.state, life.failures) == (PoolState.BACKOFF, 1)
+
+
+def test_what_an_earlier_run_reports_changes_nothing():
+    life = ready()
+    assert step(life, replace(EXITED, run=life.run - 1), 0) == (life, ())
+
+
+def test_a_stolen_port_is_tried_again_with_another_but_not_for_ever():
+    life, _ = drive(new(), *UP[:4])
+    stolen = replace(EXITED, port_taken=True)
+    for _ in range(MAX_PORT_TRIES - 1):
+        life, effects = drive(life, stolen)
+        assert (life.state, life.failures) == (PoolState.STARTING, 0)
+        assert isinstance(effects[0], l.SpawnEngine)
+        life, _ = drive(life, SPAWNED)
+    life, _ = drive(life, stolen)
+    assert life.state is PoolState.FAILED
+
+
+def test_a_drain_lets_work_finish_until_its_deadline():
+    life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), now=10)
+    assert (life.state, life.endpoint) == (PoolState.DRAINING, ENDPOINT)
+    assert effects == (l.SetTimer(run=life.run, due=310),)
+    life, effects = drive(life, FIRED, now=310)
+    assert effects == (l.StopEngine(run=life.run),)
+    life, effects = drive(life, GONE)
+    assert (life.state, life.gates, life.endpoint, effects) == (PoolState.STOPPED, Gates(), None, ())
+
+
+def test_a_drain_asked_again_ends_sooner_and_never_later():
+    life, _ = drive(ready(), l.DrainAsked(deadline_ms=300))
+    assert drive(life, l.DrainAsked(deadline_ms=900))[1] == ()
+    assert drive(life, l.DrainAsked(deadline_ms=100))[1] == (l.SetTimer(run=life.run, due=100),)
+    after, effects = drive(life, l.DrainAsked(deadline_ms=0))
+    assert effects == (l.StopEngine(run=after.run),)
+
+
+def test_an_engine_that_dies_while_draining_is_cleared_away_and_stays_stopped():
+    life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), EXITED)
+    assert effects == (l.StopEngine(run=life.run),)
+    assert drive(life, GONE)[0].state is PoolState.STOPPED
+
+
+def test_a_restart_of_a_ready_pool_waits_for_the_end_of_the_old_engine():
+    life, effects = drive(ready(), l.RestartAsked())
+    assert (life.state, effects) == (PoolState.DRAINING, (l.StopEngine(run=life.run),))
+    life, effects = drive(life, GONE)
+    assert (life.state, effects) == (PoolState.STAGING_MODEL, (l.StageModel(run=life.run, model_ref="file:/m"),))
+    assert life.restarts == 0
+
+
+def test_a_drain_asked_while_the_old_engine_of_a_restart_ends_wins():
+    life, _ = drive(ready(), l.RestartAsked(), l.DrainAsked(deadline_ms=0), GONE)
+    assert life.state is PoolState.STOPPED
+
+
+def test_a_reload_switches_to_the_new_model():
+    life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE)
+    assert (life.state, life.model_ref, life.previous_ref) == (PoolState.STAGING_MODEL, "file:/new", "file:/m")
+    life, _ = drive(life, *UP[1:])
+    assert (life.state, life.model_ref, life.previous_ref) == (PoolState.READY, "file:/new", None)
+
+
+def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_error():
+    life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE, BROKE, GONE)
+    assert (life.state, life.model_ref, life.failures) == (PoolState.STAGING_MODEL, "file:/m", 0)
+    assert life.error is not None
+    life, _ = drive(life, *UP[1:])
+    assert (life.state, life.model_ref) == (PoolState.READY, "file:/m")
+
+
+def test_a_reload_drains_first_and_asked_again_with_no_deadline_goes_on_at_once():
+    life, effects = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=500))
+    assert (life.state, effects) == (PoolState.DRAINING, (l.SetTimer(run=life.run, due=500),))
+    life, effects = drive(life, l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+    assert effects == (l.StopEngine(run=life.run),)
+    life, _ = drive(life, GONE)
+    assert (life.model_ref, life.previous_ref) == ("file:/new", "file:/m")
+
+
+def test_an_event_that_cannot_happen_raises_and_names_what_can():
+    with pytest.raises(IllegalTransition) as caught:
+        step(new(), l.TimerFired(run=0), 0)
+    assert str(caught.value) == (
+        "TimerFired cannot happen in state stopped; what can: DrainAsked, ReloadAsked, RestartAsked, Start, StopAsked"
+    )
+
+
+def test_the_diagram_draws_every_transition_of_the_table():
+    text = diagram()
+    assert text.startswith("stateDiagram-v2\n    [*] --> stopped\n")
+    for source, row in TRANSITIONS.items():
+        for kind, targets in row.items():
+            for target in targets:
+                line = next(line for line in text.splitlines() if f" {source} --> {target}:" in line)
+                assert kind.__name__ in line
+
+
+# --- invariants -------------------------------------------------------------------------------------------------------
+
+events = st.one_of(
+    st.just(l.Start()),
+    st.just(l.StopAsked()),
+    st.builds(l.DrainAsked, deadline_ms=st.integers(0, 500)),
+    st.just(l.RestartAsked()),
+    st.builds(l.ReloadAsked, model_ref=st.sampled_from(["file:/m", "file:/n"]), deadline_ms=st.integers(0, 500)),
+    st.just(STAGED),
+    st.just(ENSURED),
+    st.just(SPAWNED),
+    st.just(PROVED),
+    st.builds(l.StepFailed, run=st.just(0), cause=st.sampled_from(Cause), message=st.just("broke")),
+    st.builds(l.EngineExited, run=st.just(0), message=st.just("exited"), port_taken=st.booleans()),
+    st.builds(l.EngineGone, run=st.just(0), draw=st.floats(0, 1, exclude_max=True)),
+    st.just(FIRED),
+)
+# Mostly what can happen next: purely random events seldom get a pool to ready.
+moves = st.tuples(events, st.integers(0, 3), st.integers(0, 3000), st.integers(0, 1000))
+
+
+class Machine:
+    """A world that does what the effects ask for, as the owner would, and checks the rules after every step."""
+
+    def __init__(self) -> None:
+        self.life = new()
+        self.now = 0
+        self.engines = 0
+        self.begun = 0
+
+    def legal(self, pick: int) -> l.Event:
+        """One of the events that the table allows now, by number."""
+        samples = [*UP, FIRED, GONE, EXITED, BROKE, l.StopAsked(), l.DrainAsked(deadline_ms=50), l.RestartAsked()]
+        fitting = [event for event in samples if type(event) in TRANSITIONS[self.life.state]]
+        return fitting[pick % len(fitting)]
+
+    def possible(self, event: l.Event) -> bool:
+        """Whether this world can bring the event about: an owner reports only on work that it was given."""
+        match event:
+            case l.EngineGone():
+                return self.life.state is PoolState.FAILED or self.life.stopping
+            case l.TimerFired():
+                return self.life.due is not None
+            case _:
+                return True
+
+    def take(self, event: l.Event) -> None:
+        if "run" in event.__struct_fields__:
+            event = replace(event, run=self.life.run)
+        if not self.possible(event):
+            return
+        before = self.life
+        try:
+            after, effects = step(before, event, self.now)
+        except IllegalTransition:
+            assert type(event) not in TRANSITIONS[before.state]
+            assert self.life is before
+            return
+        if isinstance(event, l.EngineExited | l.EngineGone):
+            self.engines = 0
+        for effect in effects:
+            if isinstance(effect, l.SpawnEngine):
+                self.engines += 1
+            if isinstance(effect, l.StageModel):
+                self.begun += 1
+        self.life = after
+        self.check(before, event, effects)
+
+    def check(self, before: l.Life, event: l.Event, effects: tuple[l.Effect, ...]) -> None:
+        after = self.life
+        assert self.engines <= 1
+        assert after.state in TRANSITIONS[before.state][type(event)]
+        gates = after.gates
+        assert gates.engine is PENDING or gates.model is OK
+        assert gates.health is PENDING or gates.engine is OK
+        if after.state is PoolState.READY:
+            assert before.state in {PoolState.PROBING, PoolState.READY}
+            assert gates == Gates(model=OK, engine=OK, health=OK)
+            assert after.endpoint is not None
+        if after.state in {PoolState.FAILED, PoolState.BACKOFF, PoolState.BROKEN, PoolState.STOPPED}:
+            assert after.endpoint is None
+        if after.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
+            assert self.engines == 0
+        if after.state is PoolState.BACKOFF:
+            assert after.due is not None
+            assert 0 < after.due - self.now <= RULES.max_ms or before.state is PoolState.BACKOFF
+            assert after.failures < RULES.max_failures
+        if after.state is PoolState.BROKEN:
+            assert after.failures == RULES.max_failures
+        if after.state is PoolState.STAGING_MODEL and before.state is not PoolState.STAGING_MODEL:
+            assert self.engines == 0
+            assert after.run > before.run
+        if before.state is PoolState.FAILED and after.state is PoolState.BACKOFF:
+            healthy = before.healthy_ms >= RULES.healthy_ms
+            assert after.failures == (1 if healthy else before.failures + 1)
+        restarted = isinstance(event, l.TimerFired) and before.state is PoolState.BACKOFF
+        rolled_back = before.state is PoolState.FAILED and after.state is PoolState.STAGING_MODEL
+        assert after.restarts == before.restarts + (restarted or rolled_back)
+        assert sum(isinstance(effect, l.StopEngine) for effect in effects) <= 1
+
+
+@pytest.mark.req("PM-01", "ORCH-3821")
+@settings(max_examples=400)
+@given(st.lists(moves, max_size=60))
+def test_every_life_keeps_the_rules(script):
+    machine = Machine()
+    for event, luck, pick, wait in script:
+        machine.now += wait * (7 if wait > 900 else 1)
+        machine.take(event if luck == 0 else machine.legal(pick))
