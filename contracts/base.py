@@ -80,7 +80,7 @@ def fields_of(node: object) -> list[str]:
 
 def enum_values(node: object) -> list[str]:
     """The legal values at a place of this type, where it is an enumeration or a union that holds one."""
-    kinds: list[type[enum.Enum]] = [kind for kind in _flatten(node) if isinstance(kind, enum.EnumMeta)]
+    kinds = [kind for kind in _flatten(node) if isinstance(kind, type) and issubclass(kind, enum.Enum)]
     return [str(member.value) for kind in kinds for member in kind]
 
 

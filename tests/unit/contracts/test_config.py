@@ -1,0 +1,158 @@
+"""The configuration's types and contradictions: each wrong value is refused with its place and its mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.base import Problem, explain
+from contracts.config import MODES, Config, Engine, Mode, Profile, is_loopback, problems, split_bind
+
+LLAMA = {"id": "gpu0", "engine": "llamacpp", "model": "m.gguf", "devices": [0]}
+TRIAL = {"mode": "package", "package": {"name": "xllamacpp"}}
+
+
+def config(pools: list[dict[str, Any]] | None = None, **rest: object) -> Config:
+    return msgspec.convert({"pools": [LLAMA] if pools is None else pools, **rest}, Config)
+
+
+def refusal(document: object) -> Problem:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(document, Config)
+    return explain(caught.value, Config)
+
+
+@pytest.mark.req("ORCH-3800")
+def test_the_home_profile_builds_llamacpp_and_runs_the_others_in_containers() -> None:
+    assert config().pools[0].mode is Mode.SOURCE
+    for engine in (Engine.VLLM, Engine.TGI, Engine.TRITON):
+        assert config([LLAMA | {"engine": engine}]).pools[0].mode is Mode.CONTAINER
+
+
+def test_a_pool_may_override_its_mode() -> None:
+    assert config([LLAMA | {"provisioning": {"mode": "binary"}}]).pools[0].mode is Mode.BINARY
+
+
+def test_three_keys_are_enough_for_a_pool_but_for_its_gpu() -> None:
+    found = problems(config([{key: LLAMA[key] for key in ("id", "engine", "model")}]))
+    assert [(problem.path, problem.hint) for problem in found] == [("pools[0].devices", "for example devices: [0]")]
+
+
+@pytest.mark.req("HP-26")
+@pytest.mark.parametrize(
+    ("document", "where", "words"),
+    [
+        ({"pools": [LLAMA | {"engine": "llamacp"}]}, "pools[0].engine", "llamacpp, vllm, tgi, triton, openai"),
+        ({"pools": [LLAMA | {"modl": 1}]}, "pools[0].modl", "did you mean 'model'?"),
+        ({"pools": [LLAMA | {"ctx": "big"}]}, "pools[0].ctx", "expected int, got str"),
+        ({"pools": [{"id": "a", "engine": "llamacpp"}]}, "pools[0].model", "missing"),
+        ({"pools": [LLAMA | {"provisioning": {"mode": "sauce"}}]}, "pools[0].provisioning.mode", "source"),
+        ({"pools": [LLAMA | {"queue": {"full_policy": "wait"}}]}, "pools[0].queue.full_policy", "drop-lru"),
+        ({"pools": []}, "pools", "length >= 1"),
+        ({"pool": 1}, "pool", "did you mean 'pools'?"),
+    ],
+)
+def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
+    document: object, where: str, words: str
+) -> None:
+    problem = refusal(document)
+    assert problem.where == where
+    assert words in f"{problem.message} {problem.hint}"
+
+
+@pytest.mark.req("HP-26")
+@pytest.mark.parametrize(
+    ("made", "where", "words"),
+    [
+        (config([LLAMA, LLAMA | {"devices": [1]}]), "pools[1].id", "already the id of pools[0]"),
+        (config([LLAMA, LLAMA | {"id": "b"}]), "pools[1].devices", "share: true"),
+        (config([LLAMA | {"devices": [-1]}]), "pools[0].devices[0]", "indices start at 0"),
+        (config([LLAMA | {"devices": ["0"]}]), "pools[0].devices[0]", "nvidia-smi -L"),
+        (config([LLAMA | {"devices": [0, 0]}]), "pools[0].devices", "named twice"),
+        (config([LLAMA | {"tensor_split": [1, 2]}]), "pools[0].tensor_split", "one share per device"),
+        (
+            config([LLAMA | {"engine": "vllm", "provisioning": {"mode": "source"}}]),
+            "pools[0].provisioning.mode",
+            "container",
+        ),
+        (config([LLAMA | {"provisioning": {"mode": "external"}}]), "pools[0].provisioning.external", "needs a block"),
+        (
+            config([LLAMA | {"provisioning": {"mode": "binary", "binary": {"url": "https://x/y"}}}]),
+            "pools[0].provisioning.binary.sha256",
+            "sha256sum",
+        ),
+        (config([LLAMA | {"provisioning": TRIAL}]), "pools[0].provisioning.package.name", "GPU only"),
+        (config(profile="trial"), "pools[0].provisioning.mode", "xllamacpp"),
+        (
+            config([LLAMA | {"provisioning": TRIAL}], profile="trial", server={"bind": "0.0.0.0:8080"}),
+            "server.bind",
+            "loopback only",
+        ),
+        (config(server={"bind": "8080"}), "server.bind", "host:port"),
+    ],
+)
+def test_a_contradiction_is_found_with_its_place_and_its_mend(made: Config, where: str, words: str) -> None:
+    found = [problem for problem in problems(made) if problem.where == where]
+    assert len(found) == 1
+    assert words in f"{found[0].message} {found[0].hint}"
+
+
+@pytest.mark.req("HP-26")
+def test_every_contradiction_is_told_at_once() -> None:
+    made = config([LLAMA, LLAMA, LLAMA | {"id": "c", "devices": [-4]}], server={"bind": "nowhere"})
+    assert {problem.where for problem in problems(made)} == {
+        "server.bind",
+        "pools[1].id",
+        "pools[1].devices",
+        "pools[2].devices[0]",
+    }
+
+
+def test_two_pools_may_share_a_gpu_when_both_say_so() -> None:
+    assert problems(config([LLAMA | {"share": True}, LLAMA | {"id": "b", "share": True}])) == []
+
+
+def test_the_trial_profile_needs_no_gpu() -> None:
+    pool = {key: LLAMA[key] for key in ("id", "engine", "model")} | {"provisioning": TRIAL}
+    assert problems(config([pool], profile=Profile.TRIAL)) == []
+
+
+def test_every_engine_has_a_default_mode_among_its_modes() -> None:
+    assert set(MODES) == set(Engine)
+    assert all(MODES.values())
+
+
+@pytest.mark.parametrize(
+    ("bind", "pair"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("[::1]:0", ("::1", 0)),
+        ("host.lan:65535", ("host.lan", 65535)),
+        ("::1:80", None),
+        ("host:65536", None),
+        ("host:", None),
+        (":80", None),
+        ("host", None),
+        ("host:8o", None),
+    ],
+)
+def test_an_address_is_split_or_refused(bind: str, pair: tuple[str, int] | None) -> None:
+    assert split_bind(bind) == pair
+
+
+@given(st.text())
+def test_no_text_breaks_the_address_parser(text: str) -> None:
+    split_bind(text)
+    is_loopback(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],  # noqa: S104
+)
+def test_loopback_is_told_from_what_the_lan_can_reach(host: str, *, local: bool) -> None:
+    assert is_loopback(host) is local
