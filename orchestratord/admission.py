@@ -28,6 +28,9 @@ COMING = frozenset(
 )
 """States in which a pool serves or is on its way there, so that waiting for it makes sense."""
 
+RECOVERING = frozenset({PoolState.FAILED, PoolState.BACKOFF})
+"""States after a failure from which a pool comes back by itself, when its model and its engine are there."""
+
 TEMPLATE_TOKENS = 64
 """What a chat template may add per message beyond the text itself, at most."""
 
@@ -46,8 +49,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
         does not, and to queue for it would be a promise that nobody keeps.
         """
         snapshot = self.snapshot
-        failed = GateState.FAILED in {snapshot.gates.model, snapshot.gates.engine}
-        return snapshot.state in COMING or (snapshot.state is PoolState.BACKOFF and not failed)
+        missing = GateState.FAILED in {snapshot.gates.model, snapshot.gates.engine}
+        return snapshot.state in COMING or (snapshot.state in RECOVERING and not missing)
 
 
 class Eligible(msgspec.Struct, frozen=True):
