@@ -76,12 +76,10 @@ def module_file(module: str, root: Path) -> Path | None:
 
 
 def expand(patterns: list[str], root: Path) -> list[str]:
-    """The listed modules: "x.*" names every module of a package, "!x.y" takes one out again."""
+    """The listed modules: "x.*" names every module of a package."""
     modules: set[str] = set()
-    for pattern in sorted(patterns, key=lambda text: text.startswith("!")):
-        if pattern.startswith("!"):
-            modules.discard(pattern[1:])
-        elif pattern.endswith(".*"):
+    for pattern in patterns:
+        if pattern.endswith(".*"):
             package = pattern[:-2]
             files = root.joinpath(*package.split(".")).rglob("*.py")
             names = (".".join(file.relative_to(root).with_suffix("").parts) for file in files)

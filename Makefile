@@ -1,0 +1,56 @@
+# Every command of this project; CI calls the same ones. `make` alone lists them.
+
+PYTHON := .venv/bin/python
+UV := .cache/uv/bin/uv
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-fast check trace bench generate lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: .venv/trial ## a real engine, a small model, a poem: no GPU needed, nothing left behind
+	$(PYTHON) -m llama_orch.demo
+
+test: .venv/dev ## every test; what this machine cannot run is named at the end
+	$(PYTHON) -m pytest
+
+test-fast: .venv/dev ## unit and contract tests, in less than a minute
+	$(PYTHON) -m pytest tests/unit tests/contract -m 'not slow'
+
+check: .venv/dev ## style, types, import direction, purity, generated files, requirements
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m tools.check_pure
+	$(PYTHON) -m tools.generate_contracts --check
+	$(PYTHON) -m tools.trace --check
+
+trace: .venv/dev ## requirements without a passing test in the last run of `make test`
+	$(PYTHON) -m tools.trace
+
+bench: .venv/dev ## benchmarks; results in bench/results
+	$(PYTHON) -m bench
+
+generate: .venv/dev ## OpenAPI documents and schemas from the types in contracts
+	$(PYTHON) -m tools.generate_contracts
+
+lock: $(UV) ## pin the requirements anew; UPGRADE=--upgrade takes newer ones
+	$(LOCK) pyproject.toml --all-extras --group build --output-file requirements/dev.txt
+	$(LOCK) --constraint requirements/dev.txt pyproject.toml --output-file requirements/runtime.txt
+	$(LOCK) --constraint requirements/dev.txt pyproject.toml --extra trial --output-file requirements/trial.txt
+	$(LOCK) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
+
+clean: ## remove the environment, caches and results
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+# The demo's environment grows into the developer's. Both are stamps: a second run does nothing.
+.venv/trial .venv/dev: .venv/%: requirements/%.txt requirements/build.txt pyproject.toml tools/environment.sh
+	@sh tools/environment.sh $*
+
+$(UV):
+	python3 -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet uv
