@@ -10,7 +10,8 @@ usable() { # CPython for which the requirements are pinned, able to make an envi
 }
 
 advice() {
-    distribution=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${ID_LIKE:-}")
+    # shellcheck source=/dev/null
+    distribution=$(if [ -r /etc/os-release ]; then . /etc/os-release; echo "${ID:-} ${ID_LIKE:-}"; fi)
     case " $distribution " in
         *' debian '* | *' ubuntu '*) echo 'sudo apt install python3 python3-venv' ;;
         *' arch '*) echo 'sudo pacman -S python' ;;
@@ -31,7 +32,7 @@ find_python() {
 }
 
 install() {
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation "$@"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 "$@"
 }
 
 if ! usable .venv/bin/python || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
