@@ -46,7 +46,7 @@ class TokenError(StartupError):
         super().__init__(message, hint, EXIT_CONFIG)
 
 
-class LocatedProblem(Message, frozen=True):
+class LocatedProblem(Message, frozen=True, kw_only=True):
     """One thing that is wrong with a configuration file, and where. Lines and columns count from 1."""
 
     file: str

@@ -17,7 +17,7 @@ from daemon_core.errors import PathsError
 APP = "llama-orch"
 
 
-class Paths(Message, frozen=True):
+class Paths(Message, frozen=True, kw_only=True):
     """The four roots, and below them every place that more than one module must agree on."""
 
     cache: Path

@@ -22,7 +22,7 @@ FILE_NAME = "api-token"
 _MAX_BYTES = 4096
 
 
-class ApiToken(Message, frozen=True):
+class ApiToken(Message, frozen=True, kw_only=True):
     """A token and where it was found."""
 
     value: str

@@ -19,7 +19,7 @@ MAX_DEPTH = 64
 MERGE = "<<"
 
 
-class Place(Message, frozen=True):
+class Place(Message, frozen=True, kw_only=True):
     """Where something begins, counted from 1."""
 
     line: int

@@ -1,0 +1,90 @@
+"""The program ``llama-orch``: its commands, and what its exit status means.
+
+Decides the status: 0 done, 1 failed, 2 wrong usage, 75 try again, 78 configuration. A mistake that the operator can
+mend is one line and a hint; no traceback, unless LLORCH_DEBUG is set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+
+from daemon_core.errors import EXIT_FAILURE, StartupError
+from llama_orch.commands.cancel import cancel
+from llama_orch.commands.doctor import doctor
+from llama_orch.commands.init import init
+from llama_orch.commands.pools import pools
+from llama_orch.commands.run import run
+from llama_orch.commands.tasks import tasks
+from llama_orch.commands.token import token
+from llama_orch.commands.up import up
+from llama_orch.commands.version import version
+from llama_orch.errors import EXIT_INTERRUPTED, ApiError
+from llama_orch.output import Output
+
+COMMANDS: tuple[Callable[..., object], ...] = (init, doctor, up, run, pools, tasks, cancel, token, version)
+HELP = "Local LLM engines on your own NVIDIA GPUs: queue, stream, supervise, provision."
+DEBUG_VARIABLE = "LLORCH_DEBUG"
+
+
+def build_app() -> typer.Typer:
+    """The command line parser with every command."""
+    app = typer.Typer(
+        name="llama-orch", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    for command in COMMANDS:
+        app.command(command.__name__)(command)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``llama-orch``; the answer is the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    out = Output(as_json="--json" in arguments)
+    try:
+        return _status_of(build_app()(arguments, prog_name="llama-orch", standalone_mode=False))
+    except StartupError as error:
+        out.data({"error": {"message": error.message, "hint": error.hint}})
+        _tell(out, error.render())
+        return error.exit_code
+    except ApiError as error:
+        out.data({"error": error.as_json()})
+        _tell(out, error.render())
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output has gone; the interpreter must not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except Exception as error:
+        shown = _usage_error(error)
+        if shown is not None:
+            return shown
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        _tell(out, f"a defect in this program: {type(error).__name__}: {error}")
+        _tell(out, f"{DEBUG_VARIABLE}=1 shows where; please report it")
+        return EXIT_FAILURE
+
+
+def _status_of(result: object) -> int:
+    """A command answers with its exit status, or with nothing."""
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Exception) -> int | None:
+    """Show a mistake on the command line; None where it is none."""
+    show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if not callable(show) or not isinstance(status, int):
+        return None
+    show()
+    return status
+
+
+def _tell(out: Output, text: str) -> None:
+    if not out.as_json:
+        out.note(f"llama-orch: {text}")

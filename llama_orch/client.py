@@ -1,0 +1,248 @@
+"""A client of orchestratord's public API.
+
+Decides when a broken connection is taken up again: a stream continues behind the last token that came, so nothing is
+lost and nothing comes twice. Never submits twice: tasks carry an id of ours, and the server answers the same id alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import uuid4
+
+import aiohttp
+import msgspec
+
+from contracts.base import Message
+from contracts.errors import ErrorBody
+from contracts.events import End, Started, StreamError, Token
+from contracts.pools import Capabilities, PoolHealth, PoolList
+from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+from llama_orch.errors import UNREACHABLE, ApiError
+from llama_orch.sse import SseError, SseParser, StreamEvent
+
+Answer = TypeVar("Answer", bound=Message)
+Opener = Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]]
+
+EVENT_STREAM = "text/event-stream"
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+# Streams are silent for at most the ping interval of the server, 15 s by default.
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+MAX_FAILURES = 6
+START_HINT = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait after so many failures in a row, in seconds: 0.2, 0.4, ... 5."""
+    return min(0.1 * 2.0**failures, 5.0)
+
+
+def new_task_id() -> str:
+    """An id for a task of this client."""
+    return f"cli-{uuid4().hex}"
+
+
+class ApiClient:
+    """One connection pool to one orchestratord. An asynchronous context manager."""
+
+    def __init__(self, base_url: str, token: str | None, *, backoff: Callable[[int], float] = backoff_s) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._backoff = backoff
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=REQUEST_TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # --- control plane ------------------------------------------------------------------------------------------------
+
+    async def is_up(self) -> bool:
+        """Whether anything answers ``GET /healthz`` with 200. Never raises ApiError."""
+        try:
+            async with self._request("GET", "/healthz"):
+                return True
+        except ApiError:
+            return False
+
+    async def capabilities(self) -> Capabilities:
+        """What the pools can do."""
+        return await self._get("/v1/capabilities", Capabilities)
+
+    async def pools(self) -> PoolList:
+        """How the pools are."""
+        return await self._get("/v1/pools", PoolList)
+
+    async def pool_health(self, pool_id: str) -> PoolHealth:
+        """How one pool is."""
+        return await self._get(f"/v1/pools/{pool_id}/health", PoolHealth)
+
+    # --- data plane ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: TaskRequest) -> TaskAccepted:
+        """Put a task into the queue without reading its stream."""
+        async with self._request("POST", "/v1/tasks", body=msgspec.json.encode(request)) as response:
+            return _decode(await response.read(), TaskAccepted)
+
+    async def task(self, task_id: str) -> TaskStatus:
+        """Where a task is."""
+        return await self._get(f"/v1/tasks/{task_id}", TaskStatus)
+
+    async def tasks(self, state: TaskState | None = None, limit: int = 20) -> TaskList:
+        """The most recent tasks, newest first."""
+        query = {"limit": str(limit)} | ({} if state is None else {"state": str(state)})
+        return await self._get("/v1/tasks", TaskList, query)
+
+    async def cancel(self, task_id: str) -> None:
+        """Cancel a task; idempotent."""
+        async with self._request("POST", f"/v1/tasks/{task_id}/cancel"):
+            pass
+
+    def run(self, request: TaskRequest) -> AsyncGenerator[StreamEvent]:
+        """Submit a task and read its stream, both in one round trip. The request must carry a task id.
+
+        Ends after the one terminal event. Raises ApiError when the task is refused or the connection stays broken.
+        """
+        if request.task_id is None:
+            raise ValueError("a task that is to be streamed needs an id of the client's")
+        body = msgspec.json.encode(request)
+        opener = partial(self._request, "POST", "/v1/tasks", body=body, accept=EVENT_STREAM)
+        return self._follow(request.task_id, opener)
+
+    def stream(self, task_id: str, after: int = -1) -> AsyncGenerator[StreamEvent]:
+        """Read the stream of a task that was submitted before, behind token ``after``."""
+        return self._follow(task_id, partial(self._open_stream, task_id, after), after)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _follow(self, task_id: str, opener: Opener, last: int = -1) -> AsyncGenerator[StreamEvent]:
+        failures, announced, opened = 0, False, False
+        while True:
+            try:
+                async with opener() as response:
+                    opened = True
+                    async for event in _events(response):
+                        failures = 0
+                        match event:
+                            case Started() if announced:
+                                continue
+                            case Started():
+                                announced = True
+                            case Token(i=i) if i <= last:
+                                continue
+                            case Token(i=i):
+                                last = i
+                            case _:
+                                pass
+                        yield event
+                        if isinstance(event, (End, StreamError)):
+                            return
+                cause = "the stream ended before the task did"
+            except aiohttp.ClientError as error:
+                cause = f"the connection broke: {_cause(error)}"
+            except ApiError as error:
+                # What never answered is told at once; what did and went away may be restarting.
+                if error.code != UNREACHABLE or not opened:
+                    raise
+                cause = error.message
+            failures += 1
+            if failures > MAX_FAILURES:
+                hint = f"llama-orch tasks shows what became of {task_id}"
+                raise ApiError(UNREACHABLE, f"{cause} ({failures} times in a row)", hint=hint, retriable=True)
+            await asyncio.sleep(self._backoff(failures))
+            opener = partial(self._open_stream, task_id, last)
+
+    def _open_stream(self, task_id: str, after: int) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        last_seen = {} if after < 0 else {"Last-Event-ID": str(after)}
+        return self._request("GET", f"/v1/tasks/{task_id}/stream", accept=EVENT_STREAM, headers=last_seen)
+
+    async def _get(self, path: str, kind: type[Answer], query: dict[str, str] | None = None) -> Answer:
+        async with self._request("GET", path, query=query) as response:
+            return _decode(await response.read(), kind)
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: bytes | None = None,
+        accept: str = "application/json",
+        headers: dict[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One exchange; the response is good. Raises ApiError where it is not, or where there is none."""
+        if self._session is None:
+            raise RuntimeError("ApiClient is used outside of its async with block")
+        streams = accept == EVENT_STREAM
+        sent = {"Accept": accept, "Content-Type": "application/json"} | (headers or {})
+        timeout = STREAM_TIMEOUT if streams else REQUEST_TIMEOUT
+        url = self.base_url + path
+        try:
+            response = await self._session.request(
+                method, url, params=query, data=body, headers=sent, timeout=timeout, allow_redirects=False
+            )
+        except aiohttp.InvalidURL:
+            raise ApiError(UNREACHABLE, f"{self.base_url!r} is no URL", hint="http://127.0.0.1:8080") from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            text = f"no answer from {self.base_url}: {_cause(error)}"
+            raise ApiError(UNREACHABLE, text, hint=START_HINT, retriable=True) from error
+        async with response:
+            if response.status >= 300:
+                raise _refusal(response, await response.read())
+            if streams and response.content_type != EVENT_STREAM:
+                text = f"{url} answered {response.content_type} instead of a stream"
+                raise ApiError(UNREACHABLE, text, hint="is it orchestratord that listens there?")
+            yield response
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEvent]:
+    """The events of a response as they arrive."""
+    parser = SseParser()
+    try:
+        async for chunk in response.content.iter_any():
+            for event in parser.feed(chunk):
+                yield event
+    except SseError as error:
+        raise ApiError(UNREACHABLE, str(error), hint="is it orchestratord that listens there?") from error
+
+
+def _cause(error: BaseException) -> str:
+    """An exception in words; some of aiohttp's have none of their own, and some too many."""
+    system = getattr(error, "os_error", error)
+    return getattr(system, "strerror", None) or str(error) or type(error).__name__
+
+
+def _decode(body: bytes, kind: type[Answer]) -> Answer:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        text = f"the answer cannot be read: {error}"
+        raise ApiError(UNREACHABLE, text, hint="do the daemons and this program have the same version?") from error
+
+
+def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
+    """The error that a response carries; one that is not ours (a proxy's) is told by its status."""
+    try:
+        error = msgspec.json.decode(body, type=ErrorBody)
+    except msgspec.DecodeError:
+        retriable = response.status in {502, 503, 504}
+        return ApiError(f"HTTP_{response.status}", response.reason or "no reason given", retriable=retriable)
+    return ApiError(
+        error.code,
+        error.message,
+        hint=error.hint or None,
+        retriable=error.retriable,
+        retry_after_ms=None if error.retry_after_ms is msgspec.UNSET else error.retry_after_ms,
+        correlation_id=error.correlation_id,
+    )

@@ -1,0 +1,1 @@
+"""One module per command. Each decides what it asks for and how the answer is shown."""

@@ -1,0 +1,65 @@
+"""``llama-orch init``: the first configuration and the token.
+
+Decides that an existing file is never replaced without --force, and an existing token never: clients use it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon_core import config_file
+from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.paths import default_config_path
+from daemon_core.token import FILE_NAME, create_token_file
+from llama_orch import trial
+from llama_orch.commands.options import ConfigOption, JsonOption
+from llama_orch.gpus import list_gpus
+from llama_orch.home_profile import home_config
+from llama_orch.output import Output
+
+
+def init(
+    *,
+    for_trial: Annotated[
+        bool, typer.Option("--trial", help="For looking around without a GPU: a tiny model on the CPU, loopback only.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing configuration file.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a configuration for this machine, and a token that only you can read."""
+    path = config or default_config_path(os.environ)
+    if path.exists() and not force:
+        raise StartupError(f"{path} is there already", "edit it, or replace it with --force", EXIT_FAILURE)
+    if for_trial:
+        text = trial.trial_config(trial.haiku_model_path())
+    else:
+        text = home_config(list_gpus(), trial.schema_reference())
+    written = config_file.parse(text, str(path))
+    token_path = path.parent / FILE_NAME
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not token_path.exists():
+            create_token_file(token_path)
+        _replace(path, text)
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror}", f"ls -ld {path.parent}", EXIT_FAILURE) from error
+
+    out = Output(as_json=as_json)
+    out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
+    out.line(f"token in {token_path}; this program finds it by itself")
+    out.line("next: llama-orch doctor, then llama-orch up")
+    out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, for this user's eyes alone: ``env:`` may hold secrets some day."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,64 @@
+"""``llama-orch up``: both daemons in the foreground.
+
+Decides when it ends: on Ctrl-C or SIGTERM with status 0 after both have drained, or with a failure when one of them
+ends by itself. A second Ctrl-C does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE
+from llama_orch.children import Daemons, until_up
+from llama_orch.commands.options import ConfigOption, JsonOption
+from llama_orch.output import Output
+from llama_orch.session import Session, find_session
+
+# Together as long as the units give them.
+STOP_GRACE_S = 60.0
+
+
+def up(*, config: ConfigOption = None, as_json: JsonOption = False) -> int:
+    """Start both daemons in the foreground, with their logs, until Ctrl-C."""
+    session = find_session(config, None)
+    out = Output(as_json=as_json)
+    return asyncio.run(_up(session, out))
+
+
+async def _up(session: Session, out: Output) -> int:
+    width = len("pool-managerd")
+    daemons = Daemons(
+        session.config_path,
+        os.environ,
+        lambda name, line: out.note(f"{name:<{width}} | {line}"),
+        readable_logs=out.notes_are_read,
+    )
+    stopping = asyncio.Event()
+
+    def interrupt() -> None:
+        if stopping.is_set():
+            daemons.hurry()
+        stopping.set()
+        daemons.changed.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        await daemons.start()
+        async with session.client() as client:
+            if await until_up(client, daemons):
+                out.line(f"listening on {session.url}; Ctrl-C stops both daemons")
+                out.data({"url": session.url})
+        await daemons.changed.wait()
+    finally:
+        dead = daemons.dead
+        left = await daemons.stop(grace_s=STOP_GRACE_S)
+        for pid, command in left.items():
+            out.note(f"llama-orch: killed process {pid}, which outlived the daemons: {command}")
+    if dead is None:
+        return 0
+    out.note(f"llama-orch: {dead.name} ended by itself (status {dead.status}), so both are stopped")
+    return EXIT_CONFIG if dead.status == EXIT_CONFIG else EXIT_FAILURE

@@ -1,0 +1,71 @@
+"""What the trial profile brings along: a small model that writes haiku, its subjects, and a configuration for both.
+
+Decides the trial's numbers. Nothing here is used unless ``profile: trial`` is asked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from daemon_core.errors import StartupError
+
+MODEL_FILE = "haiku.gguf"
+WORDS_FILE = "words.txt"
+CONTEXT = 512
+POOL_ID = "trial"
+
+_CONFIG = """\
+# yaml-language-server: $schema={schema}
+#
+# For looking around on a machine without a GPU: a real llama.cpp server on the CPU, and a small model that knows
+# nothing but haiku. Loopback only. For real work: llama-orch init (profile home, NVIDIA GPUs).
+profile: trial
+server:
+  bind: {bind}
+pools:
+  - id: {pool}
+    engine: llamacpp
+    model: {model}
+    ctx: {ctx}
+    slots: 1
+    provisioning:
+      mode: package
+      package: {{name: xllamacpp}}  # the engine, from a published wheel: pip install 'llama-orch[trial]'
+"""
+
+
+def haiku_model_path() -> Path:
+    """The model in this package. Raises StartupError where the installation lacks it."""
+    return _packaged(MODEL_FILE)
+
+
+def subjects() -> tuple[str, ...]:
+    """The words that the model was taught to write about."""
+    lines = _packaged(WORDS_FILE).read_text(encoding="utf-8").splitlines()
+    return tuple(word for line in lines if (word := line.partition("#")[0].strip()))
+
+
+def haiku_prompt(subject: str) -> str:
+    """How the model wants to be asked."""
+    return f"Write a haiku about {subject}."
+
+
+def trial_config(model: Path, bind: str = "127.0.0.1:8080") -> str:
+    """The text of a configuration file for the trial profile."""
+    return _CONFIG.format(
+        schema=schema_reference(), bind=json.dumps(bind), pool=POOL_ID, model=json.dumps(str(model)), ctx=CONTEXT
+    )
+
+
+def schema_reference() -> str:
+    """Where an editor finds the schema of the configuration file."""
+    return Path(str(files("contracts") / "config.schema.json")).as_uri()
+
+
+def _packaged(name: str) -> Path:
+    path = Path(str(files(__name__) / name))
+    if not path.is_file():
+        raise StartupError(f"this installation lacks {path}", "install llama-orch again; a checkout: git checkout -- .")
+    return path
