@@ -1,7 +1,7 @@
 """The files that say what runs: a handle per engine for the next manager, a pid file and a hand-off file for everybody.
 
-Decides names and formats. Writes each file whole or not at all, never a secret into any, and trusts none of them: what is
-read back is checked against the kernel by ``pool_managerd.reconcile``.
+Decides names and formats. Writes each file whole or not at all, never a secret into any, and trusts none of them: what
+is read back is checked against the kernel by ``pool_managerd.reconcile``.
 """
 
 from __future__ import annotations

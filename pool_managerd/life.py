@@ -163,7 +163,6 @@ class EnsureEngine(Message, frozen=True):
     """Make the engine startable: ``EngineEnsured`` or ``StepFailed``."""
 
     run: int
-    model: ResolvedModel | None
 
 
 class SpawnEngine(Message, frozen=True):

@@ -155,7 +155,7 @@ def _reported(life: Life, event: Reported, now: int) -> Outcome:
         case ModelStaged(model=model):
             gates = replace(life.gates, model=GateState.OK)
             after = replace(life, state=PoolState.ENSURING_ENGINE, model=model, gates=gates)
-            return after, (EnsureEngine(run=life.run, model=model),)
+            return after, (EnsureEngine(run=life.run),)
         case EngineEnsured(engine=engine):
             gates = replace(life.gates, engine=GateState.OK)
             return _spawn(replace(life, gates=gates, port_tries=1), engine)
@@ -217,7 +217,8 @@ def _serve(life: Life, now: int) -> Outcome:
 def _exited(life: Life, event: EngineExited, now: int) -> Outcome:
     retry = life.state is PoolState.PROBING and event.port_taken and life.port_tries < MAX_PORT_TRIES
     if retry and life.engine is not None:
-        return _spawn(replace(life, port_tries=life.port_tries + 1), life.engine)
+        # A run of its own: whoever took the port may even have passed for our engine in what is reported late.
+        return _spawn(replace(life, run=life.run + 1, port_tries=life.port_tries + 1), life.engine)
     return _fail(life, Failure(cause=Cause.ENGINE_EXIT, message=event.message, hint=event.hint, at=now), now)
 
 

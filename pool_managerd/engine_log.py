@@ -1,0 +1,111 @@
+"""Keeps what an engine prints: a bounded file per pool, the daemon's own log, and the last lines for error messages.
+
+Decides how much is kept. Every line is redacted before it goes anywhere. Never fails its caller: a full disk costs log
+lines, not the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+_log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 8 << 20
+"""The size at which the file becomes ``<pool>.log.1``, in place of the former one."""
+MAX_LINE_CHARS = 8192
+_MAX_PENDING_BYTES = 1 << 16
+TAIL_LINES = 8
+
+
+class Redacts(Protocol):
+    """Takes secrets out of text; more can be registered."""
+
+    def register(self, secret: str) -> None:
+        """From now on this value appears in no text."""
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+
+
+class EngineLog:
+    """The log of one pool, over all its engines."""
+
+    def __init__(self, path: Path, pool_id: str, redactor: Redacts, max_bytes: int = MAX_FILE_BYTES) -> None:
+        self._path = path
+        self._pool_id = pool_id
+        self._redactor = redactor
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self._pending = b""
+        self._cutting = False
+        self._failing = False
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def path(self) -> Path:
+        """Where the lines are."""
+        return self._path
+
+    def begin(self, headline: str) -> None:
+        """A new engine starts: its lines are the ones that error messages quote from now on."""
+        self._pending, self._cutting = b"", False
+        self._tail.clear()
+        self._write(f"--- {self._redactor.text(headline)}")
+
+    def feed(self, data: bytes) -> None:
+        """Take output as it comes: any bytes, cut anywhere."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            if self._cutting:
+                self._cutting = False  # the rest of a line whose beginning is in the log
+            else:
+                self._take(line)
+        if len(self._pending) > _MAX_PENDING_BYTES:
+            if not self._cutting:
+                self._take(self._pending)
+            self._pending, self._cutting = b"", True
+
+    def end(self) -> None:
+        """The engine is gone: its last line may have had no end."""
+        if self._pending and not self._cutting:
+            self._take(self._pending)
+        self._pending, self._cutting = b"", False
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def tail(self) -> str:
+        """The last lines of the current engine, redacted; empty when it printed nothing."""
+        return "\n".join(self._tail)
+
+    def _take(self, raw: bytes) -> None:
+        # Redacted whole, then cut: a secret across the cut must not leave its first half behind.
+        line = self._redactor.text(raw.decode(errors="replace").rstrip("\r"))
+        if len(line) > MAX_LINE_CHARS:
+            line = f"{line[:MAX_LINE_CHARS]} [cut]"
+        self._tail.append(line)
+        self._write(line)
+        _log.info("%s", line, extra={"pool_id": self._pool_id})
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab")
+            if self._file.tell() >= self._max_bytes:
+                self._rotate()
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                _log.warning("cannot write %s: %s", self._path, error, extra={"pool_id": self._pool_id})
+            self._failing = True
+
+    def _rotate(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        self._file = self._path.open("ab")
