@@ -1,0 +1,233 @@
+"""The backlog against a plain list that does the same things the slow way."""
+
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from contracts.config import FullPolicy, Queue
+from contracts.tasks import Placement, Priority
+from orchestratord.backlog import Backlog, Full, Queued
+
+INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
+QUEUES = {
+    "a": Queue(capacity=3),
+    "b": Queue(capacity=2, full_policy=FullPolicy.DROP_LRU),
+    "c": Queue(capacity=4, full_policy=FullPolicy.DROP_LRU),
+    "d": Queue(capacity=1),
+}
+POOLS = st.sets(st.sampled_from(sorted(QUEUES)), min_size=1)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One task of the model. ``number``: of its arrival."""
+
+    task_id: str
+    number: int
+    priority: Priority
+    pools: frozenset[str]
+    charged_to: str
+
+    @property
+    def turn(self) -> tuple[bool, int]:
+        return self.priority is BATCH, self.number
+
+    def may_run_on(self, pools: frozenset[str]) -> bool:
+        return bool(self.pools & pools)
+
+
+class BacklogMachine(RuleBasedStateMachine):
+    """Every rule does the same to the backlog and to a list, and compares the answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog(QUEUES)
+        self.model: list[Waiting] = []
+        self.arrivals = 0
+
+    # --- the model ---
+
+    def depth(self, pool: str) -> int:
+        return sum(task.charged_to == pool for task in self.model)
+
+    def ahead(self, priority: Priority, pools: frozenset[str]) -> int:
+        newest = (priority is BATCH, self.arrivals + 1)
+        return sum(task.turn < newest and task.may_run_on(pools) for task in self.model)
+
+    def roomiest(self, pools: frozenset[str]) -> str | None:
+        rooms = sorted((self.depth(pool) - QUEUES[pool].capacity, pool) for pool in pools)
+        return rooms[0][1] if rooms[0][0] < 0 else None
+
+    def victim(self, priority: Priority, pools: frozenset[str]) -> Waiting | None:
+        """The oldest batch task in a queue that drops; an interactive one only for an interactive one."""
+        dropping = {pool for pool in pools if QUEUES[pool].full_policy is FullPolicy.DROP_LRU}
+        within = sorted((task for task in self.model if task.charged_to in dropping), key=lambda task: task.number)
+        batch = [task for task in within if task.priority is BATCH]
+        candidates = batch or ([] if priority is BATCH else within)
+        return candidates[0] if candidates else None
+
+    # --- the rules ---
+
+    @rule(priority=st.sampled_from(Priority), pools=POOLS)
+    def offer(self, priority: Priority, pools: set[str]) -> None:
+        wanted = frozenset(pools)
+        charged_to, evicted = self.roomiest(wanted), None
+        if charged_to is None:
+            evicted = self.victim(priority, wanted)
+            charged_to = None if evicted is None else evicted.charged_to
+        task_id = f"t{self.arrivals + 1}"
+        if evicted is not None:
+            self.model.remove(evicted)
+        position = self.ahead(priority, wanted)
+        if evicted is None:
+            assert self.backlog.ahead_of_new(priority, wanted) == position
+        answer = self.backlog.offer(task_id, priority, wanted)
+        if charged_to is None:
+            assert isinstance(answer, Full)
+            assert answer.pool_id in wanted
+            assert answer.policy is QUEUES[answer.pool_id].full_policy
+            return
+        self.arrivals += 1
+        self.model.append(Waiting(task_id, self.arrivals, priority, wanted, charged_to))
+        assert answer == Queued(position=position, charged_to=charged_to, evicted=evicted.task_id if evicted else None)
+
+    @precondition(lambda self: self.model)
+    @rule(choice=st.integers(min_value=0))
+    def remove(self, choice: int) -> None:
+        task = self.model.pop(choice % len(self.model))
+        assert self.backlog.remove(task.task_id)
+        assert not self.backlog.remove(task.task_id)
+
+    @rule()
+    def remove_a_stranger(self) -> None:
+        assert not self.backlog.remove("stranger")
+
+    @rule(pools=POOLS, take=st.booleans())
+    def head(self, pools: set[str], take: bool) -> None:
+        open_pools = frozenset(pools)
+        eligible = sorted((task for task in self.model if task.may_run_on(open_pools)), key=lambda task: task.turn)
+        found = self.backlog.head(open_pools)
+        assert (found.task_id if found else None) == (eligible[0].task_id if eligible else None)
+        if found is not None and take:
+            self.backlog.remove(found.task_id)
+            self.model.remove(eligible[0])
+
+    @rule(pools=POOLS)
+    def unserved(self, pools: set[str]) -> None:
+        stranded = [task.task_id for task in self.model if not task.may_run_on(frozenset(pools))]
+        found = self.backlog.unserved(pools)
+        assert sorted(found) == sorted(stranded)
+
+    # --- what always holds ---
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        for pool, queue in QUEUES.items():
+            assert self.backlog.depth(pool) <= queue.capacity == self.backlog.capacity(pool)
+            assert self.backlog.depth(pool) == self.depth(pool)
+            assert sum(self.backlog.depth(pool, priority) for priority in Priority) == self.backlog.depth(pool)
+        assert sum(self.backlog.depth(pool) for pool in QUEUES) == len(self.backlog) == len(self.model)
+
+    @invariant()
+    def positions_are_the_naive_count(self) -> None:
+        naive = {
+            task.task_id: sum(other.turn < task.turn and other.may_run_on(task.pools) for other in self.model)
+            for task in self.model
+        }
+        assert dict(self.backlog.positions()) == naive
+
+    @invariant()
+    def members_are_the_same(self) -> None:
+        assert all(task.task_id in self.backlog for task in self.model)
+        assert all(self.backlog.pools_of(task.task_id) == task.pools for task in self.model)
+        assert "stranger" not in self.backlog
+
+    @invariant()
+    def no_lane_is_left_empty(self) -> None:
+        lanes = Counter((task.priority, task.pools) for task in self.model)
+        found = self.backlog._lanes  # noqa: SLF001 - a leak shows nowhere else
+        assert {key: len(lane.entries) for key, lane in found.items()} == lanes
+
+
+@pytest.mark.req("HP-01", "HP-02", "HP-08")
+def test_the_backlog_does_what_the_list_does() -> None:
+    run_state_machine_as_test(
+        BacklogMachine, settings=settings(deadline=None, max_examples=100, stateful_step_count=40)
+    )
+
+
+def backlog(capacity: int = 2, policy: FullPolicy = FullPolicy.REJECT) -> Backlog:
+    return Backlog({"p": Queue(capacity=capacity, full_policy=policy)})
+
+
+def order(waiting: Backlog) -> list[str]:
+    """Take everything out, in turn."""
+    taken = []
+    while (head := waiting.head({"p"})) is not None:
+        taken.append(head.task_id)
+        waiting.remove(head.task_id)
+    return taken
+
+
+@pytest.mark.req("HP-01")
+def test_interactive_goes_before_batch_and_each_is_fifo() -> None:
+    waiting = backlog(capacity=6)
+    for task_id, priority in [("b1", BATCH), ("i1", INTERACTIVE), ("b2", BATCH), ("i2", INTERACTIVE)]:
+        waiting.offer(task_id, priority, {"p"})
+    assert order(waiting) == ["i1", "i2", "b1", "b2"]
+
+
+@pytest.mark.req("HP-02")
+def test_a_full_queue_refuses_and_names_its_policy() -> None:
+    waiting = backlog()
+    assert waiting.offer("t1", BATCH, {"p"}) == Queued(position=0, charged_to="p")
+    assert waiting.offer("t2", INTERACTIVE, {"p"}) == Queued(position=0, charged_to="p")
+    assert waiting.offer("t3", INTERACTIVE, {"p"}) == Full(pool_id="p", policy=FullPolicy.REJECT)
+    assert len(waiting) == 2
+
+
+@pytest.mark.req("HP-02")
+@pytest.mark.parametrize(
+    ("waiting_first", "newcomer", "evicted"),
+    [
+        ((BATCH, BATCH), BATCH, "t0"),
+        ((BATCH, BATCH), INTERACTIVE, "t0"),
+        ((INTERACTIVE, BATCH), BATCH, "t1"),
+        ((INTERACTIVE, BATCH), INTERACTIVE, "t1"),
+        ((INTERACTIVE, INTERACTIVE), INTERACTIVE, "t0"),
+        ((INTERACTIVE, INTERACTIVE), BATCH, None),
+    ],
+)
+def test_drop_lru_evicts_the_oldest_batch_task_first(
+    waiting_first: tuple[Priority, Priority], newcomer: Priority, evicted: str | None
+) -> None:
+    waiting = backlog(policy=FullPolicy.DROP_LRU)
+    for number, priority in enumerate(waiting_first):
+        waiting.offer(f"t{number}", priority, {"p"})
+    answer = waiting.offer("new", newcomer, {"p"})
+    if evicted is None:
+        assert answer == Full(pool_id="p", policy=FullPolicy.DROP_LRU)
+    else:
+        assert isinstance(answer, Queued)
+        assert answer.evicted == evicted
+        assert evicted not in waiting
+        assert "new" in waiting
+
+
+def test_a_task_is_charged_to_the_roomiest_of_its_pools() -> None:
+    waiting = Backlog({"small": Queue(capacity=1), "large": Queue(capacity=2)})
+    charged = [waiting.offer(f"t{n}", BATCH, {"small", "large"}) for n in range(4)]
+    assert [each.charged_to for each in charged if isinstance(each, Queued)] == ["large", "large", "small"]
+    assert isinstance(charged[3], Full)
+
+
+def test_the_wish_travels_with_the_task() -> None:
+    waiting = backlog()
+    wish = Placement(prefer=("p",))
+    waiting.offer("t", BATCH, {"p"}, wish)
+    head = waiting.head({"p"})
+    assert head is not None
+    assert head.wish is wish
