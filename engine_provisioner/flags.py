@@ -1,0 +1,309 @@
+"""The argument vector of llama-server: what we say, what the operator says, and who has the last word.
+
+Decides EP-11: one spelling per flag, the last of duplicates wins, and what makes an engine ours (its model, address,
+context, slots, endpoints, key) cannot be said in ``pools[].flags``. A flag that is not in the tables passes through
+untouched and in its place: this program does not need to know all of llama-server. Never looks at an engine: ``known``
+says which flags one has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from types import MappingProxyType
+
+import msgspec
+
+from contracts.config import Pool, Profile
+from contracts.engines import Finding
+
+MODEL, HOST, PORT = "{model}", "{host}", "{port}"
+"""Stand in an argument vector for what is only known when the engine is started."""
+
+NO_ORIGIN = "http://llama-orch.invalid"
+"""An origin that no page can have (RFC 6761). The engine's own default is every page of every browser."""
+
+ALL_LAYERS = "999"
+
+
+class Rule(StrEnum):
+    """Who decides about a flag."""
+
+    OPERATOR = "operator"
+    OURS = "ours"
+    """Taken out, with a note that says where it is decided."""
+    SECRET = "secret"  # noqa: S105 - the name of a rule, not a secret
+    """Refused: an argument vector can be read by every user of the machine, and this one stands in a file."""
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """A flag of llama-server: every spelling of it, whether a value follows, and where it is decided if not here."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    value: bool = True
+    off: tuple[str, ...] = ()
+    """The spellings that switch it off, canonical one first."""
+    rule: Rule = Rule.OPERATOR
+    instead: str = ""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator should know about one configured flag. A refused one stops the preparation."""
+
+    flag: str
+    message: str
+    hint: str
+    refused: bool = False
+
+
+class Configured(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's flags, in order: what we know (one setting per flag, by name), then the rest as it stood."""
+
+    settings: tuple[tuple[str, ...], ...] = ()
+    rest: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """As an argument vector."""
+        return (*(token for setting in self.settings for token in setting), *self.rest)
+
+
+def _ours(instead: str, *flags: Flag) -> list[Flag]:
+    return [msgspec.structs.replace(flag, rule=Rule.OURS, instead=instead) for flag in flags]
+
+
+_TABLE: tuple[Flag, ...] = (
+    *_ours(
+        "pools[].model says which model is served",
+        Flag("--model", ("-m",)),
+        Flag("--model-url", ("-mu",)),
+        Flag("--hf-repo", ("-hf", "-hfr")),
+        Flag("--hf-file", ("-hff",)),
+        Flag("--docker-repo", ("-dr",)),
+        Flag("--models-dir"),
+        Flag("--models-preset"),
+    ),
+    *_ours(
+        "llama-orch chooses the address: loopback, and a free port",
+        Flag("--host"),
+        Flag("--port"),
+        Flag("--reuse-port", value=False),
+        Flag("--api-prefix"),
+        Flag("--ssl-key-file"),
+        Flag("--ssl-cert-file"),
+    ),
+    *_ours("set pools[].ctx, in tokens for each slot", Flag("--ctx-size", ("-c",))),
+    *_ours("set pools[].slots", Flag("--parallel", ("-np",))),
+    *_ours("set pools[].tensor_split", Flag("--tensor-split", ("-ts",))),
+    *_ours(
+        "llama-orch decides it, because it relies on it",
+        Flag("--metrics", value=False),
+        Flag("--slots", value=False, off=("--no-slots",)),
+        Flag("--ui", ("--webui",), value=False, off=("--no-ui", "--no-webui")),
+        Flag("--cors-origins"),
+        Flag("--fit", ("-fit",)),
+    ),
+    *_ours(
+        "it makes the engine print something and end",
+        Flag("--help", ("-h", "--usage"), value=False),
+        Flag("--version", value=False),
+        Flag("--list-devices", value=False),
+        Flag("--cache-list", ("-cl",), value=False),
+        Flag("--completion-bash", value=False),
+    ),
+    Flag("--api-key", rule=Rule.SECRET, instead="every start of an engine gets a fresh key by itself"),
+    Flag("--api-key-file", rule=Rule.SECRET, instead="every start of an engine gets a fresh key by itself"),
+    Flag("--hf-token", ("-hft",), rule=Rule.SECRET, instead="models are fetched before the engine starts"),
+    Flag("--n-gpu-layers", ("-ngl", "--ngl", "--gpu-layers")),
+    Flag("--device", ("-dev",)),
+    Flag("--split-mode", ("-sm",)),
+    Flag("--main-gpu", ("-mg",)),
+    Flag("--n-cpu-moe", ("-ncmoe",)),
+    Flag("--cpu-moe", ("-cmoe",), value=False),
+    Flag("--threads", ("-t",)),
+    Flag("--threads-batch", ("-tb",)),
+    Flag("--threads-http"),
+    Flag("--batch-size", ("-b",)),
+    Flag("--ubatch-size", ("-ub",)),
+    Flag("--n-predict", ("-n", "--predict")),
+    Flag("--cache-type-k", ("-ctk",)),
+    Flag("--cache-type-v", ("-ctv",)),
+    Flag("--cache-ram", ("-cram",)),
+    Flag("--cache-reuse"),
+    Flag("--cache-prompt", value=False, off=("--no-cache-prompt",)),
+    Flag("--cont-batching", ("-cb",), value=False, off=("--no-cont-batching", "-nocb")),
+    Flag("--kv-unified", ("-kvu",), value=False, off=("--no-kv-unified", "-no-kvu")),
+    Flag("--kv-offload", ("-kvo",), value=False, off=("--no-kv-offload", "-nkvo")),
+    Flag("--warmup", value=False, off=("--no-warmup",)),
+    Flag("--embedding", ("--embeddings",), value=False),
+    Flag("--reranking", ("--rerank",), value=False),
+    Flag("--pooling"),
+    Flag("--seed", ("-s",)),
+    Flag("--alias", ("-a",)),
+    Flag("--numa"),
+    Flag("--mmproj", ("-mm",)),
+    Flag("--slot-save-path"),
+    Flag("--timeout", ("-to",)),
+    Flag("--sse-ping-interval"),
+    Flag("--verbosity", ("-lv", "--log-verbosity")),
+)
+
+
+def _spellings() -> dict[str, tuple[Flag, str]]:
+    table: dict[str, tuple[Flag, str]] = {}
+    for flag in _TABLE:
+        table |= dict.fromkeys((flag.name, *flag.aliases), (flag, flag.name))
+        if flag.off:
+            table |= dict.fromkeys(flag.off, (flag, flag.off[0]))
+    return table
+
+
+_SPELLINGS = MappingProxyType(_spellings())
+
+
+def lookup(token: str) -> tuple[Flag, str] | None:
+    """The flag that a token names, and how we spell it; llama-server takes ``_`` for ``-`` in long names, so do we."""
+    name = token.replace("_", "-") if token.startswith("--") else token
+    return _SPELLINGS.get(name)
+
+
+def configured(flags: Sequence[str], profile: Profile) -> Configured:
+    """What the operator's flags come to. Total: whatever the strings are, this does not raise.
+
+    An element may be a flag, a value, ``--flag=value``, or a flag with its value after white space.
+    """
+    todo = deque(flags)
+    settings: dict[str, tuple[str, ...]] = {}
+    rest: list[str] = []
+    notes: list[Note] = []
+    while todo:
+        token, value = _take(todo)
+        found = lookup(token)
+        if found is None:
+            rest.append(token)
+            continue
+        flag, spelled = found
+        if flag.value and value is None:
+            text = f"{token} needs a value"
+            notes.append(Note(flag=flag.name, message=text, hint="add it, or remove the flag", refused=True))
+        elif flag.rule is not Rule.OPERATOR:
+            notes.append(_note_on(flag, token))
+        else:
+            settings[flag.name] = (spelled,) if value is None else (spelled, value)
+    if profile is Profile.HOME:
+        notes += _cpu_notes(settings)
+    return Configured(settings=tuple(settings[name] for name in sorted(settings)), rest=tuple(rest), notes=tuple(notes))
+
+
+def llama_server_args(pool: Pool, profile: Profile, known: frozenset[str] | None = None) -> tuple[str, ...]:
+    """The argument vector for this pool, with the placeholders for model, host and port.
+
+    ``known`` are the flags of this engine (None: not known, and only what every llama-server has is used). The context
+    is given over all slots, as llama-server counts it, so each slot has ``pool.ctx`` tokens of its own.
+    """
+    args = ["--model", MODEL, "--host", HOST, "--port", PORT]
+    args += ["--ctx-size", str(pool.ctx * pool.slots), "--parallel", str(pool.slots), "--metrics", "--slots"]
+    args += _in_its_spelling(known, ("--no-ui",), ("--no-webui",), default=("--no-webui",))
+    args += _in_its_spelling(known, ("--cors-origins", NO_ORIGIN))
+    # Fitting to free memory lowers the context and the offloaded layers without a word.
+    args += _in_its_spelling(known, ("--fit", "off"))
+    defaults: dict[str, tuple[str, ...]] = {}
+    if profile is Profile.HOME:
+        defaults["--n-gpu-layers"] = ("--n-gpu-layers", ALL_LAYERS)
+    if pool.slots == 1:
+        defaults["--cont-batching"] = ("--no-cont-batching",)
+    if pool.tensor_split and profile is Profile.HOME:
+        defaults["--tensor-split"] = ("--tensor-split", ",".join(f"{share:g}" for share in pool.tensor_split))
+    theirs = configured(pool.flags, profile)
+    chosen = defaults | {_name_of(setting): setting for setting in theirs.settings}
+    args += [token for name in sorted(chosen) for token in chosen[name]]
+    return (*args, *theirs.rest)
+
+
+def fill_in(args: Iterable[str], *, model: str, host: str, port: int) -> list[str]:
+    """The arguments of one start. Only an element that is a placeholder is replaced: a value may hold braces."""
+    values = {MODEL: model, HOST: host, PORT: str(port)}
+    return [values.get(token, token) for token in args]
+
+
+def flag_findings(pool: Pool, profile: Profile) -> tuple[Finding, ...]:
+    """The configured flags that must not reach an engine."""
+    return tuple(
+        Finding(check="flags", message=f"pools[{pool.id}].flags: {note.message}", why=_WHY, hint=note.hint)
+        for note in configured(pool.flags, profile).notes
+        if note.refused
+    )
+
+
+_WHY = "the engine would not start as configured, or not be safe or not compute where this pool may"
+
+_HELP_LINE = re.compile(r"^\s*((?:-{1,2}[A-Za-z][\w-]*(?:,\s+)?)+)")
+_FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+
+
+def flags_in_help(text: str) -> frozenset[str] | None:
+    """The flags that an engine's ``--help`` lists; None where this is not the help of a llama-server."""
+    heads = [match[1] for line in text.splitlines() if (match := _HELP_LINE.match(line))]
+    found = frozenset(flag for head in heads for flag in _FLAG.findall(head))
+    return found if {"--model", "--port"} <= found else None
+
+
+def _take(todo: deque[str]) -> tuple[str, str | None]:
+    """The next flag with its value, or the next token as it stands."""
+    token = todo.popleft()
+    if not token.startswith("-"):
+        return token, None
+    name, equals, inline = token.partition("=")
+    found = lookup(name)
+    if equals and found and found[0].value:
+        return name, None if _names_a_flag(inline) else inline
+    head, *tail = token.split(maxsplit=1)
+    todo.extendleft(tail)
+    found = lookup(head)
+    takes_next = found is not None and found[0].value and bool(todo) and not _names_a_flag(todo[0])
+    return head, todo.popleft() if takes_next else None
+
+
+def _names_a_flag(text: str) -> bool:
+    """Whether this is the next flag rather than the value of the one before it."""
+    words = text.partition("=")[0].split(maxsplit=1)
+    return bool(words) and lookup(words[0]) is not None
+
+
+def _note_on(flag: Flag, token: str) -> Note:
+    if flag.rule is Rule.SECRET:
+        text = f"{token} would put a secret into a file and into the process list"
+        return Note(flag=flag.name, message=text, hint=f"remove it: {flag.instead}", refused=True)
+    return Note(flag=flag.name, message=f"{token} in pools[].flags is left out", hint=flag.instead)
+
+
+def _cpu_notes(settings: dict[str, tuple[str, ...]]) -> list[Note]:
+    on_cpu = {"--n-gpu-layers": "0", "--device": "none"}
+    return [
+        Note(
+            flag=name,
+            message=f"{name} {value} would compute on the CPU, and profile home is GPU only",
+            hint="remove it, or give it a value that uses the pool's GPUs",
+            refused=True,
+        )
+        for name, value in on_cpu.items()
+        if settings.get(name, ())[1:] == (value,)
+    ]
+
+
+def _in_its_spelling(
+    known: frozenset[str] | None, *choices: tuple[str, ...], default: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The first choice whose flag the engine has; ``default`` where its flags are not known."""
+    if known is None:
+        return default
+    return next((choice for choice in choices if choice[0] in known), ())
+
+
+def _name_of(setting: tuple[str, ...]) -> str:
+    found = lookup(setting[0])
+    return found[0].name if found else setting[0]

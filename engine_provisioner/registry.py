@@ -1,0 +1,35 @@
+"""The provider of a pool.
+
+Decides nothing that ``plan.way_of`` has not decided: it puts the parts together.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from contracts.config import Pool, Profile
+from engine_provisioner.base import EngineProvider
+from engine_provisioner.host import Host
+from engine_provisioner.plan import Way, way_of
+from engine_provisioner.providers.binary import BinarySource
+from engine_provisioner.providers.external import ExternalProvider
+from engine_provisioner.providers.native import NativeProvider
+from engine_provisioner.providers.wheel import WheelSource
+
+
+def provider_for(pool: Pool, profile: Profile, host: Host) -> EngineProvider:
+    """The provider of the pool's engine and mode.
+
+    Raises ProvisionError, which names what is valid, for an engine that nobody knows, a mode that makes no sense for
+    it, and one that this version or this profile cannot use.
+    """
+    way = way_of(pool, profile)
+    match way:
+        case Way.WHEEL:
+            return NativeProvider(host, profile, WheelSource(host))
+        case Way.BINARY | Way.SYSTEM_PACKAGE:
+            return NativeProvider(host, profile, BinarySource(host))
+        case Way.EXTERNAL:
+            return ExternalProvider(host, profile)
+        case _:
+            assert_never(way)
