@@ -11,7 +11,7 @@ from contracts.base import Message
 from contracts.pools import DeviceUse, Gpu
 
 
-class Inventory(Message, frozen=True):
+class Inventory(Message, frozen=True, kw_only=True):
     """The GPUs of this machine; ``problem`` and ``hint`` where they cannot be listed."""
 
     gpus: tuple[Gpu, ...] = ()
@@ -19,7 +19,7 @@ class Inventory(Message, frozen=True):
     hint: str | None = None
 
 
-class DeviceProcess(Message, frozen=True):
+class DeviceProcess(Message, frozen=True, kw_only=True):
     """A process that has memory on a GPU. ``used_bytes`` is None where the driver does not tell."""
 
     uuid: str
@@ -27,7 +27,7 @@ class DeviceProcess(Message, frozen=True):
     used_bytes: int | None = None
 
 
-class Trouble(Message, frozen=True):
+class Trouble(Message, frozen=True, kw_only=True):
     """What is wrong with the devices of a pool, and the mend."""
 
     message: str

@@ -7,11 +7,11 @@ is read back is checked against the kernel by ``pool_managerd.reconcile``.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 
+from catalog_core.atomic import write_atomic
 from contracts.base import Message
 from contracts.engines import Handoff
 from pool_managerd.reconcile import Handle
@@ -38,12 +38,12 @@ class HandleFiles:
 
     def write(self, handle: Handle) -> None:
         """Write the handle and the pid file of an engine that was just started. Raises OSError."""
-        _replace(self._handles / f"{handle.pool_id}.json", _json(handle))
-        _replace(self._runtime / f"{handle.pool_id}.pid", f"{handle.pid}\n".encode())
+        write_atomic(self._handles / f"{handle.pool_id}.json", _json(handle))
+        write_atomic(self._runtime / f"{handle.pool_id}.pid", f"{handle.pid}\n".encode())
 
     def hand_over(self, handoff: Handoff) -> None:
         """Write the hand-off file of an engine that is ready. Raises OSError."""
-        _replace(self._engines / f"{handoff.pool_id}.json", _json(handoff))
+        write_atomic(self._engines / f"{handoff.pool_id}.json", _json(handoff))
 
     def remove(self, pool_id: str) -> None:
         """Take back everything that says this pool has an engine."""
@@ -70,14 +70,3 @@ class HandleFiles:
 
 def _json(message: Message) -> bytes:
     return msgspec.json.format(msgspec.json.encode(message), indent=1) + b"\n"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all. Not synced: what these files tell is void after a power failure anyway."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

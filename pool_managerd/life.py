@@ -12,7 +12,7 @@ from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gates, PoolState
 
 
-class Failure(Message, frozen=True):
+class Failure(Message, frozen=True, kw_only=True):
     """What went wrong last, with its mend."""
 
     cause: Cause
@@ -21,7 +21,7 @@ class Failure(Message, frozen=True):
     at: int
 
 
-class Life(Message, frozen=True):
+class Life(Message, frozen=True, kw_only=True):
     """All that is known of a pool."""
 
     rules: Restart
@@ -55,15 +55,15 @@ class Life(Message, frozen=True):
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
-class Start(Message, frozen=True):
+class Start(Message, frozen=True, kw_only=True):
     """The pool is wanted."""
 
 
-class StopAsked(Message, frozen=True):
+class StopAsked(Message, frozen=True, kw_only=True):
     """End the engine now and stay stopped."""
 
 
-class DrainAsked(Message, frozen=True):
+class DrainAsked(Message, frozen=True, kw_only=True):
     """Let running work finish, for at most ``deadline_ms``, then end the engine and stay stopped.
 
     Asked again while draining, the sooner deadline holds: whoever knows that no work is left asks with 0.
@@ -72,11 +72,11 @@ class DrainAsked(Message, frozen=True):
     deadline_ms: int
 
 
-class RestartAsked(Message, frozen=True):
+class RestartAsked(Message, frozen=True, kw_only=True):
     """End the engine now, if there is one, and start anew. Closes the breaker."""
 
 
-class ReloadAsked(Message, frozen=True):
+class ReloadAsked(Message, frozen=True, kw_only=True):
     """Drain, then start with another model; back to the one that served before when that fails. Closes the breaker.
 
     As with a drain, asked again with a sooner deadline it is the sooner one that holds.
@@ -86,34 +86,34 @@ class ReloadAsked(Message, frozen=True):
     deadline_ms: int
 
 
-class ModelStaged(Message, frozen=True):
+class ModelStaged(Message, frozen=True, kw_only=True):
     """The model is on disk; None for an engine that somebody else runs."""
 
     run: int
     model: ResolvedModel | None
 
 
-class EngineEnsured(Message, frozen=True):
+class EngineEnsured(Message, frozen=True, kw_only=True):
     """The engine can be started."""
 
     run: int
     engine: PreparedEngine
 
 
-class EngineSpawned(Message, frozen=True):
+class EngineSpawned(Message, frozen=True, kw_only=True):
     """The engine's process exists."""
 
     run: int
     endpoint: Endpoint
 
 
-class EngineProved(Message, frozen=True):
+class EngineProved(Message, frozen=True, kw_only=True):
     """The engine answers, generates, and computes where it should."""
 
     run: int
 
 
-class StepFailed(Message, frozen=True):
+class StepFailed(Message, frozen=True, kw_only=True):
     """A step of the start, or the liveness check of a ready engine, failed."""
 
     run: int
@@ -122,7 +122,7 @@ class StepFailed(Message, frozen=True):
     hint: str | None = None
 
 
-class EngineExited(Message, frozen=True):
+class EngineExited(Message, frozen=True, kw_only=True):
     """The engine ended without being told to. ``port_taken``: another process has its port."""
 
     run: int
@@ -131,14 +131,14 @@ class EngineExited(Message, frozen=True):
     port_taken: bool = False
 
 
-class EngineGone(Message, frozen=True):
+class EngineGone(Message, frozen=True, kw_only=True):
     """The engine that was told to end is no more, nor is any child of it. ``draw`` in [0, 1) is for the jitter."""
 
     run: int
     draw: float
 
 
-class TimerFired(Message, frozen=True):
+class TimerFired(Message, frozen=True, kw_only=True):
     """The moment of the last ``SetTimer`` has come."""
 
     run: int
@@ -152,20 +152,20 @@ Event = Asked | Reported | TimerFired
 # --- effects ----------------------------------------------------------------------------------------------------------
 
 
-class StageModel(Message, frozen=True):
+class StageModel(Message, frozen=True, kw_only=True):
     """See that the devices exist, then bring the model to this disk: ``ModelStaged`` or ``StepFailed``."""
 
     run: int
     model_ref: str
 
 
-class EnsureEngine(Message, frozen=True):
+class EnsureEngine(Message, frozen=True, kw_only=True):
     """Make the engine startable: ``EngineEnsured`` or ``StepFailed``."""
 
     run: int
 
 
-class SpawnEngine(Message, frozen=True):
+class SpawnEngine(Message, frozen=True, kw_only=True):
     """Start the process: ``EngineSpawned`` or ``StepFailed``, and ``EngineExited`` when it ends by itself."""
 
     run: int
@@ -173,20 +173,20 @@ class SpawnEngine(Message, frozen=True):
     model: ResolvedModel | None
 
 
-class ProveEngine(Message, frozen=True):
+class ProveEngine(Message, frozen=True, kw_only=True):
     """Wait for health, then generate one token, then look at the GPUs: ``EngineProved`` or ``StepFailed``."""
 
     run: int
 
 
-class WatchEngine(Message, frozen=True):
+class WatchEngine(Message, frozen=True, kw_only=True):
     """Hand the endpoint over and look after the engine's health: ``StepFailed`` when it is lost."""
 
     run: int
     model_ref: str
 
 
-class StopEngine(Message, frozen=True):
+class StopEngine(Message, frozen=True, kw_only=True):
     """Cancel all work of earlier runs, end the engine and all its children, take back what was handed over.
 
     Always answered by ``EngineGone``, however long it takes; with no engine at once.
@@ -195,7 +195,7 @@ class StopEngine(Message, frozen=True):
     run: int
 
 
-class SetTimer(Message, frozen=True):
+class SetTimer(Message, frozen=True, kw_only=True):
     """Report ``TimerFired`` at ``due``; replaces the former timer."""
 
     run: int

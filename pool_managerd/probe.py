@@ -36,14 +36,14 @@ class Health(StrEnum):
     """Another status."""
 
 
-class Look(Message, frozen=True):
+class Look(Message, frozen=True, kw_only=True):
     """One look, with what was seen in words."""
 
     health: Health
     detail: str
 
 
-class Timing(Message, frozen=True):
+class Timing(Message, frozen=True, kw_only=True):
     """How often is looked, in seconds."""
 
     first_s: float = 0.025

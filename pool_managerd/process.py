@@ -37,7 +37,7 @@ _PRIVATE = re.compile(
 )
 
 
-class Exit(Message, frozen=True):
+class Exit(Message, frozen=True, kw_only=True):
     """How a process ended: with a status of its own, or by a signal."""
 
     status: int | None = None
@@ -57,7 +57,7 @@ class Exit(Message, frozen=True):
             return f"was ended by signal {self.signal}"
 
 
-class SpawnSpec(Message, frozen=True):
+class SpawnSpec(Message, frozen=True, kw_only=True):
     """What to start. ``env`` is complete: nothing else reaches the child but the marker. Holds the key."""
 
     argv: tuple[str, ...]

@@ -15,7 +15,7 @@ MARKER = "LLAMA_ORCH_HANDLE"
 """The environment variable in which every engine, with all its children, carries the path of its handle file."""
 
 
-class Handle(Message, frozen=True):
+class Handle(Message, frozen=True, kw_only=True):
     """What a restarted manager needs to find an engine again. Holds no secret."""
 
     pool_id: str
@@ -29,7 +29,7 @@ class Handle(Message, frozen=True):
     model_digest: str | None = None
 
 
-class ProcessSeen(Message, frozen=True):
+class ProcessSeen(Message, frozen=True, kw_only=True):
     """A process of this machine. ``marker`` is the handle file that its environment names, where it can be read."""
 
     pid: int
@@ -39,7 +39,7 @@ class ProcessSeen(Message, frozen=True):
     marker: str | None = None
 
 
-class Leftover(Message, frozen=True):
+class Leftover(Message, frozen=True, kw_only=True):
     """The processes of a dead manager's engine, to be ended before another one starts for that pool."""
 
     pool_id: str
@@ -47,14 +47,14 @@ class Leftover(Message, frozen=True):
     processes: tuple[ProcessSeen, ...]
 
 
-class Forgotten(Message, frozen=True):
+class Forgotten(Message, frozen=True, kw_only=True):
     """A handle with nothing behind it any more, and why."""
 
     pool_id: str
     reason: str
 
 
-class Reconciliation(Message, frozen=True):
+class Reconciliation(Message, frozen=True, kw_only=True):
     """What to do with what was found."""
 
     end: tuple[Leftover, ...] = ()

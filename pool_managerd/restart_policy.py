@@ -13,7 +13,7 @@ _MAX_DOUBLINGS = 32
 """Far beyond ``max_ms`` for any ``initial_ms``, and keeps the arithmetic small."""
 
 
-class Decision(Message, frozen=True):
+class Decision(Message, frozen=True, kw_only=True):
     """What to do after a failure. ``delay_ms`` is None where the breaker opens; ``failures`` counts this failure."""
 
     failures: int

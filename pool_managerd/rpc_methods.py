@@ -1,0 +1,151 @@
+"""Answers the calls of orchestratord and the operator's tools.
+
+Decides which parameters a call takes and which error a bad one gets. Changes nothing itself: what is asked of a pool
+goes to its owner's inbox, and the answer says that it was taken, not that it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from contracts.base import Message, explain
+from contracts.config import Pool
+from contracts.pools import PoolSnapshot
+from contracts.rpc import (
+    PROTOCOL,
+    DrainParams,
+    Empty,
+    Findings,
+    GpuSet,
+    Hello,
+    Method,
+    PoolRef,
+    ReloadParams,
+    Request,
+    RpcCode,
+    answer,
+    same_major,
+)
+from pool_managerd.engine_effects import Engines
+from pool_managerd.errors import StepError
+from pool_managerd.gpu import Gpus
+from pool_managerd.hub import Hub
+from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked
+from pool_managerd.rpc_server import RpcError
+from pool_managerd.snapshot import health
+
+NAME = "pool-managerd"
+_Params = TypeVar("_Params", bound=Message)
+
+
+class PoolMethods:
+    """The methods of pool-managerd. ``post`` puts an event into a pool's inbox."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        hub: Hub,
+        post: Callable[[str, Event], None],
+        gpus: Gpus,
+        pools: Mapping[str, Pool],
+        engines: Mapping[str, Engines],
+    ) -> None:
+        self._version = version
+        self._hub = hub
+        self._post = post
+        self._gpus = gpus
+        self._pools = pools
+        self._engines = engines
+
+    def hello(self, request: Request) -> Hello:
+        """See ``pool_managerd.rpc_server.Methods``."""
+        theirs = _params(request, Hello)
+        if not same_major(PROTOCOL, theirs.protocol):
+            text = f"{NAME} speaks protocol {PROTOCOL}, {theirs.name} speaks {theirs.protocol}: update the older one"
+            raise RpcError(RpcCode.VERSION_MISMATCH, text, {"ours": PROTOCOL, "theirs": theirs.protocol})
+        return Hello(protocol=PROTOCOL, name=NAME, version=self._version)
+
+    def subscribe(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
+        """See ``pool_managerd.rpc_server.Methods``."""
+        return answer(request.id, self._hub.pools()), self._hub.subscribe(listener)
+
+    async def call(self, request: Request) -> bytes:
+        """See ``pool_managerd.rpc_server.Methods``."""
+        return answer(request.id, await self._result(request))
+
+    async def _result(self, request: Request) -> Message:
+        match request.method:
+            case Method.POOL_LIST:
+                return self._hub.pools()
+            case Method.POOL_HEALTH:
+                return health(self._snapshot(_params(request, PoolRef).pool_id))
+            case Method.POOL_DRAIN:
+                drain = _params(request, DrainParams)
+                return self._ask(drain.pool_id, DrainAsked(deadline_ms=max(0, drain.deadline_ms)))
+            case Method.POOL_RESTART:
+                return self._ask(_params(request, PoolRef).pool_id, RestartAsked())
+            case Method.POOL_RELOAD:
+                reload = _params(request, ReloadParams)
+                event = ReloadAsked(model_ref=reload.new_model_ref, deadline_ms=max(0, reload.deadline_ms))
+                return self._ask(reload.pool_id, event)
+            case Method.GPU_LIST:
+                return GpuSet(gpus=(await asyncio.to_thread(self._gpus.inventory)).gpus)
+            case Method.ENGINE_PLAN | Method.ENGINE_PREFLIGHT:
+                return await self._engine(request)
+            case _:
+                known = ", ".join(sorted(ANSWERED))
+                raise RpcError(RpcCode.METHOD_NOT_FOUND, f"no method {request.method!r}; there are: {known}")
+
+    def _ask(self, pool_id: str, event: Event) -> Empty:
+        self._snapshot(pool_id)
+        self._post(pool_id, event)
+        return Empty()
+
+    def _snapshot(self, pool_id: str) -> PoolSnapshot:
+        found = self._hub.pool(pool_id)
+        if found is None:
+            known = ", ".join(self._pools)
+            raise RpcError(RpcCode.UNKNOWN_POOL, f"no pool {pool_id!r}; there are: {known}", {"pool_id": pool_id})
+        return found
+
+    async def _engine(self, request: Request) -> Message:
+        pool_id = self._snapshot(_params(request, PoolRef).pool_id).pool_id
+        pool, engines = self._pools[pool_id], self._engines[pool_id]
+        try:
+            if request.method == Method.ENGINE_PLAN:
+                return engines.plan(pool)
+            return Findings(pool_id=pool_id, findings=await engines.preflight(pool))
+        except StepError as error:
+            data = {"pool_id": pool_id, "cause": str(error.cause), "hint": error.hint or ""}
+            raise RpcError(RpcCode.CONFLICT, error.message, data) from error
+
+
+ANSWERED = frozenset(
+    {
+        Method.HELLO,
+        Method.SUBSCRIBE,
+        Method.POOL_LIST,
+        Method.POOL_HEALTH,
+        Method.POOL_DRAIN,
+        Method.POOL_RESTART,
+        Method.POOL_RELOAD,
+        Method.GPU_LIST,
+        Method.ENGINE_PLAN,
+        Method.ENGINE_PREFLIGHT,
+    }
+)
+"""What this version answers."""
+
+
+def _params(request: Request, kind: type[_Params]) -> _Params:
+    try:
+        return msgspec.json.decode(request.params, type=kind)
+    except msgspec.ValidationError as error:
+        problem = explain(error, kind)
+        text = f"{request.method}: {problem.where}: {problem.message}"
+        raise RpcError(RpcCode.INVALID_PARAMS, text, {"hint": problem.hint} if problem.hint else None) from error
