@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from contracts.base import Message
+from contracts.engines import Finding
 from contracts.pools import Gpu, PoolSnapshot
 
 PROTOCOL = "1.0"
@@ -112,6 +113,8 @@ class ReloadParams(Message, frozen=True, kw_only=True):
 
     pool_id: str
     new_model_ref: str
+    deadline_ms: int = 30_000
+    """How long running work may go on with the old model."""
 
 
 class PoolSet(Message, frozen=True, kw_only=True):
@@ -125,6 +128,13 @@ class GpuSet(Message, frozen=True, kw_only=True):
     """``gpu.list`` and ``gpu.sample``."""
 
     gpus: tuple[Gpu, ...]
+
+
+class Findings(Message, frozen=True, kw_only=True):
+    """The answer to ``engine.preflight``: every problem that was found; none means that the engine can be had."""
+
+    pool_id: str
+    findings: tuple[Finding, ...] = ()
 
 
 class LogLine(Message, frozen=True, kw_only=True):
