@@ -22,13 +22,16 @@ def new() -> l.Life:
     return l.Life(rules=RULES, model_ref="file:/m")
 
 
-def drive(life: l.Life, *events, now: int = 0):
-    """The life after these events, which get the current run where they carry one, and the last effects."""
-    effects = ()
+def current(event: l.Event, life: l.Life) -> l.Event:
+    """The event as work of the current run would report it."""
+    return event if isinstance(event, l.Asked) else replace(event, run=life.run)
+
+
+def drive(life: l.Life, *events: l.Event, now: int = 0) -> tuple[l.Life, tuple[l.Effect, ...]]:
+    """The life after these events, and the last one's effects."""
+    effects: tuple[l.Effect, ...] = ()
     for event in events:
-        if "run" in event.__struct_fields__:
-            event = replace(event, run=life.run)
-        life, effects = step(life, event, now)
+        life, effects = step(life, current(event, life), now)
     return life, effects
 
 
@@ -48,8 +51,9 @@ def ready(now: int = 0) -> l.Life:
 
 
 @pytest.mark.req("ORCH-3821")
-def test_the_three_gates_open_in_order():
-    life, seen = new(), []
+def test_the_three_gates_open_in_order() -> None:
+    life = new()
+    seen = []
     for event in UP:
         life, _ = drive(life, event)
         seen.append((life.state, life.gates))
@@ -75,7 +79,9 @@ def test_the_three_gates_open_in_order():
     ids=["staging", "ensuring", "starting", "probing", "ready", "no_gpu"],
 )
 @pytest.mark.req("ORCH-3821")
-def test_the_gate_that_failed_is_seen_and_keeps_its_cause_until_the_next_try(events, gates):
+def test_the_gate_that_failed_is_seen_and_keeps_its_cause_until_the_next_try(
+    events: tuple[l.Event, ...], gates: Gates
+) -> None:
     failed, effects = drive(new(), *events, now=7)
     assert failed.state is PoolState.FAILED
     assert failed.gates == gates
@@ -86,7 +92,7 @@ def test_the_gate_that_failed_is_seen_and_keeps_its_cause_until_the_next_try(eve
     assert (backoff.state, backoff.gates, backoff.error) == (PoolState.BACKOFF, gates, failed.error)
 
 
-def test_a_failure_ends_the_engine_before_the_next_start_is_timed():
+def test_a_failure_ends_the_engine_before_the_next_start_is_timed() -> None:
     life, _ = drive(ready(), EXITED, now=50)
     assert life.endpoint is None
     life, effects = drive(life, GONE, now=80)
@@ -96,7 +102,7 @@ def test_a_failure_ends_the_engine_before_the_next_start_is_timed():
     assert effects == (l.StageModel(run=life.run, model_ref="file:/m"),)
 
 
-def test_the_breaker_opens_after_max_failures_and_a_restart_closes_it():
+def test_the_breaker_opens_after_max_failures_and_a_restart_closes_it() -> None:
     life = new()
     life, _ = drive(life, l.Start(), BROKE, GONE, FIRED, BROKE, GONE, FIRED, BROKE, GONE)
     assert (life.state, life.failures, life.restarts) == (PoolState.BROKEN, 3, 2)
@@ -106,7 +112,7 @@ def test_the_breaker_opens_after_max_failures_and_a_restart_closes_it():
     assert (life.state, life.failures) == (PoolState.STAGING_MODEL, 0)
 
 
-def test_a_healthy_period_starts_the_count_of_failures_anew():
+def test_a_healthy_period_starts_the_count_of_failures_anew() -> None:
     life, _ = drive(new(), l.Start(), BROKE, GONE, FIRED, BROKE, GONE, FIRED)
     life, _ = drive(life, *UP[1:], now=1000)
     life, _ = drive(life, EXITED, now=6000)
@@ -114,12 +120,12 @@ def test_a_healthy_period_starts_the_count_of_failures_anew():
     assert (life.state, life.failures) == (PoolState.BACKOFF, 1)
 
 
-def test_what_an_earlier_run_reports_changes_nothing():
+def test_what_an_earlier_run_reports_changes_nothing() -> None:
     life = ready()
     assert step(life, replace(EXITED, run=life.run - 1), 0) == (life, ())
 
 
-def test_a_stolen_port_is_tried_again_with_another_but_not_for_ever():
+def test_a_stolen_port_is_tried_again_with_another_but_not_for_ever() -> None:
     life, _ = drive(new(), *UP[:4])
     stolen = replace(EXITED, port_taken=True)
     for _ in range(MAX_PORT_TRIES - 1):
@@ -131,7 +137,7 @@ def test_a_stolen_port_is_tried_again_with_another_but_not_for_ever():
     assert life.state is PoolState.FAILED
 
 
-def test_a_drain_lets_work_finish_until_its_deadline():
+def test_a_drain_lets_work_finish_until_its_deadline() -> None:
     life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), now=10)
     assert (life.state, life.endpoint) == (PoolState.DRAINING, ENDPOINT)
     assert effects == (l.SetTimer(run=life.run, due=310),)
@@ -141,7 +147,7 @@ def test_a_drain_lets_work_finish_until_its_deadline():
     assert (life.state, life.gates, life.endpoint, effects) == (PoolState.STOPPED, Gates(), None, ())
 
 
-def test_a_drain_asked_again_ends_sooner_and_never_later():
+def test_a_drain_asked_again_ends_sooner_and_never_later() -> None:
     life, _ = drive(ready(), l.DrainAsked(deadline_ms=300))
     assert drive(life, l.DrainAsked(deadline_ms=900))[1] == ()
     assert drive(life, l.DrainAsked(deadline_ms=100))[1] == (l.SetTimer(run=life.run, due=100),)
@@ -149,13 +155,13 @@ def test_a_drain_asked_again_ends_sooner_and_never_later():
     assert effects == (l.StopEngine(run=after.run),)
 
 
-def test_an_engine_that_dies_while_draining_is_cleared_away_and_stays_stopped():
+def test_an_engine_that_dies_while_draining_is_cleared_away_and_stays_stopped() -> None:
     life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), EXITED)
     assert effects == (l.StopEngine(run=life.run),)
     assert drive(life, GONE)[0].state is PoolState.STOPPED
 
 
-def test_a_restart_of_a_ready_pool_waits_for_the_end_of_the_old_engine():
+def test_a_restart_of_a_ready_pool_waits_for_the_end_of_the_old_engine() -> None:
     life, effects = drive(ready(), l.RestartAsked())
     assert (life.state, effects) == (PoolState.DRAINING, (l.StopEngine(run=life.run),))
     life, effects = drive(life, GONE)
@@ -163,19 +169,19 @@ def test_a_restart_of_a_ready_pool_waits_for_the_end_of_the_old_engine():
     assert life.restarts == 0
 
 
-def test_a_drain_asked_while_the_old_engine_of_a_restart_ends_wins():
+def test_a_drain_asked_while_the_old_engine_of_a_restart_ends_wins() -> None:
     life, _ = drive(ready(), l.RestartAsked(), l.DrainAsked(deadline_ms=0), GONE)
     assert life.state is PoolState.STOPPED
 
 
-def test_a_reload_switches_to_the_new_model():
+def test_a_reload_switches_to_the_new_model() -> None:
     life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE)
     assert (life.state, life.model_ref, life.previous_ref) == (PoolState.STAGING_MODEL, "file:/new", "file:/m")
     life, _ = drive(life, *UP[1:])
     assert (life.state, life.model_ref, life.previous_ref) == (PoolState.READY, "file:/new", None)
 
 
-def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_error():
+def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_error() -> None:
     life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE, BROKE, GONE)
     assert (life.state, life.model_ref, life.failures) == (PoolState.STAGING_MODEL, "file:/m", 0)
     assert life.error is not None
@@ -183,7 +189,7 @@ def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_er
     assert (life.state, life.model_ref) == (PoolState.READY, "file:/m")
 
 
-def test_a_reload_drains_first_and_asked_again_with_no_deadline_goes_on_at_once():
+def test_a_reload_drains_first_and_asked_again_with_no_deadline_goes_on_at_once() -> None:
     life, effects = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=500))
     assert (life.state, effects) == (PoolState.DRAINING, (l.SetTimer(run=life.run, due=500),))
     life, effects = drive(life, l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
@@ -192,7 +198,7 @@ def test_a_reload_drains_first_and_asked_again_with_no_deadline_goes_on_at_once(
     assert (life.model_ref, life.previous_ref) == ("file:/new", "file:/m")
 
 
-def test_an_event_that_cannot_happen_raises_and_names_what_can():
+def test_an_event_that_cannot_happen_raises_and_names_what_can() -> None:
     with pytest.raises(IllegalTransition) as caught:
         step(new(), l.TimerFired(run=0), 0)
     assert str(caught.value) == (
@@ -200,7 +206,7 @@ def test_an_event_that_cannot_happen_raises_and_names_what_can():
     )
 
 
-def test_the_diagram_draws_every_transition_of_the_table():
+def test_the_diagram_draws_every_transition_of_the_table() -> None:
     text = diagram()
     assert text.startswith("stateDiagram-v2\n    [*] --> stopped\n")
     for source, row in TRANSITIONS.items():
@@ -212,7 +218,7 @@ def test_the_diagram_draws_every_transition_of_the_table():
 
 # --- invariants -------------------------------------------------------------------------------------------------------
 
-events = st.one_of(
+events: st.SearchStrategy[l.Event] = st.one_of(
     st.just(l.Start()),
     st.just(l.StopAsked()),
     st.builds(l.DrainAsked, deadline_ms=st.integers(0, 500)),
@@ -242,7 +248,16 @@ class Machine:
 
     def legal(self, pick: int) -> l.Event:
         """One of the events that the table allows now, by number."""
-        samples = [*UP, FIRED, GONE, EXITED, BROKE, l.StopAsked(), l.DrainAsked(deadline_ms=50), l.RestartAsked()]
+        samples: list[l.Event] = [
+            *UP,
+            FIRED,
+            GONE,
+            EXITED,
+            BROKE,
+            l.StopAsked(),
+            l.DrainAsked(deadline_ms=50),
+            l.RestartAsked(),
+        ]
         fitting = [event for event in samples if type(event) in TRANSITIONS[self.life.state]]
         return fitting[pick % len(fitting)]
 
@@ -257,8 +272,7 @@ class Machine:
                 return True
 
     def take(self, event: l.Event) -> None:
-        if "run" in event.__struct_fields__:
-            event = replace(event, run=self.life.run)
+        event = current(event, self.life)
         if not self.possible(event):
             return
         before = self.life
@@ -314,7 +328,7 @@ class Machine:
 @pytest.mark.req("PM-01", "ORCH-3821")
 @settings(max_examples=400)
 @given(st.lists(moves, max_size=60))
-def test_every_life_keeps_the_rules(script):
+def test_every_life_keeps_the_rules(script: list[tuple[l.Event, int, int, int]]) -> None:
     machine = Machine()
     for event, luck, pick, wait in script:
         machine.now += wait * (7 if wait > 900 else 1)

@@ -1,0 +1,53 @@
+import pytest
+
+from contracts.config import Engine, Pool, Restart
+from contracts.engines import ResolvedModel
+from contracts.pools import Cause, Endpoint, PoolState
+from pool_managerd.life import Failure, Life
+from pool_managerd.snapshot import health, snapshot
+
+POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m", ctx=4096, slots=2)
+
+
+def model(ctx_max: int | None) -> ResolvedModel:
+    return ResolvedModel(id="m", ref="file:/m", local_path="/m", size_bytes=1, digest="sha256:0", ctx_max=ctx_max)
+
+
+def life(state: PoolState = PoolState.STOPPED) -> Life:
+    return Life(rules=Restart(), model_ref="file:/m", state=state)
+
+
+@pytest.mark.parametrize(("ctx_max", "shown"), [(None, 4096), (2048, 2048), (8192, 4096)])
+def test_the_context_is_the_smaller_one_of_pool_and_model(ctx_max: int | None, shown: int) -> None:
+    one = Life(rules=Restart(), model_ref="file:/m", model=model(ctx_max))
+    assert snapshot(POOL, one, wall_offset_ms=0).ctx_max == shown
+
+
+def test_moments_are_shown_as_unix_milliseconds() -> None:
+    one = Life(
+        rules=Restart(),
+        model_ref="file:/m",
+        state=PoolState.BACKOFF,
+        due=70,
+        error=Failure(cause=Cause.ENGINE_EXIT, message="it exited", hint="look", at=50),
+    )
+    seen = snapshot(POOL, one, wall_offset_ms=1000)
+    assert seen.retry_at_ms == 1070
+    assert seen.last_error is not None
+    assert seen.last_error.at_ms == 1050
+
+
+def test_a_drain_shows_no_next_try() -> None:
+    one = Life(rules=Restart(), model_ref="file:/m", state=PoolState.DRAINING, due=70)
+    assert snapshot(POOL, one, wall_offset_ms=0).retry_at_ms is None
+
+
+def test_the_replica_is_named_after_its_pool() -> None:
+    assert snapshot(POOL, life(), wall_offset_ms=0).replica_id == "gpu0-0"
+
+
+def test_a_health_page_says_what_the_state_means() -> None:
+    one = Life(rules=Restart(), model_ref="file:/m", state=PoolState.DRAINING, endpoint=Endpoint(url="http://h:1"))
+    page = health(snapshot(POOL, one, wall_offset_ms=0))
+    assert (page.live, page.ready, page.draining, page.metrics.slots) == (True, False, True, 2)
+    assert page.metrics.vram_free_bytes is None
