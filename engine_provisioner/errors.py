@@ -25,9 +25,10 @@ class ProvisionError(Exception):
         self.findings = tuple(findings)
 
     def render(self) -> str:
-        """The text for a terminal: what is wrong, the mend, and every finding with its own."""
-        lines = [f"{self.cause}: {self.message}", f"  hint: {self.hint}"]
-        return "\n".join([*lines, *(render(finding) for finding in self.findings)])
+        """The text for a terminal: every finding, or the one thing that is wrong, with what mends it."""
+        if self.findings:
+            return "\n".join(render(finding) for finding in self.findings)
+        return f"{self.cause}: {self.message}\n  mend: {self.hint}"
 
 
 def render(finding: Finding) -> str:

@@ -63,24 +63,29 @@ def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]]) -> tuple[Finding
     if not there:
         hint = "is the card seated, powered and shown by lspci? nvidia-smi -L lists what the driver sees"
         return (Finding(check="gpu", message="the NVIDIA driver shows no GPU", why=WHY, hint=hint),)
-    names = {gpu.index for gpu in there} | {gpu.uuid for gpu in there}
-    shown = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in there)
-    return tuple(
-        Finding(
-            check="gpu",
-            message=f"pool {pool.id} wants GPU {device}, which is not there",
-            why=WHY,
-            hint=f"set pools[].devices to some of: {shown}",
-        )
+    hint = f"set pools[].devices to some of: {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in there)}"
+    found = [
+        Finding(check="gpu", message=f"pool {pool.id} wants GPU {device}, which is not there", why=WHY, hint=hint)
         for device in pool.devices
-        if device not in names
-    )
+        if not any(_is_named(gpu, device) for gpu in there)
+    ]
+    if len({type(device) for device in pool.devices}) > 1:
+        text = f"pool {pool.id} names some of its GPUs by index and some by UUID"
+        found.append(
+            Finding(check="gpu", message=text, why="CUDA reads one of the two, and ignores the rest", hint=hint)
+        )
+    return tuple(found)
 
 
 def mask_of(pool: Pool) -> dict[str, str]:
     """The environment that shows an engine the GPUs of its pool and no other, numbered as nvidia-smi does."""
     visible = ",".join(str(device) for device in pool.devices)
     return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def _is_named(gpu: Gpu, device: int | str) -> bool:
+    """Whether this is the GPU; CUDA takes the beginning of a UUID, so do we."""
+    return gpu.uuid.startswith(device) if isinstance(device, str) else gpu.index == device
 
 
 def _read(index: int) -> Gpu:

@@ -1,0 +1,201 @@
+"""What a container of an engine is: its image, devices, ports, mounts, limits and labels.
+
+Decides which specifications are safe enough to run: ports on loopback only, models read-only, devices by CDI name, no
+secret on a command line. Values that break a rule cannot be made (SpecError). Never runs anything.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+
+import msgspec
+
+from container_runtime.errors import SpecError
+
+LABEL_POOL = "llama-orch.pool"
+LABEL_REPLICA = "llama-orch.replica"
+LABEL_ENGINE = "llama-orch.engine"
+LABELS = (LABEL_POOL, LABEL_REPLICA, LABEL_ENGINE)
+"""By these a container is found again after its manager died, so each one has them all."""
+
+_CDI = re.compile(r"[a-z0-9.-]+/[a-z0-9_.-]+=[A-Za-z0-9_.:-]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*")
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
+    """A value of a specification."""
+
+
+class DeviceRequest(_Value, frozen=True, kw_only=True):
+    """A device by its CDI name: ``nvidia.com/gpu=0`` or ``nvidia.com/gpu=GPU-<uuid>``. Never "all"."""
+
+    cdi: str
+
+    def __post_init__(self) -> None:
+        if not _CDI.fullmatch(self.cdi):
+            raise SpecError("devices", f"{self.cdi!r} is no CDI device name such as nvidia.com/gpu=0")
+        if self.cdi.endswith("=all"):
+            raise SpecError("devices", "a pool has the GPUs of its mask, never all")
+
+    @classmethod
+    def gpu(cls, device: int | str) -> DeviceRequest:
+        """The GPU with this index or UUID."""
+        return cls(cdi=f"nvidia.com/gpu={device}")
+
+
+class PortMapping(_Value, frozen=True, kw_only=True):
+    """A port of the container that this machine, and nobody else, can reach. ``host`` 0 lets the runtime choose."""
+
+    container: int
+    host: int = 0
+    address: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.container <= 65_535 or not 0 <= self.host <= 65_535:
+            raise SpecError("ports", f"{self.host}:{self.container} are no ports")
+        if not _is_loopback(self.address):
+            raise SpecError("ports", f"{self.address!r} is not a loopback address: engines are reached from here only")
+
+
+class Mount(_Value, frozen=True, kw_only=True):
+    """A directory or file of this machine inside the container. Read-only unless it says otherwise."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+    def __post_init__(self) -> None:
+        for field, path in (("source", self.source), ("target", self.target)):
+            if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise SpecError(f"mounts.{field}", f"{path!r} is not an absolute path without '..'")
+            if any(character in path for character in ",:\0\n"):
+                raise SpecError(f"mounts.{field}", f"{path!r} holds a character that separates mount options")
+
+
+class Limits(_Value, frozen=True, kw_only=True):
+    """What the container may use; None leaves it to the system. Sizes in bytes."""
+
+    memory_bytes: int | None = None
+    shm_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("memory_bytes", "shm_bytes", "cpus", "pids"):
+            value = getattr(self, field)
+            if value is not None and value <= 0:
+                raise SpecError(f"limits.{field}", f"{value} is no limit")
+
+
+class ContainerSpec(_Value, frozen=True, kw_only=True):
+    """A container to run. It always drops every capability, gains no privilege and is removed when it ends.
+
+    ``image`` has neither tag nor digest: these have fields of their own, and a digest outranks the tag. ``key_env`` is
+    the name of the variable that carries the engine's key: its value is handed over in the runtime's own environment.
+    """
+
+    name: str
+    image: str
+    labels: dict[str, str]
+    tag: str | None = None
+    digest: str | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    key_env: str | None = None
+    devices: tuple[DeviceRequest, ...] = ()
+    ports: tuple[PortMapping, ...] = ()
+    model_mount: Mount | None = None
+    mounts: tuple[Mount, ...] = ()
+    limits: Limits = Limits()
+    read_only_root: bool = True
+    """Off only for an engine that is known to write beside its program."""
+    stop_timeout_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise SpecError("name", f"{self.name!r} is no name of a container")
+        _check_image(self)
+        missing = [label for label in LABELS if not self.labels.get(label)]
+        if missing:
+            raise SpecError(
+                "labels", f"{', '.join(missing)} missing: without it the container could not be found again"
+            )
+        if self.model_mount is not None and self.model_mount.writable:
+            raise SpecError("model_mount", "models are mounted read-only: several pools share them")
+        _check_env(self)
+        targets = [mount.target for mount in self.all_mounts]
+        if len(set(targets)) != len(targets):
+            raise SpecError("mounts", "two mounts have the same target")
+        if self.stop_timeout_ms <= 0:
+            raise SpecError("stop_timeout_ms", f"{self.stop_timeout_ms} is no time")
+
+    @property
+    def reference(self) -> str:
+        """The image as a runtime takes it: by digest where there is one, else by tag."""
+        if self.digest is not None:
+            return f"{self.image}@{self.digest}"
+        return f"{self.image}:{self.tag}" if self.tag else self.image
+
+    @property
+    def all_mounts(self) -> tuple[Mount, ...]:
+        """The model's mount first."""
+        return (*((self.model_mount,) if self.model_mount else ()), *self.mounts)
+
+
+class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runtime says of a container. ``exit_code`` is None while it runs."""
+
+    running: bool
+    exit_code: int | None = None
+    oom_killed: bool = False
+    pids: tuple[int, ...] = ()
+    """The processes in it, as this machine numbers them: NVML names these."""
+
+
+class ContainerHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that was started; enough to find it again after a restart. Holds no secret."""
+
+    runtime: str
+    container_id: str
+    name: str
+    image_digest: str
+    ports: tuple[PortMapping, ...] = ()
+    """As the runtime gave them: ``host`` is never 0."""
+    labels: dict[str, str] = {}
+
+
+class ImageIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that is here: what was asked for, and what it is."""
+
+    image: str
+    tag: str | None
+    digest: str
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_image(spec: ContainerSpec) -> None:
+    last = spec.image.rpartition("/")[2]
+    if not _IMAGE.fullmatch(spec.image) or ":" in last:
+        raise SpecError("image", f"{spec.image!r} is no image name without tag and digest")
+    if spec.digest is not None and not _DIGEST.fullmatch(spec.digest):
+        raise SpecError("digest", f"{spec.digest!r} is no sha256 digest")
+
+
+def _check_env(spec: ContainerSpec) -> None:
+    names = [*spec.env, *([spec.key_env] if spec.key_env else [])]
+    for name in names:
+        if not _ENV_NAME.fullmatch(name):
+            raise SpecError("env", f"{name!r} is no name of an environment variable")
+    if spec.key_env in spec.env:
+        raise SpecError("env", f"{spec.key_env} carries the key, which never stands in a specification")
