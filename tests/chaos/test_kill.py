@@ -1,0 +1,126 @@
+"""kill -9 of each part while it works: what the client sees, what comes back, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import Installation, alive, parse_events, text_of
+from tests.support.tiny_gguf import slow_model
+
+LONG = {"prompt": "once upon a time", "max_tokens": 400, "seed": 7}
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    async with Installation(tmp_path / "home", slow_model(tmp_path_factory)) as installation:
+        yield await installation.up()
+
+
+@pytest.mark.req("HP-17", "PM-01")
+async def test_an_engine_killed_mid_stream_gives_one_error_at_once_and_the_pool_recovers(lab: Installation) -> None:
+    engine = lab.engine_pid()
+    received = b""
+    async with lab.streaming(LONG) as response:
+        async for chunk in response.content.iter_any():
+            received += chunk
+            if b"event: token" in received and alive(engine):
+                os.kill(engine, signal.SIGKILL)
+    events = parse_events(received)
+    errors = [data for name, data in events if name == "error"]
+    assert len(errors) == 1
+    assert events[-1][0] == "error"
+    assert (errors[0]["code"], errors[0]["retriable"]) == ("WORKER_RESET", True)
+    again = await lab.run({"prompt": "and then", "max_tokens": 4})
+    assert again[-1][0] == "end"
+    health = await lab.get("/v1/pools/trial/health")
+    assert (health["ready"], health["restarts"]) == (True, 1)
+    assert lab.engine_pid() != engine
+    assert not alive(engine)
+
+
+@pytest.mark.req("PM-07")
+async def test_a_manager_killed_leaves_no_orphan_after_its_restart(lab: Installation) -> None:
+    engine = lab.engine_pid()
+    await lab.manager.kill()
+    assert alive(engine)  # the engine outlives its manager; the next manager must deal with it
+    seen = len(lab.orchestrator.lines)
+    await lab.manager.start()
+    await lab.orchestrator.logged("pool trial is ready", since=seen)
+    assert not alive(engine)
+    assert (await lab.run({"prompt": "and then", "max_tokens": 4}))[-1][0] == "end"
+    last = lab.engine_pid()
+    assert await lab.manager.kill(signal.SIGTERM) == 0
+    assert not alive(last)
+
+
+async def test_tasks_wait_while_a_crashed_engine_comes_back(lab: Installation) -> None:
+    async with lab.streaming(LONG) as running:
+        await running.content.readany()
+        async with lab.streaming({"prompt": "next", "max_tokens": 4}) as waiting:
+            os.kill(lab.engine_pid(), signal.SIGKILL)
+            assert parse_events(await running.read())[-1][0] == "error"
+            assert parse_events(await waiting.read())[-1][0] == "end"
+
+
+@pytest.mark.req("PM-05")
+async def test_orchestratord_goes_on_while_its_manager_is_away(lab: Installation) -> None:
+    await lab.manager.kill()
+    assert (await lab.run({"prompt": "still", "max_tokens": 4}))[-1][0] == "end"
+    assert (await lab.get("/v1/pools"))["managed"] is False
+
+
+async def test_orchestratord_killed_leaves_the_engine_serving(lab: Installation) -> None:
+    engine = lab.engine_pid()
+    first = await lab.run({"prompt": "before", "max_tokens": 8, "seed": 3, "determinism": "strict"})
+    await lab.orchestrator.kill()
+    seen = len(lab.orchestrator.lines)
+    await lab.orchestrator.start()
+    await lab.orchestrator.logged("pool trial is ready", since=seen)
+    assert lab.engine_pid() == engine
+    again = await lab.run({"prompt": "before", "max_tokens": 8, "seed": 3, "determinism": "strict"})
+    assert text_of(again) == text_of(first)
+
+
+@pytest.mark.req("HP-19")
+async def test_a_client_that_comes_back_reads_the_same_bytes_as_one_that_never_left(lab: Installation) -> None:
+    async with lab.streaming(LONG | {"max_tokens": 60}) as response:
+        path = response.headers["Location"] + "/stream"
+        first = await response.content.readuntil(b"\n\n")
+        for _ in range(5):
+            first += await response.content.readuntil(b"\n\n")
+    seen = parse_events(first)[-1][1]["i"]
+    async with lab.http.get(path, headers={"Last-Event-ID": str(seen)}) as response:
+        rest = await response.read()
+    async with lab.http.get(path) as response:
+        whole = await response.read()
+    assert parse_events(whole)[-1][0] == "end"
+    assert first + rest == whole
+
+
+@pytest.mark.req("HP-11")
+async def test_a_cancel_frees_the_engines_slot_and_no_token_follows(lab: Installation) -> None:
+    async with lab.streaming(LONG) as response:
+        task = response.headers["Location"]
+        received = await response.content.readuntil(b"\n\n")
+        async with lab.http.post(f"{task}/cancel") as canceled:
+            assert canceled.status == 204
+        received += await response.read()
+    async with lab.http.post(f"{task}/cancel") as again:
+        assert again.status == 204
+    events = parse_events(received)
+    assert events[-1][0] == "end"
+    assert events[-1][1]["finish_reason"] == "canceled"
+    assert (await lab.run({"prompt": "next", "max_tokens": 2}))[-1][0] == "end"
+
+
+@pytest.mark.req("HP-19")
+async def test_an_interactive_task_whose_last_listener_left_is_cancelled(lab: Installation) -> None:
+    async with lab.streaming(LONG) as response:
+        task = response.headers["Location"]
+        await response.content.readany()
+    await lab.orchestrator.logged(task.rpartition("/")[2], "ended: canceled")
