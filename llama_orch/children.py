@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -88,13 +88,22 @@ class Child(asyncio.SubprocessProtocol):
 class Daemons:
     """Both daemons on one configuration."""
 
-    def __init__(self, config_path: Path, environ: Mapping[str, str], on_line: OnLine, *, readable_logs: bool) -> None:
+    def __init__(
+        self,
+        config_path: Path,
+        environ: Mapping[str, str],
+        on_line: OnLine,
+        *,
+        readable_logs: bool,
+        programs: Sequence[tuple[str, str]] = DAEMONS,
+    ) -> None:
         self.children: list[Child] = []
         self.changed = asyncio.Event()
         """Set when a daemon ended; whoever waits for something else too may set it."""
         self._config_path = config_path
         self._environ = child_environment(environ, readable_logs=readable_logs)
         self._on_line = on_line
+        self._programs = programs
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._before: frozenset[int] = frozenset()
 
@@ -108,7 +117,7 @@ class Daemons:
         self._before = frozenset(children_of(os.getpid()))
         self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         loop = asyncio.get_running_loop()
-        for name, package in DAEMONS:
+        for name, package in self._programs:
             child = Child(name, self._on_line, self.changed)
             await loop.subprocess_exec(
                 lambda child=child: child,  # type: ignore[misc] # mypy cannot infer a lambda with a default

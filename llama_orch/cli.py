@@ -6,6 +6,7 @@ mend is one line and a hint; no traceback, unless LLORCH_DEBUG is set.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.data({"error": error.as_json()})
         _tell(out, error.render())
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output has gone; the interpreter must not complain at its end either.

@@ -7,6 +7,7 @@ lost and nothing comes twice. Never submits twice: tasks carry an id of ours, an
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -219,8 +220,8 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEven
 
 def _cause(error: BaseException) -> str:
     """An exception in words; some of aiohttp's have none of their own, and some too many."""
-    system = getattr(error, "os_error", error)
-    return getattr(system, "strerror", None) or str(error) or type(error).__name__
+    number = getattr(error, "errno", None)
+    return (os.strerror(number) if number else str(error)) or type(error).__name__
 
 
 def _decode(body: bytes, kind: type[Answer]) -> Answer:

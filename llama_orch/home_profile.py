@@ -48,5 +48,6 @@ def home_config(gpus: tuple[Gpu, ...], schema: str) -> str:
 def _pool(gpu: Gpu) -> str:
     model, ctx = next((model, ctx) for least, model, ctx in _EXAMPLES if gpu.vram_total_bytes >= least)
     gib = round(gpu.vram_total_bytes / GIB)
-    name = " ".join(gpu.name.split())
+    # The name stands in a comment: nothing in it may end the line.
+    name = "".join(sign for sign in gpu.name if sign.isprintable())
     return _POOL.format(index=gpu.index, name=name, gib=gib, uuid=gpu.uuid, model=model, ctx=ctx)

@@ -27,6 +27,7 @@ from contracts.tasks import (
     TaskRequest,
     Workload,
 )
+from daemon_core.entry import first_leaf
 from daemon_core.errors import EXIT_FAILURE
 from llama_orch.client import ApiClient, new_task_id
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
@@ -83,8 +84,8 @@ async def _run(session: Session, out: Output, build: Build, model: str | None, p
                 interrupts = _Interrupts(client, request.task_id or "", group)
                 await answer.read(client, request)
                 interrupts.detach()
-        except* ApiError as failed:
-            raise failed.exceptions[0] from None
+        except ExceptionGroup as failed:
+            raise first_leaf(failed) from None
         return answer.finish(interrupted=interrupts.count > 0)
 
 

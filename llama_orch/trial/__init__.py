@@ -5,9 +5,10 @@ Decides the trial's numbers. Nothing here is used unless ``profile: trial`` is a
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
+
+import yaml
 
 from daemon_core.errors import StartupError
 
@@ -55,13 +56,19 @@ def haiku_prompt(subject: str) -> str:
 def trial_config(model: Path, bind: str = "127.0.0.1:8080") -> str:
     """The text of a configuration file for the trial profile."""
     return _CONFIG.format(
-        schema=schema_reference(), bind=json.dumps(bind), pool=POOL_ID, model=json.dumps(str(model)), ctx=CONTEXT
+        schema=schema_reference(), bind=_quoted(bind), pool=POOL_ID, model=_quoted(str(model)), ctx=CONTEXT
     )
 
 
 def schema_reference() -> str:
     """Where an editor finds the schema of the configuration file."""
     return Path(str(files("contracts") / "config.schema.json")).as_uri()
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML in one line, whatever is in it."""
+    written: str = yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=False)
+    return written.strip()
 
 
 def _packaged(name: str) -> Path:

@@ -1,0 +1,203 @@
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts.config import Profile
+from contracts.errors import ErrorBody, ErrorCode
+from contracts.events import StreamError
+from contracts.pools import Cause, PoolError, PoolState
+from contracts.tasks import Determinism, PlacementMode, Priority, Role, Workload
+from daemon_core.config_file import load
+from tests.integration.llama_orch.conftest import Cli, environment, run, started
+from tests.unit.llama_orch.fake import TEXT, TOKEN, FakeDaemon
+
+
+async def test_run_streams_to_standard_output_and_tells_the_rest_on_standard_error(fake: FakeDaemon, cli: Cli) -> None:
+    done = await cli("run", "a haiku about rain")
+    assert (done.status, done.stdout) == (0, TEXT + "\n")
+    assert done.stderr == (
+        "5 tokens in, 4 out | 500 tokens/s | queued 1 ms | first token after 3 ms | stop | pool trial | llamacpp b1 | "
+        "seed 7 | profile trial\n"
+    )
+    (request,) = fake.requests
+    assert (request.model_ref, request.prompt) == ("/haiku.gguf", "a haiku about rain")
+
+
+async def test_every_option_of_run_reaches_the_daemon(fake: FakeDaemon, cli: Cli) -> None:
+    arguments = "--model m --seed 3 --max-tokens 9 --priority batch --pool trial --temperature 0.5 --strict --chat"
+    done = await cli("run", "-", *arguments.split(), stdin="from standard input")
+    assert done.status == 0
+    (request,) = fake.requests
+    assert request.messages is not None
+    assert [(turn.role, turn.content) for turn in request.messages] == [(Role.USER, "from standard input")]
+    assert (request.model_ref, request.seed, request.max_tokens, request.prompt) == ("m", 3, 9, None)
+    assert (request.priority, request.determinism) == (Priority.BATCH, Determinism.STRICT)
+    assert (request.workload, request.sampling.temperature) == (Workload.CHAT, 0.5)
+    assert (request.placement.mode, request.placement.pool_id) == (PlacementMode.PIN, "trial")
+
+
+async def test_run_as_json_is_one_document(cli: Cli) -> None:
+    done = await cli("run", "x", "--json")
+    document = json.loads(done.stdout)
+    assert (done.status, done.stderr) == (0, "")
+    assert (document["text"], document["started"]["seed"], document["end"]["tokens_out"]) == (TEXT, 7, 4)
+
+
+@pytest.mark.parametrize(("retriable", "status"), [(True, 75), (False, 1)])
+async def test_a_refusal_is_told_and_says_whether_to_try_again(
+    fake: FakeDaemon, cli: Cli, retriable: bool, status: int
+) -> None:
+    fake.refusal = ErrorBody(
+        code=ErrorCode.ADMISSION_REJECT, message="full", retriable=retriable, correlation_id="c", hint="wait"
+    )
+    done = await cli("run", "x")
+    assert (done.status, done.stdout) == (status, "")
+    assert done.stderr == "llama-orch: ADMISSION_REJECT: full\n  hint: wait\n"
+
+
+async def test_a_task_that_fails_says_so(fake: FakeDaemon, cli: Cli) -> None:
+    fake.error = StreamError(code=ErrorCode.WORKER_RESET, message="the engine died", retriable=True, hint="again")
+    done = await cli("run", "x")
+    assert (done.status, done.stdout) == (75, TEXT + "\n")
+    assert done.stderr == "llama-orch: WORKER_RESET: the engine died\n  hint: again\n"
+
+
+async def test_ctrl_c_cancels_the_task(fake: FakeDaemon, url: str, tmp_path: Path) -> None:
+    fake.hold_after = 2
+    async with started(tmp_path, ["run", "x"], LLORCH_URL=url, LLORCH_API_TOKEN=TOKEN) as process:
+        await fake.holding.wait()
+        assert process.stdout is not None
+        await process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await process.communicate()
+    assert fake.canceled.is_set()
+    assert process.returncode == 130
+    assert "| canceled |" in stderr.decode()
+
+
+async def test_no_pool_is_ready(fake: FakeDaemon, cli: Cli) -> None:
+    fake.pool_state = PoolState.STARTING
+    done = await cli("run", "x")
+    assert done.status == 75
+    assert done.stderr == "llama-orch: POOL_UNREADY: no pool is ready\n  hint: llama-orch pools shows why\n"
+
+
+async def test_an_unknown_pool_is_told_with_the_known_ones(cli: Cli) -> None:
+    done = await cli("run", "x", "--pool", "gpu7")
+    assert (done.status, done.stderr) == (1, "llama-orch: NOT_FOUND: there is no pool 'gpu7'\n  hint: pools: trial\n")
+
+
+async def test_pools_says_why_one_is_not_ready(fake: FakeDaemon, cli: Cli) -> None:
+    fake.pool_state, fake.managed = PoolState.BACKOFF, False
+    fake.pool_error = PoolError(cause=Cause.ENGINE_EXIT, message="status 1", hint="read the log")
+    done = await cli("pools")
+    heading, row, *rest = done.stdout.splitlines()
+    assert heading.split("\t")[:3] == ["POOL", "STATE", "ENGINE"]
+    assert row.split("\t") == ["trial", "backoff", "llamacpp b1", "/haiku.gguf", "0/1", "0", "-", "0"]
+    assert rest == ["", "trial: engine_exit: status 1", "  hint: read the log"]
+    assert done.stderr == "pool-managerd cannot be reached: these are the last known states\n"
+    as_json = json.loads((await cli("pools", "--json")).stdout)
+    assert as_json["pools"][0]["last_error"]["cause"] == "engine_exit"
+
+
+async def test_tasks_and_cancel(fake: FakeDaemon, cli: Cli) -> None:
+    await cli("run", "x")
+    listed = await cli("tasks", "--state", "done")
+    task_id = listed.stdout.splitlines()[1].split("\t")[0]
+    assert task_id == fake.requests[0].task_id
+    assert (await cli("tasks", "--state", "queued")).stdout == "no tasks\n"
+    assert json.loads((await cli("tasks", "--json")).stdout)["tasks"][0]["task_id"] == task_id
+    assert await cli("cancel", task_id, "other") == (0, f"canceled {task_id}\ncanceled other\n", "")
+    assert fake.canceled.is_set()
+
+
+async def test_wrong_usage_is_2_and_never_a_traceback(cli: Cli) -> None:
+    for arguments in (["pols"], ["run"], ["run", "x", "--seed", "-1"], ["tasks", "--state", "lost"], []):
+        done = await cli(*arguments)
+        assert done.status == 2, arguments
+        assert "Usage: llama-orch" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+async def test_a_wrong_token_is_a_failure(cli: Cli) -> None:
+    done = await cli("pools", LLORCH_API_TOKEN="another")
+    assert (done.status, done.stderr) == (1, "llama-orch: MISSING_TOKEN: a token is needed\n  hint: send one\n")
+
+
+async def test_nobody_there_is_75_also_as_json(cli: Cli) -> None:
+    done = await cli("pools", "--json", "--url", "http://127.0.0.1:9")
+    assert (done.status, done.stderr) == (75, "")
+    assert json.loads(done.stdout)["error"]["code"] == "UNREACHABLE"
+
+
+@pytest.mark.req("HP-26")
+async def test_a_wrong_configuration_is_78_with_its_line(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("pools:\n  - {id: a, engine: llamacpp, model: x, ctx: many, devices: [0]}\n")
+    for command in ("pools", "up", "token"):
+        done = await cli(command, "--config", str(path))
+        assert (done.status, done.stdout) == (78, "")
+        assert done.stderr == f"llama-orch: {path}:2: pools[0].ctx: expected int, got str, found 'many'\n"
+
+
+async def test_init_for_the_trial_writes_a_configuration_and_a_private_token(tmp_path: Path) -> None:
+    done = await run(tmp_path, ["init", "--trial"])
+    home = tmp_path / ".config" / "llama-orch"
+    assert done.status == 0, done.stderr
+    assert load(home / "config.yaml").profile is Profile.TRIAL
+    assert (home / "api-token").stat().st_mode & 0o777 == 0o600
+    assert home.stat().st_mode & 0o777 == 0o700
+    token = (home / "api-token").read_text().strip()
+    assert token not in done.stdout + done.stderr
+
+    again = await run(tmp_path, ["init", "--trial"])
+    assert again.status == 1
+    assert again.stderr == (
+        f"llama-orch: {home}/config.yaml is there already\n  hint: edit it, or replace it with --force\n"
+    )
+    (home / "config.yaml").write_text("changed")
+    assert (await run(tmp_path, ["init", "--trial", "--force"])).status == 0
+    assert load(home / "config.yaml").profile is Profile.TRIAL
+    assert (home / "api-token").read_text().strip() == token, "clients use it"
+
+    where = await run(tmp_path, ["token"])
+    assert token not in where.stdout
+    assert str(home / "api-token") in where.stdout
+    assert (await run(tmp_path, ["token", "--show"])).stdout == token + "\n"
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+async def test_init_without_a_gpu_writes_nothing(tmp_path: Path) -> None:
+    done = await run(tmp_path, ["init"])
+    assert (done.status, done.stdout) == (1, "")
+    assert "llama-orch init --trial" in done.stderr
+    assert not (tmp_path / ".config").exists()
+
+
+async def test_the_token_is_found_in_the_home_that_init_made(fake: FakeDaemon, url: str, tmp_path: Path) -> None:
+    home = tmp_path / ".config" / "llama-orch"
+    home.mkdir(parents=True)
+    (home / "api-token").touch(mode=0o600)
+    (home / "api-token").write_text(TOKEN)
+    assert (await run(tmp_path, ["pools", "--url", url])).status == 0
+    (home / "api-token").chmod(0o644)
+    refused = await run(tmp_path, ["pools", "--url", url])
+    assert refused.status == 78
+    assert "chmod 600" in refused.stderr
+
+
+async def test_a_reader_that_leaves_is_no_defect(fake: FakeDaemon, url: str, tmp_path: Path) -> None:
+    fake.pieces = tuple(f"{number} " + "x" * 1000 for number in range(2000))
+    script = f"set -o pipefail; '{sys.executable}' -m llama_orch run x | head -c 10"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", script),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(tmp_path, LLORCH_URL=url, LLORCH_API_TOKEN=TOKEN),
+    )
+    assert await process.communicate() == (b"0 xxxxxxxx", b"")
+    assert process.returncode == 1

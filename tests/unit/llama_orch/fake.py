@@ -1,0 +1,262 @@
+"""A stand-in for orchestratord that speaks the contract: one canned answer, and faults on request.
+
+tests/integration/llama_orch runs the same client against the real one.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from contracts.config import Engine, FullPolicy, Mode, Profile
+from contracts.errors import STATUS, ErrorBody, ErrorCode
+from contracts.events import End, FinishReason, Metrics, Started, StreamError, Token
+from contracts.pools import (
+    Capabilities,
+    Capability,
+    Gates,
+    PolicyInfo,
+    PoolError,
+    PoolHealth,
+    PoolList,
+    PoolMetrics,
+    PoolState,
+    QueueInfo,
+)
+from contracts.tasks import (
+    Priority,
+    StreamLinks,
+    TaskAccepted,
+    TaskList,
+    TaskRequest,
+    TaskState,
+    TaskStatus,
+    Workload,
+)
+
+TOKEN = "t0ken-of-the-fake"
+PIECES = (" rain on", " the old", " roof\n", "still ünd warm")
+TEXT = "".join(PIECES)
+
+
+class FakeDaemon:
+    def __init__(self) -> None:
+        self.pieces: tuple[str, ...] = PIECES
+        self.drops: list[int] = []
+        """After how many tokens the connection breaks, for each of the next streams."""
+        self.refusal: ErrorBody | None = None
+        self.error: StreamError | None = None
+        self.pool_state = PoolState.READY
+        self.pool_error: PoolError | None = None
+        self.managed = True
+        self.hold_after: int | None = None
+        """How many tokens come before the stream waits for a cancel."""
+        self.requests: list[TaskRequest] = []
+        self.last_event_ids: list[str | None] = []
+        self.canceled = asyncio.Event()
+        self.holding = asyncio.Event()
+        self.sessions: list[str | None] = []
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self._authenticate])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/v1/capabilities", self._capabilities),
+                web.get("/v1/pools", self._pools),
+                web.get("/v1/tasks", self._list),
+                web.post("/v1/tasks", self._submit),
+                web.get("/v1/tasks/{id}/stream", self._stream),
+                web.post("/v1/tasks/{id}/cancel", self._cancel),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path != "/healthz" and request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return refusal(ErrorCode.MISSING_TOKEN, "a token is needed", hint="send one")
+        return await handler(request)
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _capabilities(self, request: web.Request) -> web.Response:
+        return answer(
+            Capabilities(
+                api_version="1.0",
+                profile=Profile.TRIAL,
+                policies=PolicyInfo(
+                    outbound_default="allow", allow_package_installs=False, allow_binary_downloads=False
+                ),
+                pools=(
+                    Capability(
+                        pool_id="trial",
+                        engine=Engine.LLAMACPP,
+                        engine_version="b1",
+                        provisioning_mode=Mode.PACKAGE,
+                        model_ref="/haiku.gguf",
+                        ctx_max=512,
+                        slots=1,
+                        workloads=(Workload.COMPLETION,),
+                        features=(),
+                        sampler_profile_version="v1",
+                        queue=QueueInfo(capacity=64, policy=FullPolicy.REJECT, depth=0),
+                        devices=(),
+                        ready=self.pool_state is PoolState.READY,
+                    ),
+                ),
+            )
+        )
+
+    async def _pools(self, request: web.Request) -> web.Response:
+        pool = PoolHealth(
+            pool_id="trial",
+            live=True,
+            ready=self.pool_state is PoolState.READY,
+            draining=False,
+            state=self.pool_state,
+            gates=Gates(),
+            restarts=0,
+            metrics=PoolMetrics(queue_depth=0, active=0, slots=1),
+            last_error=self.pool_error,
+        )
+        return answer(PoolList(pools=(pool,), managed=self.managed))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        tasks = tuple(
+            TaskStatus(
+                task_id=task.task_id or "?",
+                job_id="j",
+                state=TaskState.DONE,
+                priority=Priority.INTERACTIVE,
+                workload=task.workload,
+                model_ref=task.model_ref,
+                created_ms=1_700_000_000_000,
+                tokens_out=4,
+                decode_time_ms=8,
+                finish_reason="stop",
+            )
+            for task in reversed(self.requests)
+        )
+        wanted = request.query.get("state")
+        return answer(TaskList(tasks=tuple(task for task in tasks if wanted in {None, str(task.state)})))
+
+    async def _submit(self, request: web.Request) -> web.StreamResponse:
+        task = msgspec.json.decode(await request.read(), type=TaskRequest)
+        self.requests.append(task)
+        if self.refusal is not None:
+            return web.Response(
+                status=STATUS[self.refusal.code],
+                body=msgspec.json.encode(self.refusal),
+                content_type="application/json",
+            )
+        task_id = task.task_id or "t"
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return await self._write(request, task_id, after=-1)
+        links = StreamLinks(sse=f"/v1/tasks/{task_id}/stream")
+        accepted = TaskAccepted(
+            task_id=task_id, job_id="j", queue_position=0, predicted_start_ms=1, backoff_ms=0, streams=links
+        )
+        return answer(accepted, 202)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        last = request.headers.get("Last-Event-ID")
+        self.last_event_ids.append(last)
+        return await self._write(request, request.match_info["id"], after=int(last or -1))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        self.canceled.set()
+        return web.Response(status=204)
+
+    async def _write(self, request: web.Request, task_id: str, after: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b": ping\n\n")
+        drop = self.drops.pop(0) if self.drops else None
+        if after < 0:
+            await response.write(frame("metrics", Metrics(queue_position=1)))
+            await response.write(frame("started", started(task_id)))
+        for i, text in enumerate(self.pieces):
+            if drop == i:
+                # The connection breaks in the middle of a frame.
+                await response.write(b"event: token\ndata: {")
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
+            if self.hold_after == i:
+                self.holding.set()
+                await self.canceled.wait()
+                break
+            if request.transport is None or request.transport.is_closing():
+                return response
+            if i > after:
+                await response.write(frame("token", Token(t=text, i=i), i))
+        await response.write(frame("novelty", Metrics()))
+        shown = self.pieces if self.hold_after is None else self.pieces[: self.hold_after]
+        if self.error is not None:
+            await response.write(frame("error", self.error))
+        else:
+            await response.write(frame("end", end("".join(shown), canceled=self.hold_after is not None)))
+        return response
+
+
+def started(task_id: str) -> Started:
+    return Started(
+        task_id=task_id,
+        job_id="j",
+        queue_position=0,
+        predicted_start_ms=1,
+        engine="llamacpp",
+        engine_version="b1",
+        model_digest="sha256:" + "ab" * 32,
+        pool_id="trial",
+        replica_id="trial-0",
+        profile=Profile.TRIAL,
+        seed=7,
+        kv_warmth=False,
+    )
+
+
+def end(text: str, *, canceled: bool = False) -> End:
+    return End(
+        tokens_in=5,
+        tokens_out=4,
+        decode_time_ms=8,
+        decode_ms=8,
+        first_token_ms=3,
+        queue_time_ms=1,
+        finish_reason=FinishReason.CANCELED if canceled else FinishReason.STOP,
+        stream_sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def frame(kind: str, event: msgspec.Struct, number: int | None = None) -> bytes:
+    identity = b"" if number is None else b"id: %d\n" % number
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), identity, msgspec.json.encode(event))
+
+
+def answer(value: msgspec.Struct, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def refusal(code: ErrorCode, message: str, *, hint: str) -> web.Response:
+    body = ErrorBody(code=code, message=message, hint=hint, retriable=False, correlation_id="c-1")
+    return answer(body, STATUS[code])
+
+
+@asynccontextmanager
+async def serving(fake: FakeDaemon) -> AsyncIterator[str]:
+    """The fake on a loopback port of its own; answers with the URL."""
+    runner = web.AppRunner(fake.app(), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
