@@ -31,8 +31,8 @@ class Authenticator:
     def check(self, authorization: str | None, peer: str | None, forwarded_for: str | None) -> str | Refusal:
         """The caller's identity, or why it has none.
 
-        ``peer`` is the address of the other end of the connection; ``forwarded_for`` the header that a proxy adds. With
-        a token at hand it counts even where none is needed, so that a wrong one is always told.
+        ``peer`` is the address of the other end of the connection; ``forwarded_for`` all that proxies added, the
+        nearest one last. With a token at hand it counts even where none is needed, so that a wrong one is always told.
         """
         if authorization is not None:
             scheme, _, given = authorization.partition(" ")
@@ -45,11 +45,16 @@ class Authenticator:
         return Refusal(code=ErrorCode.MISSING_TOKEN, message="a token is needed", hint=HINT)
 
     def _is_local(self, peer: str | None, forwarded_for: str | None) -> bool:
-        """Behind a proxy every peer is loopback: its header decides where it may be trusted, and forbids elsewhere."""
-        if forwarded_for is not None:
-            origin = forwarded_for.rpartition(",")[2].strip()
-            return self._trust_proxy and is_loopback(origin)
-        return peer is not None and is_loopback(peer)
+        """Behind a proxy every peer is loopback: its header decides where it may be trusted, and forbids elsewhere.
+
+        A peer that is not loopback is no proxy of this machine, and its header is only what it says of itself.
+        """
+        if peer is None or not is_loopback(peer):
+            return False
+        if forwarded_for is None:
+            return True
+        origin = forwarded_for.rpartition(",")[2].strip()
+        return self._trust_proxy and is_loopback(origin)
 
 
 def _digest(token: str) -> bytes:

@@ -70,8 +70,10 @@ def json_response(value: msgspec.Struct, status: int = 200, headers: dict[str, s
 
 
 def _authenticate(authenticator: Authenticator, request: web.Request) -> str:
-    headers = request.headers
-    found = authenticator.check(headers.get("Authorization"), request.remote, headers.get("X-Forwarded-For"))
+    # Some proxies add a header of their own behind the client's instead of extending it: all of them count, in order.
+    forwarded = request.headers.getall("X-Forwarded-For", [])
+    forwarded_for = ", ".join(forwarded) if forwarded else None
+    found = authenticator.check(request.headers.get("Authorization"), request.remote, forwarded_for)
     if isinstance(found, Refusal):
         raise ApiError(found)
     return found
