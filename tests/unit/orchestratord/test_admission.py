@@ -1,0 +1,353 @@
+"""Every refusal with its code, field, message and hint; and what may enter."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from contracts.config import Engine
+from contracts.errors import ErrorCode
+from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
+from contracts.tasks import (
+    ChatMessage,
+    Determinism,
+    Placement,
+    PlacementMode,
+    Role,
+    Sampling,
+    TaskRequest,
+    Workload,
+)
+from orchestratord.admission import (
+    Eligible,
+    PoolView,
+    Refusal,
+    certainly_fits,
+    context_refusal,
+    deadline_refusal,
+    eligible,
+    fits,
+    serves,
+    wrong_input,
+)
+from tests.unit.orchestratord.world import MODEL, request, snapshot
+
+NOW_MS = 1_000_000
+CHAT = (ChatMessage(role=Role.USER, content="hello"),)
+PIN = PlacementMode.PIN
+
+
+def view(pool_id: str = "p", workloads: tuple[Workload, ...] = (Workload.COMPLETION,), **changes: Any) -> PoolView:  # noqa: ANN401 - any field of the snapshot
+    return PoolView(snapshot=snapshot(pool_id, **changes), workloads=workloads)
+
+
+def refused(task: TaskRequest, *views: PoolView) -> Refusal:
+    found = eligible(task, views, NOW_MS)
+    assert isinstance(found, Refusal)
+    return found
+
+
+def admitted(task: TaskRequest, *views: PoolView) -> set[str]:
+    found = eligible(task, views, NOW_MS)
+    assert isinstance(found, Eligible), found
+    return set(found.ids)
+
+
+# --- the request by itself --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message", "hint"),
+    [
+        ({"prompt": None}, "prompt", "workload completion takes 'prompt' and nothing else; got none", None),
+        (
+            {"messages": CHAT},
+            "messages",
+            "workload completion takes 'prompt' and nothing else; got prompt, messages",
+            None,
+        ),
+        (
+            {"workload": Workload.CHAT},
+            "messages",
+            "workload chat takes 'messages' and nothing else; got prompt",
+            None,
+        ),
+        (
+            {"workload": Workload.EMBEDDING},
+            "inputs",
+            "workload embedding takes 'inputs' and nothing else; got prompt",
+            None,
+        ),
+        (
+            {"placement": Placement(mode=PIN)},
+            "placement.pool_id",
+            "a pin needs the id of a pool",
+            "GET /v1/pools lists them",
+        ),
+        (
+            {"placement": Placement(pool_id="p")},
+            "placement.pool_id",
+            "pool_id goes with mode pin only",
+            'use "mode": "pin", or prefer: [..]',
+        ),
+        (
+            {"sampling": Sampling(json_schema={}, grammar="root ::= x")},
+            "sampling.grammar",
+            "json_schema and grammar exclude each other",
+            "keep one of them",
+        ),
+    ],
+    ids=["nothing", "two", "chat-prompt", "embedding-prompt", "pin-nowhere", "pool-no-pin", "schema-grammar"],
+)
+def test_wrong_input_names_the_field(changes: dict[str, Any], field: str, message: str, hint: str | None) -> None:
+    found = refused(request(**changes), view())
+    assert found == Refusal(code=ErrorCode.INVALID_PARAMS, message=message, field=field, hint=hint)
+
+
+def test_an_empty_prompt_is_a_prompt() -> None:
+    assert wrong_input(request(prompt="")) is None
+
+
+# --- the request against the pools ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ref", [MODEL, "m", "sha256:0"])
+def test_a_model_is_known_by_reference_id_and_digest(ref: str) -> None:
+    assert serves(snapshot(), ref)
+    assert admitted(request(model_ref=ref), view()) == {"p"}
+
+
+def test_an_unknown_model_is_told_the_nearest_one() -> None:
+    found = refused(request(model_ref="n"), view(model_id="mistral-7b"), view("q", model_id="llama-8b"))
+    assert found.code is ErrorCode.MODEL_UNAVAILABLE
+    assert found.message == "no pool serves the model 'n'"
+    assert found.field == "model_ref"
+    assert found.hint == "valid here: llama-8b, mistral-7b"
+    assert refused(request(model_ref="mistral-7"), view(model_id="mistral-7b")).hint == "did you mean 'mistral-7b'?"
+
+
+def test_an_unset_model_id_or_digest_is_no_name() -> None:
+    nameless = snapshot(model_id=None, model_digest=None)
+    assert not serves(nameless, "None")
+    assert not serves(nameless, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "pool", "field", "message", "hint"),
+    [
+        ({"engine": Engine.VLLM}, {}, "engine", "the model is served by llamacpp, not by vllm", "leave engine out"),
+        (
+            {"workload": Workload.CHAT, "prompt": None, "messages": CHAT},
+            {},
+            "workload",
+            "workload chat is not served by pool 'p'",
+            "it serves: completion",
+        ),
+        ({"ctx": 5000}, {}, "ctx", "ctx 5000 exceeds the pool's 4096", "at most 4096"),
+        (
+            {"sampler_profile_version": "v2"},
+            {},
+            "sampler_profile_version",
+            "the pool has sampler profile 'v1', not 'v2'",
+            "leave it out, or name the pool's",
+        ),
+        (
+            {"determinism": Determinism.STRICT},
+            {"slots": 2},
+            "determinism",
+            "strict determinism needs one slot, and pool 'p' has 2",
+            "use a pool with slots: 1, or determinism best_effort",
+        ),
+    ],
+    ids=["engine", "workload", "ctx", "sampler", "strict"],
+)
+def test_what_a_pool_can_never_run_names_the_field_and_the_mend(
+    changes: dict[str, Any], pool: dict[str, Any], field: str, message: str, hint: str
+) -> None:
+    found = refused(request(**changes), view(**pool))
+    assert found == Refusal(code=ErrorCode.INVALID_PARAMS, message=message, field=field, hint=hint)
+
+
+def test_only_the_pools_that_can_run_it_are_eligible() -> None:
+    views = (view("one"), view("many", slots=2), view("small", ctx_max=64), view("other", model_ref="x", model_id="x"))
+    task = request(determinism=Determinism.STRICT, ctx=4096)
+    assert admitted(replace(task, model_ref=MODEL), *views[:3]) == {"one"}
+    assert admitted(request(model_ref="x"), *views) == {"other"}
+
+
+@pytest.mark.req("HP-06")
+def test_a_pin_to_a_pool_that_does_not_serve_the_model_is_an_error() -> None:
+    found = refused(request(placement=Placement(mode=PIN, pool_id="gpu2")), view("gpu0"), view("gpu1"))
+    assert found.code is ErrorCode.POOL_UNAVAILABLE
+    assert found.field == "placement.pool_id"
+    assert found.message == f"pool 'gpu2' does not serve {MODEL!r}"
+    assert found.hint is not None
+    assert "gpu" in found.hint
+
+
+@pytest.mark.req("HP-06")
+def test_a_pin_to_an_unready_pool_never_falls_back() -> None:
+    views = (view("gpu0", state=PoolState.STOPPED), view("gpu1"))
+    found = refused(request(placement=Placement(mode=PIN, pool_id="gpu0")), *views)
+    assert (found.code, found.pool_id) == (ErrorCode.POOL_UNREADY, "gpu0")
+    assert admitted(request(placement=Placement(mode=PIN, pool_id="gpu1")), *views) == {"gpu1"}
+
+
+def test_pools_to_avoid_are_left_out_and_all_of_them_is_an_error() -> None:
+    views = (view("gpu0"), view("gpu1"))
+    assert admitted(request(placement=Placement(avoid=("gpu0",))), *views) == {"gpu1"}
+    found = refused(request(placement=Placement(avoid=("gpu0", "gpu1"))), *views)
+    assert found == Refusal(
+        code=ErrorCode.POOL_UNAVAILABLE,
+        message="every pool that serves this model is to be avoided",
+        hint="shorten avoid",
+        field="placement.avoid",
+    )
+
+
+# --- pools on their way up and down -----------------------------------------------------------------------------------
+
+ALL_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.FAILED)
+NO_ENGINE = Gates(model=GateState.OK, engine=GateState.FAILED)
+NO_MODEL = Gates(model=GateState.FAILED)
+
+
+ACCEPTING = (
+    (PoolState.STAGING_MODEL, Gates(), True),
+    (PoolState.ENSURING_ENGINE, Gates(), True),
+    (PoolState.STARTING, Gates(), True),
+    (PoolState.PROBING, Gates(), True),
+    (PoolState.READY, ALL_OK, True),
+    (PoolState.RELOADING, ALL_OK, True),
+    (PoolState.FAILED, ALL_OK, True),
+    (PoolState.BACKOFF, ALL_OK, True),
+    (PoolState.BACKOFF, NO_ENGINE, False),
+    (PoolState.FAILED, NO_MODEL, False),
+    (PoolState.STOPPED, Gates(), False),
+    (PoolState.DRAINING, ALL_OK, False),
+    (PoolState.BROKEN, ALL_OK, False),
+    (PoolState.QUARANTINED, ALL_OK, False),
+)
+
+
+@pytest.mark.parametrize(("state", "gates", "accepts"), ACCEPTING)
+def test_tasks_queue_for_what_comes_back_by_itself(state: PoolState, gates: Gates, accepts: bool) -> None:
+    assert view(state=state, gates=gates).accepts is accepts
+
+
+def test_every_state_has_been_decided_about() -> None:
+    assert {state for state, _, _ in ACCEPTING} == set(PoolState)
+
+
+def test_an_unready_pool_says_why_and_when_to_come_back() -> None:
+    error = PoolError(cause=Cause.ENGINE_BUILD, message="cmake failed", hint="install nvcc")
+    broken = view(state=PoolState.BACKOFF, gates=NO_ENGINE, last_error=error, retry_at_ms=NOW_MS + 4_000)
+    assert refused(request(), view("q", state=PoolState.STOPPED), broken) == Refusal(
+        code=ErrorCode.POOL_UNREADY,
+        message="pool 'p' is backoff: cmake failed",
+        hint="install nvcc",
+        pool_id="p",
+        engine="llamacpp",
+        retry_after_ms=4_000,
+    )
+
+
+def test_an_unready_pool_without_a_known_cause_points_at_its_health() -> None:
+    found = refused(request(), view(state=PoolState.STOPPED))
+    assert found.message == "pool 'p' is stopped"
+    assert found.hint == "GET /v1/pools/p/health shows its state"
+    assert found.retry_after_ms is None
+
+
+def test_a_retry_that_is_due_is_never_negative() -> None:
+    late = view(state=PoolState.BACKOFF, gates=NO_MODEL, retry_at_ms=NOW_MS - 5)
+    assert refused(request(), late).retry_after_ms == 0
+
+
+# --- the context ------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.text(max_size=200),
+    st.lists(st.text(max_size=50), max_size=4),
+    st.one_of(st.none(), st.integers(1, 300)),
+    st.integers(16, 600),
+)
+def test_what_certainly_fits_does_fit_in_bytes(
+    prompt: str, turns: list[str], max_tokens: int | None, ctx_max: int
+) -> None:
+    """A byte-level tokenizer without merges gives the most tokens that a text can have."""
+    chat = tuple(ChatMessage(role=Role.USER, content=turn) for turn in turns)
+    for task in (
+        request(prompt=prompt, max_tokens=max_tokens),
+        request(workload=Workload.CHAT, prompt=None, messages=chat, max_tokens=max_tokens),
+    ):
+        texts = [task.prompt] if task.prompt is not None else turns
+        begin_of_sequence = 1
+        tokens = begin_of_sequence + sum(len(text.encode()) for text in texts)
+        if certainly_fits(task, ctx_max):
+            assert fits(task, tokens, ctx_max)
+
+
+def test_a_short_prompt_needs_no_count() -> None:
+    assert certainly_fits(request(prompt="hello", max_tokens=8), 4096)
+    assert not certainly_fits(request(prompt="x" * 4096, max_tokens=8), 4096)
+    assert not certainly_fits(request(prompt="🙂" * 1024, max_tokens=8), 4096)
+
+
+def test_the_last_token_that_fits() -> None:
+    task = request(max_tokens=6)
+    assert fits(task, 10, 16)
+    assert not fits(task, 11, 16)
+    assert fits(request(max_tokens=None), 15, 16)
+    assert not fits(request(max_tokens=None), 16, 16)
+
+
+def test_a_prompt_beyond_the_context_is_told_the_numbers() -> None:
+    found = context_refusal(request(), 5000, 4096)
+    assert found == Refusal(
+        code=ErrorCode.INVALID_PARAMS,
+        message="the prompt has 5000 tokens and the context holds 4096",
+        field="prompt",
+        hint="shorten it to at most 4095 tokens, or use a model or pool with a larger context",
+    )
+    chat = request(workload=Workload.CHAT, prompt=None, messages=CHAT)
+    assert context_refusal(chat, 5000, 4096).field == "messages"
+
+
+def test_an_answer_beyond_the_context_is_told_what_is_left() -> None:
+    found = context_refusal(request(max_tokens=100), 4000, 4096)
+    assert found == Refusal(
+        code=ErrorCode.INVALID_PARAMS,
+        message="4000 prompt tokens and max_tokens 100 exceed the context of 4096",
+        field="max_tokens",
+        hint="ask for at most 96, or leave max_tokens out",
+    )
+
+
+@given(st.integers(1, 6000), st.one_of(st.none(), st.integers(1, 6000)), st.integers(16, 5000))
+def test_the_mend_that_is_named_is_one(tokens: int, max_tokens: int | None, ctx_max: int) -> None:
+    task = request(max_tokens=max_tokens)
+    if fits(task, tokens, ctx_max):
+        return
+    if context_refusal(task, tokens, ctx_max).field == "max_tokens":
+        assert ctx_max - tokens >= 1
+        assert fits(replace(task, max_tokens=ctx_max - tokens), tokens, ctx_max)
+        assert fits(replace(task, max_tokens=None), tokens, ctx_max)
+    else:
+        assert fits(replace(task, max_tokens=1), ctx_max - 1, ctx_max)
+        assert not fits(replace(task, max_tokens=1), tokens, ctx_max)
+
+
+def test_a_deadline_before_the_predicted_start_is_refused_with_the_prediction() -> None:
+    assert deadline_refusal(request(), 10**9) is None
+    assert deadline_refusal(request(deadline_ms=1000), 999) is None
+    assert deadline_refusal(request(deadline_ms=1000), 1000) == Refusal(
+        code=ErrorCode.ADMISSION_REJECT,
+        message="the task would start in about 1000 ms, after its deadline of 1000 ms",
+        hint="try again later, or allow a later deadline",
+        retry_after_ms=1000,
+        policy_label="deadline",
+    )

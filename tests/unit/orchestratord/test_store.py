@@ -1,0 +1,96 @@
+"""Which tasks are remembered."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.tasks import TaskState
+from orchestratord.store import TaskStore
+from orchestratord.task import Admission, Task
+from tests.unit.orchestratord.world import request
+
+
+def task(number: int, text: str = "") -> Task:
+    made = Task(
+        Admission(
+            task_id=f"t{number}",
+            job_id=f"j{number}",
+            request=request(),
+            seed=0,
+            correlation_id="c",
+            identity="localhost",
+            created_ms=0,
+            at_ms=float(number),
+            queue_position=0,
+            predicted_start_ms=0,
+            backoff_ms=0,
+        )
+    )
+    if text:
+        made.texts([text], 0.0)
+    return made
+
+
+def finish(store: TaskStore, done: Task) -> None:
+    done.cancel(0.0)
+    store.settle(done)
+
+
+lives = st.lists(st.tuples(st.sampled_from(["add", "end"]), st.integers(0, 400)), max_size=60)
+
+
+@given(lives, st.integers(1, 5), st.integers(500, 3000))
+def test_live_tasks_are_never_forgotten_and_finished_ones_are_bounded(
+    life: list[tuple[str, int]], keep: int, max_bytes: int
+) -> None:
+    store = TaskStore(keep, max_bytes)
+    live: list[Task] = []
+    ended: list[Task] = []
+    for number, (what, size) in enumerate(life):
+        if what == "add":
+            live.append(task(number, "x" * size))
+            store.add(live[-1])
+        elif live:
+            ended.append(live.pop(size % len(live)))
+            finish(store, ended[-1])
+        kept = [each for each in store if each.finished]
+        assert sum(len(each.log) for each in kept) <= max_bytes
+        assert len(kept) <= keep
+        assert {each.id for each in kept} == {each.id for each in ended[len(ended) - len(kept) :]}
+        assert sorted(each.id for each in store.live) == sorted(each.id for each in live)
+        assert all(store.get(each.id) is each for each in [*live, *kept])
+        moments = [each.admission.at_ms for each in store]
+        assert moments == sorted(moments, reverse=True)
+
+
+def test_the_bounds_drop_no_more_than_they_must() -> None:
+    store = TaskStore(keep_finished=2)
+    made = [task(number) for number in range(3)]
+    for each in made:
+        store.add(each)
+        finish(store, each)
+    assert [each.id for each in store] == ["t2", "t1"]
+    assert store.get("t0") is None
+
+
+def test_a_task_is_settled_once() -> None:
+    store = TaskStore(keep_finished=2)
+    one = task(1)
+    store.add(one)
+    finish(store, one)
+    store.settle(one)
+    assert [each.id for each in store] == ["t1"]
+    store.settle(task(9))
+    assert store.get("t9") is None
+
+
+def test_the_newest_are_selected_by_state_and_number() -> None:
+    store = TaskStore(keep_finished=10)
+    made = [task(number) for number in range(6)]
+    for each in made:
+        store.add(each)
+    for each in made[::2]:
+        finish(store, each)
+    assert [each.id for each in store.select(None, 3)] == ["t5", "t4", "t3"]
+    assert [each.id for each in store.select(TaskState.CANCELED, 2)] == ["t4", "t2"]
+    assert [each.id for each in store.select(TaskState.QUEUED, 9)] == ["t5", "t3", "t1"]
+    assert store.select(TaskState.FAILED, 9) == []

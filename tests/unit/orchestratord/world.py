@@ -1,0 +1,290 @@
+"""A whole orchestrator over scripted engines: the real parts, but for engines and time."""
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from adapters.base import Adapter, Batch, EngineError, Finished, Generation, Health, Props
+from contracts.config import Config, Engine, Mode, Pool, Profile, Queue, Server, Timeouts
+from contracts.events import FinishReason
+from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
+from contracts.tasks import TaskRequest, Workload
+from orchestratord.metrics import Metrics
+from orchestratord.observer import Observer
+from orchestratord.orchestrator import Orchestrator, Sources
+from orchestratord.pools import PoolDirectory
+from orchestratord.task import Task
+from tests.support.virtual_loop import LoopClock
+
+GATES_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.OK)
+MODEL = "file:/models/m.gguf"
+STOPPED_WELL = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
+
+
+def pool(pool_id: str = "p", **changes: Any) -> Pool:  # noqa: ANN401 - any field of the pool
+    """A configured pool."""
+    fields: dict[str, Any] = {
+        "id": pool_id,
+        "engine": Engine.LLAMACPP,
+        "model": MODEL,
+        "queue": Queue(capacity=8),
+        "timeouts": Timeouts(wall_ms=60_000, idle_ms=5_000),
+    }
+    return Pool(**(fields | changes))
+
+
+def config(*pools: Pool, **server: Any) -> Config:  # noqa: ANN401 - any field of the server
+    """A configuration."""
+    return Config(pools=pools or (pool(),), profile=Profile.TRIAL, server=Server(**server))
+
+
+def snapshot(pool_id: str = "p", state: PoolState = PoolState.READY, **changes: Any) -> PoolSnapshot:  # noqa: ANN401 - any field of the snapshot
+    """A report on a pool; ready and with an endpoint unless said otherwise."""
+    live = state in {PoolState.READY, PoolState.DRAINING, PoolState.RELOADING}
+    fields: dict[str, Any] = {
+        "pool_id": pool_id,
+        "revision": 1,
+        "state": state,
+        "replica_id": f"{pool_id}-0",
+        "engine": Engine.LLAMACPP,
+        "provisioning_mode": Mode.PACKAGE,
+        "model_ref": MODEL,
+        "model_id": "m",
+        "model_digest": "sha256:0",
+        "ctx_max": 4096,
+        "slots": 1,
+        "engine_version": "b1",
+        "endpoint": Endpoint(url=f"http://{pool_id}") if live else None,
+        "gates": GATES_OK if live else Gates(),
+    }
+    return PoolSnapshot(**(fields | changes))
+
+
+def request(**changes: Any) -> TaskRequest:  # noqa: ANN401 - any field of the request
+    """A valid request."""
+    fields: dict[str, Any] = {"model_ref": MODEL, "prompt": "hello", "max_tokens": 8}
+    return TaskRequest(**(fields | changes))
+
+
+# --- a scripted engine ------------------------------------------------------------------------------------------------
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """The engine is silent for so long, in seconds of the loop."""
+
+    seconds: float
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """The engine is silent until the event is set."""
+
+    until: asyncio.Event
+
+
+HANG = Pause(math.inf)
+Step = str | list[str] | Batch | Finished | Pause | Hold | BaseException
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One generation: what happens before the engine accepts it, and what it streams then."""
+
+    body: Sequence[Step] = ("Hel", "lo", STOPPED_WELL)
+    headers: Sequence[Step] = ()
+
+
+class _Stream:
+    """The engine's side of one generation."""
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+
+    def __aiter__(self) -> "_Stream":
+        return self
+
+    async def __anext__(self) -> Batch:
+        for step in self._steps:
+            match await _played(step):
+                case None:
+                    continue
+                case batch:
+                    return batch
+        raise StopAsyncIteration
+
+
+async def _played(step: Step) -> Batch | None:
+    match step:
+        case BaseException():
+            raise step
+        case Pause(seconds=seconds):
+            passed = asyncio.get_running_loop().create_future()
+            if seconds != math.inf:
+                asyncio.get_running_loop().call_later(seconds, passed.set_result, None)
+            await passed
+            return None
+        case Hold(until=until):
+            await until.wait()
+            return None
+        case str():
+            return Batch([step])
+        case list():
+            return Batch(step)
+        case Finished():
+            return Batch([], step)
+        case Batch():
+            return step
+
+
+class ScriptedAdapter:
+    """An engine that plays scripts, one per generation, and counts what is open."""
+
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION, Workload.CHAT)
+    features: tuple[str, ...] = ("stream",)
+
+    def __init__(self, *scripts: Script, otherwise: Script | None = None) -> None:
+        self.scripts = list(scripts)
+        self.otherwise = otherwise or Script()
+        self.asked: list[Generation] = []
+        self.open = 0
+        self.most_open = 0
+        self.closed = 0
+        self.healths: list[Health | Exception] = []
+        """What the next looks show; OK when it is empty."""
+        self.looks = 0
+        self.tokens: int | EngineError | None = None
+        self.counting: asyncio.Event | None = None
+        """Counting tokens waits for this, where it is set."""
+        self.closing_takes = 0.0
+        """Seconds of the loop from the cancel to the closed connection."""
+
+    async def health(self) -> Health:
+        self.looks += 1
+        health = self.healths.pop(0) if self.healths else Health.OK
+        if isinstance(health, Exception):
+            raise health
+        return health
+
+    async def props(self) -> Props:
+        return Props()
+
+    async def count_tokens(self, generation: Generation) -> int | None:
+        if self.counting is not None:
+            await self.counting.wait()
+        if isinstance(self.tokens, EngineError):
+            raise self.tokens
+        return self.tokens
+
+    def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        self.asked.append(generation)
+        return _Open(self, self.scripts.pop(0) if self.scripts else self.otherwise)
+
+
+class _Open:
+    """One open connection."""
+
+    def __init__(self, engine: ScriptedAdapter, script: Script) -> None:
+        self._engine = engine
+        self._script = script
+
+    async def __aenter__(self) -> AsyncIterator[Batch]:
+        self._engine.open += 1
+        self._engine.most_open = max(self._engine.most_open, self._engine.open)
+        try:
+            for step in self._script.headers:
+                await _played(step)
+        except BaseException:
+            self._leave()
+            raise
+        return _Stream(iter(self._script.body))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._engine.closing_takes:
+                await _played(Pause(self._engine.closing_takes))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._engine.open -= 1
+        self._engine.closed += 1
+
+
+# --- the world --------------------------------------------------------------------------------------------------------
+
+
+class World:
+    """One orchestrator and its engines."""
+
+    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter]) -> None:
+        self.config = settings
+        self.engines = engines
+        self.metrics = Metrics()
+        self.made: list[Endpoint] = []
+        """Every endpoint for which an adapter was asked."""
+        self.pools = PoolDirectory(settings, self._adapter)
+        numbers = itertools.count(1)
+        sources = Sources(new_id=lambda: f"n{next(numbers)}", new_seed=lambda: 4242)
+        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, Observer(self.metrics))
+        self.metrics.watch(self.pools, self.orchestrator.backlog)
+        self.stopping = asyncio.Event()
+
+    def _adapter(self, configured: Pool, endpoint: Endpoint) -> Adapter:
+        self.made.append(endpoint)
+        return self.engines[configured.id]
+
+    async def submit(self, **changes: Any) -> Task:  # noqa: ANN401 - any field of the request
+        """Send a valid request with these changes."""
+        return await self.orchestrator.submit(request(**changes), "corr-1", "localhost")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a series over all its label sets that hold these labels."""
+        return sum(
+            sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@asynccontextmanager
+async def world(
+    *scripts: Script,
+    settings: Config | None = None,
+    engines: dict[str, ScriptedAdapter] | None = None,
+    ready: bool = True,
+    slots: int = 1,
+    snapshots: Callable[[str], PoolSnapshot] | None = None,
+) -> AsyncIterator[World]:
+    """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped."""
+    settings = settings or config()
+    engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
+    made = World(settings, engines)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(made.orchestrator.run(made.stopping))
+        try:
+            await asyncio.sleep(0)
+            if ready:
+                for each in settings.pools:
+                    made.orchestrator.report(snapshots(each.id) if snapshots else snapshot(each.id, slots=slots))
+            yield made
+        finally:
+            made.stopping.set()
+
+
+async def ended(task: Task) -> bytes:
+    """The task's whole stream, once it has its terminal event."""
+    closed = asyncio.Event()
+    unsubscribe = task.log.subscribe(lambda: closed.set() if task.log.closed else None)
+    try:
+        if not task.log.closed:
+            await closed.wait()
+    finally:
+        unsubscribe()
+    return task.log.read(0)
