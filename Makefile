@@ -24,7 +24,7 @@ check: .venv/dev ## style, types, import direction, purity, generated files, req
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 	$(PYTHON) -m tools.check_pure
 	$(PYTHON) -m tools.generate_contracts --check
 	$(PYTHON) -m tools.trace --check

@@ -4,6 +4,7 @@ Children of the test process are found by their parent, and processes that lost 
 environment that they inherited.
 """
 
+import contextlib
 import os
 import signal
 import uuid
@@ -50,7 +51,8 @@ class Leftovers:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.found = find_leftovers(self.mark, os.getpid())
         for pid in self.found:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.found and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
