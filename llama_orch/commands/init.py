@@ -11,13 +11,14 @@ from typing import Annotated
 
 import typer
 
+from contracts.pools import Gpu
 from daemon_core import config_file
 from daemon_core.errors import EXIT_FAILURE, StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.token import FILE_NAME, create_token_file
 from llama_orch import trial
 from llama_orch.commands.options import ConfigOption, JsonOption
-from llama_orch.gpus import list_gpus
+from llama_orch.gpus import NoGpuError, list_gpus
 from llama_orch.home_profile import home_config
 from llama_orch.output import Output
 
@@ -38,7 +39,7 @@ def init(
     if for_trial:
         text = trial.trial_config(trial.haiku_model_path())
     else:
-        text = home_config(list_gpus(), trial.schema_reference())
+        text = home_config(_gpus(), trial.schema_reference())
     written = config_file.parse(text, str(path))
     token_path = path.parent / FILE_NAME
     try:
@@ -54,6 +55,14 @@ def init(
     out.line(f"token in {token_path}; this program finds it by itself")
     out.line("next: llama-orch doctor, then llama-orch up")
     out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    try:
+        return list_gpus()
+    except NoGpuError as error:
+        hint = f"{error.hint}; without a GPU, to look around: llama-orch init --trial"
+        raise NoGpuError(error.message, hint) from error
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from llama_orch.doctor.base import Check
-from llama_orch.doctor.checks import config, daemons, gpus, paths, port, token
+from llama_orch.doctor.checks import config, daemons, engine, gpus, paths, port, token
 
 CHECKS: tuple[Check, ...] = (
     config.check,
     token.check,
     paths.check,
     gpus.check,
+    engine.check,
     port.check,
     daemons.check,
 )

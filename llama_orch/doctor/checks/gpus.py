@@ -1,11 +1,12 @@
-"""NVML shows the GPUs that the pools name."""
+"""The driver shows the GPUs that the pools name."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from contracts.config import Config, Profile
-from contracts.pools import Gpu
+from contracts.config import Mode, Profile
+from engine_provisioner.gpus import gpu_findings
 from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
 from llama_orch.gpus import NoGpuError, list_gpus
 
@@ -19,26 +20,15 @@ async def check(machine: Machine) -> Sequence[Result]:
     if config is not None and config.profile is Profile.TRIAL:
         return [skipped(CHECK, "profile trial needs none")]
     try:
-        gpus = list_gpus()
+        gpus = await asyncio.to_thread(list_gpus)
     except NoGpuError as error:
         why = "profile home is GPU only: no engine starts without one, and nothing falls back to the CPU"
         return [failed(CHECK, error.message, why, error.hint or "install NVIDIA's driver")]
-    names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in gpus)
-    missing = [] if config is None else _missing(config, gpus)
-    return missing or [ok(CHECK, f"driver {gpus[0].driver}; {names}")]
-
-
-def _missing(config: Config, gpus: tuple[Gpu, ...]) -> list[Result]:
-    known = {gpu.index for gpu in gpus} | {gpu.uuid for gpu in gpus}
-    listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
-    return [
-        failed(
-            CHECK,
-            f"pool {pool.id}: there is no GPU {device}",
-            "the pool is never placed on another one",
-            f"name one of these in devices: {listed}",
-        )
-        for pool in config.pools
-        for device in pool.devices
-        if device not in known
+    pools = () if config is None else tuple(pool for pool in config.pools if pool.mode is not Mode.EXTERNAL)
+    missing = [
+        failed(CHECK, finding.message, finding.why, finding.hint)
+        for pool in pools
+        for finding in gpu_findings(pool, lambda: gpus)
     ]
+    names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in gpus)
+    return missing or [ok(CHECK, f"driver {gpus[0].driver}; {names}")]
