@@ -127,8 +127,8 @@ def is_pure_import(name: str) -> bool:
 def impure_use(node: ast.AST) -> str | None:
     """What the node does that a decision must not, apart from its imports."""
     match node:
-        case ast.AsyncFunctionDef(name=name):
-            return f"`async def {name}`: a decision waits for nothing"
+        case ast.Await() | ast.AsyncFor() | ast.AsyncWith() | ast.comprehension(is_async=1):
+            return "waits"
         case ast.Call(func=ast.Name(id=name)) if name in IMPURE_BUILTINS:
             return f"calls {name}()"
         case ast.Attribute(value=value, attr=attr) if attr in CLOCK_CALLS:

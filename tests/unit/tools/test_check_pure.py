@@ -26,6 +26,7 @@ def tree(root: Path, **modules: str) -> Path:
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncio\n",
         "def f(now): return now.timestamp()\n",
         "from random import Random\n",
+        "class P:\n    async def declared(self) -> int: ...\n",
     ],
 )
 def test_values_are_fine(tmp_path: Path, source: str) -> None:
@@ -46,7 +47,8 @@ def test_values_are_fine(tmp_path: Path, source: str) -> None:
         ("from datetime import datetime, UTC\nx = datetime.now(UTC)", "reads the clock with datetime.now"),
         ("import datetime\nx = datetime.date.today()", "reads the clock with datetime.date.today"),
         ("x = open('f')", "calls open()"),
-        ("async def f(): ...", "`async def f`"),
+        ("async def f(x):\n    await x", "waits"),
+        ("async def f(x):\n    async with x: ...", "waits"),
     ],
 )
 def test_effects_are_found(tmp_path: Path, source: str, finding: str) -> None:
