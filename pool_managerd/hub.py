@@ -34,6 +34,11 @@ class Hub:
         """One pool, or None where no such pool is configured."""
         return self._pools.get(pool_id)
 
+    @property
+    def listeners(self) -> int:
+        """How many subscribers there are."""
+        return len(self._listeners)
+
     def publish(self, snapshot: PoolSnapshot) -> None:
         """Take a pool's new snapshot; when it says something new, it gets the next revision and goes out whole."""
         before = self._pools[snapshot.pool_id]

@@ -158,7 +158,9 @@ class _Connection:
             await self._send(refusal(None, RpcCode.INVALID_REQUEST, "this side sends no calls, so it takes no answers"))
             return True
         try:
-            await self._send(await self._result(request))
+            frame = await self._result(request)
+            if request.id is not None:  # a notification gets no answer
+                await self._send(frame)
         except RpcError as error:
             await self._send(refusal(request.id, error.code, error.message, error.data))
             return error.code != RpcCode.VERSION_MISMATCH

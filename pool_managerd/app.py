@@ -1,0 +1,221 @@
+"""Wires pool-managerd together by constructor arguments, and runs it.
+
+Decides the order of start and stop: the socket answers before any pool is ready, and on the way out nobody may connect
+any more, then all engines end at once, then the rest. Holds no policy about pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+import engine_provisioner.host
+from catalog_core.engines import FsEngineCatalog
+from catalog_core.models import FsModelCatalog
+from contracts.config import Config, Pool, Profile
+from daemon_core import config_file, logs
+from daemon_core.entry import DaemonContext, run_daemon
+from daemon_core.errors import ConfigFileError
+from daemon_core.paths import make_private_dir
+from daemon_core.version import version
+from model_provisioner.provisioner import ModelProvisioner
+from pool_managerd import proc
+from pool_managerd.config_change import needs_restart
+from pool_managerd.engine_effects import EngineEffects, Engines, Host, Models
+from pool_managerd.engine_log import EngineLog
+from pool_managerd.gpu import Gpus, NvmlGpus
+from pool_managerd.handles import HandleFiles
+from pool_managerd.hub import Hub
+from pool_managerd.instance_lock import single_instance
+from pool_managerd.life import Life
+from pool_managerd.owner import Owner
+from pool_managerd.probe import Prober, Timing
+from pool_managerd.process import KILL_WAIT_S
+from pool_managerd.rpc_methods import NAME, PoolMethods
+from pool_managerd.rpc_server import RpcServer
+from pool_managerd.snapshot import snapshot
+from pool_managerd.supervisor import SupervisedPool, Supervisor
+from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
+
+_log = logging.getLogger(__name__)
+
+LOCK = "pool-managerd.lock"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``pool-managerd``; the answer is the exit status."""
+    return run_daemon(NAME, argv, serve)
+
+
+async def serve(context: DaemonContext) -> None:
+    """Run with the real provisioners and the real GPUs until the context says stop. Raises StartupError."""
+    gpus = NvmlGpus()
+    connector = aiohttp.TCPConnector(force_close=True)  # an idle connection would hold one of an engine's threads
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client:
+        try:
+            models, engines = models_of(context), engines_of(context)
+            await run(context, assemble(context, models=models, engines=engines, gpus=gpus, client=client))
+        finally:
+            await asyncio.to_thread(gpus.close)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a running daemon consists of."""
+
+    hub: Hub
+    supervisor: Supervisor
+    server: RpcServer
+
+
+async def run(context: DaemonContext, parts: Parts) -> None:
+    """Serve until the context says stop; at the end no engine is left.
+
+    Raises StartupError where another instance runs, or a directory or the socket is of no use.
+    """
+    paths = context.paths
+    for directory in (paths.state, paths.logs, paths.handles, paths.runtime, paths.engines):
+        make_private_dir(directory)
+    with single_instance(paths.state / LOCK):
+        await parts.server.start()
+        _log.info("listening on %s, profile %s", paths.socket, context.config.profile)
+        unsubscribe = parts.hub.subscribe(_status_of(context, parts.hub))
+        context.notifier.ready(_ready_line(parts.hub))
+        try:
+            await _until_stopped(context, parts)
+        finally:
+            unsubscribe()
+            await parts.server.close()
+
+
+async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(parts.supervisor.run(), name="pools")
+        reloading = group.create_task(_reread(context), name="reload")
+        await context.stopping.wait()
+        parts.server.stop_accepting()
+        longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
+        if not await parts.supervisor.stop(longest_ms / 1000 + KILL_WAIT_S):
+            _log.error("not every engine ended in time: what is left is killed")
+        running.cancel()
+        reloading.cancel()
+
+
+def assemble(
+    context: DaemonContext,
+    *,
+    models: Models,
+    engines: Callable[[Pool], Engines],
+    gpus: Gpus,
+    client: aiohttp.ClientSession,
+    timing: Timing | None = None,
+) -> Parts:
+    """Put the parts together; needs a running loop, starts nothing."""
+    config, paths = context.config, context.paths
+    wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
+    lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
+    names = {pool.id: tuple(str(device) for device in pool.devices) for pool in config.pools}
+    hub = Hub(
+        snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms, devices=names[pool.id]) for pool in config.pools
+    )
+    files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
+    boot_id = proc.boot_id()
+    host = Host(
+        profile=config.profile,
+        models=models,
+        prober=Prober(client, timing),
+        gpus=gpus,
+        files=files,
+        hub=hub,
+        redactor=context.redactor,
+        environ=context.environ,
+        boot_id=boot_id,
+        wall_offset_ms=wall_offset_ms,
+    )
+    sources = {pool.id: engines(pool) for pool in config.pools}
+    pools = {}
+    for pool in config.pools:
+        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor)
+        effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
+        pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
+    sampled = gpus if config.profile is Profile.HOME else None
+    supervisor = Supervisor(pools=pools, files=files, hub=hub, gpus=sampled, boot_id=boot_id)
+    methods = PoolMethods(
+        version=version(),
+        hub=hub,
+        post=supervisor.post,
+        gpus=gpus,
+        pools={pool.id: pool for pool in config.pools},
+        engines=sources,
+    )
+    return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods))
+
+
+def models_of(context: DaemonContext) -> Models:
+    """Where the models come from. A relative path in a reference starts at the configuration file."""
+    paths = context.paths
+    base = context.config_path.absolute().parent
+    catalog = FsModelCatalog(paths.catalog)
+    return ProvisionedModels(ModelProvisioner(paths.models, catalog, paths.provenance, base, _unix_ms))
+
+
+def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
+    """Where the engines come from."""
+    catalog = FsEngineCatalog(context.paths.catalog)
+    host = engine_provisioner.host.Host(environ=context.environ, catalog=catalog)
+    return lambda _pool: ProvisionedEngines(context.config.profile, host)
+
+
+def _unix_ms() -> int:
+    """What a person reads as the time."""
+    return time.time_ns() // 1_000_000
+
+
+# --- what systemd and the operator see --------------------------------------------------------------------------------
+
+
+def _ready_line(hub: Hub) -> str:
+    pools = hub.pools().pools
+    return f"{sum(pool.ready for pool in pools)}/{len(pools)} pools ready"
+
+
+def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:
+    """Keeps the unit's status line true, saying nothing twice."""
+    said = _ready_line(hub)
+
+    def tell(_frame: bytes) -> None:
+        nonlocal said
+        line = _ready_line(hub)
+        if line != said:
+            said = line
+            context.notifier.status(line)
+
+    return tell
+
+
+async def _reread(context: DaemonContext) -> None:
+    """At every SIGHUP: read the configuration again, apply what is safe, and say what waits for the next start."""
+    while True:
+        await context.reload.wait()
+        context.reload.clear()
+        context.notifier.reloading()
+        try:
+            read: Config = await asyncio.to_thread(config_file.load, context.config_path)
+        except ConfigFileError as error:
+            _log.error("the configuration stays as it was: %s", error.render())
+        else:
+            logs.setup(NAME, read.logging, context.redactor)
+            waiting = needs_restart(context.config, read)
+            _log.info("read %s again; %s", context.config_path, _waits(waiting))
+        context.notifier.ready()
+
+
+def _waits(changes: tuple[str, ...]) -> str:
+    if not changes:
+        return "nothing waits for a restart"
+    return f"these changes wait for a restart of {NAME}: {'; '.join(changes)}"

@@ -1,0 +1,67 @@
+"""Fits the provisioners to what a pool's steps need: their errors become StepErrors with the same cause and mend.
+
+Decides nothing.
+"""
+
+from __future__ import annotations
+
+from contracts.config import Pool, Profile
+from contracts.engines import Finding, Plan, PreparedEngine, ResolvedModel
+from engine_provisioner.base import EngineProvider
+from engine_provisioner.errors import ProvisionError
+from engine_provisioner.host import Host
+from engine_provisioner.registry import provider_for
+from model_provisioner.errors import ModelError
+from model_provisioner.provisioner import ModelProvisioner
+from pool_managerd.engine_effects import Progress
+from pool_managerd.errors import StepError
+
+
+class ProvisionedModels:
+    """Models by way of ``model_provisioner``."""
+
+    def __init__(self, provisioner: ModelProvisioner) -> None:
+        self._provisioner = provisioner
+
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
+        """See ``pool_managerd.engine_effects.Models``."""
+        try:
+            return await self._provisioner.ensure_present(ref, digest, progress)
+        except ModelError as error:
+            raise StepError(error.cause, error.message, error.hint) from error
+
+
+class ProvisionedEngines:
+    """One pool's engine by way of ``engine_provisioner``."""
+
+    def __init__(self, profile: Profile, host: Host) -> None:
+        self._profile = profile
+        self._host = host
+
+    def plan(self, pool: Pool) -> Plan:
+        """See ``pool_managerd.engine_effects.Engines``."""
+        try:
+            return self._provider(pool).plan(pool)
+        except ProvisionError as error:
+            raise _step_error(error) from error
+
+    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
+        """See ``pool_managerd.engine_effects.Engines``."""
+        try:
+            return await self._provider(pool).preflight(pool)
+        except ProvisionError as error:
+            raise _step_error(error) from error
+
+    async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
+        """See ``pool_managerd.engine_effects.Engines``."""
+        try:
+            return await self._provider(pool).ensure(pool, progress)
+        except ProvisionError as error:
+            raise _step_error(error) from error
+
+    def _provider(self, pool: Pool) -> EngineProvider:
+        return provider_for(pool, self._profile, self._host)
+
+
+def _step_error(error: ProvisionError) -> StepError:
+    return StepError(error.cause, error.message, error.hint)

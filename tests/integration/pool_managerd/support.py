@@ -1,0 +1,45 @@
+"""What the tests of real processes share: waiting for a predicate, and children that behave as asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon_core.redaction import Redactor
+from pool_managerd.engine_log import EngineLog
+from pool_managerd.process import SpawnSpec
+
+LIMIT_S = 15.0
+LOOK_S = 0.01
+
+
+async def until(holds: Callable[[], bool], what: str = "it") -> None:
+    """Wait for a predicate; a test that waits too long says for what."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LIMIT_S
+    while not holds():
+        assert loop.time() < deadline, f"waited {LIMIT_S:g} s in vain: {what}"
+        looked = loop.create_future()
+        loop.call_later(LOOK_S, looked.set_result, None)
+        await looked
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+
+
+def log_at(path: Path) -> EngineLog:
+    return EngineLog(path, "gpu0", Redactor())
+
+
+def python(code: str, marker: Path, **env: str) -> SpawnSpec:
+    """A child that runs some Python and inherits what the guard against leftovers needs."""
+    return SpawnSpec(argv=(sys.executable, "-c", code), env={**os.environ, **env}, marker=str(marker))
