@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.config import Config, Logging
+from contracts.config import Config
 from daemon_core import config_file, logs
 from daemon_core.errors import EXIT_FAILURE, StartupError
 from daemon_core.notify import Notifier, watchdog_interval_s
@@ -44,9 +44,6 @@ class DaemonContext:
     """Set by SIGHUP; whoever acts on it clears it."""
 
 
-LOG_FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
-"""``text`` or ``json``, where the configuration leaves it open: whoever starts a daemon knows who reads its output."""
-
 Serve = Callable[[DaemonContext], Awaitable[None]]
 
 
@@ -65,7 +62,7 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
     try:
         config = config_file.load(options.config)
         paths = Paths.resolve(config.paths, environ)
-        logs.setup(name, _log_settings(config.logging, environ), redactor)
+        logs.setup(name, config.logging, redactor)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             context = DaemonContext(
                 config=config,
@@ -156,13 +153,6 @@ def _refuse(name: str, error: StartupError, redactor: Redactor) -> int:
     sys.stderr.write(redactor.text(f"{name}: {error.render()}") + "\n")
     sys.stderr.flush()
     return error.exit_code
-
-
-def _log_settings(settings: Logging, environ: Mapping[str, str]) -> Logging:
-    wish = environ.get(LOG_FORMAT_VARIABLE, "")
-    if settings.format != "auto" or wish not in {"text", "json"}:
-        return settings
-    return Logging(format=wish, level=settings.level)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

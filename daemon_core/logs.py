@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TextIO
@@ -17,6 +18,9 @@ from pythonjsonlogger.json import JsonFormatter
 
 from contracts import config
 from daemon_core.redaction import Redactor
+
+FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
+"""``text`` or ``json``, where the configuration says ``auto``: whoever starts a daemon knows who reads its output."""
 
 _STANDARD = frozenset({*RESERVED_ATTRS, "taskName"})
 
@@ -28,7 +32,8 @@ def setup(name: str, config: config.Logging, redactor: Redactor, stream: TextIO 
     line (``pool_id``, ``correlation_id``, ...) and ``key=value`` at the end of a readable one.
     """
     stream = stream or sys.stderr
-    readable = config.format == "text" or (config.format == "auto" and stream.isatty())
+    wanted = os.environ.get(FORMAT_VARIABLE, "auto") if config.format == "auto" else config.format
+    readable = wanted == "text" or (wanted != "json" and stream.isatty())
     handler = RedactingHandler(stream, redactor)
     handler.setFormatter(_TextFormatter() if readable else _json_formatter(name))
     root = logging.getLogger()

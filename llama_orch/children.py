@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from daemon_core.entry import LOG_FORMAT_VARIABLE
+from daemon_core.logs import FORMAT_VARIABLE
 from llama_orch.client import ApiClient
 
 DAEMONS = (("pool-managerd", "pool_managerd"), ("orchestratord", "orchestratord"))
@@ -189,7 +189,7 @@ def child_environment(environ: Mapping[str, str], *, readable_logs: bool) -> dic
     if (root / "pyproject.toml").is_file():
         # A checkout that is not installed: another working directory must find the packages too.
         result["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [environ.get("PYTHONPATH")])])
-    result[LOG_FORMAT_VARIABLE] = "text" if readable_logs else "json"
+    result[FORMAT_VARIABLE] = "text" if readable_logs else "json"
     return result
 
 

@@ -126,26 +126,16 @@ class ApiClient:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _follow(self, task_id: str, opener: Opener, last: int = -1) -> AsyncGenerator[StreamEvent]:
-        failures, announced, opened = 0, False, False
+    async def _follow(self, task_id: str, opener: Opener, after: int = -1) -> AsyncGenerator[StreamEvent]:
+        seen = _Seen(after)
+        opened = False
         while True:
             try:
                 async with opener() as response:
                     opened = True
                     async for event in _events(response):
-                        failures = 0
-                        match event:
-                            case Started() if announced:
-                                continue
-                            case Started():
-                                announced = True
-                            case Token(i=i) if i <= last:
-                                continue
-                            case Token(i=i):
-                                last = i
-                            case _:
-                                pass
-                        yield event
+                        if seen.is_new(event):
+                            yield event
                         if isinstance(event, (End, StreamError)):
                             return
                 cause = "the stream ended before the task did"
@@ -153,15 +143,15 @@ class ApiClient:
                 cause = f"the connection broke: {_cause(error)}"
             except ApiError as error:
                 # What never answered is told at once; what did and went away may be restarting.
-                if error.code != UNREACHABLE or not opened:
+                if error.code != UNREACHABLE or not error.retriable or not opened:
                     raise
                 cause = error.message
-            failures += 1
-            if failures > MAX_FAILURES:
+            seen.failures += 1
+            if seen.failures > MAX_FAILURES:
                 hint = f"llama-orch tasks shows what became of {task_id}"
-                raise ApiError(UNREACHABLE, f"{cause} ({failures} times in a row)", hint=hint, retriable=True)
-            await asyncio.sleep(self._backoff(failures))
-            opener = partial(self._open_stream, task_id, last)
+                raise ApiError(UNREACHABLE, f"{cause} ({seen.failures} times in a row)", hint=hint, retriable=True)
+            await asyncio.sleep(self._backoff(seen.failures))
+            opener = partial(self._open_stream, task_id, seen.last)
 
     def _open_stream(self, task_id: str, after: int) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         last_seen = {} if after < 0 else {"Last-Event-ID": str(after)}
@@ -205,6 +195,30 @@ class ApiClient:
                 text = f"{url} answered {response.content_type} instead of a stream"
                 raise ApiError(UNREACHABLE, text, hint="is it orchestratord that listens there?")
             yield response
+
+
+class _Seen:
+    """How far a stream was read, over all its connections."""
+
+    def __init__(self, after: int) -> None:
+        self.last = after
+        self.failures = 0
+        """Broken connections in a row that brought no token."""
+        self._announced = False
+
+    def is_new(self, event: StreamEvent) -> bool:
+        """Whether the event did not come before, over a connection that broke."""
+        match event:
+            case Started():
+                new, self._announced = not self._announced, True
+                return new
+            case Token(i=i) if i <= self.last:
+                return False
+            case Token(i=i):
+                self.last, self.failures = i, 0
+                return True
+            case _:
+                return True
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEvent]:

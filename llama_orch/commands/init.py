@@ -36,10 +36,7 @@ def init(
     path = config or default_config_path(os.environ)
     if path.exists() and not force:
         raise StartupError(f"{path} is there already", "edit it, or replace it with --force", EXIT_FAILURE)
-    if for_trial:
-        text = trial.trial_config(trial.haiku_model_path())
-    else:
-        text = home_config(_gpus(), trial.schema_reference())
+    text = trial.trial_config(trial.haiku_model_path()) if for_trial else home_config(_gpus(), trial.schema_reference())
     written = config_file.parse(text, str(path))
     token_path = path.parent / FILE_NAME
     try:
@@ -61,7 +58,7 @@ def _gpus() -> tuple[Gpu, ...]:
     try:
         return list_gpus()
     except NoGpuError as error:
-        hint = f"{error.hint}; without a GPU, to look around: llama-orch init --trial"
+        hint = f"{error.hint} (llama-orch init --trial)"
         raise NoGpuError(error.message, hint) from error
 
 

@@ -14,7 +14,8 @@ SECRET = 'top"secret\\value'
 
 
 @pytest.fixture(autouse=True)
-def _restore_root() -> Iterator[None]:
+def _restore_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(logs.FORMAT_VARIABLE, raising=False)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -70,6 +71,25 @@ def fail(secret: str) -> None:
         int(secret)
     except ValueError as cause:
         raise RuntimeError(f"with {secret}") from cause
+
+
+@pytest.mark.parametrize(
+    ("configured", "variable", "readable"),
+    [
+        ("auto", "text", True),
+        ("auto", "json", False),
+        ("auto", "nonsense", False),
+        ("json", "text", False),
+        ("text", "json", True),
+    ],
+)
+def test_who_starts_a_daemon_chooses_where_the_file_does_not(
+    monkeypatch: pytest.MonkeyPatch, configured: str, variable: str, readable: bool
+) -> None:
+    monkeypatch.setenv(logs.FORMAT_VARIABLE, variable)
+    stream, log = lines(configured)
+    log.info("hello")
+    assert stream.getvalue().startswith("{") is not readable
 
 
 @pytest.mark.req("ORCH-3811")

@@ -48,6 +48,8 @@ class FakeDaemon:
         self.pieces: tuple[str, ...] = PIECES
         self.drops: list[int] = []
         """After how many tokens the connection breaks, for each of the next streams."""
+        self.forgetful = False
+        """Whether a returning reader gets everything again."""
         self.refusal: ErrorBody | None = None
         self.error: StreamError | None = None
         self.pool_state = PoolState.READY
@@ -167,7 +169,8 @@ class FakeDaemon:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID")
         self.last_event_ids.append(last)
-        return await self._write(request, request.match_info["id"], after=int(last or -1))
+        after = -1 if self.forgetful else int(last or -1)
+        return await self._write(request, request.match_info["id"], after=after)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self.canceled.set()

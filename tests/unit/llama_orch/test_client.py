@@ -55,8 +55,22 @@ async def test_a_broken_stream_goes_on_where_it_broke(fake: FakeDaemon, url: str
     assert fake.last_event_ids == [None if drop == 0 else str(drop - 1) for drop in drops]
 
 
-async def test_a_stream_that_stays_broken_is_given_up(fake: FakeDaemon, url: str) -> None:
-    fake.drops = [2] * 100
+async def test_what_comes_again_is_passed_over(fake: FakeDaemon, url: str) -> None:
+    fake.drops, fake.forgetful = [1, 3], True
+    events = await run(url)
+    assert texts(events) == TEXT
+    assert sum(isinstance(event, Started) for event in events) == 1
+
+
+async def test_a_stream_may_break_as_often_as_it_brings_something(fake: FakeDaemon, url: str) -> None:
+    fake.pieces = tuple(str(number) for number in range(2 * MAX_FAILURES))
+    fake.drops = list(range(1, 2 * MAX_FAILURES))
+    assert texts(await run(url)) == "".join(fake.pieces)
+
+
+@pytest.mark.parametrize("drop", [0, 2])
+async def test_a_stream_that_stays_broken_is_given_up(fake: FakeDaemon, url: str, drop: int) -> None:
+    fake.drops = [drop] * 100
     waits: list[int] = []
 
     def backoff(failures: int) -> float:
@@ -67,7 +81,6 @@ async def test_a_stream_that_stays_broken_is_given_up(fake: FakeDaemon, url: str
         with pytest.raises(ApiError, match=r"the connection broke: .* \(7 times in a row\)") as caught:
             await collect(api)
     assert caught.value.exit_code == 75
-    # The first try brought tokens, the second and the rest nothing new.
     assert waits == list(range(1, MAX_FAILURES + 1))
 
 
