@@ -14,7 +14,7 @@ from contracts.tasks import PlacementMode
 from orchestratord.admission import Refusal
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
-from orchestratord.task import Task
+from orchestratord.task import Caller, Task
 
 log = logging.getLogger("orchestratord.tasks")
 pool_log = logging.getLogger("orchestratord.pools")
@@ -47,13 +47,15 @@ class Observer:
             | {"queue_position": entered.queue_position, "predicted_start_ms": entered.predicted_start_ms},
         )
 
-    def rejected(self, refusal: Refusal) -> None:
+    def rejected(self, refusal: Refusal, caller: Caller) -> None:
         """A task was refused."""
         engine = refusal.engine or "unknown"
         self._metrics.rejected.labels(engine, refusal.code).inc()
         if STATUS[refusal.code] == TOO_MANY_REQUESTS:
             self._metrics.backpressure.labels(engine, refusal.policy_label or "unknown").inc()
-        log.info("task refused: %s", refusal.message, extra={"code": refusal.code, "pool_id": refusal.pool_id})
+        extra = {"code": refusal.code, "engine": engine, "pool_id": refusal.pool_id}
+        extra |= {"correlation_id": caller.correlation_id, "identity": caller.identity}
+        log.info("task refused: %s", refusal.message, extra=extra)
 
     def started(self, task: Task) -> None:
         """A task got a slot."""
@@ -127,8 +129,8 @@ def _context(task: Task, labels: tuple[str, str, str, str]) -> dict[str, object]
     engine, engine_version, pool_id, replica_id = labels
     return {
         "task_id": task.id,
-        "correlation_id": task.admission.correlation_id,
-        "identity": task.admission.identity,
+        "correlation_id": task.admission.caller.correlation_id,
+        "identity": task.admission.caller.identity,
         "priority": task.request.priority,
         "engine": engine,
         "engine_version": engine_version,

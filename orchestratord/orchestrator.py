@@ -28,7 +28,7 @@ from orchestratord.observer import Observer
 from orchestratord.pools import PoolDirectory
 from orchestratord.runner import Runner, generation_of
 from orchestratord.store import TaskStore
-from orchestratord.task import Admission, Task
+from orchestratord.task import Admission, Caller, Task
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Orchestrator:
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: TaskRequest, correlation_id: str, identity: str) -> Task:
+    async def submit(self, request: TaskRequest, caller: Caller) -> Task:
         """Admit a task, or answer with the one that the same id and body made earlier.
 
         Raises ApiError with the refusal.
@@ -82,11 +82,11 @@ class Orchestrator:
         known = self._known(request)
         if known is not None:
             return known
-        fitting = await self._fitting(request)
+        fitting = await self._fitting(request, caller)
         known = self._known(request)  # while its tokens were counted, a twin of this request may have come in
         if known is not None:
             return known
-        return self._admit(request, fitting, correlation_id, identity)
+        return self._admit(request, fitting, caller)
 
     def get(self, task_id: str) -> Task:
         """A task by its id. Raises ApiError NOT_FOUND."""
@@ -143,13 +143,13 @@ class Orchestrator:
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
 
-    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
+    async def _fitting(self, request: TaskRequest, caller: Caller) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
         if self._stopping:
             raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
         found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
         if isinstance(found, Refusal):
-            raise self._refused(self._unmanaged(found))
+            raise self._refused(self._unmanaged(found), caller)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
         tokens = await self._count(request, found)
@@ -158,7 +158,7 @@ class Orchestrator:
         fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
-            raise self._refused(admission.context_refusal(request, tokens, widest))
+            raise self._refused(admission.context_refusal(request, tokens, widest), caller)
         return tuple(fitting)
 
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
@@ -170,25 +170,24 @@ class Orchestrator:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None
 
-    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], correlation_id: str, identity: str) -> Task:
+    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], caller: Caller) -> Task:
         ids = Eligible(views).ids
         loads = self.runner.loads(ids)
         predicted = prediction.start_ms(self.backlog.ahead_of_new(request.priority, ids), loads)
         too_late = admission.deadline_refusal(request, predicted)
         if too_late is not None:
-            raise self._refused(too_late)
+            raise self._refused(too_late, caller)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
         place = self.backlog.offer(task_id, request.priority, ids, request.placement)
         if isinstance(place, Full):
-            raise self._refused(_queue_full(place, prediction.place_ms(loads)))
+            raise self._refused(_queue_full(place, prediction.place_ms(loads)), caller)
         task = Task(
             Admission(
                 task_id=task_id,
                 job_id=f"job-{self._sources.new_id()}",
                 request=request,
                 seed=self._sources.new_seed() if request.seed is None else request.seed,
-                correlation_id=correlation_id,
-                identity=identity,
+                caller=caller,
                 created_ms=self._clock.unix_ms(),
                 at_ms=self._clock.monotonic_ms(),
                 queue_position=place.position,
@@ -222,8 +221,8 @@ class Orchestrator:
         text = "pool-managerd has not reported any pool yet"
         return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
-    def _refused(self, refusal: Refusal) -> ApiError:
-        self._observer.rejected(refusal)
+    def _refused(self, refusal: Refusal, caller: Caller) -> ApiError:
+        self._observer.rejected(refusal, caller)
         return ApiError(refusal)
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------

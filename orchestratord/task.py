@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from adapters.base import Finished
 
 
+class Caller(msgspec.Struct, frozen=True):
+    """Who asked, and under which id it is followed through the logs."""
+
+    correlation_id: str
+    identity: str
+
+
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """What was settled when the task entered: spans in milliseconds, ``created_ms`` in Unix milliseconds."""
 
@@ -27,8 +34,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     request: TaskRequest
     seed: int
-    correlation_id: str
-    identity: str
+    caller: Caller
     created_ms: int
     at_ms: float
     queue_position: int

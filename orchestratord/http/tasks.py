@@ -19,6 +19,7 @@ from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response
 from orchestratord.http.errors import bad_body
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
+from orchestratord.task import Caller
 
 _decoder = msgspec.json.Decoder(TaskRequest)
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -50,7 +51,8 @@ class TaskRoutes:
         wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if wants_stream:
             self._streams.check_room(request)
-        task = await self._orchestrator.submit(wanted, request[CORRELATION_ID], request[IDENTITY])
+        caller = Caller(request[CORRELATION_ID], request[IDENTITY])
+        task = await self._orchestrator.submit(wanted, caller)
         location = {"Location": f"/v1/tasks/{task.id}"}
         if wants_stream:
             return await self._streams.serve(request, task, after=-1, headers=location)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from contracts.tasks import TaskState
 from orchestratord.store import TaskStore
-from orchestratord.task import Admission, Task
+from orchestratord.task import Admission, Caller, Task
 from tests.unit.orchestratord.world import request
 
 
@@ -16,8 +16,7 @@ def task(number: int, text: str = "") -> Task:
             job_id=f"j{number}",
             request=request(),
             seed=0,
-            correlation_id="c",
-            identity="localhost",
+            caller=Caller("c", "localhost"),
             created_ms=0,
             at_ms=float(number),
             queue_position=0,

@@ -12,7 +12,7 @@ from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Started, StreamError
 from contracts.tasks import OnDisconnect, Priority, TaskState
 from orchestratord.stream_log import StreamClosedError
-from orchestratord.task import Admission, Run, Task
+from orchestratord.task import Admission, Caller, Run, Task
 from tests.unit.orchestratord.frames import events_of, frames_of
 from tests.unit.orchestratord.world import request
 
@@ -40,8 +40,7 @@ def new(**changes: Any) -> Task:  # noqa: ANN401 - any field of the request
             job_id="j",
             request=request(**changes),
             seed=7,
-            correlation_id="c",
-            identity="localhost",
+            caller=Caller("c", "localhost"),
             created_ms=1_700_000_000_000,
             at_ms=1_000.0,
             queue_position=2,
