@@ -1,0 +1,121 @@
+"""A model file on this machine: opened, checked and read from the front.
+
+Decides which files can be used at all, and words every way in which one cannot. Never changes, moves or removes one:
+it is the user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path, PurePosixPath
+
+from contracts.base import Message
+from contracts.pools import Cause
+from model_provisioner import gguf
+from model_provisioner.digest import Identity, NotRegularError, open_regular
+from model_provisioner.errors import GgufError, ModelError
+
+FIRST_READ_BYTES = 1 << 20
+_READS_GGUF = "this build reads GGUF files: give the path of a .gguf file, or convert the model with llama.cpp's tools"
+
+
+class Inspected(Message, frozen=True, kw_only=True):
+    """A file that can be used, and what it says of itself."""
+
+    path: Path
+    identity: Identity
+    facts: gguf.Facts
+
+
+def inspect(text: str) -> Inspected:
+    """Read the head of the model file at the path ``text``, which is absolute or begins with ``~``.
+
+    Blocks. Raises ModelError.
+    """
+    path = _absolute(text)
+    try:
+        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+            identity = Identity.of(os.fstat(file.fileno()))
+            facts = _facts(path, file.fileno(), identity.size_bytes)
+    except (OSError, NotRegularError) as error:
+        raise unusable(path, error) from error
+    return Inspected(path=path, identity=identity, facts=facts)
+
+
+def unusable(path: Path, error: OSError | NotRegularError) -> ModelError:
+    """Why the file cannot be opened or read, with its mend."""
+    match error:
+        case NotRegularError():
+            return ModelError(Cause.MODEL_INVALID, f"{path} is not a regular file", _READS_GGUF)
+        case IsADirectoryError():
+            return ModelError(Cause.MODEL_INVALID, f"{path} is a directory, not a GGUF file", _READS_GGUF)
+        case FileNotFoundError() | NotADirectoryError():
+            return ModelError(Cause.MODEL_MISSING, f"there is no model file {path}", _nearest(path))
+        case PermissionError():
+            hint = f"let the user of pool-managerd read it: chmod a+r {path}, and a+x on the directories above"
+            return ModelError(Cause.MODEL_MISSING, f"the model file {path} cannot be read: permission denied", hint)
+        case _:
+            message = f"the model file {path} cannot be read: {error.strerror or error}"
+            mend = "the disk reports an error: see `dmesg`" if error.errno == errno.EIO else "check the path in model:"
+            return ModelError(Cause.MODEL_MISSING, message, mend)
+
+
+def _absolute(text: str) -> Path:
+    """One name for one place: folders are resolved. The file's own name stays as it was given, for it names the model.
+
+    A download cache has a link with the model's name that leads to a file with a meaningless one.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        message = f"the home directory in {text} cannot be found"
+        raise ModelError(Cause.MODEL_MISSING, message, "write the whole path") from error
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _facts(path: Path, descriptor: int, size: int) -> gguf.Facts:
+    try:
+        facts = _read_head(descriptor, size)
+    except GgufError as error:
+        raise ModelError(Cause.MODEL_INVALID, f"{path} cannot be used: {error}", _mend(path)) from error
+    if facts.min_file_size > size:
+        message = f"{path} was cut off: it has {size} bytes, and its tensors need {facts.min_file_size}"
+        raise ModelError(Cause.MODEL_INVALID, message, "download or copy it again")
+    if facts.split_count > 1:
+        message = f"{path} is one of {facts.split_count} parts of a model, and split models cannot be read yet"
+        raise ModelError(Cause.MODEL_INVALID, message, "join them: llama-gguf-split --merge FIRST_PART WHOLE.gguf")
+    return facts
+
+
+def _read_head(descriptor: int, size: int) -> gguf.Facts:
+    wanted = min(FIRST_READ_BYTES, size)
+    while True:
+        head = _first_bytes(descriptor, wanted)
+        result = gguf.parse(head)
+        if isinstance(result, gguf.Facts):
+            return result
+        if result.total > size or len(head) < wanted:  # the latter: it shrinks while we read
+            raise GgufError(f"the file ends in the middle of {result.where}", min(len(head), size))
+        wanted = min(max(result.total, 2 * wanted), size, gguf.MAX_HEAD_BYTES)
+
+
+def _first_bytes(descriptor: int, size: int) -> bytes:
+    # A read may give less than it was asked for.
+    parts = bytearray()
+    while len(parts) < size and (part := os.pread(descriptor, size - len(parts), len(parts))):
+        parts += part
+    return bytes(parts)
+
+
+def _mend(path: Path) -> str:
+    return _READS_GGUF if PurePosixPath(path).suffix != ".gguf" else "the file is damaged: download or copy it again"
+
+
+def _nearest(path: Path) -> str:
+    """What somebody who mistyped a path wants to know: how far it exists, and which models are there."""
+    folder = next(parent for parent in path.parents if parent.is_dir() or parent == parent.parent)
+    if folder != path.parent:
+        return f"{folder} exists, but not {folder / path.relative_to(folder).parts[0]}"
+    models = sorted(file.name for file in folder.glob("*.gguf"))[:5]
+    return f"in {folder} there is: {', '.join(models)}" if models else f"there is no .gguf file in {folder}"
