@@ -29,8 +29,12 @@ async def test_a_haiku_from_a_real_engine_contains_its_subject(tmp_path: Path) -
 
 @pytest.mark.req("OP-06")
 def test_the_demo_streams_a_haiku_twice_and_leaves_nothing_behind() -> None:
-    done = subprocess.run(  # noqa: S603 - our own demo
-        [sys.executable, "-m", "llama_orch.demo", "--word", "rain"], capture_output=True, text=True, timeout=60, check=False
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_orch.demo", "--word", "rain"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rain" in done.stdout.lower()

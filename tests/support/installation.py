@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 
-TOKEN = "test-token-0123456789"  # noqa: S105 - guards a server on loopback for the length of a test
+TOKEN = "test-token-0123456789"
 LIMIT_S = 20.0
 STOP_S = 10.0
 
