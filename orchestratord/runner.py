@@ -171,7 +171,9 @@ class Runner:
 
     def _conclude(self, task: Task, entry: PoolEntry, adapter: Adapter, outcome: Finished | Failed) -> None:
         """Give the task its terminal event; of a task that has had one (a cancel came first) nothing changes."""
-        if isinstance(outcome, Failed) and outcome.engine_suspect and not entry.suspect:
+        # A stream that broke with an engine which was replaced meanwhile says nothing about its successor.
+        current = entry.adapter is adapter and not entry.suspect
+        if isinstance(outcome, Failed) and outcome.engine_suspect and current:
             entry.suspect = True
             recheck = self._group.create_task(self._recheck(entry, adapter), name=f"recheck-{entry.id}")
             self._rechecks.add(recheck)
@@ -194,9 +196,17 @@ class Runner:
         while self._open and entry.suspect and entry.adapter is adapter:
             pause = next(pauses, pause)
             await asyncio.sleep(pause)
-            if await adapter.health() is Health.OK:
+            if await _answers_well(entry, adapter) and entry.adapter is adapter:
                 entry.suspect = False
                 self.pump()
+
+
+async def _answers_well(entry: PoolEntry, adapter: Adapter) -> bool:
+    try:
+        return await adapter.health() is Health.OK
+    except Exception:  # as with a generation: a mistake of ours about one pool must not end all the others
+        log.exception("pool %s could not be looked at", entry.id)
+        return False
 
 
 def generation_of(request: TaskRequest, seed: int) -> Generation:
