@@ -56,6 +56,7 @@ class Orchestrator:
         self._observer = observer
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._graces: dict[str, asyncio.TimerHandle] = {}
         self._stopping = False
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.runner = Runner(
@@ -79,14 +80,16 @@ class Orchestrator:
 
         Raises ApiError with the refusal.
         """
-        known = self._known(request)
-        if known is not None:
-            return known
-        fitting = await self._fitting(request, caller)
-        known = self._known(request)  # while its tokens were counted, a twin of this request may have come in
-        if known is not None:
-            return known
-        return self._admit(request, fitting, caller)
+        try:
+            known = self._known(request)
+            if known is not None:
+                return known
+            fitting = await self._fitting(request)
+            # While its tokens were counted, a twin of this request may have come in.
+            return self._known(request) or self._admit(request, fitting, caller)
+        except ApiError as error:
+            self._observer.rejected(error.refusal, caller)
+            raise
 
     def get(self, task_id: str) -> Task:
         """A task by its id. Raises ApiError NOT_FOUND."""
@@ -111,13 +114,15 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
+        _drop(self._graces, task.id)
         try:
             yield
         finally:
             unsubscribe()
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
-                asyncio.get_running_loop().call_later(grace_s, self._abandon, task)
+                loop = asyncio.get_running_loop()
+                self._graces[task.id] = loop.call_later(grace_s, self.cancel, task, "disconnect")
 
     # --- pools --------------------------------------------------------------------------------------------------------
 
@@ -143,23 +148,28 @@ class Orchestrator:
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
 
-    async def _fitting(self, request: TaskRequest, caller: Caller) -> tuple[PoolView, ...]:
+    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
-        if self._stopping:
-            raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
-        found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
-        if isinstance(found, Refusal):
-            raise self._refused(self._unmanaged(found), caller)
+        found = self._eligible(request)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
         tokens = await self._count(request, found)
+        found = self._eligible(request)  # while they were counted, a pool may have gone
         if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
             return found.pools
         fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
-            raise self._refused(admission.context_refusal(request, tokens, widest), caller)
+            raise ApiError(admission.context_refusal(request, tokens, widest))
         return tuple(fitting)
+
+    def _eligible(self, request: TaskRequest) -> Eligible:
+        if self._stopping:
+            raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+        found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
+        if isinstance(found, Refusal):
+            raise ApiError(self._unmanaged(found))
+        return found
 
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
         for entry in self._pools.of(found.ids):
@@ -176,11 +186,11 @@ class Orchestrator:
         predicted = prediction.start_ms(self.backlog.ahead_of_new(request.priority, ids), loads)
         too_late = admission.deadline_refusal(request, predicted)
         if too_late is not None:
-            raise self._refused(too_late, caller)
+            raise ApiError(too_late)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
         place = self.backlog.offer(task_id, request.priority, ids, request.placement)
         if isinstance(place, Full):
-            raise self._refused(_queue_full(place, prediction.place_ms(loads)), caller)
+            raise ApiError(_queue_full(place, self._pools[place.pool_id].config.engine, prediction.place_ms(loads)))
         task = Task(
             Admission(
                 task_id=task_id,
@@ -221,10 +231,6 @@ class Orchestrator:
         text = "pool-managerd has not reported any pool yet"
         return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
-    def _refused(self, refusal: Refusal, caller: Caller) -> ApiError:
-        self._observer.rejected(refusal, caller)
-        return ApiError(refusal)
-
     # --- the ends of tasks --------------------------------------------------------------------------------------------
 
     def _fail(self, task: Task, code: ErrorCode, message: str, hint: str | None) -> None:
@@ -240,17 +246,12 @@ class Orchestrator:
         text = f"the deadline of {task.request.deadline_ms} ms passed {where}"
         self._fail(task, code, text, "allow a later deadline_ms, or send it when less is queued")
 
-    def _abandon(self, task: Task) -> None:
-        if not task.log.readers:
-            self.cancel(task, "disconnect")
-
     def _settled(self, task: Task) -> None:
         """A task has had its terminal event: nothing waits for it or works on it any more."""
         self.backlog.remove(task.id)
         self.runner.stop(task)
-        deadline = self._deadlines.pop(task.id, None)
-        if deadline is not None:
-            deadline.cancel()
+        _drop(self._deadlines, task.id)
+        _drop(self._graces, task.id)
         self._store.settle(task)
         self._observer.settled(task)
 
@@ -266,7 +267,13 @@ class Orchestrator:
                     task.moved(position, prediction.start_ms(position, loads), depth)
 
 
-def _queue_full(place: Full, place_ms: float) -> Refusal:
+def _drop(timers: dict[str, asyncio.TimerHandle], task_id: str) -> None:
+    timer = timers.pop(task_id, None)
+    if timer is not None:
+        timer.cancel()
+
+
+def _queue_full(place: Full, engine: str, place_ms: float) -> Refusal:
     """429: what the pool's policy is called, and when a place comes free."""
     dropping = place.policy is FullPolicy.DROP_LRU
     return Refusal(
@@ -274,6 +281,7 @@ def _queue_full(place: Full, place_ms: float) -> Refusal:
         message=f"the queue of pool {place.pool_id!r} is full",
         hint="send it again after retry_after_ms; queue.capacity of the pool sets the bound",
         pool_id=place.pool_id,
+        engine=engine,
         retry_after_ms=max(1, round(place_ms)),
         policy_label=place.policy,
     )
