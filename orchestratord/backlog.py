@@ -101,10 +101,8 @@ class Backlog:
         entry = self._entries.pop(task_id, None)
         if entry is None:
             return False
-        del entry.lane.entries[task_id]
         del self._charged[entry.charged_to, entry.lane.priority][task_id]
-        if not entry.lane.entries:
-            del self._lanes[entry.lane.priority, entry.lane.pools]
+        self._leave(entry)
         return True
 
     def head(self, pools: Collection[str]) -> Entry | None:
@@ -137,12 +135,45 @@ class Backlog:
             yield entry.task_id, sum(count for other, count in passed.items() if not other.isdisjoint(pools))
             passed[pools] = passed.get(pools, 0) + 1
 
+    def waiting_for(self, pool_id: str) -> list[str]:
+        """The tasks that this pool may run."""
+        return [task_id for lane in self._lanes.values() if pool_id in lane.pools for task_id in lane.entries]
+
+    def withdraw(self, pool_id: str, task_ids: Collection[str]) -> list[str]:
+        """Let ``pool_id`` no longer run these tasks; answers with those that no other pool may run, left as they are.
+
+        Nobody loses their turn, and every task keeps the place in the queue that it is charged for.
+        """
+        stranded = []
+        joined: dict[int, Lane] = {}
+        for entry in [self._entries[task_id] for task_id in task_ids]:
+            left = entry.lane.pools - {pool_id}
+            if not left:
+                stranded.append(entry.task_id)
+                continue
+            lane = self._lane(entry.lane.priority, left)
+            self._leave(entry)
+            moved = msgspec.structs.replace(entry, lane=lane)
+            self._entries[entry.task_id] = lane.entries[entry.task_id] = moved
+            self._charged[entry.charged_to, lane.priority][entry.task_id] = moved
+            joined[id(lane)] = lane
+        for lane in joined.values():
+            for entry in sorted(lane.entries.values(), key=_turn):
+                lane.entries.move_to_end(entry.task_id)
+        return stranded
+
     def unserved(self, open_pools: Collection[str]) -> list[str]:
         """The tasks that none of ``open_pools`` may run, oldest first within a lane."""
         stranded = [lane for lane in self._lanes.values() if lane.pools.isdisjoint(open_pools)]
         return [task_id for lane in stranded for task_id in lane.entries]
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _leave(self, entry: Entry) -> None:
+        """Take an entry out of its lane, and the lane away with its last entry."""
+        del entry.lane.entries[entry.task_id]
+        if not entry.lane.entries:
+            del self._lanes[entry.lane.priority, entry.lane.pools]
 
     def _room(self, pool_id: str) -> int:
         return self._queues[pool_id].capacity - self.depth(pool_id)

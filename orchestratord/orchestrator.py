@@ -25,7 +25,7 @@ from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.errors import ApiError, api_error
 from orchestratord.observer import Observer
-from orchestratord.pools import PoolDirectory
+from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runner import Runner, generation_of
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
@@ -57,6 +57,7 @@ class Orchestrator:
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._served: dict[str, tuple[str | None, ...]] = {}
         self._stopping = False
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.runner = Runner(
@@ -137,7 +138,23 @@ class Orchestrator:
             error = snapshot.last_error
             text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
             self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
+        self._turn_away(entry)
         self.runner.pump()
+
+    def _turn_away(self, entry: PoolEntry) -> None:
+        """A reloaded pool may serve another model: what waits for the old one must not get the new one's answer."""
+        snapshot = entry.snapshot
+        served = (snapshot.model_ref, snapshot.model_id, snapshot.model_digest)
+        if not snapshot.ready or self._served.get(entry.id) == served:
+            return
+        self._served[entry.id] = served
+        waiting = {task_id: self.get(task_id).request.model_ref for task_id in self.backlog.waiting_for(entry.id)}
+        misled = [task_id for task_id, wanted in waiting.items() if not admission.serves(snapshot, wanted)]
+        for task_id in self.backlog.withdraw(entry.id, misled):
+            text = f"pool {entry.id!r} serves {snapshot.model_ref!r} now, and no other pool may run this task"
+            self._fail(
+                self.get(task_id), ErrorCode.MODEL_UNAVAILABLE, text, "GET /v1/capabilities lists what is served"
+            )
 
     # --- admission ----------------------------------------------------------------------------------------------------
 

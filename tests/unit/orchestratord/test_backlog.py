@@ -121,6 +121,19 @@ class BacklogMachine(RuleBasedStateMachine):
         found = self.backlog.unserved(pools)
         assert sorted(found) == sorted(stranded)
 
+    @rule(pool=st.sampled_from(sorted(QUEUES)), keep=st.sets(st.integers(0, 12)))
+    def withdraw(self, pool: str, keep: set[int]) -> None:
+        waiting = [task for task in self.model if pool in task.pools]
+        assert sorted(self.backlog.waiting_for(pool)) == sorted(task.task_id for task in waiting)
+        misled = [task for number, task in enumerate(waiting) if number not in keep]
+        stranded = self.backlog.withdraw(pool, [task.task_id for task in misled])
+        assert stranded == [task.task_id for task in misled if task.pools == {pool}]
+        moved = {task.task_id for task in misled} - set(stranded)
+        self.model = [
+            msgspec.structs.replace(task, pools=task.pools - {pool}) if task.task_id in moved else task
+            for task in self.model
+        ]
+
     # --- what always holds ---
 
     @invariant()
