@@ -18,12 +18,13 @@ from contracts.tasks import TaskRequest, Workload
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator, Sources
-from orchestratord.pools import PoolDirectory
-from orchestratord.task import Task
+from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.task import Caller, Task
 from tests.support.virtual_loop import LoopClock
 
 GATES_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.OK)
 MODEL = "file:/models/m.gguf"
+CALLER = Caller("corr-1", "localhost")
 STOPPED_WELL = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
 
 
@@ -216,6 +217,12 @@ class _Open:
         self._engine.closed += 1
 
 
+def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> list[Step]:
+    """A steady engine: this text, then a pause, so many times; then what follows."""
+    beat: list[Step] = [text, Pause(every_s)]
+    return beat * times + ([] if then is None else [then])
+
+
 # --- the world --------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +248,7 @@ class World:
 
     async def submit(self, **changes: Any) -> Task:  # noqa: ANN401 - any field of the request
         """Send a valid request with these changes."""
-        return await self.orchestrator.submit(request(**changes), "corr-1", "localhost")
+        return await self.orchestrator.submit(request(**changes), CALLER)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a series over all its label sets that hold these labels."""
@@ -266,16 +273,22 @@ async def world(
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
     made = World(settings, engines)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(made.orchestrator.run(made.stopping))
-        try:
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(made.orchestrator.run(made.stopping))
             await asyncio.sleep(0)
             if ready:
+                made.pools.linked(LinkState.UP)
                 for each in settings.pools:
                     made.orchestrator.report(snapshots(each.id) if snapshots else snapshot(each.id, slots=slots))
-            yield made
-        finally:
-            made.stopping.set()
+            try:
+                yield made
+            finally:
+                made.stopping.set()
+    except BaseExceptionGroup as several:
+        if len(several.exceptions) > 1:
+            raise
+        raise several.exceptions[0] from None  # a failed assertion reads better alone
 
 
 async def ended(task: Task) -> bytes:
