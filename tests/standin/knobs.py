@@ -1,0 +1,104 @@
+"""What a stand-in engine does, and where it goes wrong."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0)]
+Span = Annotated[float, Meta(ge=0)]
+
+
+class Fault(StrEnum):
+    """What happens once ``fault_after`` tokens have been sent."""
+
+    NONE = "none"
+    CLOSE = "close"
+    """The connection ends without a word: the HTTP answer is incomplete."""
+    RESET = "reset"
+    EXIT = "exit"
+    """The process is gone (``os._exit``); in a test's own process never use this."""
+    HANG = "hang"
+    """Nothing more comes, and the connection stays open."""
+    ERROR = "error"
+    """``data: {"error": ...}`` and a clean end, as llama-server reports a context that filled up."""
+    ERROR_DONE = "error_done"
+    """The same, then ``data: [DONE]``."""
+    ERROR_FIELD = "error_field"
+    """``error: ...``, as older builds wrote it."""
+    ERROR_STRING = "error_string"
+    """An error event whose error is a string."""
+    GARBAGE = "garbage"
+    """An event that is no JSON."""
+    EOF = "eof"
+    """The HTTP answer ends cleanly, but no final event came."""
+    HUGE = "huge"
+    """One event with ``huge_bytes`` of text, then the stream goes on."""
+
+
+class HttpError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An answer instead of a generation."""
+
+    status: int
+    body: str
+    content_type: str = "application/json; charset=utf-8"
+
+
+class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Spans in milliseconds."""
+
+    tokens: Count = 16
+    """A generation ends by itself after so many; ``n_predict`` may end it earlier."""
+    words: Annotated[tuple[str, ...], Meta(min_length=1)] = (
+        " one",
+        " two",
+        " drei",
+        " vier",
+        " пять",
+        " 六",
+        " 🙂",
+        " acht",
+    )
+    """Token i of seed s is ``words[(s + i) % len(words)]``."""
+    token_delay_ms: Span = 0
+    first_token_delay_ms: Span = 0
+    """What prompt processing takes; the HTTP head comes with the first token, as llama-server does it."""
+    tokens_per_write: Annotated[int, Meta(ge=1)] = 1
+    split_every: Annotated[int, Meta(ge=1)] | None = None
+    """Every write goes out in pieces of so many bytes."""
+    ping_ms: Span | None = None
+    """A comment after so much silence; the first one brings the HTTP head with it."""
+    fault: Fault = Fault.NONE
+    fault_after: Count = 0
+    huge_bytes: Count = 8 * 1024 * 1024
+    not_sse: bool = False
+    """The answer to a generation is a web page."""
+    http_error: HttpError | None = None
+    loading_ms: Span = 0
+    """So long after the start every path answers 503."""
+    slots: Annotated[int, Meta(ge=1)] = 1
+    """More requests wait silently, as in the engine."""
+    ctx: Annotated[int, Meta(ge=1)] = 4096
+    model: str = "standin.gguf"
+    build: str = "b0-standin"
+
+
+class Stats(msgspec.Struct):
+    """``GET /_stats``: what the engine saw of its clients."""
+
+    connections: int = 0
+    requests: int = 0
+    """Generations asked for, refused ones included."""
+    waiting: int = 0
+    running: int = 0
+    peak: int = 0
+    """The most that ran at the same time."""
+    completed: int = 0
+    cancelled: int = 0
+    """The client left before the end."""
+    failed: int = 0
+    """Ended by a fault."""
+    tokens: int = 0
