@@ -52,6 +52,8 @@ def look(root: Path, mode: str) -> tuple[str, str | None]:
         entries = FsModelCatalog(root).list()
     except CatalogError as error:
         return "old", None if mode == "corrupt" else f"unreadable: {error}"
+    if not (root / "models.json").exists():
+        return "new", "there is no index"
     if mode == "corrupt":
         asides = [path.read_bytes() for path in root.glob("models.json.corrupt-*")]
         return "new", None if asides and set(asides) == {b'{"schema": 1'} else f"kept aside: {asides}"
