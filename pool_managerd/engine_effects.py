@@ -193,6 +193,7 @@ class EngineEffects:
         else:
             await process.end_all(self.leftovers, stop_ms)
         self._process = self._engine = self._endpoint = None
+        self._log.end()
         try:
             self._host.files.remove(self._pool.id)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What the tests of real processes share: waiting for a predicate, and children that behave as asked."""
+"""What the tests here share: waiting for a predicate, children that behave as asked, a plain JSON-RPC client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from contracts.rpc import PROTOCOL
 from daemon_core.redaction import Redactor
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.process import SpawnSpec
@@ -43,3 +47,26 @@ def log_at(path: Path) -> EngineLog:
 def python(code: str, marker: Path, **env: str) -> SpawnSpec:
     """A child that runs some Python and inherits what the guard against leftovers needs."""
     return SpawnSpec(argv=(sys.executable, "-c", code), env={**os.environ, **env}, marker=str(marker))
+
+
+class Peer:
+    """A client that says exactly what it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, raw: bytes) -> None:
+        self.writer.write(raw)
+        await self.writer.drain()
+
+    async def read(self) -> dict[str, Any]:
+        return dict(msgspec.json.decode(await self.reader.readuntil()))
+
+    async def call(self, method: str, **params: object) -> dict[str, Any]:
+        document = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
+        await self.send(msgspec.json.encode(document) + b"\n")
+        return await self.read()
+
+    async def hello(self, protocol: str = PROTOCOL) -> dict[str, Any]:
+        return await self.call("hello", protocol=protocol, name="test", version="0")

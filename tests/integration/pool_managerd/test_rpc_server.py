@@ -30,7 +30,7 @@ from pool_managerd.life import DrainAsked, Event, Life, ReloadAsked, RestartAske
 from pool_managerd.rpc_methods import PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
-from tests.integration.pool_managerd.support import until
+from tests.integration.pool_managerd.support import Peer, until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m")
 
@@ -73,29 +73,6 @@ class Served:
 
     def publish(self, **changes: Any) -> None:  # noqa: ANN401 - any field of a snapshot
         self.hub.publish(replace(self.hub.pools().pools[0], **changes))
-
-
-class Peer:
-    """A client that says exactly what it is told to."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, raw: bytes) -> None:
-        self.writer.write(raw)
-        await self.writer.drain()
-
-    async def read(self) -> dict[str, Any]:
-        return dict(msgspec.json.decode(await self.reader.readuntil()))
-
-    async def call(self, method: str, **params: object) -> dict[str, Any]:
-        document = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
-        await self.send(msgspec.json.encode(document) + b"\n")
-        return await self.read()
-
-    async def hello(self, protocol: str = PROTOCOL) -> dict[str, Any]:
-        return await self.call("hello", protocol=protocol, name="test", version="0")
 
 
 Connect = Callable[[], Any]
@@ -363,9 +340,12 @@ async def test_a_second_instance_is_refused_and_the_first_goes_on(served: Served
 
 
 def test_a_state_directory_has_one_manager(tmp_path: Path) -> None:
-    with single_instance(tmp_path / "lock"):
-        with pytest.raises(StartupError, match="already runs here"), single_instance(tmp_path / "lock"):
-            pass
+    with (
+        single_instance(tmp_path / "lock"),
+        pytest.raises(StartupError, match="already runs here"),
+        single_instance(tmp_path / "lock"),
+    ):
+        pass
     with single_instance(tmp_path / "lock"):
         pass
 

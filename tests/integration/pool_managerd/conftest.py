@@ -1,0 +1,21 @@
+"""Models that are written once for all tests here."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_gguf import write_tiny_gguf
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that works; it was trained for 256 tokens."""
+    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", ctx=256)
+
+
+@pytest.fixture(scope="session")
+def broken_model(model: Path) -> Path:
+    """A model whose head is fine and which no engine can load: a tensor that it needs has another name."""
+    path = model.with_name("broken.gguf")
+    path.write_bytes(model.read_bytes().replace(b"output_norm.weight", b"output_gone.weight"))
+    return path

@@ -1,0 +1,415 @@
+"""The daemon as systemd starts it: a process of its own, the real provisioners, the real engine of profile trial."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
+from contracts.rpc import MAX_FRAME_BYTES, PoolSet
+from tests.integration.pool_managerd.support import Peer, alive, until
+from tests.support.installation import Daemon
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Follower:
+    """A subscriber that remembers every snapshot of the one pool."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.history: list[PoolSnapshot] = []
+
+    async def reached(self, state: PoolState) -> PoolSnapshot:
+        """Read until the pool is in this state; what was read before does not count."""
+        async with asyncio.timeout(30):
+            while True:
+                frame = await self.peer.read()
+                if frame.get("method") == "pool.changed":
+                    self.history.append(msgspec.convert(frame["params"], PoolSnapshot))
+                    if self.history[-1].state is state:
+                        return self.history[-1]
+
+    def states(self) -> list[str]:
+        return list(dict.fromkeys(str(seen.state) for seen in self.history))
+
+
+class Home:
+    """A user's directories and configuration, with as many managers as a test starts."""
+
+    def __init__(self, root: Path, model: Path, profile: str = "trial", **pool: object) -> None:
+        self.root = root
+        self.run = root / "run" / "llama-orch"
+        self.state = root / ".local" / "state" / "llama-orch"
+        self.config = root / "config.json"  # JSON is YAML
+        self.document: dict[str, Any] = {
+            "profile": profile,
+            "pools": [
+                {
+                    "id": "trial",
+                    "engine": "llamacpp",
+                    "model": str(model),
+                    "ctx": 512,
+                    "provisioning": {"mode": "package", "package": {"name": "xllamacpp"}},
+                    "restart": {"initial_ms": 20, "max_ms": 50, "max_failures": 3},
+                    **pool,
+                }
+            ],
+        }
+        self.write()
+        kept = {
+            name: os.environ[name]
+            for name in ("PATH", "LANG", "PYTHONPATH", "PYTHONWARNINGS", "LLAMA_ORCH_TEST_RUN")
+            if name in os.environ
+        }
+        self.environ = {**kept, "HOME": str(root), "XDG_RUNTIME_DIR": str(root / "run"), "HF_TOKEN": "hf-of-a-test"}
+        self.managers: list[Daemon] = []
+
+    def write(self) -> None:
+        self.config.write_text(json.dumps(self.document))
+
+    async def start(self) -> Daemon:
+        """Start a manager; it listens when this returns."""
+        manager = await self.launch()
+        await manager.logged("listening on")
+        return manager
+
+    async def launch(self) -> Daemon:
+        self.managers.append(Daemon("pool_managerd", self.config, self.environ))
+        return await self.managers[-1].start()
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncIterator[Follower]:
+        """Subscribe."""
+        peer = Peer(*await asyncio.open_unix_connection(self.run / "pool-managerd.sock", limit=MAX_FRAME_BYTES))
+        try:
+            await peer.hello()
+            first = await peer.call("subscribe")
+            follower = Follower(peer)
+            follower.history += msgspec.convert(first["result"], PoolSet).pools
+            yield follower
+        finally:
+            peer.writer.close()
+
+    async def ready(self) -> PoolSnapshot:
+        async with self.follow() as follower:
+            last = follower.history[-1]
+            return last if last.ready else await follower.reached(PoolState.READY)
+
+    def engine(self) -> int:
+        return int((self.run / "trial.pid").read_text())
+
+
+@pytest.fixture
+async def homes(tmp_path: Path) -> AsyncIterator[Callable[..., Home]]:
+    made: list[Home] = []
+
+    def home(model: Path, **how: Any) -> Home:  # noqa: ANN401 - the fields of a pool
+        made.append(Home(tmp_path, model, **how))
+        return made[-1]
+
+    yield home
+    for one in made:
+        for manager in one.managers:
+            await manager.close()
+
+
+@pytest.fixture
+def home(homes: Callable[..., Home], model: Path) -> Home:
+    return homes(model)
+
+
+# --- ready ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ORCH-3821", "EP-12", "EP-15")
+async def test_the_real_engine_gets_ready_through_the_gates_and_is_handed_over(home: Home, model: Path) -> None:
+    await home.start()
+    ready = await home.ready()
+    assert {ready.gates.model, ready.gates.engine, ready.gates.health} == {GateState.OK}
+    assert (ready.ctx_max, ready.slots, ready.replica_id) == (256, 1, "trial-0")
+    assert (ready.model_ref, (ready.model_digest or "")[:7]) == (str(model), "sha256:")
+    assert (ready.engine_version or "").startswith("xllamacpp-")
+    assert ready.endpoint is not None
+    assert f"Endpoint(url='{ready.endpoint.url}', api_key=***)" == repr(ready.endpoint)
+    assert alive(home.engine())
+    await until((home.run / "engines" / "trial.json").exists, "the hand-off file")
+    assert json.loads((home.run / "engines" / "trial.json").read_text())["url"] == ready.endpoint.url
+
+
+@pytest.mark.req("EP-13", "EP-16")
+async def test_the_key_is_in_no_file_and_in_no_log(home: Home) -> None:
+    manager = await home.start()
+    ready = await home.ready()
+    assert ready.endpoint is not None
+    key = ready.endpoint.api_key
+    assert key
+    line = await manager.logged("pool_managerd.engine_log")
+    assert line["pool_id"] == "trial"
+    assert "listening on" in (home.state / "logs" / "trial.log").read_text()
+    contents = [path.read_bytes() for path in home.root.rglob("*") if path.is_file()]
+    assert not any(key.encode() in content for content in contents)
+    assert not any(key in line for line in manager.lines)
+    environ = Path(f"/proc/{home.engine()}/environ").read_bytes()
+    assert f"LLAMA_API_KEY={key}".encode() in environ
+    assert b"hf-of-a-test" not in environ
+    assert key.encode() not in Path(f"/proc/{home.engine()}/cmdline").read_bytes()
+
+
+@pytest.mark.req("PM-05")
+async def test_it_listens_on_a_private_socket_and_on_no_port(home: Home) -> None:
+    manager = await home.start()
+    await home.ready()
+    assert stat.S_IMODE(home.run.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home.run / "pool-managerd.sock").stat().st_mode) == 0o600
+    inodes = {os.readlink(link) for link in Path(f"/proc/{manager.pid}/fd").iterdir()}
+    listening = [
+        fields
+        for table in ("tcp", "tcp6", "udp", "udp6")
+        for fields in map(str.split, Path(f"/proc/{manager.pid}/net/{table}").read_text().splitlines()[1:])
+        if f"socket:[{fields[9]}]" in inodes and fields[3] == "0A"
+    ]
+    assert listening == []
+
+
+async def test_systemd_is_told_when_it_listens_how_many_pools_are_ready_and_that_it_lives(
+    home: Home, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        home.environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        manager = await home.start()
+        await home.ready()
+        loop = asyncio.get_running_loop()
+        told: list[str] = []
+        async with asyncio.timeout(15):
+            while not {"STATUS=1/1 pools ready", "WATCHDOG=1"} <= set(told):
+                told += (await loop.sock_recv(systemd, 4096)).decode().splitlines()
+        assert told.index("READY=1") < told.index("STATUS=1/1 pools ready")
+        assert "STATUS=0/1 pools ready" in told
+        assert await manager.kill(signal.SIGTERM) == 0
+        async with asyncio.timeout(15):
+            while "STOPPING=1" not in told:
+                told += (await loop.sock_recv(systemd, 4096)).decode().splitlines()
+    assert not any(name in told for name in ("NOTIFY_SOCKET",))
+
+
+# --- engines that fail ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("PM-01", "PM-05")
+async def test_a_killed_engine_comes_back_before_the_eyes_of_a_subscriber(home: Home) -> None:
+    await home.start()
+    await home.ready()
+    async with home.follow() as follower:
+        killed = home.engine()
+        os.kill(killed, signal.SIGKILL)
+        failed = await follower.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.ENGINE_EXIT
+        assert "was ended by SIGKILL" in failed.last_error.message
+        again = await follower.reached(PoolState.READY)
+        assert again.restarts == 1
+        assert home.engine() != killed
+        assert follower.states()[1:4] == ["failed", "backoff", "staging_model"]
+        revisions = [seen.revision for seen in follower.history]
+        assert revisions == sorted(set(revisions))
+
+
+@pytest.mark.req("ORCH-3821", "PM-01")
+async def test_an_engine_that_cannot_load_its_model_says_so_in_its_own_words(
+    homes: Callable[..., Home], broken_model: Path
+) -> None:
+    home = homes(broken_model)
+    await home.start()
+    async with home.follow() as follower:
+        broken = follower.history[-1]
+        while broken.state is not PoolState.BROKEN:
+            broken = await follower.reached(PoolState.BROKEN)
+        assert broken.last_error is not None
+        assert broken.last_error.cause is Cause.ENGINE_EXIT
+        assert broken.last_error.message.startswith("the engine exited with status 1; its last lines:\n")
+        assert "output_norm" in broken.last_error.message
+        assert str(home.state / "logs" / "trial.log") in (broken.last_error.hint or "")
+        assert broken.gates == msgspec.structs.replace(broken.gates, health=GateState.FAILED)
+        assert broken.restarts == 2
+    assert not (home.run / "trial.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "gate"),
+    [({"model": "/no/such.gguf"}, Cause.MODEL_MISSING, "model"), ({"flags": ["--no-such-flag"]}, None, "engine")],
+    ids=["missing-model", "bad-flag"],
+)
+@pytest.mark.req("ORCH-3821")
+async def test_what_is_wrong_before_the_start_is_told_at_its_gate(
+    homes: Callable[..., Home], model: Path, how: dict[str, Any], cause: Cause | None, gate: str
+) -> None:
+    home = homes(model)
+    home.document["pools"][0] |= how
+    home.write()
+    await home.start()
+    async with home.follow() as follower:
+        last = follower.history[-1]
+        while last.last_error is None:
+            last = await follower.reached(PoolState.FAILED)
+        assert cause is None or last.last_error.cause is cause
+        assert getattr(last.gates, gate) is GateState.FAILED
+        assert last.last_error.hint
+
+
+@pytest.mark.req("ORCH-3803")
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a driver")
+async def test_without_a_gpu_a_home_pool_fails_and_nothing_computes_on_the_cpu(
+    homes: Callable[..., Home], model: Path
+) -> None:
+    home = homes(model, profile="home", devices=[0], provisioning={"mode": "binary", "binary": {"path": "/bin/true"}})
+    await home.start()
+    async with home.follow() as follower:
+        last = follower.history[-1]
+        while last.last_error is None:
+            last = await follower.reached(PoolState.FAILED)
+        assert last.last_error.cause is Cause.NO_GPU
+        assert "install the NVIDIA driver" in (last.last_error.hint or "")
+        listed = await follower.peer.call("gpu.list")
+        assert listed["result"] == {"gpus": []}
+    assert not list((home.state / "logs").iterdir())
+
+
+# --- the end of a manager ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("EP-12", "EP-15", "EP-17")
+async def test_term_stops_everything_and_leaves_nothing(home: Home) -> None:
+    manager = await home.start()
+    await home.ready()
+    engine = home.engine()
+    assert await manager.kill(signal.SIGTERM) == 0
+    assert not alive(engine)
+    assert [path for path in home.run.rglob("*") if not path.is_dir()] == []
+    assert list((home.state / "handles").iterdir()) == []
+
+
+async def test_subscribers_see_the_end_coming(home: Home) -> None:
+    manager = await home.start()
+    await home.ready()
+    async with home.follow() as follower:
+        os.kill(manager.pid, signal.SIGTERM)
+        await follower.reached(PoolState.DRAINING)
+        await follower.reached(PoolState.STOPPED)
+        assert await follower.peer.reader.read() == b""
+    assert await manager.ended() == 0
+
+
+@pytest.mark.req("PM-07")
+@pytest.mark.parametrize(
+    "moment", ["-> staging_model", "-> ensuring_engine", "-> starting", "-> probing", "-> ready", "-> backoff"]
+)
+async def test_after_kill_9_at_any_step_the_next_start_ends_the_orphan_and_gets_ready(home: Home, moment: str) -> None:
+    first = await home.launch()
+    if moment == "-> backoff":
+        await first.logged("-> ready")
+        os.kill(home.engine(), signal.SIGKILL)
+    await first.logged(moment)
+    await first.kill(signal.SIGKILL)
+    orphans = marked(home)
+    second = await home.start()
+    ready = await home.ready()
+    assert ready.restarts == 0
+    assert not any(alive(pid) for pid in orphans)
+    assert marked(home) == {home.engine()}
+    assert await second.kill(signal.SIGTERM) == 0
+    assert marked(home) == set()
+
+
+@pytest.mark.req("PM-07")
+async def test_an_orphan_is_ended_even_when_its_handle_was_lost_and_a_stranger_is_not(home: Home) -> None:
+    first = await home.start()
+    await home.ready()
+    orphan = home.engine()
+    await first.kill(signal.SIGKILL)
+    handle = home.state / "handles" / "trial.json"
+    document = json.loads(handle.read_text())
+    # The pid of somebody else, as after a reuse: this test.
+    handle.write_text(json.dumps(document | {"pid": os.getpid()}))
+    second = await home.start()
+    await second.logged("ending what a former manager left running", str(orphan))
+    await home.ready()
+    assert not alive(orphan)
+
+
+@pytest.mark.req("PM-07")
+async def test_the_engine_of_a_pool_that_left_the_configuration_is_ended(home: Home) -> None:
+    first = await home.start()
+    await home.ready()
+    orphan = home.engine()
+    await first.kill(signal.SIGKILL)
+    home.document["pools"][0]["id"] = "other"
+    home.write()
+    await home.start()
+    await home.ready()
+    await until(lambda: not alive(orphan), "the orphan's end")
+    await until(lambda: not (home.run / "trial.pid").exists(), "the end of its files")
+
+
+async def test_a_second_instance_is_refused_and_the_first_goes_on(home: Home) -> None:
+    await home.start()
+    await home.ready()
+    engine = home.engine()
+    second = await home.launch()
+    assert await second.ended() == 1
+    assert any("another pool-managerd already runs here" in line for line in second.lines)
+    assert not any("Traceback" in line for line in second.lines)
+    assert (await home.ready()).restarts == 0
+    assert home.engine() == engine
+
+
+async def test_a_wrong_configuration_is_told_with_its_line_and_status_78(home: Home) -> None:
+    home.document["pools"][0]["engine"] = "lamacpp"
+    home.write()
+    manager = await home.launch()
+    assert await manager.ended() == 78
+    assert any("pools[0].engine" in line and "llamacpp" in line for line in manager.lines)
+    assert not any("Traceback" in line for line in manager.lines)
+
+
+async def test_hup_says_what_waits_for_a_restart_and_touches_no_engine(home: Home) -> None:
+    manager = await home.start()
+    await home.ready()
+    engine = home.engine()
+    home.document["pools"][0] |= {"ctx": 64, "slots": 2}
+    home.write()
+    os.kill(manager.pid, signal.SIGHUP)
+    await manager.logged("these changes wait for a restart of pool-managerd: pool trial: ctx, slots")
+    home.config.write_text("pools: [")
+    os.kill(manager.pid, signal.SIGHUP)
+    await manager.logged("the configuration stays as it was", "config.json:1")
+    ready = await home.ready()
+    assert (home.engine(), ready.restarts, ready.ctx_max) == (engine, 0, 256)
+
+
+def marked(home: Home) -> set[int]:
+    """The pids of all processes that carry this home's handle file."""
+    marker = f"LLAMA_ORCH_HANDLE={home.state / 'handles' / 'trial.json'}".encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and alive(int(entry.name)):
+            try:
+                environ = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if marker in environ:
+                found.add(int(entry.name))
+    return found

@@ -1,0 +1,484 @@
+"""Pools from their start to their end, with engines that have faults, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from contracts.config import Config, Engine, External, Mode, Pool, Profile, Provisioning, Restart, Timeouts
+from contracts.engines import Finding, HttpProbe, Plan, PreparedEngine, ResolvedModel
+from contracts.pools import Cause, GateState, Gpu, PoolSnapshot, PoolState
+from daemon_core.entry import DaemonContext
+from daemon_core.notify import Notifier
+from daemon_core.paths import Paths
+from daemon_core.redaction import Redactor
+from pool_managerd import app, engine_effects, process
+from pool_managerd.devices import DeviceProcess, Inventory
+from pool_managerd.engine_effects import Progress
+from pool_managerd.errors import StepError
+from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
+from pool_managerd.probe import Timing
+from tests.integration.pool_managerd.support import alive, until
+
+CHILD = Path(__file__).with_name("child.py")
+QUICK = Timing(first_s=0.005, slowest_s=0.02, look_s=0.5, watch_s=0.02, misses=3)
+TRIAL = Pool(
+    id="gpu0",
+    engine=Engine.LLAMACPP,
+    model="m",
+    ctx=512,
+    devices=(0,),
+    timeouts=Timeouts(start_ms=8000, stop_ms=200),
+    restart=Restart(initial_ms=20, max_ms=40, healthy_ms=60_000, max_failures=3),
+)
+CARD = Gpu(index=0, uuid="GPU-00000000", name="card", vram_total_bytes=24, vram_used_bytes=1, driver="550")
+OTHER = replace(CARD, index=1, uuid="GPU-11111111")
+
+
+class OneModel:
+    """Every reference is a model, but for those that are called missing."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
+        self.asked.append((ref, digest))
+        if ref == "missing":
+            raise StepError(Cause.MODEL_MISSING, "there is no model", "make one")
+        return ResolvedModel(id="m", ref=ref, local_path=f"/{ref}", size_bytes=1, digest="sha256:00", ctx_max=256)
+
+
+class ChildEngines:
+    """The engine is the child beside this file; what it does wrong can change from one start to the next."""
+
+    def __init__(self, *args: str) -> None:
+        self.args = args
+        self.url: str | None = None
+
+    def plan(self, pool: Pool) -> Plan:
+        return Plan(pool_id=pool.id, steps=())
+
+    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
+        return ()
+
+    async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
+        ours = ("--model", "{model}", "--host", "{host}", "--port", "{port}")
+        return PreparedEngine(
+            engine=Engine.LLAMACPP,
+            engine_version="child-1",
+            provisioning_mode=pool.mode,
+            bin_or_entry=None if self.url else sys.executable,
+            url=self.url,
+            args=(str(CHILD), *ours, *self.args),
+            env={"PYTHONDONTWRITEBYTECODE": "1"},
+            key_env="ENGINE_KEY",
+            generation=HttpProbe(path="/generate", body="{}"),
+        )
+
+
+class FakeGpus:
+    """GPUs as a test wants them; ``on`` says on which ones the engine of a pool is found."""
+
+    def __init__(self, inventory: Inventory, *on: str) -> None:
+        self.found = inventory
+        self.on = on
+        self.pids: Callable[[], list[int]] = list
+
+    def inventory(self) -> Inventory:
+        return self.found
+
+    def processes(self) -> tuple[DeviceProcess, ...]:
+        return tuple(DeviceProcess(uuid=uuid, pid=pid) for uuid in self.on for pid in self.pids())
+
+
+class World:
+    """One daemon in this process."""
+
+    def __init__(self, root: Path, pool: Pool, profile: Profile = Profile.TRIAL) -> None:
+        self.root = root
+        self.models = OneModel()
+        self.engines = ChildEngines()
+        self.gpus = FakeGpus(Inventory(problem="no driver"))
+        environ = {**os.environ, "HOME": str(root), "XDG_RUNTIME_DIR": str(root / "run"), "HF_TOKEN": "hf-secret"}
+        config = Config(pools=(pool,), profile=profile)
+        self.context = DaemonContext(
+            config=config,
+            config_path=root / "config.yaml",
+            paths=Paths.resolve(config.paths, environ),
+            redactor=Redactor(),
+            notifier=Notifier({}),
+            environ=environ,
+            stopping=asyncio.Event(),
+            reload=asyncio.Event(),
+        )
+        self.history: list[PoolSnapshot] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[app.Parts]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client:
+            parts = app.assemble(
+                self.context,
+                models=self.models,
+                engines=lambda _: self.engines,
+                gpus=self.gpus,
+                client=client,
+                timing=QUICK,
+            )
+            parts.hub.subscribe(lambda _: self.history.append(parts.hub.pools().pools[0]))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(app.run(self.context, parts))
+                try:
+                    yield parts
+                finally:
+                    self.context.stopping.set()
+
+    async def reached(self, state: PoolState, since: int = 0) -> PoolSnapshot:
+        """The first snapshot in this state, from the ``since``-th on."""
+        await until(lambda: any(seen.state is state for seen in self.history[since:]), f"state {state}")
+        return next(seen for seen in self.history[since:] if seen.state is state)
+
+    def pid(self) -> int:
+        return int((self.context.paths.runtime / "gpu0.pid").read_text())
+
+    def output(self) -> str:
+        return (self.context.paths.logs / "gpu0.log").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, TRIAL)
+
+
+def states(history: list[PoolSnapshot]) -> list[str]:
+    """The states in their order, without repetitions."""
+    return [
+        str(seen.state)
+        for seen, before in zip(history, [None, *history], strict=False)
+        if before is None or before.state is not seen.state
+    ]
+
+
+# --- up and down ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ORCH-3821")
+async def test_a_pool_gets_ready_through_its_gates_and_is_stopped_without_a_trace(world: World) -> None:
+    async with world.running():
+        ready = await world.reached(PoolState.READY)
+        pid = world.pid()
+        assert alive(pid)
+    assert states(world.history) == [
+        "staging_model",
+        "ensuring_engine",
+        "starting",
+        "probing",
+        "ready",
+        "draining",
+        "stopped",
+    ]
+    assert {ready.gates.model, ready.gates.engine, ready.gates.health} == {GateState.OK}
+    assert (ready.ctx_max, ready.replica_id, ready.engine_version) == (256, "gpu0-0", "child-1")
+    assert [seen.revision for seen in world.history] == sorted({seen.revision for seen in world.history})
+    assert not alive(pid)
+    left = [path.name for path in world.root.rglob("*") if path.is_file()]
+    assert sorted(left) == ["gpu0.log", "pool-managerd.lock"]
+
+
+@pytest.mark.req("EP-12", "EP-13", "EP-15")
+async def test_a_ready_engine_is_handed_over_on_loopback_and_its_key_is_nowhere_on_disk(world: World) -> None:
+    async with world.running():
+        ready = await world.reached(PoolState.READY)
+        assert ready.endpoint is not None
+        key = ready.endpoint.api_key
+        assert key is not None
+        assert ready.endpoint.url.startswith("http://127.0.0.1:")
+        paths = world.context.paths
+        await until((paths.engines / "gpu0.json").exists, "the hand-off file")
+        handoff = json.loads((paths.engines / "gpu0.json").read_text())
+        assert handoff["url"] == ready.endpoint.url
+        assert (handoff["pool_id"], handoff["replica_id"], handoff["model"]) == ("gpu0", "gpu0-0", "m")
+        handle = json.loads((paths.handles / "gpu0.json").read_text())
+        assert handle["pid"] == world.pid()
+        await until(lambda: "my key is" in world.output(), "the child's first line")
+        assert "my key is ***" in world.output()
+        files = [path.read_bytes() for path in world.root.rglob("*") if path.is_file()]
+        assert not any(key.encode() in content for content in files)
+        assert key not in repr(ready)
+        environ = Path(f"/proc/{world.pid()}/environ").read_bytes()
+        assert f"ENGINE_KEY={key}".encode() in environ
+        assert b"hf-secret" not in environ
+
+
+@pytest.mark.req("EP-17")
+@pytest.mark.parametrize("fault", ["stubborn", "family"])
+async def test_nothing_is_left_of_an_engine_that_ignores_term_or_has_children(world: World, fault: str) -> None:
+    world.engines.args = ("--behave", fault)
+    async with world.running():
+        await world.reached(PoolState.READY)
+        pids = [world.pid()]
+        if fault == "family":
+            await until(lambda: "children" in world.output(), "the children")
+            line = next(line for line in world.output().splitlines() if line.startswith("children"))
+            pids += map(int, line.split()[1:])
+        assert all(alive(pid) for pid in pids)
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_every_start_has_a_key_of_its_own(world: World) -> None:
+    async with world.running() as parts:
+        first = await world.reached(PoolState.READY)
+        parts.supervisor.post("gpu0", RestartAsked())
+        seen = len(world.history)
+        await world.reached(PoolState.DRAINING, seen)
+        second = await world.reached(PoolState.READY, seen)
+        assert first.endpoint is not None
+        assert second.endpoint is not None
+        assert first.endpoint.api_key != second.endpoint.api_key
+        assert second.restarts == 0
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("PM-01")
+async def test_a_killed_engine_comes_back_and_the_restart_is_counted(world: World) -> None:
+    async with world.running():
+        await world.reached(PoolState.READY)
+        pid, seen = world.pid(), len(world.history)
+        os.kill(pid, signal.SIGKILL)
+        failed = await world.reached(PoolState.FAILED, seen)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.ENGINE_EXIT
+        assert failed.last_error.message.startswith("the engine was ended by SIGKILL")
+        backoff = await world.reached(PoolState.BACKOFF, seen)
+        assert backoff.retry_at_ms is not None
+        again = await world.reached(PoolState.READY, seen)
+        assert (again.restarts, again.last_error) == (1, failed.last_error)
+        assert world.pid() != pid
+
+
+@pytest.mark.req("PM-01", "EP-17")
+async def test_children_of_an_engine_that_died_are_ended_before_the_next_one_starts(world: World) -> None:
+    world.engines.args = ("--behave", "family")
+    async with world.running():
+        await world.reached(PoolState.READY)
+        await until(lambda: "children" in world.output(), "the children")
+        line = next(line for line in world.output().splitlines() if line.startswith("children"))
+        children = [int(word) for word in line.split()[1:]]
+        world.engines.args = ()
+        seen = len(world.history)
+        os.kill(world.pid(), signal.SIGKILL)
+        await world.reached(PoolState.STAGING_MODEL, seen)
+        assert not any(alive(pid) for pid in children)
+
+
+@pytest.mark.req("ORCH-3821", "PM-01")
+async def test_an_engine_that_dies_at_start_says_why_and_opens_the_breaker(world: World) -> None:
+    world.engines.args = ("--behave", "exit")
+    async with world.running() as parts:
+        broken = await world.reached(PoolState.BROKEN)
+        assert broken.last_error is not None
+        assert broken.last_error.cause is Cause.ENGINE_EXIT
+        assert "the engine exited with status 1; its last lines:" in broken.last_error.message
+        assert "error: cannot load the model" in broken.last_error.message
+        assert broken.gates.health is GateState.FAILED
+        assert broken.restarts == 2
+        assert states(world.history).count("backoff") == 2
+        world.engines.args = ()
+        parts.supervisor.post("gpu0", RestartAsked())
+        assert (await world.reached(PoolState.READY)).restarts == 2
+
+
+@pytest.mark.req("ORCH-3821")
+async def test_a_missing_model_is_told_at_the_first_gate(world: World) -> None:
+    world = World(world.root, replace(TRIAL, model="missing"))
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.gates.model is GateState.FAILED
+        assert failed.last_error is not None
+        assert (failed.last_error.cause, failed.last_error.hint) == (Cause.MODEL_MISSING, "make one")
+
+
+async def test_an_engine_that_never_gets_healthy_runs_out_of_time(tmp_path: Path) -> None:
+    world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(start_ms=400, stop_ms=200)))
+    world.engines.args = ("--behave", "loading")
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.START_TIMEOUT
+
+
+async def test_an_engine_that_answers_and_cannot_generate_is_not_ready(world: World) -> None:
+    world.engines.args = ("--behave", "dumb")
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.ENGINE_UNHEALTHY
+        assert 'status 500: {"error": "out of memory"}' in failed.last_error.message
+        assert PoolState.READY not in {seen.state for seen in world.history}
+
+
+@pytest.mark.req("PM-01")
+async def test_an_engine_that_falls_ill_is_restarted(world: World, tmp_path: Path) -> None:
+    sick = tmp_path / "sick"
+    world.engines.args = ("--sick", str(sick))
+    async with world.running():
+        await world.reached(PoolState.READY)
+        seen = len(world.history)
+        sick.touch()
+        failed = await world.reached(PoolState.FAILED, seen)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.ENGINE_UNHEALTHY
+        sick.unlink()
+        assert (await world.reached(PoolState.READY, seen)).restarts >= 1
+
+
+async def test_a_program_that_is_gone_is_a_missing_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.ENGINE_MISSING
+        assert failed.last_error.message == "cannot start /no/such/python: No such file or directory"
+
+
+@pytest.mark.req("EP-15")
+async def test_a_port_that_was_stolen_is_replaced_without_counting_a_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief = socket.create_server(("127.0.0.1", 0))
+    real = process.free_port
+    ports = [thief.getsockname()[1], thief.getsockname()[1]]
+    monkeypatch.setattr(process, "free_port", lambda: ports.pop() if ports else real())
+    async with world.running():
+        ready = await world.reached(PoolState.READY)
+        assert ready.endpoint is not None
+        assert str(thief.getsockname()[1]) not in ready.endpoint.url
+        assert (ready.restarts, ready.last_error) == (0, None)
+        assert states(world.history).count("starting") == 3
+    thief.close()
+
+
+# --- drains and reloads -----------------------------------------------------------------------------------------------
+
+
+async def test_a_drained_pool_serves_until_its_deadline_and_stays_stopped(world: World) -> None:
+    async with world.running() as parts:
+        await world.reached(PoolState.READY)
+        pid = world.pid()
+        parts.supervisor.post("gpu0", DrainAsked(deadline_ms=60_000))
+        draining = await world.reached(PoolState.DRAINING)
+        assert draining.endpoint is not None
+        assert alive(pid)
+        parts.supervisor.post("gpu0", DrainAsked(deadline_ms=0))
+        await world.reached(PoolState.STOPPED)
+        assert not alive(pid)
+        parts.supervisor.post("gpu0", RestartAsked())
+        await world.reached(PoolState.READY, len(world.history))
+
+
+async def test_a_reload_changes_the_model(world: World) -> None:
+    async with world.running() as parts:
+        await world.reached(PoolState.READY)
+        seen = len(world.history)
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
+        assert (await world.reached(PoolState.READY, seen)).model_ref == "other"
+        assert "/other" in Path(f"/proc/{world.pid()}/cmdline").read_text()
+
+
+async def test_a_reload_that_fails_brings_the_old_model_back(tmp_path: Path) -> None:
+    world = World(tmp_path, replace(TRIAL, model_sha256="0" * 64))
+    async with world.running() as parts:
+        await world.reached(PoolState.READY)
+        seen = len(world.history)
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="missing", deadline_ms=0))
+        back = await world.reached(PoolState.READY, seen)
+        assert back.model_ref == "m"
+        assert back.last_error is not None
+        assert back.last_error.cause is Cause.MODEL_MISSING
+        # The digest of the configuration is the configured model's, and no other one's.
+        assert world.models.asked == [("m", "0" * 64), ("missing", None), ("m", "0" * 64)]
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("ORCH-3803")
+async def test_a_home_pool_without_gpu_fails_before_anything_is_staged(tmp_path: Path) -> None:
+    world = World(tmp_path, TRIAL, Profile.HOME)
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.NO_GPU
+        assert failed.last_error.message == "no NVIDIA GPU can be used: no driver"
+        assert "profile: trial" in (failed.last_error.hint or "")
+        assert world.models.asked == []
+        assert not (world.context.paths.logs / "gpu0.log").exists()
+
+
+@pytest.mark.req("ORCH-3820")
+async def test_a_home_pool_is_ready_when_its_engine_is_on_its_own_gpu(tmp_path: Path) -> None:
+    world = World(tmp_path, TRIAL, Profile.HOME)
+    world.gpus = FakeGpus(Inventory(gpus=(CARD, OTHER)), CARD.uuid)
+    world.gpus.pids = lambda: [world.pid()]
+    async with world.running():
+        ready = await world.reached(PoolState.READY)
+        assert ready.devices == (CARD.uuid,)
+        assert [use.device for use in ready.device_use] == [CARD.uuid]
+        environ = Path(f"/proc/{world.pid()}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=GPU-00000000" in environ
+
+
+@pytest.mark.req("ORCH-3820", "ORCH-3803")
+@pytest.mark.parametrize(
+    ("on", "words"),
+    [((), "not from a GPU"), ((OTHER.uuid,), "GPU-11111111, which is not in this pool's devices")],
+    ids=["cpu", "other"],
+)
+async def test_an_engine_on_the_wrong_device_is_stopped(
+    tmp_path: Path, on: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_effects, "_ON_GPU_WAIT_S", 0.1)
+    world = World(tmp_path, TRIAL, Profile.HOME)
+    world.gpus = FakeGpus(Inventory(gpus=(CARD, OTHER)), *on)
+    world.gpus.pids = lambda: [world.pid()]
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert failed.last_error.cause is Cause.WRONG_DEVICE
+        assert words in failed.last_error.message
+        await world.reached(PoolState.BACKOFF)
+        assert PoolState.READY not in {seen.state for seen in world.history}
+
+
+async def test_an_external_engine_is_watched_and_never_started(tmp_path: Path) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    provisioning = Provisioning(mode=Mode.EXTERNAL, external=External(url=url, api_key_env="UPSTREAM_KEY"))
+    world = World(tmp_path, replace(TRIAL, engine=Engine.OPENAI, provisioning=provisioning), Profile.HOME)
+    os.environ.pop("UPSTREAM_KEY", None)
+    world.engines.url = url
+    async with world.running():
+        ready = await world.reached(PoolState.READY)
+        assert ready.endpoint is not None
+        assert (ready.endpoint.url, ready.model_digest, ready.ctx_max) == (url, None, 512)
+        seen = len(world.history)
+        server.close()
+        await world.reached(PoolState.FAILED, seen)
+    assert world.models.asked == []
