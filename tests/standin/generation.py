@@ -12,6 +12,8 @@ from tests.standin.knobs import Fault
 from tests.standin.state import State
 
 WRITES_BETWEEN_YIELDS = 16
+TOKENS = 16
+"""In a generation that nobody limits."""
 
 
 class Generation:
@@ -27,10 +29,10 @@ class Generation:
         self._chat = chat
         self._evaluated = evaluated
         self._started = False
-        limit = body.get("n_predict", body.get("max_tokens", -1))
-        limit = engine.knobs.tokens if not isinstance(limit, int) or limit < 0 else limit
-        self._total = min(limit, engine.knobs.tokens)
-        self._limited = limit <= engine.knobs.tokens and ("n_predict" in body or "max_tokens" in body)
+        asked = body.get("n_predict", body.get("max_tokens", -1))
+        own = self._knobs.tokens
+        self._limited = isinstance(asked, int) and asked >= 0 and (own is None or asked <= own)
+        self._total = asked if self._limited else TOKENS if own is None else own
 
     async def run(self) -> None:
         stats = self._engine.stats

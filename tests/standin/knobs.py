@@ -48,10 +48,10 @@ class HttpError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Spans in milliseconds."""
+    """Spans in milliseconds. The defaults are an engine without limits of its own, as fast as it can write."""
 
-    tokens: Count = 16
-    """A generation ends by itself after so many; ``n_predict`` may end it earlier."""
+    tokens: Count | None = None
+    """A generation ends by itself after so many; ``n_predict`` may end it earlier. Without both it has 16."""
     words: Annotated[tuple[str, ...], Meta(min_length=1)] = (
         " one",
         " two",
@@ -66,7 +66,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     token_delay_ms: Span = 0
     first_token_delay_ms: Span = 0
     """What prompt processing takes; the HTTP head comes with the first token, as llama-server does it."""
-    tokens_per_write: Annotated[int, Meta(ge=1)] = 1
+    tokens_per_write: Annotated[int, Meta(ge=1)] = 64
     split_every: Annotated[int, Meta(ge=1)] | None = None
     """Every write goes out in pieces of so many bytes."""
     ping_ms: Span | None = None
@@ -79,9 +79,9 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     http_error: HttpError | None = None
     loading_ms: Span = 0
     """So long after the start every path answers 503."""
-    slots: Annotated[int, Meta(ge=1)] = 1
+    slots: Annotated[int, Meta(ge=1)] = 1024
     """More requests wait silently, as in the engine."""
-    ctx: Annotated[int, Meta(ge=1)] = 4096
+    ctx: Annotated[int, Meta(ge=1)] = 1_048_576
     model: str = "standin.gguf"
     build: str = "b0-standin"
 
