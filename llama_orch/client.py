@@ -33,6 +33,8 @@ EVENT_STREAM = "text/event-stream"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 # Streams are silent for at most the ping interval of the server, 15 s by default.
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+# Whoever accepts and says nothing is not up.
+HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=1)
 MAX_FAILURES = 6
 START_HINT = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
 
@@ -71,7 +73,7 @@ class ApiClient:
     async def is_up(self) -> bool:
         """Whether anything answers ``GET /healthz`` with 200. Never raises ApiError."""
         try:
-            async with self._request("GET", "/healthz"):
+            async with self._request("GET", "/healthz", limits=HEALTH_TIMEOUT):
                 return True
         except ApiError:
             return False
@@ -117,7 +119,7 @@ class ApiClient:
         if request.task_id is None:
             raise ValueError("a task that is to be streamed needs an id of the client's")
         body = msgspec.json.encode(request)
-        opener = partial(self._request, "POST", "/v1/tasks", body=body, accept=EVENT_STREAM)
+        opener = partial(self._request, "POST", "/v1/tasks", body=body, accept=EVENT_STREAM, limits=STREAM_TIMEOUT)
         return self._follow(request.task_id, opener)
 
     def stream(self, task_id: str, after: int = -1) -> AsyncGenerator[StreamEvent]:
@@ -155,7 +157,8 @@ class ApiClient:
 
     def _open_stream(self, task_id: str, after: int) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         last_seen = {} if after < 0 else {"Last-Event-ID": str(after)}
-        return self._request("GET", f"/v1/tasks/{task_id}/stream", accept=EVENT_STREAM, headers=last_seen)
+        path = f"/v1/tasks/{task_id}/stream"
+        return self._request("GET", path, accept=EVENT_STREAM, headers=last_seen, limits=STREAM_TIMEOUT)
 
     async def _get(self, path: str, kind: type[Answer], query: dict[str, str] | None = None) -> Answer:
         async with self._request("GET", path, query=query) as response:
@@ -171,17 +174,17 @@ class ApiClient:
         body: bytes | None = None,
         accept: str = "application/json",
         headers: dict[str, str] | None = None,
+        limits: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; the response is good. Raises ApiError where it is not, or where there is none."""
         if self._session is None:
             raise RuntimeError("ApiClient is used outside of its async with block")
         streams = accept == EVENT_STREAM
         sent = {"Accept": accept, "Content-Type": "application/json"} | (headers or {})
-        timeout = STREAM_TIMEOUT if streams else REQUEST_TIMEOUT
         url = self.base_url + path
         try:
             response = await self._session.request(
-                method, url, params=query, data=body, headers=sent, timeout=timeout, allow_redirects=False
+                method, url, params=query, data=body, headers=sent, timeout=limits, allow_redirects=False
             )
         except aiohttp.InvalidURL:
             raise ApiError(UNREACHABLE, f"{self.base_url!r} is no URL", hint="http://127.0.0.1:8080") from None

@@ -63,10 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m llama_orch.demo", description="A haiku from a real engine.")
     parser.add_argument("--word", help="what the haiku is about (default: one of the words that the model knows)")
     parser.add_argument("--seed", type=int, help="where the randomness starts (default: drawn)")
+    parser.add_argument("--model", type=Path, metavar="PATH", help="another GGUF model than the one that comes along")
     options = parser.parse_args(argv)
     out = Output(as_json=False)
     try:
-        asyncio.run(_demo(out, options.word, options.seed))
+        model = options.model.resolve() if options.model else trial.haiku_model_path()
+        word = secrets.choice(trial.subjects()) if options.word is None else options.word
+        seed = secrets.randbelow(MAX_SEED) if options.seed is None else options.seed
+        asyncio.run(_demo(out, model, word, seed))
     except (StartupError, ApiError) as error:
         out.note(f"\nthe demo failed: {error.render()}")
         return EXIT_FAILURE
@@ -76,16 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _demo(out: Output, word: str | None, seed: int | None) -> None:
+async def _demo(out: Output, model: Path, word: str, seed: int) -> None:
     _cancel_on_sigterm()
-    model = trial.haiku_model_path()
-    word = secrets.choice(trial.subjects()) if word is None else word
-    seed = secrets.randbelow(MAX_SEED) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="llama-orch-demo-") as folder:
         url, config_path, environ, token = _prepare(Path(folder), model, os.environ)
         daemons = Daemons(config_path, environ, lambda _name, _line: None, readable_logs=True)
-        size = model.stat().st_size / 1e6
-        out.line(f"llama-orch, profile trial: a real llama.cpp on the CPU and a haiku model of {size:.1f} MB")
+        out.line(f"llama-orch, profile trial: a real llama.cpp server on the CPU, model {model.name}")
         try:
             async with ApiClient(url, token) as client:
                 await daemons.start()

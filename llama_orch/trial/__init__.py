@@ -31,6 +31,7 @@ pools:
     model: {model}
     ctx: {ctx}
     slots: 1
+    flags: ["--threads", "1"]  # so small a model is fastest on one, above all on a busy machine
     provisioning:
       mode: package
       package: {{name: xllamacpp}}  # the engine, from a published wheel: pip install 'llama-orch[trial]'

@@ -26,9 +26,14 @@ async def check(machine: Machine) -> Sequence[Result]:
         async with session.client() as client:
             pools = await client.pools()
     except ApiError as error:
-        why = "nobody can submit a task" if error.code == UNREACHABLE else "the daemon refuses this user"
-        return [failed(CHECK, error.message, why, error.hint or START_HINT)]
+        return [failed(CHECK, f"{session.url}: {error.message}", _why(error), error.hint or START_HINT)]
     return [ok(CHECK, f"orchestratord answers on {session.url}"), *_manager(pools), *map(_pool, pools.pools)]
+
+
+def _why(error: ApiError) -> str:
+    if error.code == UNREACHABLE:
+        return "nobody can submit a task"
+    return "something else answers there" if error.code.startswith("HTTP_") else "the daemon refuses this user"
 
 
 def _manager(pools: PoolList) -> list[Result]:

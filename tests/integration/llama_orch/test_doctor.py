@@ -2,7 +2,6 @@ import json
 import socket
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
@@ -94,7 +93,6 @@ async def test_directories_that_are_no_good(tmp_path: Path, url: str) -> None:
     ]
 
 
-@pytest.mark.req("ORCH-3803")
 async def test_the_home_profile_without_a_gpu_is_a_failure_with_its_mend(tmp_path: Path, url: str) -> None:
     text = 'pools: [{id: a, engine: llamacpp, model: x, devices: ["GPU-00000000-0000"]}]\n'
     results = await examine(machine(tmp_path, url, text))

@@ -30,7 +30,6 @@ def lines(form: str, level: str = "info") -> tuple[io.StringIO, logging.Logger]:
     return stream, logging.getLogger("pool_managerd.pool")
 
 
-@pytest.mark.req("HP-25")
 def test_a_json_line_has_the_usual_fields_and_the_extra_ones() -> None:
     stream, log = lines("auto")
     log.info("pool %s is ready", "gpu0", extra={"pool_id": "gpu0", "correlation_id": "c-1", "predicted_start_ms": 12})
@@ -47,7 +46,6 @@ def test_a_json_line_has_the_usual_fields_and_the_extra_ones() -> None:
     }
 
 
-@pytest.mark.req("HP-25")
 def test_a_readable_line_reads() -> None:
     stream, log = lines("text")
     log.warning("pool is slow", extra={"pool_id": "gpu0"})

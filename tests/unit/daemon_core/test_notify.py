@@ -27,7 +27,6 @@ def heard(listener: socket.socket) -> list[str]:
             return messages
 
 
-@pytest.mark.req("OP-01")
 def test_what_systemd_hears(systemd: socket.socket) -> None:
     notifier = Notifier(os.environ)
     notifier.ready("serving 2 pools")
