@@ -48,5 +48,6 @@ def test_sleeps_are_found(source: str, lines: list[int]) -> None:
 
 
 def test_no_test_sleeps() -> None:
-    found = [f"{path.relative_to(TESTS)}:{n}" for path in TESTS.rglob("*.py") for n in sleeps_in(path.read_text())]
-    assert found == []
+    # The stand-in engine is no test but a program, and how slowly it speaks is what tests ask of it.
+    tests = [path for path in TESTS.rglob("*.py") if TESTS / "standin" not in path.parents]
+    assert [f"{path.relative_to(TESTS)}:{line}" for path in tests for line in sleeps_in(path.read_text())] == []
