@@ -21,7 +21,7 @@ from contracts.rpc import MAX_FRAME_BYTES, PoolSet
 from tests.integration.pool_managerd.support import Peer, alive, until
 from tests.support.installation import Daemon
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 
 class Follower:
@@ -173,7 +173,7 @@ async def test_it_listens_on_a_private_socket_and_on_no_port(home: Home) -> None
     await home.ready()
     assert stat.S_IMODE(home.run.stat().st_mode) == 0o700
     assert stat.S_IMODE((home.run / "pool-managerd.sock").stat().st_mode) == 0o600
-    inodes = {os.readlink(link) for link in Path(f"/proc/{manager.pid}/fd").iterdir()}
+    inodes = {str(link.readlink()) for link in Path(f"/proc/{manager.pid}/fd").iterdir()}
     listening = [
         fields
         for table in ("tcp", "tcp6", "udp", "udp6")
@@ -186,24 +186,21 @@ async def test_it_listens_on_a_private_socket_and_on_no_port(home: Home) -> None
 async def test_systemd_is_told_when_it_listens_how_many_pools_are_ready_and_that_it_lives(
     home: Home, tmp_path: Path
 ) -> None:
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.setblocking(False)
+        loop.add_reader(systemd, lambda: told.extend(systemd.recv(4096).decode().splitlines()))
         home.environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
         manager = await home.start()
         await home.ready()
-        loop = asyncio.get_running_loop()
-        told: list[str] = []
-        async with asyncio.timeout(15):
-            while not {"STATUS=1/1 pools ready", "WATCHDOG=1"} <= set(told):
-                told += (await loop.sock_recv(systemd, 4096)).decode().splitlines()
+        await until(lambda: {"STATUS=1/1 pools ready", "WATCHDOG=1"} <= set(told), "what systemd must know")
         assert told.index("READY=1") < told.index("STATUS=1/1 pools ready")
         assert "STATUS=0/1 pools ready" in told
+        assert b"NOTIFY_SOCKET" not in Path(f"/proc/{home.engine()}/environ").read_bytes()
         assert await manager.kill(signal.SIGTERM) == 0
-        async with asyncio.timeout(15):
-            while "STOPPING=1" not in told:
-                told += (await loop.sock_recv(systemd, 4096)).decode().splitlines()
-    assert not any(name in told for name in ("NOTIFY_SOCKET",))
+        await until(lambda: "STOPPING=1" in told, "the last word to systemd")
+        loop.remove_reader(systemd)
 
 
 # --- engines that fail ------------------------------------------------------------------------------------------------
@@ -249,13 +246,23 @@ async def test_an_engine_that_cannot_load_its_model_says_so_in_its_own_words(
 
 
 @pytest.mark.parametrize(
-    ("how", "cause", "gate"),
-    [({"model": "/no/such.gguf"}, Cause.MODEL_MISSING, "model"), ({"flags": ["--no-such-flag"]}, None, "engine")],
-    ids=["missing-model", "bad-flag"],
+    ("how", "cause", "gate", "words"),
+    [
+        ({"model": "/no/such.gguf"}, Cause.MODEL_MISSING, "model", "/no/such.gguf"),
+        ({"model": "/bin/sh"}, Cause.MODEL_INVALID, "model", "/bin/sh"),
+        (
+            {"provisioning": {"mode": "package", "package": {"name": "xllamacpp", "version": "0"}}},
+            Cause.ENGINE_MISSING,
+            "engine",
+            "xllamacpp",
+        ),
+        ({"flags": ["--no-such-flag"]}, Cause.ENGINE_EXIT, "health", "--no-such-flag"),
+    ],
+    ids=["missing-model", "no-gguf", "no-such-engine", "bad-flag"],
 )
 @pytest.mark.req("ORCH-3821")
-async def test_what_is_wrong_before_the_start_is_told_at_its_gate(
-    homes: Callable[..., Home], model: Path, how: dict[str, Any], cause: Cause | None, gate: str
+async def test_what_is_wrong_is_told_at_its_gate_with_its_cause_and_mend(
+    homes: Callable[..., Home], model: Path, *, how: dict[str, Any], cause: Cause, gate: str, words: str
 ) -> None:
     home = homes(model)
     home.document["pools"][0] |= how
@@ -265,9 +272,10 @@ async def test_what_is_wrong_before_the_start_is_told_at_its_gate(
         last = follower.history[-1]
         while last.last_error is None:
             last = await follower.reached(PoolState.FAILED)
-        assert cause is None or last.last_error.cause is cause
-        assert getattr(last.gates, gate) is GateState.FAILED
+        assert last.last_error.cause is cause
+        assert words in last.last_error.message
         assert last.last_error.hint
+        assert getattr(last.gates, gate) is GateState.FAILED
 
 
 @pytest.mark.req("ORCH-3803")
