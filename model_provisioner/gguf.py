@@ -14,6 +14,7 @@ Real heads are far below: 30 MB for the largest vocabularies, 500,000 items, 2,0
 
 from __future__ import annotations
 
+import re
 import struct
 from types import MappingProxyType
 
@@ -30,6 +31,8 @@ MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 8
 MAX_DEPTH = 4
 MAX_NAME_BYTES = 4096
+MAX_SHOWN = 64
+"""Characters of a key in a message."""
 MAX_NUMBER = (1 << 31) - 1
 """The most that a fact may be: a count of layers, heads or tokens beyond it is damage."""
 MAX_SIZE = 1 << 62
@@ -116,6 +119,7 @@ _FORMATS: MappingProxyType[int, struct.Struct] = MappingProxyType(
         }.items()
     }
 )
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _INTEGERS = frozenset({0, 1, 2, 3, 4, 5, 10, 11})
 _SMALLEST = MappingProxyType({kind: form.size for kind, form in _FORMATS.items()} | {_STRING: 8, _ARRAY: 12})
 _U32, _U64 = _FORMATS[4], _FORMATS[10]
@@ -137,9 +141,10 @@ class _Head:
             self.where = f"key {number + 1} of {key_count}"
             start = self.at
             key = self._text(MAX_KEY_BYTES)
-            self.where = f"the value of {key!r}"
+            shown = repr(key[:MAX_SHOWN])
+            self.where = f"the value of {shown}"
             if key in values:
-                raise GgufError(f"the key {key!r} is there twice", start)
+                raise GgufError(f"the key {shown} is there twice", start)
             values[key] = self._value()
         alignment = self._alignment(values)
         parameters, end = self._tensors(tensor_count, alignment)
@@ -229,6 +234,8 @@ class _Head:
 
     def _facts(self, values: dict[str, _Value], version: int, tensors: int, parameters: int, end: int) -> Facts:
         arch = self._string(values, "general.architecture")
+        if arch is not None and _ARCHITECTURE.fullmatch(arch) is None:
+            raise GgufError("general.architecture is no name of an architecture", values["general.architecture"].at)
         heads = self._integer(values, f"{arch}.attention.head_count")
         file_type = self._integer(values, "general.file_type")
         return Facts(
@@ -259,7 +266,8 @@ class _Head:
         length = _U64.unpack_from(self.data, value.at)[0]
         if length > MAX_NAME_BYTES:
             raise GgufError(f"{key} is longer than {MAX_NAME_BYTES} bytes", value.at)
-        return self.data[value.at + 8 : value.at + 8 + length].decode(errors="replace")
+        found = self.data[value.at + 8 : value.at + 8 + length].decode(errors="replace")
+        return "".join(mark if mark.isprintable() else "?" for mark in found)  # it will be on somebody's terminal
 
     def _integer(self, values: dict[str, _Value], key: str) -> int | None:
         value = values.get(key)

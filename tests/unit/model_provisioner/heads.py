@@ -1,0 +1,69 @@
+"""GGUF files for the tests: whole ones by the `gguf` package, and heads made by hand, right or wrong."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+STRING, ARRAY, U32, I32, F32, BOOL = 8, 9, 4, 5, 6, 7
+FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+def write_model(path: Path, *, name: str = "Haiku", vocabulary: int = 300, template: bool = True) -> Path:
+    """A small llama with random weights, whole: 2 layers of 64, 4 heads of which 2 are for keys and values."""
+    rng = np.random.default_rng(seed=len(name))
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_context_length(256)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"<{number}>" for number in range(vocabulary)])
+    writer.add_token_scores([0.0] * vocabulary)
+    writer.add_token_types([1] * vocabulary)
+    writer.add_bool("tokenizer.ggml.add_bos_token", val=True)
+    if template:
+        writer.add_chat_template("{{ messages }}")
+    writer.add_tensor("token_embd.weight", rng.random((vocabulary, 64), dtype=np.float32).astype(np.float16))
+    writer.add_tensor("output_norm.weight", rng.random(64, dtype=np.float32))
+    writer.add_tensor("blk.0.attn_q.weight", rng.random((64, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def number(kind: int, value: float) -> bytes:
+    return struct.pack(f"<{FORMATS[kind]}", value)
+
+
+def array(kind: int, items: list[bytes]) -> bytes:
+    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+
+
+def key(name: str, kind: int, value: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def tensor(name: str, shape: list[int], kind: int = 0, offset: int = 0) -> bytes:
+    dimensions = b"".join(struct.pack("<Q", size) for size in shape)
+    return text(name) + struct.pack("<I", len(shape)) + dimensions + struct.pack("<IQ", kind, offset)
+
+
+def head(*keys: bytes, tensors: tuple[bytes, ...] = (), **fixed: Any) -> bytes:  # noqa: ANN401 - any of three integers
+    """A head of these keys and tensors; ``version``, ``tensor_count`` and ``key_count`` may say something else."""
+    counts = (fixed.get("tensor_count", len(tensors)), fixed.get("key_count", len(keys)))
+    return b"GGUF" + struct.pack("<IQQ", fixed.get("version", 3), *counts) + b"".join(keys) + b"".join(tensors)
