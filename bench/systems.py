@@ -26,9 +26,12 @@ from bench.load import Target
 TOKEN = "bench"  # noqa: S105 - guards a server on loopback for the length of a run
 READY_S = 20.0
 MAX_STREAMS = 1024
+MAX_TOKENS = 1_000_000
 _HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-_ENGINE_BODY = b'{"prompt":"hi","stream":true,"n_predict":@TOKENS@}'
-_OUR_BODY = b'{"model_ref":"bench","prompt":"hi","max_tokens":@TOKENS@,"priority":"interactive"}'
+_ENGINE_BODY = b'{"prompt":"hi","stream":true,"n_predict":@TOKENS@,"seed":0}'
+_ENGINE_TOKEN = b'"stop":false'
+_OUR_BODY = b'{"model_ref":"bench","prompt":"hi","max_tokens":@TOKENS@,"seed":0,"priority":"interactive"}'
+_OUR_TOKEN = b"event: token"
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,24 @@ class System:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[list[System]]:
-    """All systems, up for the length of the block; nginx only where it is installed."""
+async def running(folder: Path, tokens_per_write: int) -> AsyncIterator[list[System]]:
+    """All systems, up for the length of the block; nginx only where it is installed.
+
+    ``tokens_per_write``: how many tokens the engine hands to the kernel at once.
+    """
+    knobs = json.dumps({"tokens": MAX_TOKENS, "slots": MAX_STREAMS, "tokens_per_write": tokens_per_write})
+    command = (sys.executable, "-m", "tests.standin", "--port", "0", "--knobs", knobs)
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(_process(sys.executable, "-m", "tests.standin", "--port", "0"))
+        engine = await stack.enter_async_context(_process(*command, stderr=asyncio.subprocess.PIPE))
         port = await _announced_port(engine)
         head = _HEAD.format(path="/completion").encode()
-        systems = [System(Target("direct", port, head, _ENGINE_BODY, b'"content"'), (engine.pid,))]
+        systems = [System(Target("direct", port, head, _ENGINE_BODY, _ENGINE_TOKEN), (engine.pid,))]
         if shutil.which("nginx"):
             nginx_port = free_port()
             nginx = await stack.enter_async_context(_nginx(folder, nginx_port, port))
             workers = tuple(procfs.tree(nginx.pid))
-            systems.append(System(Target("nginx", nginx_port, head, _ENGINE_BODY, b'"content"'), workers))
+            target = Target("nginx", nginx_port, head, _ENGINE_BODY, _ENGINE_TOKEN, cuts_events=True)
+            systems.append(System(target, workers))
         systems.append(await stack.enter_async_context(_llama_orch(folder, port)))
         yield systems
 
@@ -64,9 +73,8 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def _process(*command: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stderr=pipe, env=os.environ | environ)
+async def _process(*command: str, stderr: int | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(*command, stderr=stderr)
     try:
         yield process
     finally:
@@ -95,7 +103,8 @@ async def _nginx(folder: Path, port: int, upstream: int) -> AsyncIterator[asynci
         f"events {{ worker_connections 4096; }} http {{ access_log off; {temp}"
         f"upstream engine {{ server 127.0.0.1:{upstream}; keepalive 64; }}"
         f"server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ proxy_pass http://engine;"
-        f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}'
+        f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;'
+        "proxy_buffer_size 64k; proxy_buffers 4 64k; } } }"
     )
     async with _process("nginx", "-c", str(root / "nginx.conf"), "-p", str(root)) as process:
         await _reachable(port)
@@ -109,7 +118,7 @@ async def _llama_orch(folder: Path, upstream: int) -> AsyncIterator[System]:
         "id": "bench",
         "engine": "llamacpp",
         "model": "bench",
-        "ctx": 1_000_000,
+        "ctx": 2 * MAX_TOKENS,
         "slots": MAX_STREAMS,
         "queue": {"capacity": MAX_STREAMS},
         "provisioning": {"mode": "external", "external": {"url": f"http://127.0.0.1:{upstream}"}},
@@ -124,7 +133,7 @@ async def _llama_orch(folder: Path, upstream: int) -> AsyncIterator[System]:
         await _pool_ready(port)
         extra = f"Authorization: Bearer {TOKEN}\r\nAccept: text/event-stream\r\n"
         head = (_HEAD.format(path="/v1/tasks") + extra).encode()
-        target = Target("llama-orch", port, head, _OUR_BODY, b"event: token")
+        target = Target("llama-orch", port, head, _OUR_BODY, _OUR_TOKEN)
         del manager  # it takes no part in a generation; what it costs is not the relay's
         yield System(target, (ours.pid,))
 
