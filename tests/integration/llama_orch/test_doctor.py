@@ -15,8 +15,10 @@ from tests.unit.llama_orch.fake import TOKEN, FakeDaemon
 def machine(tmp_path: Path, url: str, text: str | None = None, **environ: str) -> Machine:
     path = tmp_path / "config.yaml"
     path.write_text(trial_config(tmp_path / "m.gguf", url.removeprefix("http://")) if text is None else text)
+    # A short path for the socket; nothing is made there.
+    known = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/tmp"}
     token = {} if "LLORCH_API_TOKEN" in environ else {"LLORCH_API_TOKEN": TOKEN}
-    return Machine(config_path=path, url=None, environ={"HOME": str(tmp_path)} | token | environ)
+    return Machine(config_path=path, url=None, environ=known | token | environ)
 
 
 def by_check(results: tuple[Result, ...], status: Status) -> dict[str, Result]:
