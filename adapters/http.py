@@ -1,30 +1,35 @@
 """The one HTTP client for all engines.
 
 Decides connection reuse, timeouts, and which failures of a connection mean what. A generation is sent exactly once;
-only short questions are asked again, since asking twice changes nothing. Forwards no header of a client, and no key
-ever reaches an error text.
+only a GET is asked again, since asking twice changes nothing. Forwards no header of a client, follows no redirect,
+keeps no cookie, and no key ever reaches an error text.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from adapters.base import EngineError, Failure
-from adapters.sse import EventTooLongError, SseParser
+from adapters.sse import MAX_EVENT_BYTES, SseParser
 from contracts.pools import Endpoint
+from daemon_core.redaction import Redactor
 
-CONNECT_S = 5.0
-ANSWER_S = 10.0
-"""For short questions; a stream has no limit here, since the relay's watchdog knows the pool's."""
 ATTEMPTS = 3
+KEEP_ALIVE_S = 3.0
+"""Shorter than the 5 s after which llama-server and vLLM close an idle connection: a POST must never meet that close,
+because it is not sent again."""
+LINGER_S = 0.05
 EVENT_STREAM = "text/event-stream"
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 
 Answer = TypeVar("Answer")
@@ -32,16 +37,38 @@ StatusError = Callable[[int, bytes], EngineError]
 """Turns an engine's refusal (status, body) into our words."""
 
 
-class EngineHttp:
-    """One session, shared by every adapter. Use it as an async context manager."""
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds. A stream has no limit here: the relay's watchdog knows the pool's."""
 
-    def __init__(self) -> None:
+    connect_s: float = 5.0
+    answer_s: float = 10.0
+    """For a short question as a whole."""
+
+
+class EngineHttp:
+    """One session, shared by every adapter. Use it as an async context manager.
+
+    ``pause`` waits between two attempts; a test passes its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience: Patience | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._patience = patience or Patience()
+        self._max_event_bytes = max_event_bytes
+        self._pause = pause
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},  # compressing would hold tokens back
+            auto_decompress=False,
             trust_env=False,  # an engine is on this machine: no proxy stands before it
         )
         return self
@@ -55,100 +82,184 @@ class EngineHttp:
     async def get(self, endpoint: Endpoint, path: str, kind: type[Answer], refusal: StatusError) -> Answer:
         """Ask for a JSON document; asked again after a failed connection. Raises EngineError."""
         retrying = AsyncRetrying(
+            sleep=self._pause,
             stop=stop_after_attempt(ATTEMPTS),
             wait=wait_exponential_jitter(initial=0.05, max=0.5, jitter=0.05),
             retry=retry_if_exception(_worth_asking_again),
             reraise=True,
         )
-        async for attempt in retrying:
-            with attempt:
-                return await self._ask("GET", endpoint, path, None, kind, refusal)
-        raise AssertionError  # pragma: no cover - tenacity either returns or raises
+        content: bytes = await retrying(self._ask, "GET", endpoint, path, None, refusal)
+        return _decoded(content, path, kind)
 
     async def post(
         self, endpoint: Endpoint, path: str, body: bytes, kind: type[Answer], refusal: StatusError
     ) -> Answer:
         """Send a JSON document and read one; sent once. Raises EngineError."""
-        return await self._ask("POST", endpoint, path, body, kind, refusal)
+        return _decoded(await self._ask("POST", endpoint, path, body, refusal), path, kind)
 
     async def status(self, endpoint: Endpoint, path: str) -> int | None:
-        """The status of a GET, or None where nobody answers."""
+        """The status of a GET, asked once, or None where nobody answers."""
         try:
-            async with self._request("GET", endpoint, path, None, total_s=ANSWER_S) as response:
-                return response.status
+            response = await self._send("GET", endpoint, path, None, total_s=self._patience.answer_s)
         except EngineError:
             return None
+        response.release()
+        return response.status
 
     @asynccontextmanager
     async def stream(
         self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
-    ) -> AsyncIterator[AsyncIterator[list[bytes]]]:
-        """Send a generation; yields, per read, the data of every event that it completed.
+    ) -> AsyncIterator[EventStream]:
+        """Send a generation; entering returns with the engine's first bytes.
 
-        Leaving the block closes the connection: for an engine that is the cancel. Raises EngineError.
+        Leaving the block closes the connection, which for an engine is the cancel; only a stream whose reader called
+        ``complete`` may keep it for the next request. Raises EngineError.
         """
-        async with self._request("POST", endpoint, path, body, total_s=None) as response:
+        response = await self._send("POST", endpoint, path, body, total_s=None)
+        try:
             if response.status != 200:
-                raise refusal(response.status, await response.content.read(MAX_ERROR_BYTES))
+                raise _refused(response.status, await self._error_body(response), endpoint, refusal)
             if response.content_type != EVENT_STREAM:
                 text = f"an event stream was due, and {response.content_type} came"
                 raise EngineError(Failure.PROTOCOL, text, status=response.status)
-            try:
-                yield _events(response)
-            finally:
-                response.close()
+            stream = EventStream(response, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
+            yield stream
+            await stream.linger()
+        finally:
+            response.close()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _ask(  # noqa: PLR0917 - private, and each is a part of one request
-        self, method: str, endpoint: Endpoint, path: str, body: bytes | None, kind: type[Answer], refusal: StatusError
-    ) -> Answer:
-        async with self._request(method, endpoint, path, body, total_s=ANSWER_S) as response:
-            content = await response.read()
-            if response.status != 200:
-                raise refusal(response.status, content)
+    async def _ask(self, method: str, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
+        response = await self._send(method, endpoint, path, body, total_s=self._patience.answer_s)
         try:
-            return msgspec.json.decode(content, type=kind)
-        except msgspec.DecodeError as error:
-            raise EngineError(Failure.PROTOCOL, f"{path} answered something else than documented: {error}") from error
+            content = await _read(response.content, MAX_ANSWER_BYTES + 1)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _failure(error, endpoint, path) from error
+        finally:
+            response.release()
+        if response.status != 200:
+            raise _refused(response.status, content[:MAX_ERROR_BYTES], endpoint, refusal)
+        if len(content) > MAX_ANSWER_BYTES:
+            raise EngineError(Failure.PROTOCOL, f"{path} answered more than {MAX_ANSWER_BYTES} bytes")
+        return content
 
-    @asynccontextmanager
-    async def _request(
+    async def _send(
         self, method: str, endpoint: Endpoint, path: str, body: bytes | None, *, total_s: float | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
+        """The head of an answer. Cancelling this closes the connection."""
         if self._session is None:
-            message = "the engine client is used outside its context"
-            raise RuntimeError(message)
+            raise RuntimeError("the engine client is used outside its context")
         headers = {} if body is None else {"Content-Type": "application/json"}
         if endpoint.api_key is not None:
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
-        timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S)
+        timeout = aiohttp.ClientTimeout(total=total_s, connect=self._patience.connect_s)
         try:
-            async with self._session.request(
+            return await self._session.request(
                 method, endpoint.url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                yield response
-        except aiohttp.ClientConnectorError as error:
-            raise EngineError(Failure.REFUSED, f"nobody listens at {endpoint.url}") from error
-        except TimeoutError as error:
-            if total_s is None and not isinstance(error, aiohttp.ServerTimeoutError):
-                raise  # the caller's own limit
-            raise EngineError(Failure.TIMEOUT, f"the engine did not answer {path} in time") from error
-        except aiohttp.ClientError as error:
-            raise EngineError(Failure.BROKEN, f"the engine's connection broke: {type(error).__name__}") from error
+            )
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise _failure(error, endpoint, path) from error
 
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    parser = SseParser()
-    content = response.content
-    while chunk := await content.readany():
+    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """What a refusal says, as far as it comes: the status alone is an answer too."""
         try:
-            events = parser.feed(chunk)
-        except EventTooLongError as error:
-            raise EngineError(Failure.PROTOCOL, str(error)) from error
-        if events:
-            yield events
+            async with asyncio.timeout(self._patience.answer_s):
+                return await _read(response.content, MAX_ERROR_BYTES)
+        except (aiohttp.ClientError, TimeoutError):
+            return b""
+
+
+class EventStream:
+    """A generation's answer while it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, parser: SseParser, endpoint: Endpoint, path: str) -> None:
+        self._content = response.content
+        self._parser = parser
+        self._endpoint = endpoint
+        self._path = path
+        self._complete = False
+
+    async def read(self) -> list[bytes]:
+        """The data of every event that one read completed; empty at a clean end of the stream.
+
+        Pings and halves of events are waited through. Raises EngineError, also where the end cut an event in two.
+        """
+        while True:
+            try:
+                chunk = await self._content.readany()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise _failure(error, self._endpoint, self._path) from error
+            if not chunk:
+                if self._parser.finish():
+                    raise EngineError(Failure.BROKEN, "the engine's stream ended inside an event")
+                return []
+            if events := self._parser.feed(chunk):
+                return events
+
+    def complete(self) -> None:
+        """The final event has been read: what may still come is only the end of the HTTP answer."""
+        self._complete = True
+
+    async def linger(self) -> None:
+        """Wait for that end, which nearly always is here already, so that the connection can be used again."""
+        if not self._complete:
+            return
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while await self._content.readany():
+                    pass
+        except (aiohttp.ClientError, TimeoutError):
+            return
+
+
+async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """The body, or its first ``limit`` bytes."""
+    body = bytearray()
+    while len(body) < limit and (chunk := await content.read(limit - len(body))):
+        body += chunk
+    return bytes(body)
+
+
+def _decoded(content: bytes, path: str, kind: type[Answer]) -> Answer:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise EngineError(Failure.PROTOCOL, f"{path} answered something else than documented: {error}") from error
 
 
 def _worth_asking_again(error: BaseException) -> bool:
-    return isinstance(error, EngineError) and error.failure in {Failure.REFUSED, Failure.BROKEN}
+    return (
+        isinstance(error, EngineError) and error.failure in {Failure.REFUSED, Failure.BROKEN} and error.status is None
+    )
+
+
+def _refused(status: int, body: bytes, endpoint: Endpoint, refusal: StatusError) -> EngineError:
+    """The engine's refusal without the key, which an engine may repeat."""
+    error = refusal(status, body)
+    text = Redactor((endpoint.api_key or "",)).text(error.message)
+    return EngineError(error.failure, text, status=error.status)
+
+
+def _failure(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
+    """What a failed connection means. The library's own text stays out of ours: it is not ours to vouch for."""
+    match error:
+        case aiohttp.ClientConnectorError():
+            return EngineError(Failure.REFUSED, f"nobody listens at {_place(endpoint)}")
+        case TimeoutError():
+            return EngineError(Failure.TIMEOUT, f"the engine at {_place(endpoint)} did not answer {path} in time")
+        case aiohttp.InvalidURL() | ValueError():
+            return EngineError(Failure.INVALID, f"{_place(endpoint)} is no address of an engine")
+        case aiohttp.ClientResponseError():
+            return EngineError(Failure.PROTOCOL, f"the engine at {_place(endpoint)} does not speak HTTP")
+        case _:
+            return EngineError(Failure.BROKEN, f"the engine's connection broke: {type(error).__name__}")
+
+
+def _place(endpoint: Endpoint) -> str:
+    """Scheme, host and port; a name and password in the URL stay out."""
+    try:
+        parts = urlsplit(endpoint.url)
+    except ValueError:
+        return "the given URL"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

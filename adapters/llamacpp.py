@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from adapters import llamacpp_wire as wire
-from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
+from adapters.base import Batch, Generation, Health, Props
 from adapters.http import EngineHttp
+from adapters.openai_wire import ChatReader
+from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
 from contracts.tasks import Workload
 
@@ -56,11 +58,14 @@ class LlamaCppAdapter:
         self._http = http
 
     async def health(self) -> Health:
-        """Refused, 503 while the model loads, and 200 are three states."""
-        status = await self._http.status(self._endpoint, "/health")
-        if status is None:
-            return Health.DOWN
-        return Health.OK if status == 200 else Health.LOADING
+        """Refused, 503 while the model loads, and 200 are three states; any other answer is none of this server."""
+        match await self._http.status(self._endpoint, "/health"):
+            case 200:
+                return Health.OK
+            case 503:
+                return Health.LOADING
+            case _:
+                return Health.DOWN
 
     async def props(self) -> Props:
         """What the server says of itself. Raises EngineError."""
@@ -82,15 +87,6 @@ class LlamaCppAdapter:
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""
         path, body = wire.request(generation)
-        read = wire.completion_batch if path == wire.COMPLETION else wire.ChatReader().batch
-        async with self._http.stream(self._endpoint, path, body, wire.refusal) as events:
-            yield _batches(events, read)
-
-
-async def _batches(events: AsyncIterator[list[bytes]], read: wire.Reader) -> AsyncIterator[Batch]:
-    async for some in events:
-        batch = read(some)
-        yield batch
-        if batch.finished is not None:
-            return
-    raise EngineError(Failure.BROKEN, "the engine's stream ended without its final event")
+        reader: Reader = wire.CompletionReader() if path == wire.COMPLETION else ChatReader(wire.stream_error)
+        async with self._http.stream(self._endpoint, path, body, wire.refusal) as stream:
+            yield Batches(stream, reader)
