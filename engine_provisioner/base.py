@@ -51,4 +51,4 @@ class Checklist:
     def end(self) -> None:
         """Nothing is left to do."""
         if self._left:
-            raise AssertionError(f"steps of the plan were left out: {[step.kind for step in self._left]}")
+            raise AssertionError(f"steps of the plan were left out: {', '.join(step.kind for step in self._left)}")

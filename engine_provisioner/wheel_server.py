@@ -29,7 +29,7 @@ VALUES: dict[str, tuple[str, str]] = {
     "--port": ("N", "the port to listen on; 0 lets the system choose"),
     "--ctx-size": ("N", "the context in tokens, over all slots"),
     "--parallel": ("N", "the number of slots"),
-    "--threads": ("N", "threads for generating (default: one per CPU that this process may use)"),
+    "--threads": ("N", "threads for generating (default: 1)"),
     "--threads-batch": ("N", "threads for reading prompts (default: as --threads)"),
     "--batch-size": ("N", "tokens of a logical batch"),
     "--ubatch-size": ("N", "tokens of a physical batch"),
@@ -69,9 +69,23 @@ class _Parser(argparse.ArgumentParser):
         fail(f"{message}; --help lists what the trial engine knows")
 
 
+def say(text: str) -> None:
+    """Print to standard error."""
+    os.write(2, f"{text}\n".encode())
+
+
+def say_among_logs(line: str) -> None:
+    """Print a line to standard error while the engine's own thread may be in the middle of one.
+
+    It writes its prefix and its text in two steps; so that whoever reads us finds our line at the beginning of a line,
+    it goes out in one write that ends theirs first.
+    """
+    say(f"\n{line}")
+
+
 def fail(message: str) -> NoReturn:
     """End with one line."""
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201 - this is a program
+    say(f"error: {message}")
     raise SystemExit(1)
 
 
@@ -115,7 +129,9 @@ def server_params(xllamacpp: Any, flags: argparse.Namespace, key: str | None) ->
     """The server's parameters for these flags; what is not given keeps the engine's own default."""
     params = xllamacpp.CommonParams()
     params.model.path = flags.model
-    threads = flags.threads or len(os.sched_getaffinity(0))
+    # The engine's threads wait for each other by spinning. With one per CPU, anything else that runs (the daemons,
+    # another pool) slows a tiny model down a hundredfold; one alone gives it thousands of tokens a second.
+    threads = flags.threads or 1
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = flags.threads_batch or threads
     given = {
@@ -161,7 +177,7 @@ def main(argv: list[str]) -> None:
         fail(MISSING)
     if flags.version:
         try:
-            print(version_text(xllamacpp.BUILD_INFO), file=sys.stderr, flush=True)  # noqa: T201 - this is a program
+            say(version_text(xllamacpp.BUILD_INFO))
         except PackageNotFoundError:
             fail(MISSING)
         return
@@ -177,8 +193,9 @@ def main(argv: list[str]) -> None:
     try:
         server = xllamacpp.Server(server_params(xllamacpp, flags, key))
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        fail(f"cannot serve {flags.model} on {flags.host or '127.0.0.1'}:{flags.port or 0}: {error}")
-    print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)  # noqa: T201 - this is a program
+        say_among_logs(f"error: cannot serve {flags.model} on {flags.host or '127.0.0.1'}:{flags.port or 0}: {error}")
+        raise SystemExit(1) from None
+    say_among_logs(f"listening on {server.listening_address}")
     while True:
         signal.pause()
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from engine_provisioner.host import OUTPUT_LIMIT, CommandError, CommandResult, sha256_of, unix_ms
+from tests.unit.engine_provisioner.conftest import MakeHost
+
+SHELL = "/bin/sh"
+
+
+async def has_ended(pid: int) -> None:
+    """Wait for the end of a process that need not be our child."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(handle, ended.set)
+    try:
+        async with asyncio.timeout(5):
+            await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+async def test_both_streams_and_the_status_come_back(make_host: MakeHost) -> None:
+    result = await make_host().run((SHELL, "-c", "echo out; echo err >&2; echo; exit 3"), timeout_s=5)
+    assert result == CommandResult(status=3, output="out\nerr\n\n")
+    assert result.last_line == "err"
+    assert CommandResult(status=0, output="\n").last_line == "(it said nothing)"
+
+
+async def test_a_command_has_no_input_and_this_environment_only(make_host: MakeHost) -> None:
+    host = make_host(environ={"A": "1", "B": "1"})
+    result = await host.run((SHELL, "-c", '/bin/cat; echo "$A$B$HOME"'), timeout_s=5, env={"B": "2"})
+    assert result.output == "12\n"
+
+
+async def test_a_command_that_talks_without_end_is_cut_short(make_host: MakeHost) -> None:
+    result = await make_host().run((SHELL, "-c", "/usr/bin/head -c 3000000 /dev/zero"), timeout_s=10)
+    assert (result.status, len(result.output)) == (0, OUTPUT_LIMIT)
+
+
+async def test_a_command_that_takes_too_long_ends_with_its_children(make_host: MakeHost, tmp_path: Path) -> None:
+    script = f"/bin/sleep 600 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(CommandError, match=r"/bin/sh did not answer within 0\.5 s"):
+        await make_host().run((SHELL, "-c", script), timeout_s=0.5)
+    await has_ended(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_command_that_leaves_a_child_behind_does_not_keep_us(make_host: MakeHost) -> None:
+    result = await make_host().run((SHELL, "-c", "/bin/sleep 600 >/dev/null 2>&1 & echo $!"), timeout_s=5)
+    await has_ended(int(result.output))
+
+
+async def test_a_cancelled_command_is_ended(make_host: MakeHost, tmp_path: Path) -> None:
+    fifo = tmp_path / "started"
+    os.mkfifo(fifo)
+    async with asyncio.TaskGroup() as group:
+        script = f"echo $$ > {fifo}; exec /bin/sleep 600"
+        task = group.create_task(make_host().run((SHELL, "-c", script), timeout_s=60))
+        pid = int(await asyncio.to_thread(fifo.read_text))
+        task.cancel()
+    await has_ended(pid)
+
+
+async def test_a_command_that_does_not_exist_is_said(make_host: MakeHost) -> None:
+    with pytest.raises(CommandError, match=r"/nowhere/x cannot be started: No such file or directory"):
+        await make_host().run(("/nowhere/x",), timeout_s=5)
+
+
+async def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert await sha256_of(tmp_path / "x") == expected
+
+
+def test_the_clock_counts_milliseconds_since_1970() -> None:
+    assert unix_ms() > 1_700_000_000_000
