@@ -19,6 +19,7 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from adapters.base import EngineError, Failure
+from adapters.openai_wire import UNREADABLE
 from adapters.sse import MAX_EVENT_BYTES, SseParser
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
@@ -224,7 +225,7 @@ async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
 def _decoded(content: bytes, path: str, kind: type[Answer]) -> Answer:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise EngineError(Failure.PROTOCOL, f"{path} answered something else than documented: {error}") from error
 
 

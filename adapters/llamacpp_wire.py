@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
-from adapters.openai_wire import ErrorDetail, Timings, as_detail, error_detail, malformed, message_of
+from adapters.openai_wire import UNREADABLE, ErrorDetail, Timings, as_detail, error_detail, malformed, message_of
 from contracts.events import FinishReason
 from contracts.tasks import Sampling
 
@@ -113,7 +113,7 @@ class CompletionReader:
                     texts.append(event.content)
                 if event.stop:
                     return Batch(texts, _finished(_final_event.decode(data)))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self.failure = malformed(error)
         return Batch(texts)
 

@@ -16,6 +16,8 @@ from contracts.events import FinishReason
 
 DONE = b"[DONE]"
 MAX_MESSAGE = 500
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that the decoder raises for bytes that are not what they should be."""
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ class ChatReader:
                 if data == DONE:
                     return Batch(texts, self._end())
                 self._take(_chat_event.decode(data), texts)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self.failure = malformed(error)
         except EngineError as error:
             self.failure = error
@@ -146,7 +148,7 @@ def error_detail(body: bytes) -> ErrorDetail:
     """What the body of a refusal says, whatever its shape; plain text is its own message."""
     try:
         answer = _error_answer.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ErrorDetail(message=body.decode("utf-8", errors="replace"))
     return as_detail(answer.error or answer.detail or "")
 
@@ -157,6 +159,6 @@ def message_of(detail: ErrorDetail, status: int) -> str:
     return text[:MAX_MESSAGE] or f"status {status}"
 
 
-def malformed(error: msgspec.DecodeError) -> EngineError:
+def malformed(error: Exception) -> EngineError:
     """An event that is not what the engine's documentation says."""
     return EngineError(Failure.PROTOCOL, f"the engine sent an event that cannot be read: {error}")
