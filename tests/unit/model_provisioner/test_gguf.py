@@ -97,6 +97,13 @@ def test_only_what_is_missing_is_asked_for(model: bytes) -> None:
     assert asked < 700
 
 
+def test_an_array_of_strings_is_asked_for_at_once() -> None:
+    start = head(key("a", ARRAY, struct.pack("<IQ", STRING, 100_000)))
+    result = parse(start)
+    assert isinstance(result, NeedMore)
+    assert result.total == len(start) + 800_000
+
+
 EVERY_KIND = [key(f"k{kind}", kind, number(kind, 1)) for kind in FORMATS] + [
     key(f"a{kind}", ARRAY, array(kind, [number(kind, 1)] * 3)) for kind in FORMATS
 ]

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -355,11 +356,27 @@ async def test_a_full_disk_leaves_nothing_half_written(place: Place) -> None:
     with no_file_longer_than(50):
         error = await place.refuse("haiku.gguf")
     assert error.cause is Cause.INTERNAL
-    assert error.message == f"cannot use {place.provenance / 'models.jsonl'}: File too large"
+    assert error.message == f"cannot use {place.provenance / 'models.jsonl'}: No space left on device"
     assert error.hint.startswith("make room on the disk")
     assert place.catalog.list() == ()
     await place.ensure("haiku.gguf")
     assert len(place.journal()) == 1
+
+
+@pytest.mark.req("MP-02")
+async def test_a_disk_that_is_full_at_the_last_step_leaves_no_entry(place: Place) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    index, journal = place.root / "data/catalog/models.json", place.provenance / "models.jsonl"
+    between = (index.stat().st_size + journal.stat().st_size) // 2
+    assert journal.stat().st_size < between < index.stat().st_size
+    shutil.rmtree(place.root / "data")
+    with no_file_longer_than(between), pytest.raises(ModelError, match=r"models\.json: File too large"):
+        await place.ensure("haiku.gguf")
+    assert place.catalog.list() == ()
+    assert [path.name for path in index.parent.iterdir()] == ["models.json.lock"]
+    await place.ensure("haiku.gguf")
+    assert place.catalog.exists("haiku")
 
 
 @pytest.mark.req("MP-02")
@@ -374,12 +391,13 @@ async def test_a_newer_catalog_is_left_alone(place: Place) -> None:
 
 @pytest.mark.req("CAT-04")
 async def test_a_lost_catalog_is_rebuilt_from_provenance_and_what_is_on_the_disk(place: Place) -> None:
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         write_model(place.models / f"{name}.gguf", name=name)
         await place.ensure(f"{name}.gguf")
     two = place.catalog.get("two")
     (place.models / "three.gguf").unlink()
-    (place.root / "data/catalog/models.json").write_bytes(b"\0" * 100)
+    (place.models / "four.gguf").write_bytes(b"another file by now")
+    (place.root / "data/catalog/models.json").write_bytes(b"\0" * 100)  # nothing in it can be saved
     place.lines.clear()
     await place.ensure("one.gguf")
     assert "models.json could not be read" in place.lines[-1]
@@ -416,6 +434,14 @@ async def test_a_model_that_moved_keeps_its_id(place: Place) -> None:
     moved = await place.ensure(str(place.root / "haiku.gguf"))
     assert moved.id == "haiku"
     assert [entry.local_path for entry in place.catalog.list()] == [str(place.root / "haiku.gguf")]
+
+
+async def test_an_id_whose_file_is_gone_is_free_again(place: Place) -> None:
+    old = write_model(place.root / "haiku.gguf", name="Older")
+    await place.ensure(str(old))
+    old.unlink()
+    write_model(place.models / "haiku.gguf")
+    assert (await place.ensure("haiku.gguf")).id == "haiku"
 
 
 async def test_two_pools_with_one_model_read_it_once(place: Place) -> None:
