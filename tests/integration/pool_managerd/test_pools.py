@@ -123,6 +123,7 @@ class World:
             reload=asyncio.Event(),
         )
         self.history: list[PoolSnapshot] = []
+        self.hurry: Callable[[], object] = self.context.stopping.set
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[app.Parts]:
@@ -137,7 +138,8 @@ class World:
             )
             parts.hub.subscribe(lambda _: self.history.append(parts.hub.pools().pools[0]))
             async with asyncio.TaskGroup() as group:
-                group.create_task(app.run(self.context, parts))
+                # What a second signal does.
+                self.hurry = group.create_task(app.run(self.context, parts)).cancel
                 try:
                     yield parts
                 finally:
@@ -233,6 +235,20 @@ async def test_nothing_is_left_of_an_engine_that_ignores_term_or_has_children(wo
             pids += map(int, line.split()[1:])
         assert all(alive(pid) for pid in pids)
     assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.req("EP-17")
+async def test_who_does_not_wait_for_the_end_of_a_stubborn_engine_leaves_none_either(tmp_path: Path) -> None:
+    world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(stop_ms=600_000)))
+    world.engines.args = ("--behave", "stubborn")
+    async with world.running():
+        await world.reached(PoolState.READY)
+        pid = world.pid()
+        world.context.stopping.set()
+        await world.reached(PoolState.DRAINING)
+        assert alive(pid)
+        world.hurry()
+    await until(lambda: not alive(pid), "the end of the engine")
 
 
 async def test_every_start_has_a_key_of_its_own(world: World) -> None:

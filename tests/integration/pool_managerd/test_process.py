@@ -203,11 +203,21 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, log: Eng
 async def test_a_signal_never_hits_another_process_that_got_the_pid(
     tmp_path: Path, log: EngineLog, spawned: list[EngineProcess]
 ) -> None:
-    process = await start(UP, tmp_path, log, spawned)
+    code = (
+        "import signal\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('hit', flush=True))\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: print('asked', flush=True))\n"
+        "print('up', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    process = await start(code, tmp_path, log, spawned)
     await said(log, "up")
     seen = cast("ProcessSeen", proc.process_of(process.pid))
-    proc.send(replace(seen, start_time_ticks=seen.start_time_ticks + 1), signal.SIGKILL)
-    assert alive(process.pid)
+    # Had it arrived, the lower number would have been handled first.
+    proc.send(replace(seen, start_time_ticks=seen.start_time_ticks + 1), signal.SIGUSR1)
+    proc.send(seen, signal.SIGUSR2)
+    await said(log, "asked")
+    assert "hit" not in log.tail()
     proc.send(seen, signal.SIGKILL)
     assert await process.wait() == Exit(signal=signal.SIGKILL)
     proc.send(seen, signal.SIGKILL)

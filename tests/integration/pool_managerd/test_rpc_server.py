@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -299,6 +300,12 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_the_others_are_not
         if "cut off" in caplog.text:
             break
     assert "cut off a peer that does not read" in caplog.text
+    slow.writer.transport.resume_reading()
+    with contextlib.suppress(ConnectionError):
+        assert (await slow.reader.read(MAX_FRAME_BYTES)) is not None
+        while await slow.reader.read(MAX_FRAME_BYTES):
+            pass
+    assert served.hub.listeners == 1
     served.publish(restarts=-1)
     while (await good.read())["params"]["restarts"] != -1:
         pass

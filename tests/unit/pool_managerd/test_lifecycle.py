@@ -137,6 +137,13 @@ def test_a_stolen_port_is_tried_again_with_another_but_not_for_ever() -> None:
     assert life.state is PoolState.FAILED
 
 
+def test_whoever_took_the_port_cannot_pass_for_the_engine() -> None:
+    life, _ = drive(new(), *UP[:4])
+    impostor = replace(PROVED, run=life.run)
+    life, _ = drive(life, replace(EXITED, port_taken=True), SPAWNED)
+    assert step(life, impostor, 0) == (life, ())
+
+
 def test_a_drain_lets_work_finish_until_its_deadline() -> None:
     life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), now=10)
     assert (life.state, life.endpoint) == (PoolState.DRAINING, ENDPOINT)
