@@ -51,7 +51,7 @@ async def measure(systems: list[System], size: Size) -> dict[str, Figures]:
     figures = {system.target.name: Figures() for system in systems}
     await ask(systems[0].target, size.tokens)  # the engine encodes each token once: not in the first measurement
     for system in systems:
-        await ask_many(system.target, 8, 100)  # warm: imports, connections, allocators
+        await ask_many(system.target, max(STREAMS), 100)  # warm: imports, allocators, connections that are kept
         figures[system.target.name].rss_before_mb = procfs.rss_mb(list(system.pids))
     for number in range(size.rounds):
         sys.stderr.write(f"round {number + 1} of {size.rounds}\n")

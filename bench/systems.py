@@ -58,7 +58,7 @@ async def running(folder: Path, tokens_per_write: int) -> AsyncIterator[list[Sys
         if shutil.which("nginx"):
             nginx_port = free_port()
             nginx = await stack.enter_async_context(_nginx(folder, nginx_port, port))
-            workers = tuple(procfs.tree(nginx.pid))
+            workers = await _with_worker(nginx)
             target = Target("nginx", nginx_port, head, _ENGINE_BODY, _ENGINE_TOKEN, cuts_events=True)
             systems.append(System(target, workers))
         systems.append(await stack.enter_async_context(_llama_orch(folder, port)))
@@ -101,7 +101,7 @@ async def _nginx(folder: Path, port: int, upstream: int) -> AsyncIterator[asynci
     (root / "nginx.conf").write_text(
         f"daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log; worker_rlimit_nofile 8192;"
         f"events {{ worker_connections 4096; }} http {{ access_log off; {temp}"
-        f"upstream engine {{ server 127.0.0.1:{upstream}; keepalive 64; }}"
+        f"upstream engine {{ server 127.0.0.1:{upstream}; keepalive {MAX_STREAMS}; }}"
         f"server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ proxy_pass http://engine;"
         f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;'
         "proxy_buffer_size 64k; proxy_buffers 4 64k; } } }"
@@ -109,6 +109,16 @@ async def _nginx(folder: Path, port: int, upstream: int) -> AsyncIterator[asynci
     async with _process("nginx", "-c", str(root / "nginx.conf"), "-p", str(root)) as process:
         await _reachable(port)
         yield process
+
+
+async def _with_worker(nginx: asyncio.subprocess.Process) -> tuple[int, ...]:
+    """The processes of nginx, once its worker is there: the first one listens before it starts the second."""
+    async with asyncio.timeout(READY_S):
+        while True:
+            pids = procfs.tree(nginx.pid)
+            if len(pids) > 1:
+                return tuple(pids)
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

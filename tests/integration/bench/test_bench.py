@@ -44,5 +44,7 @@ async def test_a_quick_run_prints_every_figure_of_every_system() -> None:
     for what, *values, _ in rows:
         direct_has_none = what.startswith("added")
         assert all(re.fullmatch(r"[+-]?\d+(\.\d+)?", value) for value in values[direct_has_none:]), (what, values)
+        if what.startswith(("CPU", "RSS")):
+            assert all(float(value) > 0 for value in values), (what, values)
     for system in SYSTEMS:
         assert f"\n{system}: had " in printed
