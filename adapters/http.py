@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from adapters.base import EngineError, Failure
 from adapters.openai_wire import UNREADABLE
@@ -25,6 +25,7 @@ from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
 
 ATTEMPTS = 3
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.5
 KEEP_ALIVE_S = 3.0
 """Shorter than the 5 s after which llama-server and vLLM close an idle connection: a POST must never meet that close,
 because it is not sent again."""
@@ -85,7 +86,7 @@ class EngineHttp:
         retrying = AsyncRetrying(
             sleep=self._pause,
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.05, max=0.5, jitter=0.05),
+            wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
             retry=retry_if_exception(_worth_asking_again),
             reraise=True,
         )
@@ -249,7 +250,7 @@ def _failure(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
             return EngineError(Failure.REFUSED, f"nobody listens at {_place(endpoint)}")
         case TimeoutError():
             return EngineError(Failure.TIMEOUT, f"the engine at {_place(endpoint)} did not answer {path} in time")
-        case aiohttp.InvalidURL() | ValueError():
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
             return EngineError(Failure.INVALID, f"{_place(endpoint)} is no address of an engine")
         case aiohttp.ClientResponseError():
             return EngineError(Failure.PROTOCOL, f"the engine at {_place(endpoint)} does not speak HTTP")
