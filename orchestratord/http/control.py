@@ -5,8 +5,6 @@ Decides how the live state is put into words. What changes a pool is pool-manage
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 from aiohttp import web
 
@@ -28,13 +26,12 @@ from contracts.pools import (
 )
 from orchestratord.errors import api_error
 from orchestratord.http.edge import json_response
-from orchestratord.http.errors import bad_body
+from orchestratord.http.errors import Body, decode
 from orchestratord.metrics import Metrics
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import ManagerRefusedError, ManagerUnavailableError, PoolLink
 from orchestratord.pools import PoolDirectory, PoolEntry
 
-Body = TypeVar("Body", bound=msgspec.Struct)
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -189,7 +186,4 @@ _CODE_OF = {
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:
     """The request's JSON body; an empty one stands for all defaults."""
-    try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except msgspec.DecodeError as error:
-        raise bad_body(error, kind) from error
+    return decode(await request.read() or b"{}", kind)

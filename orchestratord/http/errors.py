@@ -6,6 +6,7 @@ Decides headers and body of every error. Never decides the code: whoever refused
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,6 +16,8 @@ from contracts.base import explain
 from contracts.errors import ERROR_NUMBER, RETRIABLE, STATUS, ErrorBody, ErrorCode
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError, api_error
+
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 _encode = msgspec.json.Encoder().encode
 TOO_MANY_REQUESTS = 429
@@ -63,10 +66,22 @@ def from_framework(error: web.HTTPException, correlation_id: str) -> web.Respons
     return response
 
 
-def bad_body(error: msgspec.DecodeError, kind: type) -> ApiError:
-    """What is wrong with a body that is no ``kind``."""
-    if not isinstance(error, msgspec.ValidationError):
-        text = f"the body is no JSON: {str(error).removeprefix('JSON is malformed: ')}"
-        return api_error(ErrorCode.INVALID_PARAMS, text, "send one JSON object, encoded in UTF-8")
-    problem = explain(error, kind)
-    return api_error(ErrorCode.INVALID_PARAMS, f"{problem.where}: {problem.message}", problem.hint, field=problem.where)
+def decode(body: bytes, kind: type[Body]) -> Body:
+    """A request's JSON body. Raises ApiError with what is wrong with one that is no ``kind``."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        found = explain(error, kind)
+        text = f"{found.where}: {found.message}"
+        raise api_error(ErrorCode.INVALID_PARAMS, text, found.hint, field=found.where) from error
+    except msgspec.DecodeError as error:
+        raise _no_json(str(error).removeprefix("JSON is malformed: ")) from error
+    except UnicodeDecodeError as error:
+        raise _no_json("it is not encoded in UTF-8") from error
+    except RecursionError as error:
+        raise _no_json("it is nested too deeply") from error
+
+
+def _no_json(why: str) -> ApiError:
+    text = f"the body is no JSON: {why}"
+    return api_error(ErrorCode.INVALID_PARAMS, text, "send one JSON object, encoded in UTF-8")

@@ -16,12 +16,11 @@ from contracts.errors import ErrorCode
 from contracts.tasks import TaskList, TaskRequest, TaskState
 from orchestratord.errors import api_error
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response
-from orchestratord.http.errors import bad_body
+from orchestratord.http.errors import decode
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.task import Caller
 
-_decoder = msgspec.json.Decoder(TaskRequest)
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -44,10 +43,7 @@ class TaskRoutes:
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one."""
-        try:
-            wanted = _decoder.decode(await request.read())
-        except msgspec.DecodeError as error:
-            raise bad_body(error, TaskRequest) from error
+        wanted = decode(await request.read(), TaskRequest)
         wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if wants_stream:
             self._streams.check_room(request)
