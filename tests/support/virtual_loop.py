@@ -57,10 +57,12 @@ class LoopClock:
 
 async def pass_time(seconds: float) -> None:
     """Let everything happen that is due within so many seconds of the loop's own clock."""
-    loop = asyncio.get_running_loop()
-    passed = loop.create_future()
-    loop.call_later(seconds, passed.set_result, None)
-    await passed
+    passed = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(seconds, passed.set)
+    try:
+        await passed.wait()
+    finally:
+        timer.cancel()
 
 
 async def settle(turns: int = 20) -> None:

@@ -168,7 +168,7 @@ class BacklogMachine(RuleBasedStateMachine):
 @pytest.mark.req("HP-01", "HP-02", "HP-08")
 def test_the_backlog_does_what_the_list_does() -> None:
     run_state_machine_as_test(
-        BacklogMachine, settings=settings(deadline=None, max_examples=100, stateful_step_count=40)
+        BacklogMachine, settings=settings(deadline=None, max_examples=300, stateful_step_count=40)
     )
 
 
@@ -244,3 +244,14 @@ def test_the_wish_travels_with_the_task() -> None:
     head = waiting.head({"p"})
     assert head is not None
     assert head.wish is wish
+
+
+@pytest.mark.req("HP-01")
+def test_a_task_that_a_pool_may_no_longer_run_keeps_its_turn() -> None:
+    waiting = Backlog({"p": Queue(capacity=9), "q": Queue(capacity=9)})
+    for task_id, pools in [("t1", {"p", "q"}), ("t2", {"p"}), ("t3", {"p", "q"}), ("t4", {"q"})]:
+        waiting.offer(task_id, BATCH, pools)
+    assert waiting.waiting_for("q") == ["t1", "t3", "t4"]
+    assert waiting.withdraw("q", ["t1", "t3", "t4"]) == ["t4"]
+    assert waiting.waiting_for("q") == ["t4"]
+    assert order(waiting) == ["t1", "t2", "t3"]

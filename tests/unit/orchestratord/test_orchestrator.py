@@ -253,6 +253,19 @@ async def test_a_token_that_is_already_on_its_way_does_not_follow_a_cancel() -> 
 
 
 @pytest.mark.req("HP-11")
+async def test_an_engine_that_complains_about_the_cancel_changes_nothing() -> None:
+    async with world(Script(["a", HANG])) as here:
+        here.engines["p"].closing_fails = EngineError(Failure.BROKEN, "the connection was closed")
+        task = await here.submit()
+        await settle()
+        here.orchestrator.cancel(task, "client")
+        at_cancel = task.log.read(0)
+        await settle()
+        assert task.log.read(0) == at_cancel
+        assert task.status.state is TaskState.CANCELED
+
+
+@pytest.mark.req("HP-11")
 async def test_a_second_cancel_and_one_after_the_end_change_nothing() -> None:
     async with world(Script([HANG]), Script()) as here:
         task = await here.submit()
@@ -346,6 +359,23 @@ async def test_an_old_engines_failure_does_not_fall_back_on_its_successor() -> N
         assert not here.pools["p"].suspect
         assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
         assert len(new.asked) == 1
+
+
+async def test_a_look_at_the_old_engine_says_nothing_about_the_new_one() -> None:
+    answers = asyncio.Event()
+    old = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended")]))
+    new = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended too")]))
+    old.healths, new.healths = [Hold(answers)], [Health.DOWN] * 1000
+    async with world(engines={"p": old}) as here:
+        await ended(await here.submit())
+        await pass_time(0.1)
+        here.engines["p"] = new
+        here.orchestrator.report(snapshot(revision=2, endpoint=Endpoint(url="http://new")))
+        await ended(await here.submit())
+        assert here.pools["p"].suspect
+        answers.set()
+        await pass_time(0.1)
+        assert here.pools["p"].suspect
 
 
 async def test_another_pool_takes_over_while_one_is_under_suspicion() -> None:
@@ -739,6 +769,28 @@ async def test_a_task_whose_tokens_are_counted_when_the_daemon_stops_is_refused(
         assert here.orchestrator.select(None, 9) == []
 
 
+async def test_a_stop_does_not_wait_for_an_engine_to_come_back() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(Script([EngineError(Failure.BROKEN, "gone")])) as here:
+        here.engines["p"].healths = [Health.DOWN] * 1000
+        await ended(await here.submit())
+        await pass_time(5)
+        asked = loop.time()
+    assert loop.time() - asked < 0.01
+
+
+async def test_what_comes_before_the_start_waits_for_it() -> None:
+    here = World(config(), {"p": ScriptedAdapter()})
+    here.orchestrator.report(snapshot())
+    task = await here.submit()
+    await settle()
+    assert task.state is TaskState.QUEUED
+    async with asyncio.TaskGroup() as group:
+        group.create_task(here.orchestrator.run(here.stopping))
+        assert end_of(await ended(task))["finish_reason"] == "stop"
+        here.stopping.set()
+
+
 async def test_nothing_starts_after_the_stop() -> None:
     async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(1), STOPPED_WELL]))}) as here:
         tasks = [await here.submit() for _ in range(3)]
@@ -775,6 +827,17 @@ async def test_predictions_are_measured() -> None:
             await ended(task)
         assert [task.accepted.predicted_start_ms for task in tasks] == [0, 1000, 2000, 3000]
         assert here.metric("prediction_error_ms", pool_id="p", quantile="0.9") == pytest.approx(0, abs=1)
+
+
+async def test_only_complete_answers_say_what_a_task_takes() -> None:
+    async with world(Script([Pause(1), STOPPED_WELL]), Script([HANG]), Script([HANG])) as here:
+        await ended(await here.submit())
+        cut_short = await here.submit()
+        await pass_time(0.1)
+        here.orchestrator.cancel(cut_short, "client")
+        await settle()
+        await here.submit()
+        assert (await here.submit()).accepted.predicted_start_ms == 1_000
 
 
 async def test_restarts_are_counted_by_cause() -> None:

@@ -20,7 +20,7 @@ from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator, Sources
 from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.task import Caller, Task
-from tests.support.virtual_loop import LoopClock
+from tests.support.virtual_loop import LoopClock, pass_time
 
 GATES_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.OK)
 MODEL = "file:/models/m.gguf"
@@ -123,10 +123,7 @@ async def _played(step: Step) -> Batch | None:
         case BaseException():
             raise step
         case Pause(seconds=seconds):
-            passed = asyncio.get_running_loop().create_future()
-            if seconds != math.inf:
-                asyncio.get_running_loop().call_later(seconds, passed.set_result, None)
-            await passed
+            await (asyncio.Event().wait() if seconds == math.inf else pass_time(seconds))
             return None
         case Hold(until=until):
             await until.wait()
@@ -154,21 +151,27 @@ class ScriptedAdapter:
         self.open = 0
         self.most_open = 0
         self.closed = 0
-        self.healths: list[Health | Exception] = []
-        """What the next looks show; OK when it is empty."""
+        self.healths: list[Health | Exception | Hold] = []
+        """What the next looks show; OK when it is empty, and once a Hold is over."""
         self.looks = 0
         self.tokens: int | EngineError | None = None
         self.counting: asyncio.Event | None = None
         """Counting tokens waits for this, where it is set."""
         self.closing_takes = 0.0
         """Seconds of the loop from the cancel to the closed connection."""
+        self.closing_fails: EngineError | None = None
 
     async def health(self) -> Health:
         self.looks += 1
         health = self.healths.pop(0) if self.healths else Health.OK
-        if isinstance(health, Exception):
-            raise health
-        return health
+        match health:
+            case Hold(until=until):
+                await until.wait()
+                return Health.OK
+            case Exception():
+                raise health
+            case _:
+                return health
 
     async def props(self) -> Props:
         return Props()
@@ -209,6 +212,8 @@ class _Open:
         try:
             if self._engine.closing_takes:
                 await _played(Pause(self._engine.closing_takes))
+            if self._engine.closing_fails:
+                raise self._engine.closing_fails
         finally:
             self._leave()
 
@@ -273,6 +278,8 @@ async def world(
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
     made = World(settings, engines)
+    mistakes: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(made.orchestrator.run(made.stopping))
@@ -289,6 +296,7 @@ async def world(
         if len(several.exceptions) > 1:
             raise
         raise several.exceptions[0] from None  # a failed assertion reads better alone
+    assert [str(each) for each in mistakes] == []  # no callback of a timer or a finished coroutine raised
 
 
 async def ended(task: Task) -> bytes:
