@@ -265,6 +265,7 @@ class EngineEffects:
 
     async def _start_process(self, spec: SpawnSpec, engine: PreparedEngine, model: ResolvedModel | None) -> None:
         self._log.begin(f"{self._pool.id}: starting {' '.join(spec.argv)}")
+        self._process = None
         try:
             self._process = await EngineProcess.spawn(spec, self._log)
             self._host.files.write(

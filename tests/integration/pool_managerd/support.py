@@ -66,7 +66,9 @@ class Peer:
     async def call(self, method: str, **params: object) -> dict[str, Any]:
         document = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
         await self.send(msgspec.json.encode(document) + b"\n")
-        return await self.read()
+        while "method" in (frame := await self.read()):
+            pass  # a notification that came in between
+        return frame
 
     async def hello(self, protocol: str = PROTOCOL) -> dict[str, Any]:
         return await self.call("hello", protocol=protocol, name="test", version="0")
