@@ -27,9 +27,7 @@ from daemon_core.redaction import Redactor
 ATTEMPTS = 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.5
 KEEP_ALIVE_S = 3.0
-"""Shorter than the 5 s after which llama-server and vLLM close an idle connection: a POST must never meet that close,
-because it is not sent again."""
-LINGER_S = 0.05
+"""Shorter than the 5 s after which llama-server and vLLM close an idle connection: a question should not meet that."""
 EVENT_STREAM = "text/event-stream"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -48,8 +46,10 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineHttp:
-    """One session, shared by every adapter. Use it as an async context manager.
+    """One client, shared by every adapter. Use it as an async context manager.
 
+    Short questions use a connection again. A generation always has its own: llama-server promises to keep a stream's
+    connection and closes it a moment later, and a generation that met such a close could not be sent again.
     ``pause`` waits between two attempts; a test passes its own.
     """
 
@@ -63,23 +63,20 @@ class EngineHttp:
         self._patience = patience or Patience()
         self._max_event_bytes = max_event_bytes
         self._pause = pause
-        self._session: aiohttp.ClientSession | None = None
+        self._questions: aiohttp.ClientSession | None = None
+        self._generations: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},  # compressing would hold tokens back
-            auto_decompress=False,
-            trust_env=False,  # an engine is on this machine: no proxy stands before it
-        )
+        self._questions = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
+        self._generations = _session(aiohttp.TCPConnector(limit=0, force_close=True))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._questions, self._generations):
+            if session is not None:
+                await session.close()
 
     async def get(self, endpoint: Endpoint, path: str, kind: type[Answer], refusal: StatusError) -> Answer:
         """Ask for a JSON document; asked again after a failed connection. Raises EngineError."""
@@ -102,7 +99,7 @@ class EngineHttp:
     async def status(self, endpoint: Endpoint, path: str) -> int | None:
         """The status of a GET, asked once, or None where nobody answers."""
         try:
-            response = await self._send("GET", endpoint, path, None, total_s=self._patience.answer_s)
+            response = await self._send(self._questions, "GET", endpoint, path, None)
         except EngineError:
             return None
         response.release()
@@ -114,26 +111,23 @@ class EngineHttp:
     ) -> AsyncIterator[EventStream]:
         """Send a generation; entering returns with the engine's first bytes.
 
-        Leaving the block closes the connection, which for an engine is the cancel; only a stream whose reader called
-        ``complete`` may keep it for the next request. Raises EngineError.
+        Leaving the block closes the connection, which for an engine is the cancel. Raises EngineError.
         """
-        response = await self._send("POST", endpoint, path, body, total_s=None)
+        response = await self._send(self._generations, "POST", endpoint, path, body)
         try:
             if response.status != 200:
                 raise _refused(response.status, await self._error_body(response), endpoint, refusal)
             if response.content_type != EVENT_STREAM:
                 text = f"an event stream was due, and {response.content_type} came"
                 raise EngineError(Failure.PROTOCOL, text, status=response.status)
-            stream = EventStream(response, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
-            yield stream
-            await stream.linger()
+            yield EventStream(response, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
         finally:
             response.close()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
-        response = await self._send(method, endpoint, path, body, total_s=self._patience.answer_s)
+        response = await self._send(self._questions, method, endpoint, path, body)
         try:
             content = await _read(response.content, MAX_ANSWER_BYTES + 1)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -147,17 +141,18 @@ class EngineHttp:
         return content
 
     async def _send(
-        self, method: str, endpoint: Endpoint, path: str, body: bytes | None, *, total_s: float | None
+        self, session: aiohttp.ClientSession | None, method: str, endpoint: Endpoint, path: str, body: bytes | None
     ) -> aiohttp.ClientResponse:
         """The head of an answer. Cancelling this closes the connection."""
-        if self._session is None:
+        if session is None:
             raise RuntimeError("the engine client is used outside its context")
         headers = {} if body is None else {"Content-Type": "application/json"}
         if endpoint.api_key is not None:
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
+        total_s = self._patience.answer_s if session is self._questions else None
         timeout = aiohttp.ClientTimeout(total=total_s, connect=self._patience.connect_s)
         try:
-            return await self._session.request(
+            return await session.request(
                 method, endpoint.url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
             )
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -180,7 +175,6 @@ class EventStream:
         self._parser = parser
         self._endpoint = endpoint
         self._path = path
-        self._complete = False
 
     async def read(self) -> list[bytes]:
         """The data of every event that one read completed; empty at a clean end of the stream.
@@ -199,20 +193,15 @@ class EventStream:
             if events := self._parser.feed(chunk):
                 return events
 
-    def complete(self) -> None:
-        """The final event has been read: what may still come is only the end of the HTTP answer."""
-        self._complete = True
 
-    async def linger(self) -> None:
-        """Wait for that end, which nearly always is here already, so that the connection can be used again."""
-        if not self._complete:
-            return
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while await self._content.readany():
-                    pass
-        except (aiohttp.ClientError, TimeoutError):
-            return
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},  # compressing would hold tokens back
+        auto_decompress=False,
+        trust_env=False,  # an engine is on this machine: no proxy stands before it
+    )
 
 
 async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:

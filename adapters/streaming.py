@@ -47,9 +47,7 @@ class Batches:
         self._failure = self._reader.failure
         if self._failure is not None and not batch.texts:
             raise self._failure
-        if batch.finished is not None:
-            self._finished = True
-            self._stream.complete()
+        self._finished = batch.finished is not None
         return batch
 
     def _at_end(self) -> Finished:

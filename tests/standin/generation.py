@@ -103,7 +103,12 @@ class Generation:
             )
             await self._send(wire.chunk(final))
             await self._send(wire.chunk(wire.DONE))
+        await self._end()
+
+    async def _end(self) -> None:
+        """The end of the HTTP answer; llama-server closes the connection of every stream, whatever its head says."""
         await self._send(wire.END_OF_BODY)
+        self._connection.transport.close()
 
     async def _fail(self) -> bool:
         """Do what the fault says; False where the stream goes on after it."""
@@ -119,14 +124,16 @@ class Generation:
                 await self._send(b"")
                 await asyncio.get_running_loop().create_future()
             case Fault.EOF:
-                await self._send(wire.END_OF_BODY)
+                await self._end()
             case Fault.HUGE:
                 await self._send(wire.chunk(self._huge()))
                 return False
             case Fault.GARBAGE:
-                await self._send(wire.chunk(b'data: {"index":0,"content":"ab\n\n') + wire.END_OF_BODY)
+                await self._send(wire.chunk(b'data: {"index":0,"content":"ab\n\n'))
+                await self._end()
             case fault:
-                await self._send(wire.chunk(_error_events(fault)) + wire.END_OF_BODY)
+                await self._send(wire.chunk(_error_events(fault)))
+                await self._end()
         return True
 
     def _huge(self) -> bytes:

@@ -218,7 +218,15 @@ _SETTINGS: dict[str, object] = {
 }
 
 # What /slots and /props leave out of the settings.
-_NOT_SHOWN = {"dry_sequence_breakers", "stop", "logit_bias", "grammar", "grammar_triggers", "preserved_tokens"}
+_NOT_SHOWN = {
+    "dry_sequence_breakers",
+    "stop",
+    "logit_bias",
+    "grammar",
+    "grammar_lazy",
+    "grammar_triggers",
+    "preserved_tokens",
+}
 SHOWN_SETTINGS = {name: value for name, value in _SETTINGS.items() if name not in _NOT_SHOWN}
 
 

@@ -200,27 +200,24 @@ async def test_an_address_that_is_none(http: EngineHttp, url: str) -> None:
 # --- connections and headers ------------------------------------------------------------------------------------------
 
 
-async def test_connections_are_used_again(http: EngineHttp) -> None:
-    async with StandIn(Knobs(tokens=3)) as engine:
+async def test_short_questions_share_a_connection(http: EngineHttp) -> None:
+    async with StandIn() as engine:
         endpoint = Endpoint(url=engine.url)
         for _ in range(5):
+            assert await http.status(endpoint, "/health") == 200
+            await http.get(endpoint, "/props", dict[str, object], refusal)
+        assert engine.stats.connections == 1
+
+
+async def test_a_generation_never_meets_the_close_of_an_earlier_one(http: EngineHttp) -> None:
+    async with StandIn(Knobs(tokens=3)) as engine:
+        endpoint = Endpoint(url=engine.url)
+        for _ in range(50):
             async with http.stream(endpoint, "/completion", BODY, refusal) as events:
                 while b'"stop":true' not in (await events.read())[-1]:
                     pass
-                events.complete()
-            assert await http.status(endpoint, "/health") == 200
-        assert engine.stats.connections == 1
-        assert engine.stats.cancelled == 0
-
-
-async def test_an_engine_that_does_not_end_its_answer_costs_no_more_than_a_connection(http: EngineHttp) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\n\n"
-    async with (
-        serving(head, close=False) as server,
-        http.stream(Endpoint(url=server.url), "/completion", BODY, refusal) as events,
-    ):
-        assert await events.read() == [b"{}"]
-        events.complete()
+                assert await events.read() == []
+        assert engine.stats.completed == 50
 
 
 async def test_a_request_has_the_headers_it_needs_and_no_other(http: EngineHttp) -> None:
@@ -236,6 +233,7 @@ async def test_a_request_has_the_headers_it_needs_and_no_other(http: EngineHttp)
         "authorization": f"Bearer {KEY}",
         "content-type": "application/json",
         "content-length": str(len(BODY)),
+        "connection": "close",
     }
 
 

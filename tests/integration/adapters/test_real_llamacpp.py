@@ -1,0 +1,198 @@
+"""The adapter against the real llama.cpp server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from adapters.base import Adapter, EngineError, Failure, Finished, Generation, Health
+from adapters.http import EngineHttp
+from adapters.registry import adapter_for
+from contracts.config import Engine
+from contracts.events import FinishReason
+from contracts.pools import Endpoint
+from contracts.tasks import ChatMessage, Role, Sampling
+from tests.support.raw_http import raw
+from tests.support.real_llamacpp import real_llamacpp, real_llamacpp_sharing_its_context
+from tests.support.tiny_gguf import slow_model, write_tiny_gguf
+
+KEY = "sesame-open-wide"
+SEEDS = range(64)
+CHAT = (ChatMessage(role=Role.SYSTEM, content="be short"), ChatMessage(role=Role.USER, content="hi"))
+
+
+def adapter_at(url: str, http: EngineHttp, key: str | None = KEY) -> Adapter:
+    return adapter_for(Engine.LLAMACPP, Endpoint(url=url, api_key=key), http)
+
+
+async def run(adapter: Adapter, generation: Generation) -> tuple[list[str], Finished]:
+    """The pieces of text and the engine's own account."""
+    texts: list[str] = []
+    async with adapter.submit(generation) as batches:
+        async for batch in batches:
+            texts += batch.texts
+            if batch.finished is not None:
+                return texts, batch.finished
+    raise AssertionError("the iterator ended without an end")
+
+
+async def slots_are_free(url: str) -> None:
+    """Wait until no slot works; the server is asked no oftener than it likes to be."""
+    async with asyncio.timeout(10):
+        while any(slot["is_processing"] for slot in msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)):
+            turned = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.05, turned.set)
+            await turned.wait()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+async def url(tiny: Path) -> AsyncIterator[str]:
+    async with real_llamacpp(tiny, slots=1, ctx=512, key=KEY) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        pytest.param(Generation(prompt="once upon", max_tokens=12, seed=5), id="completion"),
+        pytest.param(Generation(messages=CHAT, max_tokens=12, seed=5), id="chat"),
+    ],
+)
+@pytest.mark.req("AD-03")
+async def test_a_generation_with_the_engines_own_counts(url: str, http: EngineHttp, generation: Generation) -> None:
+    adapter = adapter_at(url, http)
+    texts, finished = await run(adapter, generation)
+    assert "".join(texts)
+    assert (finished.reason, finished.tokens_out) == (FinishReason.LENGTH, 12)
+    assert finished.tokens_in == await adapter.count_tokens(generation)
+    assert finished.cached_tokens == 0
+    assert finished.decode_ms is not None
+    again, cached = await run(adapter, generation)
+    assert again == texts  # the same seed
+    assert cached.cached_tokens is not None
+    assert cached.cached_tokens > 0
+    cold = await run(adapter, msgspec.structs.replace(generation, cache_prompt=False))
+    assert (cold[0], cold[1].cached_tokens) == (texts, 0)
+
+
+async def test_every_sampling_field_reaches_the_engine(url: str, http: EngineHttp) -> None:
+    sampling = Sampling(temperature=0.5, top_p=0.75, top_k=7, min_p=0.25, repeat_penalty=1.5, stop=("zzz",))
+    generation = Generation(prompt="x", max_tokens=3, seed=9, sampling=sampling, cache_prompt=False)
+    await run(adapter_at(url, http), generation)
+    params = msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)[0]["params"]
+    wanted = {"temperature": 0.5, "top_p": 0.75, "top_k": 7, "min_p": 0.25, "repeat_penalty": 1.5, "seed": 9}
+    assert wanted.items() <= params.items()
+    assert params["n_predict"] == 3
+
+
+@pytest.mark.parametrize("chat", [False, True])
+async def test_a_grammar_a_schema_and_a_stop_word_bind_the_text(url: str, http: EngineHttp, chat: bool) -> None:
+    adapter = adapter_at(url, http)
+
+    async def bound(sampling: Sampling) -> tuple[str, Finished]:
+        what = {"messages": CHAT} if chat else {"prompt": "say"}
+        texts, finished = await run(adapter, Generation(**what, max_tokens=60, sampling=sampling))
+        return "".join(texts), finished
+
+    text, finished = await bound(Sampling(grammar='root ::= "abcdef"'))
+    assert (text, finished.reason) == ("abcdef", FinishReason.STOP)
+    text, finished = await bound(Sampling(grammar='root ::= "abcdef"', stop=("cd",)))
+    assert (text, finished.reason) == ("ab", FinishReason.STOP)
+    text, _ = await bound(Sampling(json_schema={"enum": ["yes", "no"]}))
+    assert text in {'"yes"', '"no"'}
+
+
+async def test_it_says_what_it_is(url: str, http: EngineHttp) -> None:
+    adapter = adapter_at(url, http)
+    props = await adapter.props()
+    assert (props.slots, props.ctx_max) == (1, 512)
+    assert props.engine_version
+    assert await adapter.health() is Health.OK
+
+
+@pytest.mark.parametrize(
+    ("generation", "failure", "message"),
+    [
+        (Generation(prompt="hello world " * 500), Failure.CONTEXT, "tokens and the context holds 512"),
+        (Generation(messages=(ChatMessage(role=Role.USER, content="hello " * 500),)), Failure.CONTEXT, "holds 512"),
+        (Generation(prompt="x", sampling=Sampling(grammar="root := ((")), Failure.INVALID, "grammar"),
+        (Generation(messages=CHAT, sampling=Sampling(grammar="root := ((")), Failure.INVALID, "grammar"),
+    ],
+)
+async def test_what_the_engine_refuses(
+    url: str, http: EngineHttp, generation: Generation, failure: Failure, message: str
+) -> None:
+    with pytest.raises(EngineError, match=message) as caught:
+        await run(adapter_at(url, http), generation)
+    assert caught.value.failure is failure
+
+
+@pytest.mark.parametrize("key", [None, "another-key"])
+async def test_without_the_key_nothing_but_health(url: str, http: EngineHttp, key: str | None) -> None:
+    adapter = adapter_at(url, http, key)
+    assert await adapter.health() is Health.OK
+    for asking in (adapter.props(), adapter.count_tokens(Generation(prompt="x")), run(adapter, Generation(prompt="x"))):
+        with pytest.raises(EngineError, match="Invalid API Key") as caught:
+            await asking
+        assert caught.value.failure is Failure.UNAUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Generation(prompt="hello a"), Generation(prompt="bye bye")),
+        (Generation(messages=CHAT), Generation(prompt="bye bye")),
+    ],
+)
+async def test_a_context_that_fills_up_while_it_streams(
+    tiny: Path, http: EngineHttp, first: Generation, second: Generation
+) -> None:
+    async with real_llamacpp_sharing_its_context(tiny) as url:
+        adapter = adapter_at(url, http, None)
+        results = await asyncio.gather(run(adapter, first), run(adapter, second), return_exceptions=True)
+    failures = [result for result in results if isinstance(result, EngineError)]
+    assert failures
+    assert all(error.failure is Failure.CONTEXT for error in failures)
+    assert failures[0].message == "the engine answered: Context size has been exceeded."
+
+
+async def test_leaving_frees_the_slot_at_any_time(http: EngineHttp, tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with real_llamacpp(slow_model(tmp_path_factory), slots=1, ctx=1024, key=KEY) as url:
+        adapter = adapter_at(url, http)
+        async with adapter.submit(Generation(prompt="once", max_tokens=900)) as batches:
+            await anext(batches)
+        await slots_are_free(url)
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(run(adapter, Generation(prompt="once upon a time " * 50, max_tokens=900)))
+            async with asyncio.timeout(10):
+                while not msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)[0]["is_processing"]:
+                    assert not waiting.done()
+            waiting.cancel()  # while the prompt is being read: the slot is free when that is done
+        await slots_are_free(url)
+        assert (await run(adapter, Generation(prompt="once", max_tokens=2)))[1].tokens_out == 2
+
+
+@pytest.mark.req("HP-13")
+async def test_64_seeds_on_two_replicas_give_the_same_bytes(tiny: Path, http: EngineHttp) -> None:
+    async def streams(url: str) -> list[tuple[list[str], int | None]]:
+        adapter = adapter_at(url, http)
+        found = []
+        for seed in SEEDS:
+            generation = Generation(prompt="once upon a time", max_tokens=24, seed=seed, cache_prompt=False)
+            texts, finished = await run(adapter, generation)
+            found.append((texts, finished.tokens_out))
+        return found
+
+    async with real_llamacpp(tiny, key=KEY) as one, real_llamacpp(tiny, key=KEY) as other:
+        first, second = await asyncio.gather(streams(one), streams(other))
+    assert first == second
+    assert len({"".join(texts) for texts, _ in first}) > len(SEEDS) // 2  # the seed does matter
