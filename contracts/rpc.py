@@ -70,12 +70,23 @@ class RpcErrorBody(Message, frozen=True, kw_only=True):
 
 
 class Request(Message, frozen=True, kw_only=True):
-    """A call (``id`` set) or a notification (``id`` absent). ``params`` stays raw until the method is known."""
+    """A call (``id`` set) or a notification (``id`` absent), as it is read.
+
+    ``params`` stays raw until the method is known.
+    """
 
     method: str
     jsonrpc: Literal["2.0"] = "2.0"
     id: int | str | None = None
     params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Notification(Message, frozen=True, kw_only=True):
+    """A message that asks for no answer, as it is sent: without the member ``id``. It is read as a ``Request``."""
+
+    method: str
+    params: msgspec.Raw
+    jsonrpc: Literal["2.0"] = "2.0"
 
 
 class Response(Message, frozen=True, kw_only=True):
@@ -160,7 +171,7 @@ _encoder = msgspec.json.Encoder()
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def frame(message: Request | Response) -> bytes:
+def frame(message: Request | Notification | Response) -> bytes:
     """One message as a line.
 
     Raises ProtocolError where the line would pass the frame limit.
@@ -180,7 +191,7 @@ def call(number: int, method: Method, params: Message) -> bytes:
 
 def notification(method: Push, params: Message) -> bytes:
     """The frame of a notification."""
-    return frame(Request(method=method, params=raw(params)))
+    return frame(Notification(method=method, params=raw(params)))
 
 
 def answer(number: int | str | None, result: Message) -> bytes:

@@ -18,6 +18,9 @@ class Notifier:
     def __init__(self, environ: Mapping[str, str]) -> None:
         # sdnotify reads the process's own environment; without the variable it would keep a socket for nothing.
         self._systemd = sdnotify.SystemdNotifier() if environ.get("NOTIFY_SOCKET") else None
+        if self._systemd is not None and self._systemd.socket is not None:
+            # A manager that does not read must not stop the daemon: what does not fit is lost, and nothing waits.
+            self._systemd.socket.settimeout(0)
 
     def ready(self, status: str = "") -> None:
         """The daemon accepts requests; also ends a reload."""

@@ -11,18 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 
 import engine_provisioner.host
 from catalog_core.engines import FsEngineCatalog
+from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Config, Pool, Profile
 from daemon_core import config_file, logs
 from daemon_core.entry import DaemonContext, run_daemon
-from daemon_core.errors import ConfigFileError
+from daemon_core.errors import ConfigFileError, StartupError
 from daemon_core.paths import make_private_dir
 from daemon_core.version import version
+from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
 from pool_managerd.config_change import needs_restart
@@ -160,15 +163,27 @@ def models_of(context: DaemonContext) -> Models:
     """Where the models come from. A relative path in a reference starts at the configuration file."""
     paths = context.paths
     base = context.config_path.absolute().parent
-    catalog = FsModelCatalog(paths.catalog)
+    catalog = FsModelCatalog(paths.catalog, discover=partial(known_models, paths.provenance))
+    _recover(catalog)
     return ProvisionedModels(ModelProvisioner(paths.models, catalog, paths.provenance, base, _unix_ms))
 
 
 def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     """Where the engines come from."""
     catalog = FsEngineCatalog(context.paths.catalog)
+    _recover(catalog)
     host = engine_provisioner.host.Host(environ=context.environ, catalog=catalog)
     return lambda _pool: ProvisionedEngines(context.config.profile, host)
+
+
+def _recover(catalog: FsModelCatalog | FsEngineCatalog) -> None:
+    """Put a damaged index aside and say what could be saved; a healthy one is only looked at."""
+    try:
+        recovery = catalog.recover()
+    except CatalogError as error:
+        raise StartupError(error.message, error.hint) from error
+    if recovery is not None:
+        _log.warning("%s", recovery.render())
 
 
 def _unix_ms() -> int:

@@ -30,9 +30,10 @@ _LAST_WORDS_S = 0.5
 _FIRST_LOOK_S = 0.01
 _SLOWEST_LOOK_S = 0.2
 
-# What this daemon was given for itself and no engine needs: secrets, and what its service manager told it.
+# What this daemon was given for itself and no engine needs: secrets, flags, and what its service manager told it.
 _PRIVATE = re.compile(
     r".*(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS)(_.*)?$"
+    r"|LLAMA_ARG_.*"  # llama-server reads flags from these, beside the argument vector that we chose
     r"|CREDENTIALS_DIRECTORY$|NOTIFY_SOCKET$|WATCHDOG_.*|LISTEN_.*|INVOCATION_ID$|JOURNAL_STREAM$|SYSTEMD_.*"
 )
 

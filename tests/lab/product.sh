@@ -15,12 +15,13 @@ main_pid() { property "$1" MainPID; }
 engines() { grep -vx "$(main_pid pool-managerd)" "/sys/fs/cgroup$(property pool-managerd ControlGroup)/cgroup.procs"; }
 
 api() { curl --silent --show-error --fail --max-time 20 -H "Authorization: Bearer $token" "$url$1" "${@:2}"; }
-pool_is_ready() { api /v1/pools/trial/health | grep -Eq '"ready": ?true'; }
+# As pool-managerd says now, not as it said before it went away.
+pool_is_ready() { api /v1/pools | grep -q '"ready":true.*"managed":true'; }
 
 # start_product: from a new account to a pool that is ready.
 start_product() {
   "$PREFIX/bin/llama-orch" init --trial --config "$config"
-  token=$("$PREFIX/bin/llama-orch" token)
+  token=$("$PREFIX/bin/llama-orch" token --show)
   install_units "$PREFIX/bin"
   systemctl --user start llama-orch.target
   curl --silent --fail "$url/healthz"  # at once: the start returns when the daemons are ready

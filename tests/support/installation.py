@@ -132,7 +132,7 @@ class Installation:
         }
         root.mkdir(parents=True, exist_ok=True)
         self.config.write_text(json.dumps(document))
-        kept = ("PATH", "LANG", "PYTHONPATH", "PYTHONWARNINGS")
+        kept = ("PATH", "LANG", "PYTHONPATH", "PYTHONWARNINGS", "LLAMA_ORCH_TEST_RUN")
         self.environ = {name: os.environ[name] for name in kept if name in os.environ} | {
             "HOME": str(root),
             "XDG_RUNTIME_DIR": str(root / "run"),
@@ -153,6 +153,11 @@ class Installation:
         await self.http.close()
         await self.orchestrator.close()
         await self.manager.close()
+        if (self.root / "run" / "llama-orch" / f"{self.pool_id}.pid").exists():
+            # The manager was killed and its engine lives on: the next manager would end it, so start one and stop it.
+            seen = len(self.manager.lines)
+            await (await self.manager.start()).logged("probing -> ready", since=seen)
+            await self.manager.close()
 
     async def up(self) -> Self:
         """Start both daemons and wait until the pool is ready as orchestratord sees it."""

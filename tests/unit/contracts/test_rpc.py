@@ -39,7 +39,9 @@ def test_a_call_and_its_answer_round_trip() -> None:
 
 
 def test_a_notification_has_no_id() -> None:
-    message = rpc.parse(rpc.notification(rpc.Push.POOL_CHANGED, SNAPSHOT))
+    line = rpc.notification(rpc.Push.POOL_CHANGED, SNAPSHOT)
+    assert "id" not in msgspec.json.decode(line)
+    message = rpc.parse(line)
     assert isinstance(message, rpc.Request)
     assert message.id is None
 
