@@ -1,0 +1,157 @@
+"""orchestratord in this process: the real HTTP application on a real port, before an engine that speaks real bytes."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from adapters.http import EngineHttp
+from adapters.registry import adapter_for
+from contracts.config import Auth, Config, Pool, Queue, Timeouts
+from contracts.pools import Endpoint
+from orchestratord.auth import Authenticator
+from orchestratord.clock import SystemClock
+from orchestratord.http.app import make_http_app
+from orchestratord.metrics import Metrics
+from orchestratord.observer import Observer
+from orchestratord.orchestrator import Orchestrator, Sources
+from orchestratord.pool_link import PoolLink
+from orchestratord.pools import LinkState, PoolDirectory
+from tests.unit.orchestratord.frames import Frame, frames_of
+from tests.unit.orchestratord.world import MODEL, config, pool, snapshot
+
+TOKEN = "a-token-that-is-long-enough"
+EVENT_STREAM = "text/event-stream"
+BODY: dict[str, Any] = {"model_ref": MODEL, "prompt": "hello", "max_tokens": 8}
+
+
+class House:
+    """A running orchestratord and a client of it."""
+
+    def __init__(self, settings: Config, socket: Path, token: str | None, auth: Auth, http: EngineHttp) -> None:
+        self.config = settings
+        self.metrics = Metrics()
+        self.pools = PoolDirectory(settings, lambda each, endpoint: adapter_for(each.engine, endpoint, http))
+        ids, seeds = itertools.count(1), itertools.count(100)
+        sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
+        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, Observer(self.metrics))
+        self.metrics.watch(self.pools, self.orchestrator.backlog)
+        self.link = PoolLink(socket, "1", on_report=self.orchestrator.report, on_link=self.pools.linked)
+        self.app = make_http_app(
+            settings,
+            Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy),
+            orchestrator=self.orchestrator,
+            pools=self.pools,
+            link=self.link,
+            metrics=self.metrics,
+        )
+        self.url = ""
+        self.client: aiohttp.ClientSession
+
+    def report(self, url: str, pool_id: str = "p", **changes: Any) -> None:  # noqa: ANN401 - any field of the snapshot
+        """The pool's engine serves at ``url``."""
+        fields: dict[str, Any] = {"endpoint": Endpoint(url=url), "slots": 4, "ctx_max": 1 << 20} | changes
+        self.orchestrator.report(snapshot(pool_id, **fields))
+
+    # --- a client ---
+
+    async def submit(self, **changes: Any) -> str:  # noqa: ANN401 - any field of the request
+        """Submit a valid task with these changes; answers with its id."""
+        async with self.client.post("/v1/tasks", json=BODY | changes) as answer:
+            assert answer.status == 202, await answer.text()
+            return str((await answer.json())["task_id"])
+
+    async def stream(self, task_id: str, *, after: int | None = None) -> bytes:
+        """A task's stream to its end, behind a token where asked for."""
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        async with self.client.get(f"/v1/tasks/{task_id}/stream", headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.read()
+
+    async def get(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON is served there
+        async with self.client.get(path) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def cancel(self, task_id: str) -> int:
+        async with self.client.post(f"/v1/tasks/{task_id}/cancel") as answer:
+            return answer.status
+
+
+@asynccontextmanager
+async def house(
+    folder: Path,
+    engine_url: str | None = None,
+    *pools: Pool,
+    token: str | None = None,
+    auth: Auth | None = None,
+    timeouts: Timeouts | None = None,
+    report: dict[str, Any] | None = None,
+    **server: Any,  # noqa: ANN401 - any field of the server
+) -> AsyncIterator[House]:
+    """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
+    auth = auth or Auth(optional=token is None)
+    settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
+    try:
+        async with EngineHttp() as http, asyncio.TaskGroup() as group:
+            made = House(settings, folder / "manager.sock", token, auth, http)
+            stopping = asyncio.Event()
+            group.create_task(made.orchestrator.run(stopping))
+            try:
+                async with _listening(made):
+                    if engine_url is not None:
+                        made.pools.linked(LinkState.UP)
+                        for each in settings.pools:
+                            made.report(engine_url, each.id, **(report or {}))
+                    yield made
+            finally:
+                stopping.set()
+    except BaseExceptionGroup as several:
+        if len(several.exceptions) > 1:
+            raise
+        raise several.exceptions[0] from None  # a failed assertion reads better alone
+
+
+@asynccontextmanager
+async def _listening(made: House) -> AsyncIterator[None]:
+    # As in orchestratord.app: a handler whose client has gone is cancelled.
+    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with aiohttp.ClientSession(made.url) as made.client:
+            yield
+    finally:
+        await runner.cleanup()
+
+
+async def read_until(answer: aiohttp.ClientResponse, seen: Callable[[bytes], bool]) -> bytes:
+    """Everything that came until ``seen`` says it is enough."""
+    got = b""
+    while not seen(got):
+        more = await answer.content.readany()
+        assert more, f"the stream ended early: {got!r}"
+        got += more
+    return got
+
+
+def tokens_in(stream: bytes) -> int:
+    """How many tokens are complete."""
+    return sum(frame.event == "token" for frame in complete(stream))
+
+
+def complete(stream: bytes) -> list[Frame]:
+    """The events that are there as a whole."""
+    return frames_of(stream[: stream.rfind(b"\n\n") + 2])
+
+
+def json_of(body: bytes) -> dict[str, Any]:
+    """A JSON object."""
+    return msgspec.json.decode(body, type=dict[str, Any])

@@ -1,0 +1,152 @@
+"""Engines that die, stall or lie: what the client is told, how soon, and whether the next task finds an engine."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.config import Timeouts
+from contracts.pools import PoolState
+from tests.integration.orchestratord.house import complete, house, read_until, tokens_in
+from tests.standin.knobs import Fault, HttpError, Knobs
+from tests.standin.process import standin_process
+from tests.standin.server import StandIn
+from tests.unit.orchestratord.frames import events_of, frames_of
+
+AT_ONCE_S = 1.0
+
+
+def error_of(stream: bytes) -> dict[str, Any]:
+    frames = frames_of(stream)
+    assert [frame.event for frame in frames if frame.event in {"end", "error"}] == ["error"]
+    assert frames[-1].event == "error"
+    return frames[-1].data  # type: ignore[no-any-return]
+
+
+@pytest.mark.req("HP-17")
+async def test_an_engine_that_is_killed_is_told_at_once_and_replaced(tmp_path: Path) -> None:
+    slow = Knobs(tokens=100_000, token_delay_ms=5, tokens_per_write=1)
+    async with house(tmp_path) as here:
+        async with standin_process(slow) as engine:
+            here.report(engine.url)
+            task_id = await here.submit(max_tokens=100_000)
+            async with here.client.get(f"/v1/tasks/{task_id}/stream") as answer:
+                got = await read_until(answer, lambda got: tokens_in(got) >= 3)
+                engine.kill()
+                killed = asyncio.get_running_loop().time()
+                got += await answer.read()
+                assert asyncio.get_running_loop().time() - killed < AT_ONCE_S
+        error = error_of(got)
+        assert (error["code"], error["retriable"], error["retry_after_ms"]) == ("WORKER_RESET", True, 0)
+        assert error["engine"] == "llamacpp"
+        assert tokens_in(got) >= 3
+        waiting = await here.submit()
+        here.report("http://127.0.0.1:1", state=PoolState.BACKOFF, endpoint=None)
+        async with StandIn(Knobs()) as next_engine:
+            here.report(next_engine.url, restarts=1)
+            assert events_of(await here.stream(waiting))[-1] == "end"
+
+
+@pytest.mark.req("HP-17")
+@pytest.mark.parametrize(
+    "knobs", [Knobs(fault=Fault.HANG, fault_after=3, tokens=9), Knobs(first_token_delay_ms=60_000)]
+)
+async def test_an_engine_that_stalls_is_given_up_at_the_idle_limit(tmp_path: Path, knobs: Knobs) -> None:
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(idle_ms=50)) as here:
+        stream = await here.stream(await here.submit(max_tokens=9))
+        error = error_of(stream)
+        assert (error["code"], error["retriable"]) == ("DECODE_TIMEOUT", True)
+        assert error["message"] == "the engine was given up after 50 ms (idle limit)"
+        assert error["hint"] == "timeouts.idle_ms of the pool sets this limit"
+        assert tokens_in(stream) == knobs.fault_after
+        await engine.until(lambda stats: stats.cancelled == 1 and stats.running == 0)
+
+
+@pytest.mark.req("HP-17")
+async def test_an_engine_that_never_ends_is_given_up_at_the_wall_limit(tmp_path: Path) -> None:
+    endless = Knobs(tokens=1_000_000, token_delay_ms=1, tokens_per_write=1)
+    async with StandIn(endless) as engine, house(tmp_path, engine.url, timeouts=Timeouts(wall_ms=100)) as here:
+        error = error_of(await here.stream(await here.submit(max_tokens=1_000_000)))
+        assert (error["code"], error["message"]) == (
+            "DECODE_TIMEOUT",
+            "the engine was given up after 100 ms (wall limit)",
+        )
+        await engine.until(lambda stats: stats.cancelled == 1)
+
+
+async def test_pings_of_the_engine_are_no_sign_of_life(tmp_path: Path) -> None:
+    knobs = Knobs(first_token_delay_ms=60_000, ping_ms=5)
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(idle_ms=60)) as here:
+        assert error_of(await here.stream(await here.submit()))["code"] == "DECODE_TIMEOUT"
+        await engine.until(lambda stats: stats.cancelled == 1)
+
+
+# What the stand-in reports inside a stream is a context that filled up, but for the string, which says nothing.
+FAULTS = [
+    (Fault.CLOSE, "WORKER_RESET", True),
+    (Fault.RESET, "WORKER_RESET", True),
+    (Fault.EOF, "WORKER_RESET", True),
+    (Fault.GARBAGE, "WORKER_RESET", True),
+    (Fault.ERROR, "INVALID_PARAMS", False),
+    (Fault.ERROR_DONE, "INVALID_PARAMS", False),
+    (Fault.ERROR_FIELD, "INVALID_PARAMS", False),
+    (Fault.ERROR_STRING, "WORKER_RESET", True),
+]
+
+
+@pytest.mark.req("HP-17")
+@pytest.mark.parametrize(("fault", "code", "retriable"), FAULTS)
+@pytest.mark.parametrize("after", [0, 3])
+async def test_a_broken_stream_ends_in_one_error_and_the_next_task_runs(
+    tmp_path: Path, fault: Fault, code: str, retriable: bool, after: int
+) -> None:
+    async with StandIn(Knobs(fault=fault, fault_after=after)) as engine, house(tmp_path, engine.url) as here:
+        stream = await here.stream(await here.submit())
+        error = error_of(stream)
+        assert (error["code"], error["retriable"]) == (code, retriable)
+        assert tokens_in(stream) == after
+        engine.set(Knobs())
+        assert events_of(await here.stream(await here.submit()))[-1] == "end"
+
+
+async def test_an_answer_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
+    async with StandIn(Knobs(not_sse=True)) as engine, house(tmp_path, engine.url) as here:
+        error = error_of(await here.stream(await here.submit()))
+        assert error["code"] == "WORKER_RESET"
+        assert error["message"] == "an event stream was due, and text/html came"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, b'{"error":{"code":400,"message":"bad grammar","type":"invalid_request_error"}}', "INVALID_PARAMS"),
+        (500, b'{"error":{"code":500,"message":"boom","type":"server_error"}}', "WORKER_RESET"),
+        (503, b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}', "POOL_UNREADY"),
+    ],
+)
+async def test_a_refusal_of_the_engine_in_our_words(tmp_path: Path, status: int, body: bytes, code: str) -> None:
+    knobs = Knobs(http_error=HttpError(status, body.decode()))
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url) as here:
+        stream = await here.stream(await here.submit())
+        assert error_of(stream)["code"] == code
+        assert events_of(stream) == ["started", "error"]
+
+
+@pytest.mark.req("HP-17")
+async def test_nobody_at_the_endpoint(tmp_path: Path) -> None:
+    async with StandIn() as engine:
+        url = engine.url
+    async with house(tmp_path, url) as here:
+        error = error_of(await here.stream(await here.submit()))
+        assert error["code"] == "WORKER_RESET"
+        assert error["message"] == f"nobody listens at {url}"
+
+
+async def test_a_huge_event_is_one_token(tmp_path: Path) -> None:
+    knobs = Knobs(fault=Fault.HUGE, fault_after=2, tokens=4, huge_bytes=500_000)
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url) as here:
+        stream = await here.stream(await here.submit())
+        assert tokens_in(stream) == 5
+        assert max(len(frame.raw) for frame in complete(stream)) > 500_000
+        assert events_of(stream)[-1] == "end"
