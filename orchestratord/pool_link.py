@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Never, TypeVar
 
 import msgspec
 
@@ -60,24 +60,20 @@ class PoolLink:
         self._writer: asyncio.StreamWriter | None = None
         self._pending: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._calls = 0
+        self._followed = False
+        """Whether the latest connection got as far as a subscription."""
 
     async def run(self) -> None:
         """Connect, follow, and reconnect until cancelled."""
-        pause = FIRST_RETRY_S
+        pause, said = FIRST_RETRY_S, ""
         while True:
-            try:
-                if await self._follow():
-                    pause = FIRST_RETRY_S
-            except (
-                OSError,
-                ProtocolError,
-                ManagerRefusedError,
-                msgspec.DecodeError,
-                asyncio.IncompleteReadError,
-            ) as error:
-                log.debug("pool-managerd at %s: %s", self._socket, error)
-            except asyncio.LimitOverrunError:
-                log.warning("pool-managerd sent a frame over %d bytes", rpc.MAX_FRAME_BYTES)
+            self._followed = False
+            trouble = await self._trouble()
+            if self._followed:
+                pause, said = FIRST_RETRY_S, ""
+            # A manager that is away for an hour is worth one line, not thousands.
+            log.log(logging.DEBUG if trouble == said else logging.WARNING, "pool-managerd: %s", trouble)
+            said = trouble
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, guards nothing
             pause = min(pause * 2, LAST_RETRY_S)
 
@@ -106,36 +102,52 @@ class PoolLink:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _follow(self) -> bool:
-        """One connection, from hello to its end; True when it had got as far as a subscription."""
+    async def _trouble(self) -> str:
+        """Follow one connection; answers with what ended it."""
+        try:
+            await self._follow()
+        except asyncio.IncompleteReadError:
+            return "the connection ended"
+        except asyncio.LimitOverrunError:
+            return f"it sent a frame over {rpc.MAX_FRAME_BYTES} bytes"
+        except ManagerRefusedError as error:
+            return f"it refused the connection: {error}"
+        except ProtocolError as error:
+            return str(error)
+        except OSError as error:
+            return f"{self._socket}: {error.strerror or error}"
+        except (ValueError, RecursionError) as error:
+            return f"it sent what cannot be read: {error}"
+
+    async def _follow(self) -> Never:
+        """One connection, from hello to its end, which is always an exception."""
         reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=rpc.MAX_FRAME_BYTES)
-        subscribed = False
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 hello = Hello(protocol=rpc.PROTOCOL, name="orchestratord", version=self._version)
                 await self._handshake(reader, writer, hello)
                 pools = await self._subscribe(reader, writer)
-            subscribed = True
+            self._followed = True
             self._writer = writer
             self._on_link(LinkState.UP)
             for snapshot in pools.pools:
                 self._on_report(snapshot)
-            while line := await reader.readline():
-                self._take(line)
+            while True:
+                self._take(await reader.readuntil())
         finally:
             self._writer = None
             writer.close()
             self._drop_calls()
-            if subscribed:
+            if self._followed:
                 self._on_link(LinkState.DOWN)
-        return subscribed
 
     async def _handshake(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Hello) -> None:
         writer.write(rpc.call(0, Method.HELLO, hello))
         theirs = msgspec.json.decode(_result(rpc.parse(await reader.readuntil())), type=Hello)
         if not rpc.same_major(rpc.PROTOCOL, theirs.protocol):
-            log.error("pool-managerd speaks protocol %s, and this orchestratord %s", theirs.protocol, rpc.PROTOCOL)
-            message = "protocol versions differ"
+            message = (
+                f"it speaks protocol {theirs.protocol}, and this orchestratord {rpc.PROTOCOL}: update the older one"
+            )
             raise ProtocolError(rpc.RpcCode.VERSION_MISMATCH, message)
 
     async def _subscribe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> PoolSet:
