@@ -129,6 +129,8 @@ class ControlRoutes:
         except ManagerUnavailableError as error:
             hint = "systemctl --user status pool-managerd"
             raise api_error(ErrorCode.POOL_UNAVAILABLE, str(error), hint) from error
+        except rpc.ProtocolError as error:
+            raise api_error(ErrorCode.INVALID_PARAMS, str(error)) from error
         except ManagerRefusedError as error:
             code = _CODE_OF.get(error.error.code, ErrorCode.INTERNAL)
             raise api_error(code, error.error.message) from error

@@ -57,8 +57,9 @@ class TaskRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""
         state, limit = request.query.get("state") or None, request.query.get("limit", "50")
-        if state is not None and state not in {known.value for known in TaskState}:
-            hint = nearest(state, TaskState)
+        known = [each.value for each in TaskState]
+        if state is not None and state not in known:
+            hint = nearest(state, known)
             raise api_error(ErrorCode.INVALID_PARAMS, f"{state!r} is no task state", hint, field="state")
         try:
             count = msgspec.convert(limit, Limit, strict=False)
