@@ -168,7 +168,7 @@ class BacklogMachine(RuleBasedStateMachine):
 @pytest.mark.req("HP-01", "HP-02", "HP-08")
 def test_the_backlog_does_what_the_list_does() -> None:
     run_state_machine_as_test(
-        BacklogMachine, settings=settings(deadline=None, max_examples=300, stateful_step_count=40)
+        BacklogMachine, settings=settings(deadline=None, max_examples=150, stateful_step_count=40)
     )
 
 

@@ -177,7 +177,7 @@ class Scheduler(RuleBasedStateMachine):
 
 @pytest.mark.req("HP-01", "HP-06", "HP-08")
 def test_random_lives_of_a_scheduler() -> None:
-    run_state_machine_as_test(Scheduler, settings=settings(deadline=None, max_examples=200, stateful_step_count=40))
+    run_state_machine_as_test(Scheduler, settings=settings(deadline=None, max_examples=100, stateful_step_count=40))
 
 
 def test_nothing_is_taken_while_no_slot_is_free() -> None:
