@@ -125,6 +125,9 @@ class Generation:
                 await asyncio.get_running_loop().create_future()
             case Fault.EOF:
                 await self._end()
+            case Fault.CUT:
+                await self._send(wire.chunk(b'data: {"index":0,"content":"ab'))
+                await self._end()
             case Fault.HUGE:
                 await self._send(wire.chunk(self._huge()))
                 return False

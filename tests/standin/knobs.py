@@ -33,6 +33,8 @@ class Fault(StrEnum):
     """An error event whose error is a string."""
     GARBAGE = "garbage"
     """An event that is no JSON."""
+    CUT = "cut"
+    """The HTTP answer ends cleanly in the middle of an event."""
     EOF = "eof"
     """The HTTP answer ends cleanly, but no final event came."""
     HUGE = "huge"

@@ -136,6 +136,7 @@ async def test_an_event_that_is_large_but_within_the_limit_comes_whole(subject: 
         (Fault.ERROR_STRING, (Failure.BROKEN, "the engine answered: the worker died")),
         (Fault.GARBAGE, (Failure.PROTOCOL, "the engine sent an event that cannot be read: Input data was truncated")),
         (Fault.EOF, (Failure.BROKEN, "the engine's stream ended without its final event")),
+        (Fault.CUT, (Failure.BROKEN, "the engine's stream ended inside an event")),
         (Fault.CLOSE, (Failure.BROKEN, "the engine's connection broke: ClientPayloadError")),
     ],
 )
