@@ -198,7 +198,7 @@ def _obstacle(request: TaskRequest, view: PoolView) -> tuple[str, str, str] | No
     if request.engine is not None and request.engine is not pool.engine:
         return f"the model is served by {pool.engine}, not by {request.engine}", "engine", "leave engine out"
     if request.workload not in view.workloads:
-        able = ", ".join(view.workloads)
+        able = ", ".join(view.workloads) or "nothing that this version can ask for"
         return f"workload {request.workload} is not served by pool {pool.pool_id!r}", "workload", f"it serves: {able}"
     if request.ctx is not None and request.ctx > pool.ctx_max:
         return f"ctx {request.ctx} exceeds the pool's {pool.ctx_max}", "ctx", f"at most {pool.ctx_max}"

@@ -6,16 +6,19 @@ suspicion. Never talks to pool-managerd itself (``pool_link`` does) and never qu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 
 import msgspec
 
-from adapters.base import Adapter, Props
+from adapters.base import Adapter, EngineError, Props
 from contracts.config import Config, Pool
 from contracts.pools import Endpoint, PoolSnapshot, PoolState
 from contracts.tasks import Workload
 from orchestratord.admission import PoolView
+
+log = logging.getLogger(__name__)
 
 AdapterFactory = Callable[[Pool, Endpoint], Adapter]
 
@@ -67,8 +70,10 @@ class PoolEntry:
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """What the running engine can do; what its adapter could do before it runs is not known here."""
-        return self.adapter.workloads if self.adapter is not None else (Workload.COMPLETION, Workload.CHAT)
+        """What the running engine can do: nothing where no adapter speaks to it, and before it runs the usual."""
+        if self.adapter is not None:
+            return self.adapter.workloads
+        return () if self.snapshot.live else (Workload.COMPLETION, Workload.CHAT)
 
     @property
     def view(self) -> PoolView:
@@ -104,11 +109,18 @@ class PoolDirectory:
         before = entry.snapshot
         entry.snapshot = snapshot
         if snapshot.endpoint != before.endpoint:
-            entry.adapter = None if snapshot.endpoint is None else self._adapter_for(entry.config, snapshot.endpoint)
+            entry.adapter = self._adapter(entry, snapshot.endpoint)
             entry.props = Props()
         if _life(snapshot) != _life(before):
             entry.suspect = False
         return entry
+
+    def _adapter(self, entry: PoolEntry, endpoint: Endpoint | None) -> Adapter | None:
+        try:
+            return None if endpoint is None else self._adapter_for(entry.config, endpoint)
+        except EngineError as error:  # one pool that cannot be spoken to must not end the others
+            log.warning("pool %s: %s", entry.id, error.message)
+            return None
 
     def linked(self, state: LinkState) -> None:
         """Whether pool-managerd can be reached has changed."""

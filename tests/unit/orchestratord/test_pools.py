@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Props
+from adapters.base import EngineError, Failure, Props
 from contracts.config import Pool
 from contracts.pools import DeviceUse, Endpoint, PoolState
 from contracts.tasks import Workload
@@ -93,6 +93,20 @@ def test_the_engine_version_is_the_managers_or_the_running_engines() -> None:
     pools.report(snapshot(revision=2, engine_version="b9"))
     told.append(pools["p"].engine_version)
     assert told == [None, "b7-from-engine", "b9"]
+
+
+def test_an_engine_that_this_version_cannot_speak_to_costs_its_own_pool_only(caplog: pytest.LogCaptureFixture) -> None:
+    def nobody(configured: Pool, endpoint: Endpoint) -> ScriptedAdapter:
+        if configured.id == "p":
+            raise EngineError(Failure.INVALID, "this version cannot speak to tgi")
+        return ScriptedAdapter()
+
+    pools = PoolDirectory(config(pool("p"), pool("q")), nobody)
+    pools.report(snapshot("p"))
+    pools.report(snapshot("q"))
+    assert [entry.usable for entry in pools] == [False, True]
+    assert [entry.workloads for entry in pools] == [(), (Workload.COMPLETION, Workload.CHAT)]
+    assert [record.message for record in caplog.records] == ["pool p: this version cannot speak to tgi"]
 
 
 def test_strangers_are_ignored() -> None:
