@@ -74,10 +74,11 @@ async def _follow(response: web.StreamResponse, task: Task, after: int, news: as
     while True:
         news.clear()
         frames = log.read(offset)
+        if log.closed:
+            await response.write_eof(frames)  # the last frames and the end of the body in one write
+            return
         if frames:
             offset += len(frames)
             await response.write(frames)
-        elif log.closed:
-            return
         else:
             await news.wait()
