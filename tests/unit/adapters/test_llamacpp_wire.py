@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import llamacpp_wire as wire
@@ -213,6 +213,7 @@ def played(reads: list[list[bytes]]) -> tuple[list[str], Finished | None, str | 
     return texts, None, None
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=12), st.integers(1, 5))
 def test_how_events_are_spread_over_reads_changes_nothing(events: list[bytes], size: int) -> None:
     reads = [events[at : at + size] for at in range(0, len(events), size)]
@@ -290,6 +291,7 @@ def test_a_long_refusal_is_cut() -> None:
     assert len(wire.refusal(500, b"x" * 60_000).message) < 600
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(400, 599))
 def test_no_refusal_is_too_strange(body: bytes, status: int) -> None:
     refused = wire.refusal(status, body)

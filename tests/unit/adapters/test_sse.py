@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import EngineError, Failure
@@ -58,6 +58,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=30).map(lambda lines: b"".join(line + end for line, end in lines))
 
 
+@settings(deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 400), max_size=8))
 def test_cuts_never_change_the_events(stream: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -78,6 +79,7 @@ def reference(stream: bytes) -> list[bytes]:
     return events
 
 
+@settings(deadline=None)
 @given(STREAMS)
 def test_the_fast_path_finds_what_the_standard_says(stream: bytes) -> None:
     assert parse(stream) == reference(stream)
