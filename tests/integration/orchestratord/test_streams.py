@@ -77,7 +77,6 @@ async def test_a_refusal_of_such_a_post_is_still_a_status(tmp_path: Path) -> Non
         assert (await answer.json())["code"] == "POOL_UNAVAILABLE"
 
 
-@pytest.mark.req("HP-12")
 async def test_what_the_client_asks_for_reaches_the_engine(tmp_path: Path) -> None:
     sampling = {"temperature": 0.5, "top_k": 7, "stop": ["."]}
     async with StandIn(Knobs()) as engine, house(tmp_path, engine.url, report={"slots": 1}) as here:

@@ -818,6 +818,7 @@ async def test_what_is_counted() -> None:
         assert here.metric("placement_decisions_total", outcome="placed", pinned="false") == 1
 
 
+@pytest.mark.req("HP-03")
 async def test_predictions_are_measured() -> None:
     async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(1), STOPPED_WELL]))}) as here:
         await ended(await here.submit())
