@@ -6,6 +6,9 @@ Decides the names of states, gates and causes. The transitions between states ar
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
 
 from contracts.base import Message, Strict
 from contracts.config import Engine, FullPolicy, Mode, Profile
@@ -229,7 +232,7 @@ class Gpu(Message, frozen=True, kw_only=True):
 class DrainRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/drain``: running work may finish until the deadline, then the engine stops."""
 
-    deadline_ms: int = 30_000
+    deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
 
 
 class ReloadRequest(Strict, frozen=True, kw_only=True):

@@ -216,13 +216,13 @@ def parse(line: bytes) -> Request | Response:
     """
     try:
         members = _raw_object.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(RpcCode.PARSE, f"malformed JSON: {error}") from error
     try:
         if "method" in members:
             return msgspec.json.decode(line, type=Request)
         return msgspec.json.decode(line, type=Response)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(RpcCode.INVALID_REQUEST, f"no JSON-RPC 2.0 message: {error}") from error
 
 

@@ -89,7 +89,7 @@ def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> El
         return Refusal(
             code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(request.model_ref, models), field="model_ref"
         )
-    wanted = _wanted(request, serving)
+    wanted = _wanted(request, serving, now_ms)
     if isinstance(wanted, Refusal):
         return wanted
     able = [view for view in wanted if _obstacle(request, view) is None]
@@ -175,13 +175,13 @@ def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:
     return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, hint=hint, field=field)
 
 
-def _wanted(request: TaskRequest, serving: list[PoolView]) -> list[PoolView] | Refusal:
+def _wanted(request: TaskRequest, serving: list[PoolView], now_ms: int) -> list[PoolView] | Refusal:
     """The pools left by the client's placement wish."""
     placement = request.placement
     if placement.mode is PlacementMode.PIN:
         pinned = [view for view in serving if view.snapshot.pool_id == placement.pool_id]
         if pinned:
-            return pinned
+            return pinned if pinned[0].snapshot.ready else _unready(pinned, now_ms)
         ids = nearest(str(placement.pool_id), [view.snapshot.pool_id for view in serving])
         text = f"pool {placement.pool_id!r} does not serve {request.model_ref!r}"
         return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=ids, field="placement.pool_id")

@@ -139,6 +139,7 @@ class Orchestrator:
             text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
             self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
+        self.runner.learn(entry)
         self.runner.pump()
 
     def _turn_away(self, entry: PoolEntry) -> None:

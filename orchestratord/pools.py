@@ -1,7 +1,7 @@
 """The pools as orchestratord knows them: configured here, reported by pool-managerd.
 
-Decides which report is the latest, which adapter speaks to a pool's running engine, and whether a replica is under
-suspicion. Never talks to pool-managerd itself (``pool_link`` does) and never queues.
+Decides which adapter speaks to a pool's running engine, and what is known of that engine. Reports are taken over as
+they come: the link hands them on in their order. Never talks to pool-managerd (``pool_link`` does), never queues.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from contracts.tasks import Workload
 from orchestratord.admission import PoolView
 
 log = logging.getLogger(__name__)
+
+UNKNOWN_VERSION = "unknown"
+"""What pool-managerd says of an engine that it did not prepare."""
 
 AdapterFactory = Callable[[Pool, Endpoint], Adapter]
 
@@ -50,6 +53,8 @@ class PoolEntry:
         )
         self.adapter: Adapter | None = None
         self.props = Props()
+        self.asked = False
+        """Whether the running engine was asked what it is."""
         self.suspect = False
         """A generation just failed in a way that a dead engine would explain; nothing is sent until that is settled."""
 
@@ -65,8 +70,9 @@ class PoolEntry:
 
     @property
     def engine_version(self) -> str | None:
-        """As the manager prepared it, else as the running engine says."""
-        return self.snapshot.engine_version or self.props.engine_version
+        """As the manager prepared it, else as the running engine says; None while nobody knows."""
+        prepared = self.snapshot.engine_version
+        return self.props.engine_version if prepared in {None, UNKNOWN_VERSION} else prepared
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
@@ -110,7 +116,7 @@ class PoolDirectory:
         entry.snapshot = snapshot
         if snapshot.endpoint != before.endpoint:
             entry.adapter = self._adapter(entry, snapshot.endpoint)
-            entry.props = Props()
+            entry.props, entry.asked = Props(), False
         if _life(snapshot) != _life(before):
             entry.suspect = False
         return entry

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from adapters.base import Adapter, Finished, Generation, Health
+from adapters.base import Adapter, EngineError, Finished, Generation, Health, Props
 from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.events import Started
@@ -84,6 +84,12 @@ class Runner:
             if task is not None and entry.adapter is not None:
                 self._launch(task, entry, entry.adapter)
 
+    def learn(self, entry: PoolEntry) -> None:
+        """Ask a running engine once what it is, where pool-managerd did not prepare it and cannot know."""
+        if self._open and entry.usable and entry.engine_version is None and not entry.asked:
+            entry.asked = True
+            self._group.create_task(self._learn(entry, entry.adapter), name=f"props-{entry.id}")
+
     def stop(self, task: Task) -> None:
         """Close the task's connection to its engine, if it has one."""
         running = self._running.pop(task.id, None)
@@ -97,7 +103,11 @@ class Runner:
     def loads(self, pool_ids: frozenset[str]) -> list[Load]:
         """How busy some pools are, for predictions."""
         return [
-            Load(slots=entry.snapshot.slots, active=self._active[entry.id], service=self._service[entry.id])
+            Load(
+                slots=entry.snapshot.slots,
+                active=self._active[entry.id] if entry.usable else entry.snapshot.slots,  # no slot is free before then
+                service=self._service[entry.id],
+            )
             for entry in self._pools.of(pool_ids)
         ]
 
@@ -188,6 +198,15 @@ class Runner:
             task.fail(outcome.code, outcome.message, outcome.hint, retry_ms)
             self._observer.failed(task, outcome.code)
         self._settled(task)
+
+    async def _learn(self, entry: PoolEntry, adapter: Adapter | None) -> None:
+        try:
+            props = await adapter.props() if adapter is not None else Props()
+        except EngineError as error:
+            log.warning("pool %s does not say what it is: %s", entry.id, error.message)
+            return
+        if entry.adapter is adapter:
+            entry.props = props
 
     async def _recheck(self, entry: PoolEntry, adapter: Adapter) -> None:
         """Look at an engine under suspicion until it answers well, or until pool-managerd reports a change."""

@@ -188,8 +188,9 @@ def test_a_pin_to_a_pool_that_does_not_serve_the_model_is_an_error() -> None:
 
 
 @pytest.mark.req("HP-06")
-def test_a_pin_to_an_unready_pool_never_falls_back() -> None:
-    views = (view("gpu0", state=PoolState.STOPPED), view("gpu1"))
+@pytest.mark.parametrize("state", [PoolState.STOPPED, PoolState.STARTING, PoolState.BACKOFF])
+def test_a_pin_to_an_unready_pool_is_an_error_and_never_falls_back(state: PoolState) -> None:
+    views = (view("gpu0", state=state), view("gpu1"))
     found = refused(request(placement=Placement(mode=PIN, pool_id="gpu0")), *views)
     assert (found.code, found.pool_id) == (ErrorCode.POOL_UNREADY, "gpu0")
     assert admitted(request(placement=Placement(mode=PIN, pool_id="gpu1")), *views) == {"gpu1"}

@@ -160,6 +160,8 @@ class ScriptedAdapter:
         self.closing_takes = 0.0
         """Seconds of the loop from the cancel to the closed connection."""
         self.closing_fails: EngineError | None = None
+        self.says: Props | EngineError = Props()
+        self.introductions = 0
 
     async def health(self) -> Health:
         self.looks += 1
@@ -174,7 +176,10 @@ class ScriptedAdapter:
                 return health
 
     async def props(self) -> Props:
-        return Props()
+        self.introductions += 1
+        if isinstance(self.says, EngineError):
+            raise self.says
+        return self.says
 
     async def count_tokens(self, generation: Generation) -> int | None:
         if self.counting is not None:
