@@ -25,6 +25,7 @@ from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
 
 ATTEMPTS = 3
+"""Of a GET; aiohttp itself repeats one once, when the connection closes without a word."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.5
 KEEP_ALIVE_S = 3.0
 """Shorter than the 5 s after which llama-server and vLLM close an idle connection: a question should not meet that."""
