@@ -106,9 +106,9 @@ class Generation:
         await self._end()
 
     async def _end(self) -> None:
-        """The end of the HTTP answer; llama-server closes the connection of every stream, whatever its head says."""
         await self._send(wire.END_OF_BODY)
-        self._connection.transport.close()
+        if self._knobs.close_streams:
+            self._connection.transport.close()
 
     async def _fail(self) -> bool:
         """Do what the fault says; False where the stream goes on after it."""

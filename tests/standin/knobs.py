@@ -69,6 +69,9 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     first_token_delay_ms: Span = 0
     """What prompt processing takes; the HTTP head comes with the first token, as llama-server does it."""
     tokens_per_write: Annotated[int, Meta(ge=1)] = 64
+    close_streams: bool = False
+    """Close the connection after a stream although its head promises to keep it, as llama-server does. A proxy that
+    believes the promise answers 502 now and then, so who measures one leaves this off."""
     split_every: Annotated[int, Meta(ge=1)] | None = None
     """Every write goes out in pieces of so many bytes."""
     ping_ms: Span | None = None

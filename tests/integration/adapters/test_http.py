@@ -210,7 +210,7 @@ async def test_short_questions_share_a_connection(http: EngineHttp) -> None:
 
 
 async def test_a_generation_never_meets_the_close_of_an_earlier_one(http: EngineHttp) -> None:
-    async with StandIn(Knobs(tokens=3)) as engine:
+    async with StandIn(Knobs(tokens=3, close_streams=True)) as engine:
         endpoint = Endpoint(url=engine.url)
         for _ in range(50):
             async with http.stream(endpoint, "/completion", BODY, refusal) as events:

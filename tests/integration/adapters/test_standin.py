@@ -16,6 +16,7 @@ from tests.support.real_llamacpp import real_llamacpp
 from tests.support.tiny_gguf import write_tiny_gguf
 
 KEY = "sesame-open-wide"
+KNOBS = Knobs(slots=1, ctx=512, close_streams=True)
 COMPLETION = {"prompt": "hello", "n_predict": 3, "stream": True, "seed": 1}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": True, "seed": 1}
 Both = tuple[str, str]
@@ -25,7 +26,7 @@ Both = tuple[str, str]
 async def both(tmp_path: Path) -> AsyncIterator[Both]:
     """The URLs of the real server and of the stand-in, with the same slots, context and key."""
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
-    async with real_llamacpp(model, ctx=512, key=KEY) as real, StandIn(Knobs(slots=1, ctx=512), key=KEY) as standin:
+    async with real_llamacpp(model, ctx=512, key=KEY) as real, StandIn(KNOBS, key=KEY) as standin:
         yield real, standin.url
 
 
