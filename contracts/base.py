@@ -42,6 +42,9 @@ class Problem(Message, frozen=True, kw_only=True):
         return ".".join(part for part in (self.path, self.field) if part) or "the document"
 
 
+MAX_NAME = 64
+"""A longer name is not compared with ours, and is shown cut."""
+
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
@@ -56,7 +59,9 @@ def explain(error: msgspec.ValidationError, root: type) -> Problem:
     here = type_at(root, path)
     if unknown := _UNKNOWN.search(what):
         field = unknown["field"]
-        return Problem(path=path, field=field, message=f"unknown field {field!r}", hint=nearest(field, fields_of(here)))
+        hint = nearest(field, fields_of(here))
+        field = field if len(field) <= MAX_NAME else field[:MAX_NAME] + "..."
+        return Problem(path=path, field=field, message=f"unknown field {field!r}", hint=hint)
     if missing := _MISSING.search(what):
         field = missing["field"]
         return Problem(path=path, field=field, message=f"the required field {field!r} is missing")
@@ -69,6 +74,8 @@ def explain(error: msgspec.ValidationError, root: type) -> Problem:
 def nearest(name: str, options: Iterable[str]) -> str:
     """The hint for a misspelt name: the closest legal one, or all of them."""
     options = sorted(options)
+    if len(name) > MAX_NAME:  # no misspelling of ours, and comparing would take for ever
+        return f"valid here: {', '.join(options) or 'nothing'}"
     close = difflib.get_close_matches(name, options, n=1)
     return f"did you mean {close[0]!r}?" if close else f"valid here: {', '.join(options) or 'nothing'}"
 

@@ -16,8 +16,10 @@ from msgspec import Meta, field
 
 from contracts.base import Problem, Strict
 
-SHA256 = r"^[0-9a-f]{64}$"
-IDENTIFIER = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+END = "$(?!\n)"
+"""The end of the text: ``$`` alone would let a line break pass behind it."""
+SHA256 = r"^[0-9a-f]{64}" + END
+IDENTIFIER = r"^[a-z0-9][a-z0-9_-]{0,62}" + END
 
 Millis = Annotated[int, Meta(ge=1, description="milliseconds")]
 Id = Annotated[str, Meta(pattern=IDENTIFIER, description="lower-case letters, digits, '-' and '_', at most 63")]
@@ -145,7 +147,7 @@ class ContainerImage(Strict, frozen=True, kw_only=True):
 
     image: str
     tag: str | None = None
-    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    digest: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)] | None = None
 
 
 class Package(Strict, frozen=True, kw_only=True):
@@ -216,10 +218,11 @@ class Pool(Strict, frozen=True, kw_only=True):
     model: Annotated[str, Meta(min_length=1)]
     model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
     devices: tuple[int | str, ...] = ()
+    """Left out: every GPU of the machine, where this is its only pool."""
     share: bool = False
     """This pool may share its devices with another pool that says so too."""
     tensor_split: tuple[float, ...] | None = None
-    ctx: Annotated[int, Meta(ge=16)] = 8192
+    ctx: Annotated[int, Meta(ge=16, le=1 << 27)] = 8192
     slots: Annotated[int, Meta(ge=1, le=1024)] = 1
     provisioning: Provisioning = Provisioning()
     flags: tuple[str, ...] = ()
@@ -238,8 +241,8 @@ class Pool(Strict, frozen=True, kw_only=True):
 class Logging(Strict, frozen=True, kw_only=True):
     """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
 
-    format: Annotated[str, Meta(pattern="^(auto|json|text)$")] = "auto"
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Annotated[str, Meta(pattern="^(auto|json|text)" + END)] = "auto"
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)" + END)] = "info"
 
 
 class Config(Strict, frozen=True, kw_only=True):
@@ -325,18 +328,36 @@ def _overlaps(pools: tuple[Pool, ...]) -> list[Problem]:
 
 
 def _pool_problems(config: Config, pool: Pool, path: str) -> list[Problem]:
-    found = [*_mode_problems(pool, path), *_device_problems(config.profile, pool, path)]
+    found = [*_mode_problems(pool, path), *_device_problems(config, pool, path), *_exec_problems(pool, path)]
     if pool.tensor_split is not None and len(pool.tensor_split) != len(pool.devices):
         text = f"{len(pool.tensor_split)} shares for {len(pool.devices)} devices"
         found.append(Problem(path=f"{path}.tensor_split", message=text, hint="give one share per device"))
     if config.profile is Profile.TRIAL and not _fits_trial(pool):
-        text = f"profile trial cannot use {pool.engine} in mode {pool.mode}"
+        named = pool.provisioning.package.name if pool.mode is Mode.PACKAGE and pool.provisioning.package else None
+        what = f"mode {pool.mode}" if named is None else f"the package {named!r}"
+        text = f"profile trial cannot use {pool.engine} from {what}"
         hint = "use engine llamacpp with provisioning: {mode: package, package: {name: xllamacpp}}, or profile: home"
         found.append(Problem(path=f"{path}.provisioning.mode", message=text, hint=hint))
     if config.profile is Profile.HOME and _is_trial_wheel(pool):
         text = "the wheel xllamacpp computes on the CPU, and profile home is GPU only"
         hint = "remove the provisioning block to build llama.cpp with CUDA, or set profile: trial"
         found.append(Problem(path=f"{path}.provisioning.package.name", message=text, hint=hint))
+    return found
+
+
+def _exec_problems(pool: Pool, path: str) -> list[Problem]:
+    """What no process can be started with."""
+    found = [
+        Problem(path=f"{path}.flags[{number}]", message="a flag with a null character", hint="remove it")
+        for number, flag in enumerate(pool.flags)
+        if "\0" in flag
+    ]
+    for name, value in pool.env.items():
+        if not name or "=" in name or "\0" in name:
+            hint = "a name without '=' and null characters"
+            found.append(Problem(path=f"{path}.env", field=name, message="no name of a variable", hint=hint))
+        if "\0" in value:
+            found.append(Problem(path=f"{path}.env", field=name, message="a null character", hint="remove it"))
     return found
 
 
@@ -391,7 +412,7 @@ _BLOCK_EXAMPLES: MappingProxyType[Mode, str] = MappingProxyType(
 )
 
 
-def _device_problems(profile: Profile, pool: Pool, path: str) -> list[Problem]:
+def _device_problems(config: Config, pool: Pool, path: str) -> list[Problem]:
     found = []
     for number, device in enumerate(pool.devices):
         where = f"{path}.devices[{number}]"
@@ -402,8 +423,8 @@ def _device_problems(profile: Profile, pool: Pool, path: str) -> list[Problem]:
             found.append(Problem(path=where, message=f"{device!r} is no GPU", hint=hint))
     if len(set(pool.devices)) != len(pool.devices):
         found.append(Problem(path=f"{path}.devices", message="a device is named twice", hint="name each GPU once"))
-    needs_gpu = profile is Profile.HOME and pool.mode is not Mode.EXTERNAL
-    if needs_gpu and not pool.devices:
-        text = "profile home needs the GPUs of this pool"
-        found.append(Problem(path=f"{path}.devices", message=text, hint="for example devices: [0]"))
+    local = [each for each in config.pools if each.mode is not Mode.EXTERNAL]
+    if config.profile is Profile.HOME and pool in local and not pool.devices and len(local) > 1:
+        text = "a pool without devices takes every GPU, and there are other pools"
+        found.append(Problem(path=f"{path}.devices", message=text, hint="give each pool its own, such as devices: [0]"))
     return found

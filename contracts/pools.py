@@ -238,7 +238,7 @@ class DrainRequest(Strict, frozen=True, kw_only=True):
 class ReloadRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/reload``."""
 
-    new_model_ref: str
+    new_model_ref: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
 
 
 API_VERSION = "1.0"

@@ -12,9 +12,12 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from contracts.base import Message, Strict
-from contracts.config import Engine
+from contracts.config import END, Engine
 
-TaskId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}$", description="1 to 128 of A-Z a-z 0-9 . _ : -")]
+TaskId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}" + END, description="1 to 128 of A-Z a-z 0-9 . _ : -")]
+
+
+MAX_DEADLINE_MS = 30 * 24 * 3600 * 1000
 
 
 class Workload(StrEnum):
@@ -96,8 +99,8 @@ class Placement(Strict, frozen=True, kw_only=True):
 
     mode: PlacementMode = PlacementMode.AUTO
     pool_id: str | None = None
-    prefer: tuple[str, ...] = ()
-    avoid: tuple[str, ...] = ()
+    prefer: Annotated[tuple[str, ...], Meta(max_length=256)] = ()
+    avoid: Annotated[tuple[str, ...], Meta(max_length=256)] = ()
 
 
 class TaskRequest(Strict, frozen=True, kw_only=True):
@@ -115,7 +118,7 @@ class TaskRequest(Strict, frozen=True, kw_only=True):
     messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     """At most so many new tokens; left out, the rest of the context."""
-    deadline_ms: Annotated[int, Meta(ge=1)] | None = None
+    deadline_ms: Annotated[int, Meta(ge=1, le=MAX_DEADLINE_MS)] | None = None
     """The answer is of no use later than this many milliseconds after admission."""
     seed: Annotated[int, Meta(ge=0, le=4_294_967_294)] | None = None
     """Left out, one is drawn and told in ``started``."""

@@ -103,7 +103,7 @@ def _checked(text: str, source: str) -> ApiToken:
     """The token without the line break that editors add; it must fit into one HTTP header."""
     value = text.strip()
     if not value:
-        raise TokenError(f"{source} holds an empty token", "llama-orch init --force writes a new one")
+        raise TokenError(f"{source} holds an empty token", "remove it, and llama-orch init makes a new one")
     if len(value) > _MAX_BYTES or not value.isascii() or not value.isprintable() or " " in value:
         raise TokenError(f"{source} holds no token", "one line of printable ASCII without blanks")
     return ApiToken(value=value, source=source)

@@ -152,7 +152,10 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, path: str) -> object:
         try:
             value: object = self._loader.construct_object(node)
-            return value
+            return _joined(value) if isinstance(value, str) else value
+        except UnicodeDecodeError:
+            self._report(node, path, "half of a character, as \\ud83d without its other half", "write it in UTF-8")
+            return ""
         except (yaml.YAMLError, ValueError) as error:
             problem = getattr(error, "problem", None) or str(error)
             self._report(node, path, f"{node.value!r} cannot be read: {problem}", "write it in quotes")
@@ -197,3 +200,11 @@ class _Builder:
 
 def _place(node: yaml.Node) -> Place:
     return Place(line=node.start_mark.line + 1, column=node.start_mark.column + 1)
+
+
+def _joined(text: str) -> str:
+    """The text with its surrogate pairs joined: JSON escapes a character beyond U+FFFF as two halves.
+
+    Raises UnicodeDecodeError for a half alone.
+    """
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")

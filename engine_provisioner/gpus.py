@@ -79,6 +79,8 @@ def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]]) -> tuple[Finding
 
 def mask_of(pool: Pool) -> dict[str, str]:
     """The environment that shows an engine the GPUs of its pool and no other, numbered as nvidia-smi does."""
+    if not pool.devices:
+        return {}  # every GPU
     visible = ",".join(str(device) for device in pool.devices)
     return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 

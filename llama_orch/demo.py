@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _demo(out: Output, model: Path, word: str, seed: int) -> None:
-    _cancel_on_sigterm()
+    _cancel_on_signals()
     with tempfile.TemporaryDirectory(prefix="llama-orch-demo-") as folder:
         url, config_path, environ, token = _prepare(Path(folder), model, os.environ)
         daemons = Daemons(config_path, environ, lambda _name, _line: None, readable_logs=True)
@@ -255,11 +255,12 @@ def _tell_about_gpus(out: Output) -> None:
     out.line("  llama-orch up       starts both daemons")
 
 
-def _cancel_on_sigterm() -> None:
-    """SIGTERM ends the demo as Ctrl-C does: everything is stopped first."""
+def _cancel_on_signals() -> None:
+    """Ctrl-C, SIGTERM and a closed terminal end the demo alike: everything is stopped first."""
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ COMING = frozenset(
 RECOVERING = frozenset({PoolState.FAILED, PoolState.BACKOFF})
 """States after a failure from which a pool comes back by itself, when its model and its engine are there."""
 
+FAILING = RECOVERING | {PoolState.BROKEN, PoolState.QUARANTINED}
+"""States that the pool's last error explains; in any other it is history."""
+
 TEMPLATE_TOKENS = 64
 """What a chat template may add per message beyond the text itself, at most."""
 
@@ -111,7 +114,8 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
     needed = _INPUT_OF[request.workload]
     if given != [needed]:
         text = f"workload {request.workload} takes {needed!r} and nothing else; got {', '.join(given) or 'none'}"
-        return _invalid(needed if needed not in given else next(name for name in given if name != needed), text)
+        chat = 'messages go with "workload": "chat"' if given == ["messages"] else None
+        return _invalid(needed if needed not in given else next(name for name in given if name != needed), text, chat)
     placement = request.placement
     if placement.mode is PlacementMode.PIN and placement.pool_id is None:
         return _invalid("placement.pool_id", "a pin needs the id of a pool", "GET /v1/pools lists them")

@@ -13,15 +13,16 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from adapters.http import EngineHttp
-from adapters.registry import adapter_for
 from aiohttp import web
 
 from adapters.base import Adapter
+from adapters.http import EngineHttp
+from adapters.registry import adapter_for
 from contracts.config import Config, Pool, is_loopback, split_bind
 from contracts.pools import Endpoint
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
+from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.version import version
 from orchestratord.auth import Authenticator
@@ -35,6 +36,7 @@ from orchestratord.pools import PoolDirectory
 
 log = logging.getLogger(__name__)
 
+NAME = "orchestratord"
 CLOSE_TIMEOUT_S = 5.0
 """How long open connections get to take their last bytes."""
 STATUS_EVERY_S = 2.0
@@ -43,7 +45,7 @@ MAX_SEED = 2**32 - 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``orchestratord``."""
-    return run_daemon("orchestratord", argv, serve)
+    return run_daemon(NAME, argv, serve)
 
 
 async def serve(context: DaemonContext) -> None:
@@ -80,7 +82,9 @@ async def serve(context: DaemonContext) -> None:
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
+                reloading = group.create_task(follow_reloads(context, NAME), name="reload")
                 await orchestrator.run(context.stopping)
+                reloading.cancel()
                 status.cancel()
             following.cancel()
 

@@ -11,7 +11,7 @@ from contracts.errors import STATUS, ErrorCode
 from contracts.events import End
 from contracts.pools import PoolSnapshot
 from contracts.tasks import PlacementMode
-from orchestratord.admission import Refusal
+from orchestratord.admission import FAILING, Refusal
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
 from orchestratord.task import Caller, Task
@@ -115,7 +115,7 @@ class Observer:
             cause = new.last_error.cause if new.last_error else "unknown"
             self._metrics.restarts.labels(entry.id, cause).inc(new.restarts - old.restarts)
         if old is None or old.state is not new.state:
-            why = f": {new.last_error.message}" if new.last_error and not new.ready else ""
+            why = f": {new.last_error.message}" if new.last_error and new.state in FAILING else ""
             extra = {"pool_id": entry.id, "engine": new.engine, "engine_version": version_of(entry)}
             pool_log.info("pool %s is %s%s", entry.id, new.state, why, extra=extra)
 

@@ -20,7 +20,7 @@ from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, TaskRequest, TaskState
 from orchestratord import admission, prediction
-from orchestratord.admission import Eligible, PoolView, Refusal
+from orchestratord.admission import FAILING, Eligible, PoolView, Refusal
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.errors import ApiError, api_error
@@ -135,7 +135,7 @@ class Orchestrator:
             return
         self._observer.pool_changed(entry)
         for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
-            error = snapshot.last_error
+            error = snapshot.last_error if snapshot.state in FAILING else None
             text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
             self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)

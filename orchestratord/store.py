@@ -1,6 +1,7 @@
 """The tasks that can still be asked for: all that wait or run, and the latest that ended.
 
-Decides which finished tasks are forgotten: the oldest beyond a count, and beyond a total of stream bytes. Never forgets
+Decides which finished tasks are forgotten: the oldest beyond a count, and beyond a total of bytes
+of requests and streams. Never forgets
 a task that has not ended.
 """
 
@@ -12,16 +13,16 @@ from collections.abc import Iterator
 from contracts.tasks import TaskState
 from orchestratord.task import Task
 
-MAX_STREAM_BYTES = 64 * 1024 * 1024
-"""Finished streams kept for late readers hold at most this many bytes together."""
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Finished tasks kept for late readers, their requests and their streams, hold at most this many bytes together."""
 
 
 class TaskStore:
     """In memory: a restart of the daemon forgets them."""
 
-    def __init__(self, keep_finished: int, max_stream_bytes: int = MAX_STREAM_BYTES) -> None:
+    def __init__(self, keep_finished: int, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
         self._keep_finished = keep_finished
-        self._max_stream_bytes = max_stream_bytes
+        self._max_kept_bytes = max_kept_bytes
         self._live: dict[str, Task] = {}
         self._finished: OrderedDict[str, Task] = OrderedDict()
         self._finished_bytes = 0
@@ -48,10 +49,10 @@ class TaskStore:
         if self._live.pop(task.id, None) is None:
             return
         self._finished[task.id] = task
-        self._finished_bytes += len(task.log)
-        while len(self._finished) > self._keep_finished or self._finished_bytes > self._max_stream_bytes:
+        self._finished_bytes += task.kept_bytes
+        while len(self._finished) > self._keep_finished or self._finished_bytes > self._max_kept_bytes:
             _, oldest = self._finished.popitem(last=False)
-            self._finished_bytes -= len(oldest.log)
+            self._finished_bytes -= oldest.kept_bytes
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks, of one state where that is asked for."""

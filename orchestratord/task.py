@@ -81,6 +81,17 @@ class Task:
         return self.log.closed
 
     @property
+    def kept_bytes(self) -> int:
+        """About what remembering it costs: its stream and the text of its request."""
+        request = self.request
+        texts = [
+            request.prompt or "",
+            *(request.inputs or ()),
+            *(message.content for message in request.messages or ()),
+        ]
+        return len(self.log) + sum(map(len, texts))
+
+    @property
     def on_disconnect(self) -> OnDisconnect:
         """What becomes of it when its last reader leaves."""
         if self.request.on_disconnect is not None:

@@ -19,16 +19,15 @@ import engine_provisioner.host
 from catalog_core.engines import FsEngineCatalog
 from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
-from contracts.config import Config, Pool, Profile
-from daemon_core import config_file, logs
+from contracts.config import Pool, Profile
 from daemon_core.entry import DaemonContext, run_daemon
-from daemon_core.errors import ConfigFileError, StartupError
+from daemon_core.errors import StartupError
 from daemon_core.paths import make_private_dir
+from daemon_core.reload import follow_reloads
 from daemon_core.version import version
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
-from pool_managerd.config_change import needs_restart
 from pool_managerd.engine_effects import EngineEffects, Engines, Host, Models
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.gpu import Gpus, NvmlGpus
@@ -99,7 +98,7 @@ async def run(context: DaemonContext, parts: Parts) -> None:
 async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
-        reloading = group.create_task(_reread(context), name="reload")
+        reloading = group.create_task(follow_reloads(context, NAME), name="reload")
         await context.stopping.wait()
         parts.server.stop_accepting()
         longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
@@ -211,26 +210,3 @@ def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:
             context.notifier.status(line)
 
     return tell
-
-
-async def _reread(context: DaemonContext) -> None:
-    """At every SIGHUP: read the configuration again, apply what is safe, and say what waits for the next start."""
-    while True:
-        await context.reload.wait()
-        context.reload.clear()
-        context.notifier.reloading()
-        try:
-            read: Config = await asyncio.to_thread(config_file.load, context.config_path)
-        except ConfigFileError as error:
-            _log.error("the configuration stays as it was: %s", error.render())
-        else:
-            logs.setup(NAME, read.logging, context.redactor)
-            waiting = needs_restart(context.config, read)
-            _log.info("read %s again; %s", context.config_path, _waits(waiting))
-        context.notifier.ready()
-
-
-def _waits(changes: tuple[str, ...]) -> str:
-    if not changes:
-        return "nothing waits for a restart"
-    return f"these changes wait for a restart of {NAME}: {'; '.join(changes)}"

@@ -42,6 +42,8 @@ def find(mask: tuple[int | str, ...], inventory: Inventory) -> tuple[Gpu, ...] |
         return Trouble(message=f"no NVIDIA GPU can be used: {inventory.problem}", hint=inventory.hint or _DRIVER_HINT)
     if not inventory.gpus:
         return Trouble(message="this machine has no NVIDIA GPU", hint=_DRIVER_HINT)
+    if not mask:
+        return inventory.gpus  # the machine's only pool: it takes them all
     missing = [device for device in mask if _match(device, inventory.gpus) is None]
     if missing:
         names = ", ".join(str(device) for device in missing)
@@ -87,4 +89,5 @@ def use_of(gpus: Iterable[Gpu]) -> tuple[DeviceUse, ...]:
 
 
 def _match(device: int | str, gpus: tuple[Gpu, ...]) -> Gpu | None:
-    return next((gpu for gpu in gpus if device in {gpu.index, gpu.uuid}), None)
+    """By index, or by UUID or its beginning, as CUDA reads them."""
+    return next((gpu for gpu in gpus if device == gpu.index or gpu.uuid.startswith(str(device))), None)

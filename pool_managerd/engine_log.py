@@ -17,6 +17,8 @@ MAX_FILE_BYTES = 8 << 20
 """The size at which the file becomes ``<pool>.log.1``, in place of the former one."""
 MAX_LINE_CHARS = 8192
 _MAX_PENDING_BYTES = 1 << 16
+MAX_TAIL_CHARS = 4096
+"""They travel in every report on the pool, which must fit into a frame however many pools there are."""
 TAIL_LINES = 8
 
 
@@ -79,7 +81,7 @@ class EngineLog:
 
     def tail(self) -> str:
         """The last lines of the current engine, redacted; empty when it printed nothing."""
-        return "\n".join(self._tail)
+        return "\n".join(self._tail)[-MAX_TAIL_CHARS:]
 
     def _take(self, raw: bytes) -> None:
         # Redacted whole, then cut: a secret across the cut must not leave its first half behind.

@@ -166,6 +166,8 @@ class _Connection:
             return error.code != RpcCode.VERSION_MISMATCH
         except ProtocolError as error:
             await self._send(refusal(request.id, error.code, str(error)))
+        except ConnectionError:
+            raise  # the peer has gone: there is nobody to tell
         except Exception as error:  # noqa: BLE001 - the peer is told, and the connection goes on
             _log.exception("the call %s met a defect", request.method)
             await self._send(refusal(request.id, RpcCode.INTERNAL, f"{request.method} met a defect: {error!r}"))

@@ -25,7 +25,8 @@ def snapshot(
     return PoolSnapshot(
         pool_id=pool.id,
         revision=0,
-        state=life.state,
+        # What drains to start again comes back by itself, so tasks may wait for it.
+        state=PoolState.RELOADING if life.state is PoolState.DRAINING and life.again else life.state,
         replica_id=replica_id(pool.id),
         engine=pool.engine,
         provisioning_mode=pool.mode,
@@ -56,7 +57,7 @@ def health(seen: PoolSnapshot) -> PoolHealth:
         pool_id=seen.pool_id,
         live=seen.live,
         ready=seen.ready,
-        draining=seen.state is PoolState.DRAINING,
+        draining=seen.state in {PoolState.DRAINING, PoolState.RELOADING},
         state=seen.state,
         gates=seen.gates,
         restarts=seen.restarts,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
+from llama_orch.errors import ApiError
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
 
@@ -21,14 +22,27 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Cancel tasks; no token follows."""
-    asyncio.run(_cancel(find_session(config, url), task_ids))
+    canceled, refused = asyncio.run(_cancel(find_session(config, url), task_ids))
     out = Output(as_json=as_json)
-    out.data({"canceled": task_ids})
-    for task_id in task_ids:
+    out.data({"canceled": canceled})
+    for task_id in canceled:
         out.line(f"canceled {task_id}")
+    if refused:
+        for error in refused[:-1]:
+            out.note(error.render())
+        raise refused[-1]
 
 
-async def _cancel(session: Session, task_ids: Sequence[str]) -> None:
+async def _cancel(session: Session, task_ids: Sequence[str]) -> tuple[list[str], list[ApiError]]:
+    """Every task is tried, whatever becomes of the one before."""
+    canceled: list[str] = []
+    refused: list[ApiError] = []
     async with session.client() as client:
         for task_id in task_ids:
-            await client.cancel(task_id)
+            try:
+                await client.cancel(task_id)
+            except ApiError as error:
+                refused.append(error)
+            else:
+                canceled.append(task_id)
+    return canceled, refused

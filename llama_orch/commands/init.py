@@ -35,14 +35,16 @@ def init(
     """Write a configuration for this machine, and a token that only you can read."""
     path = config or default_config_path(os.environ)
     if path.exists() and not force:
-        raise StartupError(f"{path} is there already", "edit it, or replace it with --force", EXIT_FAILURE)
+        _only_the_token(path, Output(as_json=as_json))
+        return
     text = trial.trial_config(trial.haiku_model_path()) if for_trial else home_config(_gpus(), trial.schema_reference())
     written = config_file.parse(text, str(path))
     token_path = path.parent / FILE_NAME
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not token_path.exists():
-            create_token_file(token_path)
+        _token(token_path)
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.old"))
         _replace(path, text)
     except OSError as error:
         raise StartupError(f"cannot write {path}: {error.strerror}", f"ls -ld {path.parent}", EXIT_FAILURE) from error
@@ -50,8 +52,27 @@ def init(
     out = Output(as_json=as_json)
     out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
     out.line(f"token in {token_path}; this program finds it by itself")
-    out.line("next: llama-orch doctor, then llama-orch up")
+    out.line("next: llama-orch up, and llama-orch doctor in another terminal")
     out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
+
+
+def _only_the_token(path: Path, out: Output) -> None:
+    """The configuration is there: make the token if that is what is missing. Raises StartupError where nothing is."""
+    token_path = path.parent / FILE_NAME
+    if not _token(token_path):
+        hint = f"edit it; or replace it with --force, which keeps it as {path.name}.old"
+        raise StartupError(f"{path} is there already", hint, EXIT_FAILURE)
+    out.line(f"made a new token in {token_path}; {path} stays as it is")
+    out.data({"config": str(path), "token_file": str(token_path)})
+
+
+def _token(path: Path) -> bool:
+    """Make the token where there is none, or an empty one; whether it was made."""
+    if path.exists() and path.stat().st_size:
+        return False
+    path.unlink(missing_ok=True)
+    create_token_file(path)
+    return True
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 
-from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE
+from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from llama_orch.children import Daemons, until_up
 from llama_orch.commands.options import ConfigOption, JsonOption
 from llama_orch.output import Output
@@ -47,8 +47,11 @@ async def _up(session: Session, out: Output) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
     try:
-        await daemons.start()
         async with session.client() as client:
+            if await client.is_up():
+                hint = "stop it, or give this configuration another server.bind"
+                raise StartupError(f"something answers on {session.url} already", hint)
+            await daemons.start()
             if await until_up(client, daemons):
                 out.line(f"listening on {session.url}; Ctrl-C stops both daemons")
                 out.data({"url": session.url})

@@ -21,6 +21,7 @@ from contracts.pools import (
     PoolHealth,
     PoolList,
     PoolMetrics,
+    PoolState,
     QueueInfo,
     ReloadRequest,
 )
@@ -101,7 +102,7 @@ class ControlRoutes:
         """``POST /v1/pools/{id}/drain``."""
         entry = self._entry(request)
         body = await _body(request, DrainRequest)
-        params = rpc.DrainParams(pool_id=entry.id, deadline_ms=body.deadline_ms)
+        params = rpc.DrainParams(pool_id=entry.id, deadline_ms=self._patience(entry, body.deadline_ms))
         await self._ask(rpc.Method.POOL_DRAIN, params)
         return json_response(self._health(entry), 202)
 
@@ -109,7 +110,8 @@ class ControlRoutes:
         """``POST /v1/pools/{id}/reload``."""
         entry = self._entry(request)
         body = await _body(request, ReloadRequest)
-        params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=body.new_model_ref)
+        patience = self._patience(entry, DrainRequest().deadline_ms)
+        params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=body.new_model_ref, deadline_ms=patience)
         await self._ask(rpc.Method.POOL_RELOAD, params)
         return json_response(self._health(entry), 202)
 
@@ -122,6 +124,10 @@ class ControlRoutes:
             hint = nearest(pool_id, [each.id for each in self._pools])
             raise api_error(ErrorCode.NOT_FOUND, f"there is no pool {pool_id!r}", hint)
         return entry
+
+    def _patience(self, entry: PoolEntry, deadline_ms: int) -> int:
+        """How long running work gets to finish: none at all where nothing runs. pool-managerd cannot see that."""
+        return deadline_ms if self._orchestrator.runner.active(entry.id) else 0
 
     async def _ask(self, method: rpc.Method, params: Message) -> None:
         try:
@@ -141,7 +147,7 @@ class ControlRoutes:
             pool_id=entry.id,
             live=snapshot.live,
             ready=snapshot.ready,
-            draining=snapshot.state == "draining",
+            draining=snapshot.state in {PoolState.DRAINING, PoolState.RELOADING},
             state=snapshot.state,
             gates=snapshot.gates,
             restarts=snapshot.restarts,

@@ -37,6 +37,7 @@ def correlation_id_of(request: web.Request) -> str:
 async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put the correlation id on every response, streams included."""
     response.headers[HEADER] = request.get(CORRELATION_ID) or str(uuid4())
+    response.headers["Server"] = "llama-orch"
 
 
 def make_edge(authenticator: Authenticator) -> Middleware:

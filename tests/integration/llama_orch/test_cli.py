@@ -157,7 +157,8 @@ async def test_init_for_the_trial_writes_a_configuration_and_a_private_token(tmp
     again = await run(tmp_path, ["init", "--trial"])
     assert again.status == 1
     assert again.stderr == (
-        f"llama-orch: {home}/config.yaml is there already\n  hint: edit it, or replace it with --force\n"
+        f"llama-orch: {home}/config.yaml is there already\n"
+        "  hint: edit it; or replace it with --force, which keeps it as config.yaml.old\n"
     )
     (home / "config.yaml").write_text("changed")
     assert (await run(tmp_path, ["init", "--trial", "--force"])).status == 0

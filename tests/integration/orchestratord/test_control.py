@@ -106,12 +106,17 @@ async def linked(here: House, group: asyncio.TaskGroup) -> asyncio.Task[None]:
 @pytest.mark.parametrize(
     ("path", "body", "method", "asked"),
     [
-        ("drain", {"deadline_ms": 7}, Method.POOL_DRAIN, {"pool_id": "p", "deadline_ms": 7}),
-        ("drain", None, Method.POOL_DRAIN, {"pool_id": "p", "deadline_ms": 30_000}),
-        ("reload", {"new_model_ref": "n"}, Method.POOL_RELOAD, {"pool_id": "p", "new_model_ref": "n"}),
+        ("drain", {"deadline_ms": 7}, Method.POOL_DRAIN, {"pool_id": "p", "deadline_ms": 0}),
+        ("drain", None, Method.POOL_DRAIN, {"pool_id": "p", "deadline_ms": 0}),
+        (
+            "reload",
+            {"new_model_ref": "n"},
+            Method.POOL_RELOAD,
+            {"pool_id": "p", "new_model_ref": "n", "deadline_ms": 0},
+        ),
     ],
 )
-async def test_what_an_operator_asks_for_reaches_the_manager(
+async def test_what_an_operator_asks_of_an_idle_pool_reaches_the_manager_and_is_waited_for_by_nothing(
     tmp_path: Path, path: str, body: dict[str, Any] | None, method: Method, asked: dict[str, Any]
 ) -> None:
     manager = Manager(snapshot("p"))
@@ -123,6 +128,28 @@ async def test_what_an_operator_asks_for_reaches_the_manager(
         assert manager.asked[-1].method == method
         assert params(manager.asked[-1]).items() >= asked.items()
         assert (await here.get("/v1/pools"))["managed"] is True
+        running.cancel()
+
+
+@pytest.mark.parametrize(("body", "deadline_ms"), [({"deadline_ms": 7}, 7), (None, 30_000)])
+async def test_running_work_gets_the_time_that_the_operator_gives_it(
+    tmp_path: Path, body: dict[str, Any] | None, deadline_ms: int
+) -> None:
+    manager = Manager(snapshot("p"))
+    socket = tmp_path / "manager.sock"
+    async with (
+        StandIn(Knobs(fault=Fault.HANG, fault_after=5, tokens=100)) as engine,
+        listening(manager, socket),
+        house(tmp_path, engine.url) as here,
+        asyncio.TaskGroup() as group,
+    ):
+        task = await here.submit()
+        here.pools.managed = False  # the house said so of itself; from here on it is the link's word
+        running = await linked(here, group)
+        async with here.client.post("/v1/pools/p/drain", json=body) as answer:
+            assert answer.status == 202, await answer.text()
+        assert params(manager.asked[-1])["deadline_ms"] == deadline_ms
+        await here.cancel(task)
         running.cancel()
 
 
@@ -153,8 +180,8 @@ async def test_a_reload_that_fits_no_frame_is_the_clients_mistake(tmp_path: Path
         body = msgspec.json.encode({"new_model_ref": "x" * rpc.MAX_FRAME_BYTES})
         async with here.client.post("/v1/pools/p/reload", data=io.BytesIO(body)) as answer:
             told = await answer.json()
-            assert (answer.status, told["code"]) == (400, "INVALID_PARAMS")
-            assert "passes the limit of 1048576" in told["message"]
+            assert (answer.status, told["code"], told["field"]) == (400, "INVALID_PARAMS", "new_model_ref")
+            assert manager.asked[-1].method != Method.POOL_RELOAD
         running.cancel()
 
 

@@ -256,7 +256,7 @@ async def test_every_start_has_a_key_of_its_own(world: World) -> None:
         first = await world.reached(PoolState.READY)
         parts.supervisor.post("gpu0", RestartAsked())
         seen = len(world.history)
-        await world.reached(PoolState.DRAINING, seen)
+        await world.reached(PoolState.RELOADING, seen)
         second = await world.reached(PoolState.READY, seen)
         assert first.endpoint is not None
         assert second.endpoint is not None

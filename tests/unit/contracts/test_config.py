@@ -37,9 +37,21 @@ def test_a_pool_may_override_its_mode() -> None:
     assert config([LLAMA | {"provisioning": {"mode": "binary"}}]).pools[0].mode is Mode.BINARY
 
 
-def test_three_keys_are_enough_for_a_pool_but_for_its_gpu() -> None:
-    found = problems(config([{key: LLAMA[key] for key in ("id", "engine", "model")}]))
-    assert [(problem.path, problem.hint) for problem in found] == [("pools[0].devices", "for example devices: [0]")]
+def test_three_keys_are_enough_for_the_only_pool() -> None:
+    assert problems(config([{key: LLAMA[key] for key in ("id", "engine", "model")}])) == []
+
+
+def test_a_pool_that_takes_every_gpu_stands_alone() -> None:
+    greedy = {key: LLAMA[key] for key in ("id", "engine", "model")}
+    found = problems(config([greedy, LLAMA | {"id": "b"}]))
+    assert [problem.where for problem in found] == ["pools[0].devices"]
+    external = LLAMA | {"id": "c", "provisioning": {"mode": "external", "external": {"url": "http://127.0.0.1:1"}}}
+    assert problems(config([greedy, external])) == []
+
+
+@pytest.mark.parametrize("text", ["gpu0\n", "gpu0\nx", " gpu0"])
+def test_no_line_break_passes_behind_an_id(text: str) -> None:
+    assert refusal({"pools": [LLAMA | {"id": text}]}).where == "pools[0].id"
 
 
 @pytest.mark.req("HP-26")
@@ -48,6 +60,7 @@ def test_three_keys_are_enough_for_a_pool_but_for_its_gpu() -> None:
     [
         ({"pools": [LLAMA | {"engine": "llamacp"}]}, "pools[0].engine", "llamacpp, vllm, tgi, triton, openai"),
         ({"pools": [LLAMA | {"modl": 1}]}, "pools[0].modl", "did you mean 'model'?"),
+        ({"pools": [LLAMA | {"ctx": 10**30}]}, "pools[0].ctx", "134217728"),
         ({"pools": [LLAMA | {"ctx": "big"}]}, "pools[0].ctx", "expected int, got str"),
         ({"pools": [{"id": "a", "engine": "llamacpp"}]}, "pools[0].model", "missing"),
         ({"pools": [LLAMA | {"provisioning": {"mode": "sauce"}}]}, "pools[0].provisioning.mode", "source"),
@@ -73,6 +86,9 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
         (config([LLAMA | {"devices": [-1]}]), "pools[0].devices[0]", "indices start at 0"),
         (config([LLAMA | {"devices": ["0"]}]), "pools[0].devices[0]", "nvidia-smi -L"),
         (config([LLAMA | {"devices": [0, 0]}]), "pools[0].devices", "named twice"),
+        (config([LLAMA | {"flags": ["--a\0b"]}]), "pools[0].flags[0]", "null character"),
+        (config([LLAMA | {"env": {"A=B": "c"}}]), "pools[0].env.A=B", "without '='"),
+        (config([LLAMA | {"env": {"A": "b\0"}}]), "pools[0].env.A", "null character"),
         (config([LLAMA | {"tensor_split": [1, 2]}]), "pools[0].tensor_split", "one share per device"),
         (
             config([LLAMA | {"engine": "vllm", "provisioning": {"mode": "source"}}]),

@@ -258,3 +258,14 @@ def test_whatever_the_text_it_is_a_configuration_or_is_explained(text: str) -> N
     told = outcome(text)
     assert told
     assert all(line.startswith("config.yaml") for line in told)
+
+
+def test_a_character_that_json_escapes_in_two_halves_is_one() -> None:
+    config = parse(GOOD.replace("m.gguf", "x") + '    flags: ["\\ud83d\\ude00"]\n', "config.yaml")
+    assert config.pools[0].flags == ("\U0001f600",)
+
+
+def test_half_a_character_is_told_with_its_line() -> None:
+    told = outcome(GOOD + '    flags: ["\\ud83d"]\n')
+    assert len(told) == 1
+    assert "half of a character" in told[0]

@@ -72,7 +72,11 @@ def test_a_real_gpu_is_shown_whole() -> None:
     assert gpu_findings(a_pool(devices=(first.uuid,)), visible_gpus) == ()
 
 
-@given(st.lists(st.integers(0, 3), unique=True))
+def test_a_pool_without_devices_sees_every_gpu() -> None:
+    assert mask_of(a_pool(devices=())) == {}
+
+
+@given(st.lists(st.integers(0, 3), unique=True, min_size=1))
 def test_a_mask_shows_the_devices_of_the_pool_and_no_other(devices: list[int]) -> None:
     mask = mask_of(a_pool(devices=tuple(devices)))
     assert mask["CUDA_VISIBLE_DEVICES"] == ",".join(map(str, devices))

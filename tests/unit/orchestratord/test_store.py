@@ -52,7 +52,7 @@ def test_live_tasks_are_never_forgotten_and_finished_ones_are_bounded(
             ended.append(live.pop(size % len(live)))
             finish(store, ended[-1])
         kept = [each for each in store if each.finished]
-        assert sum(len(each.log) for each in kept) <= max_bytes
+        assert sum(each.kept_bytes for each in kept) <= max_bytes
         assert len(kept) <= keep
         assert {each.id for each in kept} == {each.id for each in ended[len(ended) - len(kept) :]}
         assert sorted(each.id for each in store.live) == sorted(each.id for each in live)

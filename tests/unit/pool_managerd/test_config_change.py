@@ -1,7 +1,7 @@
 from msgspec.structs import replace
 
 from contracts.config import Config, Engine, Logging, Pool, Profile
-from pool_managerd.config_change import needs_restart
+from daemon_core.config_change import needs_restart
 
 GPU0 = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m", devices=(0,))
 GPU1 = replace(GPU0, id="gpu1", devices=(1,))

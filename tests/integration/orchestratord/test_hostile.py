@@ -1,0 +1,36 @@
+"""What a client can send to hurt the others: long names, endless numbers, line breaks in ids."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.orchestratord.house import BODY, house
+from tests.standin.server import StandIn
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"task_id": "abc\n"}, "task_id"),
+        ({"deadline_ms": 10**30}, "deadline_ms"),
+        ({"deadline_ms": 10**400}, "deadline_ms"),
+        ({"placement": {"avoid": ["x"] * 1000}}, "placement.avoid"),
+    ],
+)
+async def test_what_would_break_something_later_is_refused_at_once(
+    tmp_path: Path, changes: dict[str, object], field: str
+) -> None:
+    async with StandIn() as engine, house(tmp_path, engine.url) as here:
+        async with here.client.post("/v1/tasks", data=json.dumps(BODY | changes)) as answer:
+            told = await answer.json()
+        assert (answer.status, told["code"], told["field"]) == (400, "INVALID_PARAMS", field)
+        assert (await here.get("/v1/tasks"))["tasks"] == []
+
+
+async def test_a_field_name_of_a_megabyte_is_not_compared_and_not_repeated(tmp_path: Path) -> None:
+    async with StandIn() as engine, house(tmp_path, engine.url) as here:
+        body = json.dumps(BODY | {"promptseed" * 100_000: 1})
+        async with here.client.post("/v1/tasks", data=body.encode()) as answer:
+            assert answer.status == 400
+            assert len(await answer.read()) < 2_000
