@@ -6,6 +6,7 @@ terminal event says. Never reads a clock: every moment is an argument, in monoto
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -209,12 +210,12 @@ class Task:
         now_ms: float,
     ) -> None:
         """Close with ``end``; what the engine did not say is what was seen here."""
-        if decode_ms is None:
+        if decode_ms is None or not 0 <= decode_ms < math.inf:
             decode_ms = 0.0 if self._first_text_ms is None else now_ms - self._first_text_ms
         waited_until = self.run.at_ms if self.run else now_ms
         self._end = End(
-            tokens_in=tokens_in or 0,
-            tokens_out=self.log.tokens if tokens_out is None else tokens_out,
+            tokens_in=max(0, tokens_in or 0),  # an engine may say anything
+            tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
             first_token_ms=self._since_admission(self._first_text_ms),

@@ -905,3 +905,11 @@ async def test_a_task_that_is_unknown_is_told_so() -> None:
             here.orchestrator.get("nobody")
         assert caught.value.refusal.code is ErrorCode.NOT_FOUND
         assert caught.value.refusal.message == "there is no task 'nobody'"
+
+
+async def test_an_engine_that_counts_below_nothing_harms_nobody() -> None:
+    odd = Finished(reason=FinishReason.STOP, tokens_in=-1, tokens_out=-5, decode_ms=-0.5)
+    async with world(Script(["a", odd])) as here:
+        end = end_of(await ended(await here.submit()))
+        assert (end["tokens_in"], end["tokens_out"], end["decode_time_ms"] >= 0) == (0, 0, True)
+        assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
