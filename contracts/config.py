@@ -362,7 +362,8 @@ def _exec_problems(pool: Pool, path: str) -> list[Problem]:
 
 
 def _fits_trial(pool: Pool) -> bool:
-    return _is_trial_wheel(pool) or pool.mode is Mode.EXTERNAL
+    by_itself = pool.mode in {Mode.SOURCE, Mode.CONTAINER} or _is_trial_wheel(pool)
+    return pool.mode is Mode.EXTERNAL or (pool.engine is Engine.LLAMACPP and by_itself)
 
 
 def _is_trial_wheel(pool: Pool) -> bool:

@@ -43,12 +43,50 @@ class HttpProbe(Message, frozen=True, kw_only=True):
     body: str | None = None
 
 
+class BindMount(Message, frozen=True, kw_only=True):
+    """A path of this machine inside a container, read-only unless it says otherwise."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+class ContainerRun(Message, frozen=True, kw_only=True):
+    """What an engine's container needs beside its arguments and its environment. Holds no secret.
+
+    ``image``, ``tag`` and ``digest`` are the engine's identity; what runs is always ``image@digest``. The model is
+    mounted read-only at ``model_target``, followed by the model's own file or directory name where it ends in ``/``.
+    """
+
+    runtime: str
+    """``podman`` or ``docker``: the one that has the image."""
+    runtime_reason: str
+    """Why that one was chosen."""
+    image: str
+    digest: str
+    port: int
+    """On which the engine listens, inside."""
+    tag: str | None = None
+    model_target: str = "/models/"
+    mounts: tuple[BindMount, ...] = ()
+    tmpfs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - a path inside the container
+    shm_bytes: int | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+    entrypoint: str | None = None
+    """In place of the image's own."""
+    read_only_root: bool = True
+    """Off only for an engine that is known to write beside its program."""
+
+
 class PreparedEngine(Message, frozen=True, kw_only=True):
     """An engine that can be started, or an endpoint that somebody else runs. Holds no secret.
 
     ``bin_or_entry`` and ``args`` are the argument vector of a native engine; the strings ``{model}``, ``{host}`` and
     ``{port}`` in ``args`` are filled in at each start. ``key_env`` names the environment variable that carries the
-    per-spawn API key. ``image_ref`` stands instead of ``bin_or_entry`` for a container, ``url`` for an external engine.
+    per-spawn API key. ``image_ref`` (``image@digest``) and ``container`` stand instead of ``bin_or_entry`` for a
+    container, where ``{model}`` is the path inside it and ``{host}`` and ``{port}`` are the address inside it; ``url``
+    stands for an external engine.
     """
 
     engine: Engine
@@ -58,6 +96,7 @@ class PreparedEngine(Message, frozen=True, kw_only=True):
     engine_digest: str | None = None
     bin_or_entry: str | None = None
     image_ref: str | None = None
+    container: ContainerRun | None = None
     url: str | None = None
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)

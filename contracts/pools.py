@@ -49,16 +49,32 @@ class Cause(StrEnum):
     MODEL_FETCH = "model_fetch"
     POLICY_DENIED = "policy_denied"
     ENGINE_MISSING = "engine_missing"
+    ENGINE_FETCH = "engine_fetch"
     ENGINE_BUILD = "engine_build"
+    CONTAINER_RUNTIME = "container_runtime"
     ENGINE_EXIT = "engine_exit"
     ENGINE_UNHEALTHY = "engine_unhealthy"
     START_TIMEOUT = "start_timeout"
     NO_GPU = "no_gpu"
+    """There is no GPU, or the driver shows none of the mask."""
+    DRIVER = "driver"
+    """The driver is there and does not work, or does not fit what the engine was built for."""
+    ON_CPU = "on_cpu"
+    """The engine answers, and not from a GPU."""
     WRONG_DEVICE = "wrong_device"
+    """The engine uses a GPU that is not in its pool's mask."""
     GPU_LOST = "gpu_lost"
+    """A GPU fell off the bus."""
     GPU_ERROR = "gpu_error"
+    """A GPU reported a fatal Xid or an uncorrectable memory error."""
+    VRAM_SHORT = "vram_short"
+    """Refused before the start: the estimate does not fit the VRAM that is free."""
     VRAM_OOM = "vram_oom"
+    """The engine ran out of VRAM."""
+    RAM_SHORT = "ram_short"
+    """Refused before the start: the host has too little memory free."""
     HOST_OOM = "host_oom"
+    """The kernel ended the engine for want of memory."""
     INTERNAL = "internal"
 
 
@@ -227,6 +243,8 @@ class Gpu(Message, frozen=True, kw_only=True):
     vram_used_bytes: int
     driver: str
     utilization: float | None = None
+    compute_capability: str | None = None
+    """Such as ``8.6``; None where the driver does not tell."""
 
 
 class DrainRequest(Strict, frozen=True, kw_only=True):

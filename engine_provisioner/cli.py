@@ -113,7 +113,7 @@ def _run(config_path: Path | None, wanted: str | None, work: Work, *, json: bool
         _say(f"engine-provisioner: {error.render()}")
         raise typer.Exit(error.exit_code) from error
     pools = _chosen(config, wanted)
-    host = Host(environ=environ, catalog=FsEngineCatalog(paths.catalog))
+    host = Host(environ=environ, catalog=FsEngineCatalog(paths.catalog), cache=paths.cache, policy=config.policy)
     results = asyncio.run(_results(config, pools, host, work))
     text = msgspec.json.format(msgspec.json.encode(results)).decode() if json else _readable(results)
     sys.stdout.write(f"{text}\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -19,8 +20,13 @@ from pathlib import Path
 
 from catalog_core.engines import EngineCatalogStore
 from contracts.base import Message
-from contracts.pools import Gpu
+from contracts.config import Policy
+from contracts.pools import Cause, Gpu
+from daemon_core.outbound import ruling_on
+from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import visible_gpus
+
+_log = logging.getLogger(__name__)
 
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a command's output that are kept."""
@@ -55,6 +61,9 @@ class Host:
 
     environ: Mapping[str, str]
     catalog: EngineCatalogStore
+    cache: Path
+    """Below it every engine has a directory of its own: sources, builds, downloads."""
+    policy: Policy = Policy()
     workdir: Path | None = None
     """Where engines run; None leaves it to whoever starts them."""
     now_ms: Callable[[], int] = unix_ms
@@ -62,6 +71,15 @@ class Host:
     """Raises GpuUnavailable. Called in a thread."""
     python: Path = field(default_factory=lambda: Path(sys.executable))
     os_release: Path = Path("/etc/os-release")
+
+    def require_outbound(self, url: str) -> None:
+        """See that policy lets an address be reached; every ruling is logged. Raises ProvisionError."""
+        ruling = ruling_on(url, self.policy.outbound)
+        _log.info("outbound to %s: %s by %s", ruling.host, "allowed" if ruling.allowed else "denied", ruling.rule)
+        if not ruling.allowed:
+            text = f"{ruling.host or 'this address'} may not be reached: {ruling.rule}"
+            hint = f"add {ruling.host!r} to policy.outbound.allow, or get it from somewhere that is allowed"
+            raise ProvisionError(Cause.POLICY_DENIED, text, hint)
 
     def which(self, name: str) -> Path | None:
         """The executable of this name on PATH."""

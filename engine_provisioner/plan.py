@@ -10,19 +10,27 @@ from enum import StrEnum
 from typing import assert_never
 from urllib.parse import urlsplit, urlunsplit
 
-from contracts.config import MODES, TRIAL_WHEEL, Engine, Mode, Pool, Profile
+from contracts.config import MODES, TRIAL_WHEEL, Engine, Mode, Pool, Profile, SourceBuild
 from contracts.engines import Plan, PlanStep
 from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 
 
 class Way(StrEnum):
-    """The ways that this version knows."""
+    """The ways there are."""
 
+    SOURCE = "source"
+    """Built here, from a git repository."""
+    CONTAINER = "container"
     WHEEL = "wheel"
+    """The server in a Python wheel: profile trial only."""
     BINARY = "binary"
+    """A program that is on this machine."""
+    DOWNLOAD = "download"
+    """A program or an archive of one, fetched by its sha256."""
     SYSTEM_PACKAGE = "system_package"
     EXTERNAL = "external"
+    """An endpoint that somebody else runs."""
 
 
 class StepKind(StrEnum):
@@ -30,16 +38,21 @@ class StepKind(StrEnum):
 
     CHECK = "check"
     FIND = "find"
+    FETCH = "fetch"
+    UNPACK = "unpack"
+    INSTALL = "install"
+    CONFIGURE = "configure"
+    BUILD = "build"
+    WRITE = "write"
     VERIFY = "verify"
     IDENTIFY = "identify"
     ENDPOINT = "endpoint"
     RECORD = "record"
 
 
-PROVISIONABLE = (Mode.PACKAGE, Mode.BINARY, Mode.EXTERNAL)
-"""The modes that this version can provision."""
-
 SERVER = "llama-server"
+TRIAL_WAYS = (Way.WHEEL, Way.SOURCE, Way.CONTAINER, Way.EXTERNAL)
+"""What profile trial may use: engines that it can start on the CPU by its own decision, and endpoints."""
 
 
 def way_of(pool: Pool, profile: Profile) -> Way:
@@ -49,32 +62,43 @@ def way_of(pool: Pool, profile: Profile) -> Way:
     if profile is Profile.HOME and way is Way.WHEEL:
         text = f"the wheel {TRIAL_WHEEL} computes on the CPU, and profile home is GPU only"
         raise ProvisionError(Cause.NO_GPU, text, "use another provisioning mode, or set profile: trial")
-    if profile is Profile.TRIAL and way not in {Way.WHEEL, Way.EXTERNAL}:
+    if profile is Profile.TRIAL and not _fits_trial(pool, way):
         text = f"profile trial cannot use {pool.engine} in mode {pool.mode}"
-        hint = f"valid in trial: package with name {TRIAL_WHEEL}, external; or set profile: home on a GPU machine"
+        hint = f"valid in trial: {trial_modes()}; or set profile: home on a GPU machine"
         raise ProvisionError(Cause.ENGINE_MISSING, text, hint)
     return way
 
 
+def trial_modes() -> str:
+    """What profile trial can use, in words."""
+    return f"llamacpp in mode package (name {TRIAL_WHEEL}), source or container, and external for every engine"
+
+
 def plan_for(pool: Pool, profile: Profile) -> Plan:
     """What ``ensure`` would do. Raises ProvisionError where it could do nothing."""
-    way = way_of(pool, profile)
+    return Plan(pool_id=pool.id, steps=_steps(pool, profile, way_of(pool, profile)))
+
+
+def _steps(pool: Pool, profile: Profile, way: Way) -> tuple[PlanStep, ...]:
     match way:
         case Way.WHEEL:
-            steps = _native(pool, profile, f"find the installed wheel {TRIAL_WHEEL}", f"the server of {TRIAL_WHEEL}")
+            return _native(pool, profile, _wheel_steps(), f"the server of {TRIAL_WHEEL}")
         case Way.BINARY:
             binary = pool.provisioning.binary
-            path = binary.path if binary else None
-            steps = _native(pool, profile, f"find {path or f'{SERVER} on PATH'}", path or SERVER)
+            path = (binary.path if binary else None) or SERVER
+            return _native(pool, profile, _find_steps(path), path)
         case Way.SYSTEM_PACKAGE:
-            package = pool.provisioning.package
-            origin = f", as the system package {package.name} installs it" if package else ""
-            steps = _native(pool, profile, f"find {SERVER} on PATH{origin}", SERVER)
+            return _native(pool, profile, _package_steps(pool), SERVER)
+        case Way.DOWNLOAD:
+            return _native(pool, profile, _download_steps(pool), SERVER)
+        case Way.SOURCE:
+            return _native(pool, profile, _source_steps(pool, profile), SERVER)
+        case Way.CONTAINER:
+            return _container_steps(pool, profile)
         case Way.EXTERNAL:
-            steps = _external(pool)
+            return _external(pool)
         case _:
             assert_never(way)
-    return Plan(pool_id=pool.id, steps=steps)
 
 
 def without_secrets(url: str) -> str:
@@ -94,35 +118,93 @@ def _refuse_nonsense(pool: Pool) -> None:
     if pool.mode not in legal:
         text = f"{pool.engine} cannot be provisioned in mode {pool.mode}"
         raise ProvisionError(Cause.ENGINE_MISSING, text, f"valid for {pool.engine}: {', '.join(legal)}")
-    if pool.mode not in PROVISIONABLE:
-        text = f"{pool.engine} cannot be provisioned in mode {pool.mode} by this version"
-        able = [mode for mode in legal if mode in PROVISIONABLE]
-        raise ProvisionError(Cause.ENGINE_MISSING, text, f"it can use for {pool.engine}: {', '.join(able)}")
 
 
 def _way_of_mode(pool: Pool) -> Way:
     provisioning = pool.provisioning
-    if pool.mode is Mode.PACKAGE:
-        package = provisioning.package
-        return Way.WHEEL if package and package.name == TRIAL_WHEEL else Way.SYSTEM_PACKAGE
-    if pool.mode is Mode.BINARY:
-        if provisioning.binary and provisioning.binary.url:
-            text = f"{without_secrets(provisioning.binary.url)} cannot be downloaded by this version"
-            hint = "download it yourself, make it executable and set provisioning.binary.path"
-            raise ProvisionError(Cause.ENGINE_MISSING, text, hint)
-        return Way.BINARY
-    return Way.EXTERNAL
+    match pool.mode:
+        case Mode.SOURCE:
+            return Way.SOURCE
+        case Mode.CONTAINER:
+            return Way.CONTAINER
+        case Mode.PACKAGE:
+            package = provisioning.package
+            return Way.WHEEL if package and package.name == TRIAL_WHEEL else Way.SYSTEM_PACKAGE
+        case Mode.BINARY:
+            return Way.DOWNLOAD if provisioning.binary and provisioning.binary.url else Way.BINARY
+        case Mode.EXTERNAL:
+            return Way.EXTERNAL
+        case _:
+            assert_never(pool.mode)
 
 
-def _native(pool: Pool, profile: Profile, find: str, what: str) -> tuple[PlanStep, ...]:
-    devices = ", ".join(str(device) for device in pool.devices) or "none named"
-    check = f"check the GPUs ({devices}) and the flags" if profile is Profile.HOME else "check the flags"
+def _fits_trial(pool: Pool, way: Way) -> bool:
+    return way in TRIAL_WAYS and (pool.engine is Engine.LLAMACPP or way is Way.EXTERNAL)
+
+
+def _native(pool: Pool, profile: Profile, obtain: tuple[PlanStep, ...], what: str) -> tuple[PlanStep, ...]:
+    """The steps of an engine that is a program: check, whatever brings it here, prove it, record it."""
     return (
-        PlanStep(kind=StepKind.CHECK, detail=f"{check} of pool {pool.id}"),
-        PlanStep(kind=StepKind.FIND, detail=find),
+        _check_step(pool, profile),
+        *obtain,
         PlanStep(kind=StepKind.VERIFY, detail=f"ask {what} for its version and its flags"),
         PlanStep(kind=StepKind.IDENTIFY, detail=f"compute the sha256 of {what}"),
-        PlanStep(kind=StepKind.RECORD, detail="record the engine in the engine catalog"),
+        _RECORD,
+    )
+
+
+def _check_step(pool: Pool, profile: Profile) -> PlanStep:
+    devices = ", ".join(str(device) for device in pool.devices) or "none named"
+    check = f"check the GPUs ({devices}) and the flags" if profile is Profile.HOME else "check the flags"
+    return PlanStep(kind=StepKind.CHECK, detail=f"{check} of pool {pool.id}")
+
+
+_RECORD = PlanStep(kind=StepKind.RECORD, detail="record the engine in the engine catalog")
+
+
+def _wheel_steps() -> tuple[PlanStep, ...]:
+    return (PlanStep(kind=StepKind.FIND, detail=f"find the installed wheel {TRIAL_WHEEL}"),)
+
+
+def _find_steps(path: str) -> tuple[PlanStep, ...]:
+    where = path if path != SERVER else f"{SERVER} on PATH"
+    return (PlanStep(kind=StepKind.FIND, detail=f"find {where}"),)
+
+
+def _package_steps(pool: Pool) -> tuple[PlanStep, ...]:
+    package = pool.provisioning.package
+    origin = f", as the system package {package.name} installs it" if package else ""
+    return (PlanStep(kind=StepKind.FIND, detail=f"find {SERVER} on PATH{origin}"),)
+
+
+def _download_steps(pool: Pool) -> tuple[PlanStep, ...]:
+    binary = pool.provisioning.binary
+    url = without_secrets(binary.url) if binary and binary.url else "(no url)"
+    digest = binary.sha256 if binary else None
+    return (
+        PlanStep(kind=StepKind.FETCH, detail=f"download {url} and check its sha256 {digest}"),
+        PlanStep(kind=StepKind.UNPACK, detail=f"unpack it and find {SERVER}"),
+    )
+
+
+def _source_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
+    source = pool.provisioning.source or SourceBuild()
+    compute = "with CUDA" if profile is Profile.HOME else "for the CPU (profile trial)"
+    return (
+        PlanStep(kind=StepKind.FETCH, detail=f"fetch {source.ref} of {without_secrets(source.repo)}"),
+        PlanStep(kind=StepKind.CONFIGURE, detail=f"configure it {compute}"),
+        PlanStep(kind=StepKind.BUILD, detail=f"build {SERVER}"),
+    )
+
+
+def _container_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
+    container = pool.provisioning.container
+    image = container.image if container else f"the default image of {pool.engine}"
+    return (
+        _check_step(pool, profile),
+        PlanStep(kind=StepKind.FIND, detail="find a container runtime that works: rootless podman, else docker"),
+        PlanStep(kind=StepKind.FETCH, detail=f"pull {image}"),
+        _RECORD,
     )
 
 
@@ -133,5 +215,5 @@ def _external(pool: Pool) -> tuple[PlanStep, ...]:
     return (
         PlanStep(kind=StepKind.CHECK, detail=f"check that {key} is set" if key else "no API key is configured"),
         PlanStep(kind=StepKind.ENDPOINT, detail=f"use the endpoint {url}; nothing is started"),
-        PlanStep(kind=StepKind.RECORD, detail="record the engine in the engine catalog"),
+        _RECORD,
     )

@@ -12,8 +12,12 @@ from engine_provisioner.base import EngineProvider
 from engine_provisioner.host import Host
 from engine_provisioner.plan import Way, way_of
 from engine_provisioner.providers.binary import BinarySource
+from engine_provisioner.providers.container import ContainerProvider
+from engine_provisioner.providers.download import DownloadSource
 from engine_provisioner.providers.external import ExternalProvider
 from engine_provisioner.providers.native import NativeProvider
+from engine_provisioner.providers.package import PackageSource
+from engine_provisioner.providers.source import SourceBuilder
 from engine_provisioner.providers.wheel import WheelSource
 
 
@@ -27,8 +31,16 @@ def provider_for(pool: Pool, profile: Profile, host: Host) -> EngineProvider:
     match way:
         case Way.WHEEL:
             return NativeProvider(host, profile, WheelSource(host))
-        case Way.BINARY | Way.SYSTEM_PACKAGE:
+        case Way.BINARY:
             return NativeProvider(host, profile, BinarySource(host))
+        case Way.SYSTEM_PACKAGE:
+            return NativeProvider(host, profile, PackageSource(host))
+        case Way.SOURCE:
+            return NativeProvider(host, profile, SourceBuilder(host, profile))
+        case Way.DOWNLOAD:
+            return NativeProvider(host, profile, DownloadSource(host))
+        case Way.CONTAINER:
+            return ContainerProvider(host, profile)
         case Way.EXTERNAL:
             return ExternalProvider(host, profile)
         case _:

@@ -171,7 +171,9 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     """Where the engines come from."""
     catalog = FsEngineCatalog(context.paths.catalog)
     _recover(catalog)
-    host = engine_provisioner.host.Host(environ=context.environ, catalog=catalog)
+    host = engine_provisioner.host.Host(
+        environ=context.environ, catalog=catalog, cache=context.paths.cache, policy=context.config.policy
+    )
     return lambda _pool: ProvisionedEngines(context.config.profile, host)
 
 

@@ -14,17 +14,17 @@ from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
 from engine_provisioner.plan import SERVER
-from engine_provisioner.providers.native import Program
+from engine_provisioner.providers.native import Found, Program
 
 
-class BinarySource:
+class BinarySource(Found):
     """Finds the program of modes ``binary`` and ``package``."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def locate(self, pool: Pool) -> Program:
-        """See Source. Raises ProvisionError where there is no executable."""
+        """See Found. Raises ProvisionError where there is no executable."""
         binary = pool.provisioning.binary if pool.mode is Mode.BINARY else None
         hint = self._hint(pool)
         if binary is None or binary.path is None:

@@ -55,8 +55,39 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """Where a program comes from."""
 
+    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
+        """Every problem that would stop ``obtain``, found at once. Changes nothing."""
+
+    async def present(self, pool: Pool) -> Program | None:
+        """The program, where it can be used without doing anything first. Raises ProvisionError, changes nothing."""
+
+    async def obtain(self, pool: Pool, steps: Checklist, progress: Progress) -> Program:
+        """Do the steps of the plan that bring the program here. Idempotent. Raises ProvisionError."""
+
+
+class Found:
+    """A source that only looks: ``locate`` finds the program, and nothing is brought here."""
+
     def locate(self, pool: Pool) -> Program:
         """The program. Blocks for a moment. Raises ProvisionError."""
+        raise NotImplementedError
+
+    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
+        """See Source."""
+        try:
+            await asyncio.to_thread(self.locate, pool)
+        except ProvisionError as error:
+            return (engine_finding(error),)
+        return ()
+
+    async def present(self, pool: Pool) -> Program | None:
+        """See Source."""
+        return await asyncio.to_thread(self.locate, pool)
+
+    async def obtain(self, pool: Pool, steps: Checklist, progress: Progress) -> Program:  # noqa: ARG002 - a Source
+        """See Source."""
+        steps.begin(StepKind.FIND)
+        return await asyncio.to_thread(self.locate, pool)
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +128,14 @@ class NativeProvider:
     async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
         """See EngineProvider."""
         found = [*await self._pool_findings(pool)]
+        in_the_way = await self._source.preflight(pool)
+        found += in_the_way
         try:
-            await self._verify(pool, await self._locate(pool))
+            program = None if in_the_way else await self._source.present(pool)
+            if program is not None:
+                await self._verify(pool, program)
         except ProvisionError as error:
-            found.append(Finding(check="engine", message=error.message, why=_WHY_ENGINE, hint=error.hint))
+            found.append(engine_finding(error))
         return tuple(found)
 
     async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
@@ -112,8 +147,7 @@ class NativeProvider:
             raise error_of(cause, findings)
         for note in configured(pool.flags, self._profile).notes:
             progress(f"{note.message}: {note.hint}")
-        steps.begin(StepKind.FIND)
-        program = await self._locate(pool)
+        program = await self._source.obtain(pool, steps, progress)
         steps.begin(StepKind.VERIFY)
         version, flags = await self._verify(pool, program)
         steps.begin(StepKind.IDENTIFY)
@@ -137,10 +171,6 @@ class NativeProvider:
         if self._profile is Profile.HOME:
             gpus = await asyncio.to_thread(gpu_findings, pool, self._host.gpus)
         return (*gpus, *flag_findings(pool, self._profile), *env_findings(pool))
-
-    async def _locate(self, pool: Pool) -> Program:
-        """Find the program. Raises ProvisionError."""
-        return await asyncio.to_thread(self._source.locate, pool)
 
     async def _verify(self, pool: Pool, program: Program) -> tuple[Version, frozenset[str] | None]:
         """Ask the program for its version and its flags, and in profile home for a GPU. Raises ProvisionError."""
@@ -232,6 +262,11 @@ def env_findings(pool: Pool) -> tuple[Finding, ...]:
         Finding(check="env", message=f"pools[{pool.id}].env sets {name}", why=_WHY_ENV, hint=OURS_IN_ENV[name])
         for name in sorted(pool.env.keys() & OURS_IN_ENV.keys())
     )
+
+
+def engine_finding(error: ProvisionError) -> Finding:
+    """What stops the preparation, as a preflight tells it."""
+    return Finding(check="engine", message=error.message, why=_WHY_ENGINE, hint=error.hint)
 
 
 _WHY_ENV = "llama-orch sets it at every start: which GPUs a pool uses and who may call its engine"

@@ -19,7 +19,7 @@ from contracts.pools import Cause
 from engine_provisioner import wheel_server
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
-from engine_provisioner.providers.native import Program
+from engine_provisioner.providers.native import Found, Program
 
 INSTALL_HINT = "pip install 'llama-orch[trial]'"
 
@@ -43,7 +43,7 @@ def installed_wheel() -> Wheel | None:
     return Wheel(version=version, native_module=modules[0]) if modules else None
 
 
-class WheelSource:
+class WheelSource(Found):
     """Finds the wheel. ``find`` is what finds it."""
 
     def __init__(self, host: Host, find: Callable[[], Wheel | None] = installed_wheel) -> None:
@@ -51,7 +51,7 @@ class WheelSource:
         self._find = find
 
     def locate(self, pool: Pool) -> Program:
-        """See Source. Raises ProvisionError where the wheel is missing or is not the configured version."""
+        """See Found. Raises ProvisionError where the wheel is missing or is not the configured version."""
         wheel = self._find()
         if wheel is None:
             text = f"the wheel {TRIAL_WHEEL} is not installed"

@@ -21,7 +21,13 @@ async def check(machine: Machine) -> Sequence[Result]:
     """The preflight of each pool's engine; it changes nothing."""
     if machine.config is None or machine.paths is None:
         return [skipped(CHECK)]
-    host = Host(environ=machine.environ, catalog=FsEngineCatalog(machine.paths.catalog))
+    paths = machine.paths
+    host = Host(
+        environ=machine.environ,
+        catalog=FsEngineCatalog(paths.catalog),
+        cache=paths.cache,
+        policy=machine.config.policy,
+    )
     results: list[Result] = []
     for pool in machine.config.pools:
         results += await _preflight(pool, machine.config.profile, host)

@@ -53,7 +53,7 @@ def trial_pool(model: Path, *, ctx: int = 256, slots: int = 1, flags: tuple[str,
 
 async def prepared(pool: Pool, root: Path) -> PreparedEngine:
     """The engine of a pool of profile trial."""
-    host = Host(environ=dict(os.environ), catalog=FsEngineCatalog(root / "catalog"), workdir=root)
+    host = Host(environ=dict(os.environ), catalog=FsEngineCatalog(root / "catalog"), cache=root / "cache", workdir=root)
     return await provider_for(pool, Profile.TRIAL, host).ensure(pool, lambda _: None)
 
 

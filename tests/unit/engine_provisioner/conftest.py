@@ -57,6 +57,7 @@ def make_host(tmp_path: Path) -> MakeHost:
         chosen: dict[str, object] = {
             "environ": {"PATH": str(tmp_path / "bin")},
             "catalog": FsEngineCatalog(tmp_path / "catalog"),
+            "cache": tmp_path / "cache",
             "now_ms": lambda: 1_700_000_000_000,
             "gpus": lambda: GPUS,
             "os_release": tmp_path / "no-os-release",

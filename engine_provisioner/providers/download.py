@@ -1,0 +1,6 @@
+"""Stub, to be written."""
+from engine_provisioner.providers.binary import BinarySource
+
+
+class DownloadSource(BinarySource):
+    """To be written."""
