@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.plugins.leftovers",
     "tests.plugins.needs",
     "tests.plugins.requirements",
+    "tests.plugins.failures",  # imports the one before
 ]
