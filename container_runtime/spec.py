@@ -19,16 +19,60 @@ LABEL_REPLICA = "llama-orch.replica"
 LABEL_ENGINE = "llama-orch.engine"
 LABELS = (LABEL_POOL, LABEL_REPLICA, LABEL_ENGINE)
 """By these a container is found again after its manager died, so each one has them all."""
+LABEL_START = "llama-orch.start"
+"""Another value at each start: by this a start that failed half-way is cleared away. Given by the runtime alone."""
 
 _CDI = re.compile(r"[a-z0-9.-]+/[a-z0-9_.-]+=[A-Za-z0-9_.:-]+")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IMAGE = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):
     """A value of a specification."""
+
+
+class ImageReference(_Value, frozen=True, kw_only=True):
+    """An image by its name in a registry, and the tag or digest that is wanted of it; a digest outranks the tag.
+
+    ``image`` has neither tag nor digest. A name without a registry is one of docker.io.
+    """
+
+    image: str
+    tag: str | None = None
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_image(self.image, self.tag, self.digest)
+
+    @property
+    def text(self) -> str:
+        """As people write it, and as a runtime takes it."""
+        if self.digest is not None:
+            return f"{self.image}@{self.digest}"
+        return f"{self.image}:{self.tag}" if self.tag else self.image
+
+    @property
+    def repository(self) -> str:
+        """The image's whole name, with its registry: what no runtime reads in another way than the next."""
+        first, slash, _ = self.image.partition("/")
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            return self.image
+        return f"docker.io/{self.image}" if slash else f"docker.io/library/{self.image}"
+
+    @property
+    def registry(self) -> str:
+        """The host, with its port, that has the image."""
+        return self.repository.partition("/")[0]
+
+    @property
+    def qualified(self) -> str:
+        """The text with the image's whole name; without tag and digest it is the tag ``latest``."""
+        if self.digest is not None:
+            return f"{self.repository}@{self.digest}"
+        return f"{self.repository}:{self.tag or 'latest'}"
 
 
 class DeviceRequest(_Value, frozen=True, kw_only=True):
@@ -70,11 +114,8 @@ class Mount(_Value, frozen=True, kw_only=True):
     writable: bool = False
 
     def __post_init__(self) -> None:
-        for field, path in (("source", self.source), ("target", self.target)):
-            if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise SpecError(f"mounts.{field}", f"{path!r} is not an absolute path without '..'")
-            if any(character in path for character in ",:\0\n"):
-                raise SpecError(f"mounts.{field}", f"{path!r} holds a character that separates mount options")
+        _check_path("mounts.source", self.source)
+        _check_path("mounts.target", self.target)
 
 
 class Limits(_Value, frozen=True, kw_only=True):
@@ -104,6 +145,9 @@ class ContainerSpec(_Value, frozen=True, kw_only=True):
     labels: dict[str, str]
     tag: str | None = None
     digest: str | None = None
+    """Nothing runs without it: a tag is resolved by ``pull`` first."""
+    entrypoint: str | None = None
+    """A program in place of the image's own."""
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     key_env: str | None = None
@@ -111,6 +155,8 @@ class ContainerSpec(_Value, frozen=True, kw_only=True):
     ports: tuple[PortMapping, ...] = ()
     model_mount: Mount | None = None
     mounts: tuple[Mount, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    """Directories inside that are empty at the start, can be written, and live in memory."""
     limits: Limits = Limits()
     read_only_root: bool = True
     """Off only for an engine that is known to write beside its program."""
@@ -119,7 +165,7 @@ class ContainerSpec(_Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise SpecError("name", f"{self.name!r} is no name of a container")
-        _check_image(self)
+        _check_image(self.image, self.tag, self.digest)
         missing = [label for label in LABELS if not self.labels.get(label)]
         if missing:
             raise SpecError(
@@ -128,18 +174,20 @@ class ContainerSpec(_Value, frozen=True, kw_only=True):
         if self.model_mount is not None and self.model_mount.writable:
             raise SpecError("model_mount", "models are mounted read-only: several pools share them")
         _check_env(self)
-        targets = [mount.target for mount in self.all_mounts]
+        if self.entrypoint is not None and (not self.entrypoint or self.entrypoint.startswith("-")):
+            raise SpecError("entrypoint", f"{self.entrypoint!r} is no program")
+        for path in self.tmpfs:
+            _check_path("tmpfs", path)
+        targets = [*(mount.target for mount in self.all_mounts), *self.tmpfs]
         if len(set(targets)) != len(targets):
             raise SpecError("mounts", "two mounts have the same target")
         if self.stop_timeout_ms <= 0:
             raise SpecError("stop_timeout_ms", f"{self.stop_timeout_ms} is no time")
 
     @property
-    def reference(self) -> str:
-        """The image as a runtime takes it: by digest where there is one, else by tag."""
-        if self.digest is not None:
-            return f"{self.image}@{self.digest}"
-        return f"{self.image}:{self.tag}" if self.tag else self.image
+    def reference(self) -> ImageReference:
+        """The image."""
+        return ImageReference(image=self.image, tag=self.tag, digest=self.digest)
 
     @property
     def all_mounts(self) -> tuple[Mount, ...]:
@@ -148,11 +196,13 @@ class ContainerSpec(_Value, frozen=True, kw_only=True):
 
 
 class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runtime says of a container. ``exit_code`` is None while it runs."""
+    """What a runtime says of a container. ``exit_code`` is None while it runs, and where it never ran."""
 
     running: bool
     exit_code: int | None = None
     oom_killed: bool = False
+    started_at: str | None = None
+    """RFC 3339, as the runtime writes it; another one after another start."""
     pids: tuple[int, ...] = ()
     """The processes in it, as this machine numbers them: NVML names these."""
 
@@ -184,12 +234,20 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _check_image(spec: ContainerSpec) -> None:
-    last = spec.image.rpartition("/")[2]
-    if not _IMAGE.fullmatch(spec.image) or ":" in last:
-        raise SpecError("image", f"{spec.image!r} is no image name without tag and digest")
-    if spec.digest is not None and not _DIGEST.fullmatch(spec.digest):
-        raise SpecError("digest", f"{spec.digest!r} is no sha256 digest")
+def _check_path(field: str, path: str) -> None:
+    if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise SpecError(field, f"{path!r} is not an absolute path without '..'")
+    if any(character in path for character in ",:\0\n"):
+        raise SpecError(field, f"{path!r} holds a character that separates mount options")
+
+
+def _check_image(image: str, tag: str | None, digest: str | None) -> None:
+    if not _IMAGE.fullmatch(image) or ":" in image.rpartition("/")[2]:
+        raise SpecError("image", f"{image!r} is no image name without tag and digest")
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise SpecError("tag", f"{tag!r} is no tag of an image")
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise SpecError("digest", f"{digest!r} is no sha256 digest")
 
 
 def _check_env(spec: ContainerSpec) -> None:

@@ -59,10 +59,10 @@ def test_a_whole_specification_can_be_made() -> None:
 
 
 def test_a_digest_outranks_a_tag() -> None:
-    assert spec(digest=DIGEST, tag="1.0").reference == f"ghcr.io/org/engine@{DIGEST}"
-    assert spec(tag="1.0").reference == "ghcr.io/org/engine:1.0"
-    assert spec().reference == "ghcr.io/org/engine"
-    assert spec(image="127.0.0.1:5000/engine", tag="1.0").reference == "127.0.0.1:5000/engine:1.0"
+    assert spec(digest=DIGEST, tag="1.0").reference.text == f"ghcr.io/org/engine@{DIGEST}"
+    assert spec(tag="1.0").reference.text == "ghcr.io/org/engine:1.0"
+    assert spec().reference.text == "ghcr.io/org/engine"
+    assert spec(image="127.0.0.1:5000/engine", tag="1.0").reference.text == "127.0.0.1:5000/engine:1.0"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.0.2", "localhost", ""])  # noqa: S104 - they are refused
