@@ -179,6 +179,7 @@ class Failures:
 def operator_sees(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OperatorSees:
     """Compare a failure's text with docs/failures.md; see the module's docstring."""
     plugin = request.config.pluginmanager.get_plugin("llama_orch_failures")
+    assert isinstance(plugin, Failures)
     test = _without_parameters(request.node.nodeid)
     base = tmp_path_factory.getbasetemp()
     fixed = {str(base): "<path>", sys.prefix: "<venv>", str(ROOT): "<checkout>", str(Path.home()): "~"}
@@ -198,8 +199,8 @@ def _without_parameters(test: str) -> str:
 
 
 def _diff(old: Failure, new: Failure) -> str:
-    lines = [[f"Shown by {each.test}", *each.text.splitlines()] for each in (old, new)]
-    return "\n".join(difflib.unified_diff(*lines, "the document", "this test", lineterm=""))
+    before, after = ([f"Shown by {each.test}", *each.text.splitlines()] for each in (old, new))
+    return "\n".join(difflib.unified_diff(before, after, "the document", "this test", lineterm=""))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

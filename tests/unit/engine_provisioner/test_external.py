@@ -9,6 +9,7 @@ from contracts.config import Engine, External, Mode, Pool, Profile, Provisioning
 from contracts.engines import HttpProbe, PreparedEngine
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.registry import provider_for
+from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import MakeHost, a_pool
 
 
@@ -43,15 +44,16 @@ async def test_an_endpoint_is_prepared_and_recorded_without_being_called(make_ho
     assert (entry.id, entry.version, entry.digest) == ("llamacpp-external-gpu0", "unknown", None)
 
 
-async def test_a_key_that_is_not_set_is_found(make_host: MakeHost) -> None:
+async def test_a_key_that_is_not_set_is_found(make_host: MakeHost, operator_sees: OperatorSees) -> None:
     pool = external_pool(key="THEIR_KEY")
     for environ in ({}, {"THEIR_KEY": ""}):
         provider = provider_for(pool, Profile.HOME, make_host(environ=environ))
         (finding,) = await provider.preflight(pool)
         assert finding.message == "the environment variable THEIR_KEY is not set"
         assert "set THEIR_KEY in the environment of pool-managerd" in finding.hint
-        with pytest.raises(ProvisionError, match="THEIR_KEY is not set"):
+        with pytest.raises(ProvisionError, match="THEIR_KEY is not set") as caught:
             await provider.ensure(pool, lambda _: None)
+        operator_sees("external/no-key", caught.value.render())
 
 
 @pytest.mark.req("EP-13")
@@ -72,6 +74,14 @@ async def test_a_url_that_cannot_be_used_is_found_and_not_repeated(url: str, mes
     (finding,) = await provider_for(external_pool(url), Profile.HOME, make_host()).preflight(external_pool(url))
     assert message in finding.message
     assert "sesame" not in repr(finding)
+
+
+async def test_a_url_is_refused_before_it_is_used(make_host: MakeHost, operator_sees: OperatorSees) -> None:
+    for name, url in (("no-url", "127.0.0.1:8000"), ("password-in-url", "https://me:sesame@example.org")):
+        pool = external_pool(url)
+        with pytest.raises(ProvisionError) as caught:
+            await provider_for(pool, Profile.HOME, make_host()).ensure(pool, lambda _: None)
+        operator_sees(f"external/{name}", caught.value.render())
 
 
 async def test_a_pool_without_its_block_is_found(make_host: MakeHost) -> None:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.pools import Gpu
+from contracts.pools import Cause, Gpu
+from engine_provisioner.errors import error_of
 from engine_provisioner.gpus import GpuUnavailable, gpu_findings, mask_of, unavailable, visible_gpus
+from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import GPUS, a_pool
 
 
@@ -17,7 +19,7 @@ def findings(*devices: int | str, gpus: tuple[Gpu, ...] = GPUS) -> list[str]:
     return [finding.message for finding in gpu_findings(a_pool(devices=devices), lambda: gpus)]
 
 
-def test_the_devices_of_a_pool_must_be_there() -> None:
+def test_the_devices_of_a_pool_must_be_there(operator_sees: OperatorSees) -> None:
     assert findings(0, 1) == []
     assert findings(GPUS[1].uuid, "GPU-0f2c0000") == []
     assert findings(2, "GPU-ffffffff") == [
@@ -27,11 +29,13 @@ def test_the_devices_of_a_pool_must_be_there() -> None:
     ]
     (finding,) = gpu_findings(a_pool(devices=(5,)), lambda: GPUS)
     assert finding.hint == f"set pools[].devices to some of: 0 ({GPUS[0].uuid}), 1 ({GPUS[1].uuid})"
+    operator_sees("gpu/not-there", error_of(Cause.NO_GPU, (finding,)).render())
 
 
 @pytest.mark.req("ORCH-3803")
-def test_a_machine_without_a_gpu_is_said_so() -> None:
-    assert findings(0, gpus=()) == ["the NVIDIA driver shows no GPU"]
+def test_a_machine_without_a_gpu_is_said_so(operator_sees: OperatorSees) -> None:
+    found = gpu_findings(a_pool(), lambda: ())
+    operator_sees("gpu/none", error_of(Cause.NO_GPU, found).render())
 
     def no_driver() -> NoReturn:
         raise GpuUnavailable("no driver", "install it")
@@ -42,17 +46,18 @@ def test_a_machine_without_a_gpu_is_said_so() -> None:
 
 @pytest.mark.req("ORCH-3803")
 @pytest.mark.parametrize(
-    ("code", "message", "hint"),
+    ("code", "name"),
     [
-        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver is installed", "install the NVIDIA driver"),
-        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "was updated", "reboot"),
-        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "does not work: Driver Not Loaded", "nvidia-smi"),
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no-driver"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "driver-updated"),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "driver-not-loaded"),
     ],
 )
-def test_each_way_of_having_no_driver_has_its_mend(code: int, message: str, hint: str) -> None:
-    error = unavailable(pynvml.NVMLError(code))
-    assert message in error.message
-    assert hint in error.hint
+def test_each_way_of_having_no_driver_has_its_mend(code: int, name: str, operator_sees: OperatorSees) -> None:
+    def no_driver() -> NoReturn:
+        raise unavailable(pynvml.NVMLError(code))
+
+    operator_sees(f"gpu/{name}", error_of(Cause.NO_GPU, gpu_findings(a_pool(), no_driver)).render())
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")

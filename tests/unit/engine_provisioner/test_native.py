@@ -18,6 +18,7 @@ from engine_provisioner.providers.binary import BinarySource, install_hint
 from engine_provisioner.providers.native import NativeProvider, Version, parse_version
 from engine_provisioner.providers.wheel import Wheel, WheelSource, installed_wheel
 from engine_provisioner.registry import provider_for
+from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import (
     NEW_VERSION,
     OLD_VERSION,
@@ -112,36 +113,41 @@ async def test_llama_server_on_path_is_found(make_server: MakeServer, make_host:
 
 
 @pytest.mark.req("EP-07")
-async def test_a_binary_must_exist_be_executable_and_answer(make_server: MakeServer, make_host: MakeHost) -> None:
-    async def message(path: Path | str | None) -> str:
+async def test_a_binary_must_exist_be_executable_and_answer(
+    make_server: MakeServer, make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
+    async def message(name: str, path: Path | str | None) -> str:
         error = await refusal(binary_pool(path), make_host)
         assert error.cause is Cause.ENGINE_MISSING
         assert error.hint.startswith("set provisioning.binary.path")
+        operator_sees(f"binary/{name}", error.render())
         return error.message
 
-    assert await message(None) == "there is no llama-server on PATH"
-    assert await message("/nowhere/llama-server") == "/nowhere/llama-server does not exist"
+    assert await message("not-on-path", None) == "there is no llama-server on PATH"
+    assert await message("not-there", "/nowhere/llama-server") == "/nowhere/llama-server does not exist"
     plain = make_server("plain")
-    assert await message(plain.parent) == f"{plain.parent} is no file"
+    assert await message("no-file", plain.parent) == f"{plain.parent} is no file"
     plain.chmod(0o644)
-    assert await message(plain) == f"{plain} is not executable (chmod +x)"
+    assert await message("not-executable", plain) == f"{plain} is not executable (chmod +x)"
     failing = make_server(
         "failing", script="#!/bin/sh\necho starting\necho 'libcuda.so.1: cannot open' >&2\nexit 127\n"
     )
-    assert await message(failing) == f"{failing} --version ended with status 127: libcuda.so.1: cannot open"
+    assert await message("fails", failing) == f"{failing} --version ended with status 127: libcuda.so.1: cannot open"
     other = make_server("other", version="cowsay 3.0")
-    assert await message(other) == f"{other} --version does not answer as llama-server does"
+    assert await message("another-program", other) == f"{other} --version does not answer as llama-server does"
     wrong = make_server("wrong", script="\x7fELF nonsense")
-    assert await message(wrong) == f"{wrong} cannot be started: Exec format error"
+    assert await message("wrong-format", wrong) == f"{wrong} cannot be started: Exec format error"
 
 
 @pytest.mark.req("EP-07")
 async def test_a_binary_that_hangs_is_given_up_and_ended(
-    make_server: MakeServer, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    make_server: MakeServer, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, operator_sees: OperatorSees
 ) -> None:
     monkeypatch.setattr(native, "ANSWER_S", 0.2)
     hanging = make_server("hanging", script="#!/bin/sh\nexec /bin/sleep 600\n")
-    assert (await refusal(binary_pool(hanging), make_host)).message == f"{hanging} did not answer within 0.2 s"
+    error = await refusal(binary_pool(hanging), make_host)
+    assert error.message == f"{hanging} did not answer within 0.2 s"
+    operator_sees("binary/hangs", error.render())
 
 
 async def test_what_the_engine_does_not_know_it_is_not_given(make_server: MakeServer, make_host: MakeHost) -> None:
@@ -165,13 +171,14 @@ async def test_no_key_of_the_environment_reaches_the_prepared_engine_or_the_cata
 
 @pytest.mark.parametrize("name", ["LLAMA_API_KEY", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"])
 async def test_the_environment_that_is_ours_cannot_be_configured(
-    name: str, make_server: MakeServer, make_host: MakeHost
+    name: str, make_server: MakeServer, make_host: MakeHost, operator_sees: OperatorSees
 ) -> None:
     make_server()
     error = await refusal(binary_pool(env={name: "sesame"}), make_host)
     assert error.cause is Cause.POLICY_DENIED
     assert f"env sets {name}" in error.message
     assert "sesame" not in error.render()
+    operator_sees(f"config/env-{name.lower().replace('_', '-')}", error.render())
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -188,9 +195,12 @@ async def test_without_a_driver_home_stops_before_it_looks_at_any_program(make_h
 
 
 @pytest.mark.req("ORCH-3803")
-async def test_a_server_built_without_cuda_is_refused(make_server: MakeServer, make_host: MakeHost) -> None:
+async def test_a_server_built_without_cuda_is_refused(
+    make_server: MakeServer, make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     path = make_server(devices="Available devices:\n  (none)")
     error = await refusal(binary_pool(path), make_host)
+    operator_sees("gpu/engine-without-cuda", error.render())
     assert error.cause is Cause.NO_GPU
     assert error.message == f"{path} sees no CUDA device, so it would compute on the CPU"
     assert "GGML_CUDA=ON" in error.hint
@@ -207,7 +217,7 @@ async def test_a_server_is_asked_with_the_gpus_of_its_pool_only(make_server: Mak
     assert engine.env["CUDA_VISIBLE_DEVICES"] == "GPU-1f2c0000,GPU-0f2c0000"
 
 
-async def test_a_preflight_finds_everything_at_once(make_host: MakeHost) -> None:
+async def test_a_preflight_finds_everything_at_once(make_host: MakeHost, operator_sees: OperatorSees) -> None:
     pool = binary_pool(devices=(0, 7), flags=("--api-key", "x", "-ngl", "0"), env={"LLAMA_API_KEY": "x"})
     found = await provider_for(pool, Profile.HOME, make_host()).preflight(pool)
     assert [finding.check for finding in found] == ["gpu", "flags", "flags", "env", "engine"]
@@ -215,6 +225,7 @@ async def test_a_preflight_finds_everything_at_once(make_host: MakeHost) -> None
     error = await refusal(pool, make_host)
     assert error.findings == found[:-1]
     assert error.message.endswith("(and 3 more)")
+    operator_sees("config/several-at-once", error.render())
 
 
 async def test_a_preflight_that_finds_nothing_changes_nothing(
@@ -241,12 +252,14 @@ async def test_a_preflight_that_finds_nothing_changes_nothing(
     ],
 )
 async def test_a_missing_package_is_mended_in_the_words_of_the_distribution(
-    os_release: str, hint: str, make_host: MakeHost, tmp_path: Path
+    os_release: str, hint: str, make_host: MakeHost, tmp_path: Path, operator_sees: OperatorSees
 ) -> None:
     (tmp_path / "os-release").write_text(os_release)
     pool = a_pool(provisioning=Provisioning(mode=Mode.PACKAGE, package=Package(name="llama.cpp")))
     error = await refusal(pool, make_host, os_release=tmp_path / "os-release")
     assert (error.message, error.hint) == ("there is no llama-server on PATH", hint)
+    if os_release == "ID=debian":
+        operator_sees("package/not-installed", error.render())
 
 
 def test_without_an_os_release_the_hint_is_general(make_host: MakeHost) -> None:
@@ -255,7 +268,7 @@ def test_without_an_os_release_the_hint_is_general(make_host: MakeHost) -> None:
 
 @pytest.mark.parametrize(("version", "fits"), [("0.5.0-dev", True), ("b11549", True), ("b11550", False)])
 async def test_the_version_of_a_package_must_be_the_configured_one(
-    version: str, fits: bool, make_server: MakeServer, make_host: MakeHost
+    version: str, fits: bool, make_server: MakeServer, make_host: MakeHost, operator_sees: OperatorSees
 ) -> None:
     make_server()
     package = Package(name="llama.cpp", version=version)
@@ -265,6 +278,7 @@ async def test_the_version_of_a_package_must_be_the_configured_one(
     else:
         error = await refusal(pool, make_host)
         assert "is version 0.5.0-dev, and the pool asks for b11550" in error.message
+        operator_sees("package/another-version", error.render())
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -305,7 +319,7 @@ async def test_the_wheel_is_prepared_and_recorded(make_host: MakeHost, tmp_path:
     assert (entry.id, entry.digest) == (engine.engine_catalog_id, engine.engine_digest)
 
 
-async def test_a_missing_wheel_is_mended_by_the_extra(make_host: MakeHost) -> None:
+async def test_a_missing_wheel_is_mended_by_the_extra(make_host: MakeHost, operator_sees: OperatorSees) -> None:
     host = make_host()
     provider = NativeProvider(host, Profile.TRIAL, WheelSource(host, find=lambda: None))
     with pytest.raises(ProvisionError) as caught:
@@ -313,6 +327,7 @@ async def test_a_missing_wheel_is_mended_by_the_extra(make_host: MakeHost) -> No
     error = caught.value
     assert (error.cause, error.message) == (Cause.ENGINE_MISSING, "the wheel xllamacpp is not installed")
     assert error.hint == "pip install 'llama-orch[trial]'"
+    operator_sees("package/no-wheel", error.render())
 
 
 def test_another_version_of_the_wheel_than_the_configured_one_is_refused(make_host: MakeHost) -> None:
@@ -327,13 +342,14 @@ def test_another_version_of_the_wheel_than_the_configured_one_is_refused(make_ho
 
 
 async def test_a_catalog_that_cannot_be_written_is_a_clear_failure(
-    make_server: MakeServer, make_host: MakeHost, tmp_path: Path
+    make_server: MakeServer, make_host: MakeHost, tmp_path: Path, operator_sees: OperatorSees
 ) -> None:
     make_server()
     (tmp_path / "file").write_text("")
     error = await refusal(binary_pool(), make_host, catalog=FsEngineCatalog(tmp_path / "file" / "catalog"))
     assert error.cause is Cause.INTERNAL
     assert error.message.startswith("the engine cannot be recorded: ")
+    operator_sees("binary/catalog-not-writable", error.render())
 
 
 async def test_a_binary_that_vanishes_or_cannot_be_read_is_a_clear_failure(
