@@ -1,21 +1,24 @@
 """Decides whether an address may be reached from this machine, by ``policy.outbound``.
 
-A pattern is a glob over host names (``*.example.org``) or a scheme with its colon (``hf:``); a denying pattern beats an
-allowing one, and without any the default holds. Loopback addresses are this machine: nothing asks for them here. Never
-connects to anything.
+A pattern is a glob over host names (``*.example.org``), an IP address, or a scheme with its colon (``hf:``); a denying
+pattern beats an allowing one, and without any the default holds. Loopback addresses and files are this machine: only a
+denying pattern keeps from them. An address that two programs could read as two hosts is refused, so that the host that
+is judged is the one that is spoken to. Never connects to anything.
 """
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from contracts.base import Message
-from contracts.config import Outbound, Verdict
+from contracts.config import Outbound, Verdict, is_loopback
 
 
 class Ruling(Message, frozen=True, kw_only=True):
-    """Whether an address may be reached, and the rule that says so."""
+    """Whether an address may be reached, and the rule that says so. Shows nothing of the address but its host."""
 
     allowed: bool
     host: str
@@ -23,20 +26,98 @@ class Ruling(Message, frozen=True, kw_only=True):
 
 
 def ruling_on(url: str, outbound: Outbound) -> Ruling:
-    """The ruling on a URL; one that names no host is judged by its scheme alone."""
+    """The ruling on a URL; one that names no host is judged by its scheme alone.
+
+    ``user@host:path``, as git writes ssh addresses, is judged by its host and the scheme ``ssh:``.
+    """
     try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".").lower()
-    except ValueError:
-        return Ruling(allowed=False, host="", rule="it is no valid address")
-    scheme = f"{parts.scheme}:"
+        scheme, host = _place(url)
+    except ValueError as error:
+        return Ruling(allowed=False, host="", rule=f"it is no valid address: {error}")
     for rules, allowed, name in ((outbound.deny, False, "deny"), (outbound.allow, True, "allow")):
         for pattern in rules:
-            if _matches(pattern.lower(), scheme, host):
+            if _matches(pattern, scheme, host):
                 return Ruling(allowed=allowed, host=host, rule=f"policy.outbound.{name}: {pattern}")
+    if is_loopback(host) or (scheme in _LOCAL and not host):
+        return Ruling(allowed=True, host=host, rule="it is this machine")
     allowed = outbound.default is Verdict.ALLOW
     return Ruling(allowed=allowed, host=host, rule=f"policy.outbound.default: {outbound.default}")
 
 
+_LOCAL = frozenset({"", "file"})
+"""The schemes of what is on this machine's disk; a path has none."""
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f]|^\s|\s$")
+_SSH = re.compile(r"(?:(?P<user>[^/@:]+)@)?(?P<host>\[[^\[\]]*\]|[^/@:\[\]]+):(?!//)")
+_AUTHORITY = re.compile(r"(?:[^@\\\[\]]*@)?(?P<host>\[[^\[\]@]*\]|[^\[\]@:]*)(?::(?P<port>[0-9]{0,5}))?")
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Scheme and host of an address. Raises ValueError, whose text holds nothing of the address."""
+    if _UNSEEN.search(url):
+        raise ValueError("there is a control character in it, or a space around it")
+    if url.startswith("/") and not url.startswith("//"):
+        return "", ""
+    ssh = _SSH.match(url)
+    if ssh and (ssh["user"] or "." in ssh["host"]):
+        return "ssh", _host(ssh["host"])
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError("its host cannot be read") from error
+    if not parts.scheme:
+        raise ValueError("it names no scheme")
+    authority = _AUTHORITY.fullmatch(parts.netloc)
+    if authority is None or int(authority["port"] or 0) > 65_535:
+        raise ValueError("what stands between its scheme and its path is no host")
+    if authority["host"]:
+        return parts.scheme, _host(authority["host"])
+    if parts.scheme in {"http", "https"} or parts.netloc or (parts.scheme != "file" and "://" in url):
+        raise ValueError("it names no host")
+    return parts.scheme, ""
+
+
+def _host(text: str) -> str:
+    """A host in the one spelling that patterns are compared with. Raises ValueError."""
+    name = text.lower()
+    if name.startswith("["):
+        return _address(name[1:-1])
+    name = name.removesuffix(".")
+    if not _NAME.fullmatch(name):
+        raise ValueError("its host is no name of letters, digits, '-' and '.' (other letters: write it as xn--...)")
+    if _NUMBER.fullmatch(name.rpartition(".")[2]):
+        return _address(name)  # short, octal and hexadecimal forms of an address are another spelling of it
+    return name
+
+
+def _address(text: str) -> str:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError as error:
+        raise ValueError("its host is no IP address in its usual form") from error
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
 def _matches(pattern: str, scheme: str, host: str) -> bool:
-    return pattern == scheme if pattern.endswith(":") else bool(host) and fnmatchcase(host, pattern)
+    pattern = pattern.lower()
+    if _SCHEME.fullmatch(pattern):
+        return pattern == f"{scheme}:"
+    return bool(host) and fnmatchcase(host, _spelled(pattern))
+
+
+def _spelled(pattern: str) -> str:
+    """A pattern in the spelling of hosts; one that cannot be written so is left as it is."""
+    bare = pattern[1:-1] if pattern.startswith("[") and ":" in pattern else pattern.removesuffix(".")
+    try:
+        return _address(bare)
+    except ValueError:
+        pass
+    try:
+        return bare.encode("idna").decode("ascii")
+    except UnicodeError:
+        return bare
