@@ -173,8 +173,11 @@ def _find_steps(path: str) -> tuple[PlanStep, ...]:
 
 def _package_steps(pool: Pool) -> tuple[PlanStep, ...]:
     package = pool.provisioning.package
-    origin = f", as the system package {package.name} installs it" if package else ""
-    return (PlanStep(kind=StepKind.FIND, detail=f"find {SERVER} on PATH{origin}"),)
+    name = package.name if package else "(no name)"
+    return (
+        PlanStep(kind=StepKind.FIND, detail=f"find {SERVER} on PATH, as the system package {name} installs it"),
+        PlanStep(kind=StepKind.INSTALL, detail=f"where it is missing, have the package manager install {name}"),
+    )
 
 
 def _download_steps(pool: Pool) -> tuple[PlanStep, ...]:
@@ -182,8 +185,8 @@ def _download_steps(pool: Pool) -> tuple[PlanStep, ...]:
     url = without_secrets(binary.url) if binary and binary.url else "(no url)"
     digest = binary.sha256 if binary else None
     return (
-        PlanStep(kind=StepKind.FETCH, detail=f"download {url} and check its sha256 {digest}"),
-        PlanStep(kind=StepKind.UNPACK, detail=f"unpack it and find {SERVER}"),
+        PlanStep(kind=StepKind.FETCH, detail=f"download {url}, unless its sha256 {digest} is here"),
+        PlanStep(kind=StepKind.UNPACK, detail=f"unpack it, unless that is done, and find {SERVER} in it"),
     )
 
 

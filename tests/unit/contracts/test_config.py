@@ -102,7 +102,12 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
             "sha256sum",
         ),
         (config([LLAMA | {"provisioning": TRIAL}]), "pools[0].provisioning.package.name", "GPU only"),
-        (config(profile="trial"), "pools[0].provisioning.mode", "xllamacpp"),
+        (
+            config([LLAMA | {"provisioning": {"mode": "binary"}}], profile="trial"),
+            "pools[0].provisioning.mode",
+            "xllamacpp",
+        ),
+        (config([LLAMA | {"engine": "vllm"}], profile="trial"), "pools[0].provisioning.mode", "mode container"),
         (
             config([LLAMA | {"provisioning": TRIAL}], profile="trial", server={"bind": "0.0.0.0:8080"}),
             "server.bind",
@@ -115,6 +120,14 @@ def test_a_contradiction_is_found_with_its_place_and_its_mend(made: Config, wher
     found = [problem for problem in problems(made) if problem.where == where]
     assert len(found) == 1
     assert words in f"{found[0].message} {found[0].hint}"
+
+
+@pytest.mark.parametrize(
+    "provisioning",
+    [TRIAL, {}, {"mode": "source"}, {"mode": "container"}, {"mode": "external", "external": {"url": "http://[::1]:1"}}],
+)
+def test_trial_takes_the_wheel_a_build_a_container_and_an_endpoint(provisioning: dict[str, Any]) -> None:
+    assert problems(config([LLAMA | {"provisioning": provisioning}], profile="trial")) == []
 
 
 @pytest.mark.req("HP-26")

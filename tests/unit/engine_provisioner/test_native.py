@@ -14,7 +14,7 @@ from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.providers import native
-from engine_provisioner.providers.binary import BinarySource, install_hint
+from engine_provisioner.providers.binary import BinarySource
 from engine_provisioner.providers.native import NativeProvider, Version, parse_version
 from engine_provisioner.providers.wheel import Wheel, WheelSource, installed_wheel
 from engine_provisioner.registry import provider_for
@@ -24,7 +24,6 @@ from tests.unit.engine_provisioner.conftest import (
     OLD_VERSION,
     MakeHost,
     MakeServer,
-    a_pool,
     binary_pool,
     wheel_pool,
 )
@@ -234,51 +233,6 @@ async def test_a_preflight_that_finds_nothing_changes_nothing(
     make_server()
     assert await provider_for(binary_pool(), Profile.HOME, make_host()).preflight(binary_pool()) == ()
     assert not (tmp_path / "catalog").exists()
-
-
-# --- a system package -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("os_release", "hint"),
-    [
-        ('ID=arch\nPRETTY_NAME="Arch Linux"', "sudo pacman -S llama.cpp"),
-        ('ID=cachyos\nID_LIKE="arch"', "sudo pacman -S llama.cpp"),
-        ("ID=debian", "sudo apt install llama.cpp"),
-        ("ID=linuxmint\nID_LIKE='ubuntu debian'", "sudo apt install llama.cpp"),
-        ("ID=fedora", "sudo dnf install llama.cpp"),
-        ('ID=gentoo\nPRETTY_NAME="Gentoo Linux"', "install llama.cpp with the package manager of Gentoo Linux"),
-        ("", "install llama.cpp with the package manager of this system"),
-    ],
-)
-async def test_a_missing_package_is_mended_in_the_words_of_the_distribution(
-    os_release: str, hint: str, make_host: MakeHost, tmp_path: Path, operator_sees: OperatorSees
-) -> None:
-    (tmp_path / "os-release").write_text(os_release)
-    pool = a_pool(provisioning=Provisioning(mode=Mode.PACKAGE, package=Package(name="llama.cpp")))
-    error = await refusal(pool, make_host, os_release=tmp_path / "os-release")
-    assert (error.message, error.hint) == ("there is no llama-server on PATH", hint)
-    if os_release == "ID=debian":
-        operator_sees("package/not-installed", error.render())
-
-
-def test_without_an_os_release_the_hint_is_general(make_host: MakeHost) -> None:
-    assert "this system" in install_hint("x", make_host().distribution())
-
-
-@pytest.mark.parametrize(("version", "fits"), [("0.5.0-dev", True), ("b11549", True), ("b11550", False)])
-async def test_the_version_of_a_package_must_be_the_configured_one(
-    version: str, fits: bool, make_server: MakeServer, make_host: MakeHost, operator_sees: OperatorSees
-) -> None:
-    make_server()
-    package = Package(name="llama.cpp", version=version)
-    pool = a_pool(provisioning=Provisioning(mode=Mode.PACKAGE, package=package))
-    if fits:
-        assert (await prepare(pool, make_host)).provisioning_mode is Mode.PACKAGE
-    else:
-        error = await refusal(pool, make_host)
-        assert "is version 0.5.0-dev, and the pool asks for b11550" in error.message
-        operator_sees("package/another-version", error.render())
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------

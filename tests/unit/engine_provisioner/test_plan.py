@@ -12,7 +12,8 @@ from contracts.engines import Plan, PlanStep
 from contracts.pools import Cause
 from engine_provisioner.base import Checklist
 from engine_provisioner.errors import ProvisionError
-from engine_provisioner.plan import StepKind, plan_for, without_secrets
+from engine_provisioner.plan import StepKind, Way, plan_for, way_of, without_secrets
+from engine_provisioner.providers.container import ContainerProvider
 from engine_provisioner.providers.external import ExternalProvider
 from engine_provisioner.providers.native import NativeProvider
 from engine_provisioner.registry import provider_for
@@ -31,6 +32,12 @@ def test_a_provider_for_each_way(make_host: MakeHost) -> None:
     assert isinstance(provider_for(binary_pool(), Profile.HOME, host), NativeProvider)
     system = a_pool(provisioning=Provisioning(mode=Mode.PACKAGE, package=Package(name="llama.cpp")))
     assert isinstance(provider_for(system, Profile.HOME, host), NativeProvider)
+    fetched = a_pool(provisioning=Provisioning(mode=Mode.BINARY, binary=Binary(url="https://x/y", sha256="0" * 64)))
+    assert isinstance(provider_for(fetched, Profile.HOME, host), NativeProvider)
+    assert isinstance(provider_for(a_pool(), Profile.HOME, host), NativeProvider)
+    for engine in (Engine.LLAMACPP, Engine.VLLM, Engine.TGI, Engine.TRITON):
+        contained = a_pool(engine=engine, provisioning=Provisioning(mode=Mode.CONTAINER))
+        assert isinstance(provider_for(contained, Profile.HOME, host), ContainerProvider)
     for engine in Engine:
         assert isinstance(provider_for(external_pool(engine), Profile.HOME, host), ExternalProvider)
 
@@ -57,23 +64,6 @@ def test_a_mode_without_sense_for_its_engine_is_refused_with_the_valid_ones(
     assert caught.value.hint == f"valid for {engine}: {', '.join(MODES[engine])}"
 
 
-@pytest.mark.req("EP-02")
-def test_a_mode_that_this_version_cannot_provision_says_which_it_can(make_host: MakeHost) -> None:
-    with pytest.raises(ProvisionError) as caught:
-        provider_for(a_pool(provisioning=Provisioning(mode=Mode.CONTAINER)), Profile.HOME, make_host())
-    assert caught.value.message == "llamacpp cannot be provisioned in mode container by this version"
-    assert caught.value.hint == "it can use for llamacpp: package, binary, external"
-
-
-def test_a_download_is_refused_without_showing_what_is_secret_in_its_url() -> None:
-    binary = Binary(url="https://me:sesame@example.org/llama.tar.gz?token=sesame", sha256="0" * 64)
-    pool = a_pool(provisioning=Provisioning(mode=Mode.BINARY, binary=binary))
-    with pytest.raises(ProvisionError) as caught:
-        plan_for(pool, Profile.HOME)
-    assert caught.value.message == "https://example.org/llama.tar.gz cannot be downloaded by this version"
-    assert "provisioning.binary.path" in caught.value.hint
-
-
 @pytest.mark.req("ORCH-3803")
 def test_the_wheel_that_computes_on_the_cpu_is_refused_in_home(make_host: MakeHost) -> None:
     with pytest.raises(ProvisionError, match="computes on the CPU, and profile home is GPU only") as caught:
@@ -81,10 +71,60 @@ def test_the_wheel_that_computes_on_the_cpu_is_refused_in_home(make_host: MakeHo
     assert caught.value.cause is Cause.NO_GPU
 
 
-def test_trial_takes_the_wheel_or_an_endpoint_and_nothing_else(make_host: MakeHost) -> None:
-    with pytest.raises(ProvisionError, match="profile trial cannot use llamacpp in mode binary"):
-        provider_for(binary_pool(), Profile.TRIAL, make_host())
-    assert isinstance(provider_for(external_pool(), Profile.TRIAL, make_host()), ExternalProvider)
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("engine", [Engine.LLAMACPP, Engine.VLLM])
+def test_trial_takes_what_it_can_start_on_the_cpu_by_its_own_decision(engine: Engine, mode: Mode) -> None:
+    own = engine is Engine.LLAMACPP and mode in {Mode.SOURCE, Mode.CONTAINER}
+    pool = a_pool(engine=engine, provisioning=Provisioning(mode=mode, package=Package(name="llama.cpp")))
+    if own or mode is Mode.EXTERNAL:
+        assert way_of(pool, Profile.TRIAL).value == mode.value
+        return
+    with pytest.raises(ProvisionError) as caught:
+        way_of(pool, Profile.TRIAL)
+    if mode in MODES[engine]:
+        assert caught.value.message == f"profile trial cannot use {engine} in mode {mode}"
+        assert caught.value.hint.startswith("valid in trial: llamacpp in mode package (name xllamacpp), source or")
+
+
+@pytest.mark.req("EP-18")
+@pytest.mark.parametrize(
+    ("provisioning", "way"),
+    [
+        (Provisioning(), Way.SOURCE),
+        (Provisioning(mode=Mode.CONTAINER), Way.CONTAINER),
+        (Provisioning(mode=Mode.PACKAGE, package=Package(name="llama.cpp")), Way.SYSTEM_PACKAGE),
+        (Provisioning(mode=Mode.BINARY), Way.BINARY),
+        (Provisioning(mode=Mode.BINARY, binary=Binary(path="/x")), Way.BINARY),
+        (Provisioning(mode=Mode.BINARY, binary=Binary(url="https://x/y")), Way.DOWNLOAD),
+        (Provisioning(mode=Mode.EXTERNAL), Way.EXTERNAL),
+    ],
+)
+def test_each_mode_has_its_way(provisioning: Provisioning, way: Way) -> None:
+    assert way_of(a_pool(provisioning=provisioning), Profile.HOME) is way
+
+
+@pytest.mark.req("EP-13")
+def test_a_plan_shows_no_secret_of_a_download() -> None:
+    binary = Binary(url="https://me:sesame@example.org/llama.tar.gz?token=sesame", sha256="0" * 64)
+    plan = plan_for(a_pool(provisioning=Provisioning(mode=Mode.BINARY, binary=binary)), Profile.HOME)
+    assert "sesame" not in repr(plan)
+    assert [step.detail for step in plan.steps] == [
+        "check the GPUs (0) and the flags of pool gpu0",
+        f"download https://example.org/llama.tar.gz, unless its sha256 {'0' * 64} is here",
+        "unpack it, unless that is done, and find llama-server in it",
+        "ask llama-server for its version and its flags",
+        "compute the sha256 of llama-server",
+        "record the engine in the engine catalog",
+    ]
+
+
+@pytest.mark.req("EP-09")
+def test_a_plan_says_what_may_be_installed() -> None:
+    pool = a_pool(provisioning=Provisioning(mode=Mode.PACKAGE, package=Package(name="llama.cpp")))
+    assert [step.detail for step in plan_for(pool, Profile.HOME).steps][1:3] == [
+        "find llama-server on PATH, as the system package llama.cpp installs it",
+        "where it is missing, have the package manager install llama.cpp",
+    ]
 
 
 @pytest.mark.req("EP-01")
