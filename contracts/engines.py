@@ -122,8 +122,50 @@ class EngineEntry(Message, frozen=True, kw_only=True):
     created_ms: int = 0
 
 
+class ModelFormat(StrEnum):
+    """How a model lies on the disk."""
+
+    GGUF = "gguf"
+    """One file, which llama.cpp loads."""
+    HF_DIRECTORY = "hf-directory"
+    """A directory with config.json and safetensors, which vLLM, TGI and Triton load."""
+
+
+class KvLayout(Message, frozen=True, kw_only=True):
+    """What a token of context costs in the KV cache: numbers of elements, summed over the layers.
+
+    Windowed layers remember the last ``window`` tokens only; the others remember all of the context.
+    """
+
+    key: int = 0
+    value: int = 0
+    windowed_key: int = 0
+    windowed_value: int = 0
+    window: int = 0
+    """In tokens; 0 where no layer is windowed."""
+    state: int = 0
+    """Elements of recurrent state, of 4 bytes, that each sequence has however long it is."""
+
+
+class WeightSizes(Message, frozen=True, kw_only=True):
+    """How large the parts of a model are, in bytes, as far as it matters where an engine puts them."""
+
+    layers: int
+    """All repeating layers, their experts included."""
+    experts: int = 0
+    """The part of ``layers`` that is experts of a mixture."""
+    output: int = 0
+    """What turns the last layer into logits; a copy of the token embeddings where the two are one tensor."""
+    input: int = 0
+    """The token embeddings, which llama.cpp keeps in host memory."""
+
+
 class ResolvedModel(Message, frozen=True, kw_only=True):
-    """A model that is on this disk and can be loaded. ``digest`` is ``sha256:<hex>``."""
+    """A model that is on this disk and can be loaded. ``digest`` is ``sha256:<hex>``.
+
+    For a directory ``size_bytes`` is that of its weights, and the digest is that of the list of its files: one line
+    ``<sha256 in hex>  <name>`` for each, in the order of the names.
+    """
 
     id: str
     ref: str
@@ -137,6 +179,18 @@ class ResolvedModel(Message, frozen=True, kw_only=True):
     heads: int | None = None
     kv_heads: int | None = None
     embedding: int | None = None
+    format: ModelFormat = ModelFormat.GGUF
+    key_length: int | None = None
+    """Elements of a key, for each head."""
+    value_length: int | None = None
+    vocabulary: int | None = None
+    experts: int | None = None
+    """Of which each token uses a few; None where the model is dense."""
+    dense_layers: int = 0
+    """So many layers at the front have no experts."""
+    kv: KvLayout | None = None
+    """None where the model does not say enough."""
+    weights: WeightSizes | None = None
 
 
 class ModelState(StrEnum):

@@ -1,4 +1,4 @@
-"""The numbers of ggml that a GGUF file refers to: file types, tensor types.
+"""The numbers of ggml that a GGUF file or a flag of llama.cpp refers to: file types, tensor types, cache types.
 
 Decides nothing: these are llama.cpp's tables (``enum llama_ftype``, ``enum ggml_type`` and its block sizes).
 """
@@ -90,3 +90,18 @@ BLOCKS: MappingProxyType[int, tuple[int, int]] = MappingProxyType(
     }
 )
 """Tensor type -> (weights per block, bytes per block)."""
+
+CACHE_TYPES: MappingProxyType[str, int] = MappingProxyType(
+    {
+        "f32": 0,
+        "f16": 1,
+        "bf16": 30,
+        "q8_0": 8,
+        "q4_0": 2,
+        "q4_1": 3,
+        "iq4_nl": 20,
+        "q5_0": 6,
+        "q5_1": 7,
+    }
+)
+"""What ``--cache-type-k`` and ``--cache-type-v`` may be -> tensor type."""

@@ -20,7 +20,8 @@ from types import MappingProxyType
 
 import msgspec
 
-from model_provisioner import ggml
+from contracts.engines import KvLayout, WeightSizes
+from model_provisioner import ggml, kv_layout
 from model_provisioner.errors import GgufError
 
 MAX_HEAD_BYTES = 128 << 20
@@ -71,6 +72,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool = False
     split_count: int = 1
     """How many files the model was split into, of which this is one."""
+    key_length: int | None = None
+    value_length: int | None = None
+    vocabulary: int | None = None
+    experts: int | None = None
+    dense_layers: int = 0
+    kv: KvLayout | None = None
+    weights: WeightSizes | None = None
+    """None where there is no tensor, or one of a type that is not known here."""
 
 
 def parse(prefix: bytes) -> Facts | NeedMore:
@@ -100,7 +109,16 @@ class _Value(msgspec.Struct, frozen=True):
     items: int | None = None
 
 
-_STRING, _ARRAY = 8, 9
+class _Tensors(msgspec.Struct, frozen=True):
+    """All tensors together. ``end`` is where the last one ends, in bytes from the start of the file."""
+
+    count: int
+    parameters: int
+    end: int
+    weights: WeightSizes | None
+
+
+_BOOL, _STRING, _ARRAY = 7, 8, 9
 _FORMATS: MappingProxyType[int, struct.Struct] = MappingProxyType(
     {
         kind: struct.Struct(f"<{code}")
@@ -125,6 +143,50 @@ _SMALLEST = MappingProxyType({kind: form.size for kind, form in _FORMATS.items()
 _U32, _U64 = _FORMATS[4], _FORMATS[10]
 
 
+_PERIODS: MappingProxyType[str, int] = MappingProxyType(
+    {
+        "afmoe": 4,
+        "cohere2": 4,
+        "exaone-moe": 4,
+        "exaone4": 4,
+        "gemma-embedding": 6,
+        "gemma2": 2,
+        "gemma3": 6,
+        "gemma3n": 5,
+        "gpt-oss": 2,
+        "llama4": 4,
+        "mellum": 4,
+        "olmo2": 4,
+        "plamo3": 8,
+    }
+)
+"""Where llama.cpp decides which layers have the window: all but each n-th. Others say so in the file, or have none."""
+_WINDOWS: MappingProxyType[str, int] = MappingProxyType({"gemma2": 4096, "llama4": 8192})
+_OWN_CACHES: MappingProxyType[str, int] = MappingProxyType({"gemma3n": 20})
+"""So many layers at the front have a cache of their own; the others use theirs."""
+
+# The experts are those that llama.cpp's --cpu-moe means; the input is what it never offloads.
+_EXPERTS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps")
+_INPUT = ("token_embd", "per_layer_token_embd", "token_types", "position_embd")
+
+
+def _part(name: str) -> str:
+    if _EXPERTS.search(name):
+        return "experts"
+    if name.startswith("output"):
+        return "output"
+    return "input" if name.startswith(_INPUT) else "layers"
+
+
+def _weights(sizes: dict[str, int], *, tied: bool) -> WeightSizes:
+    return WeightSizes(
+        layers=sizes["layers"] + sizes["experts"],
+        experts=sizes["experts"],
+        output=sizes["output"] + (sizes["input"] if tied else 0),
+        input=sizes["input"],
+    )
+
+
 class _Head:
     """A walk over the bytes, which ``at`` points into; ``where`` is what is being read, for messages."""
 
@@ -147,8 +209,8 @@ class _Head:
                 raise GgufError(f"the key {shown} is there twice", start)
             values[key] = self._value()
         alignment = self._alignment(values)
-        parameters, end = self._tensors(tensor_count, alignment)
-        return self._facts(values, version, tensor_count, parameters, end)
+        tensors = self._tensors(tensor_count, alignment)
+        return self._facts(values, version, tensors)
 
     def _fixed_part(self) -> tuple[int, int, int]:
         self._need(4)
@@ -202,13 +264,14 @@ class _Head:
         else:
             raise GgufError(f"{self.where} has the unknown type {kind}", self.at - 4)
 
-    def _tensors(self, count: int, alignment: int) -> tuple[int, int]:
-        """How many weights all tensors have, and where the last one ends, from the start of the file."""
+    def _tensors(self, count: int, alignment: int) -> _Tensors:
         parameters = end = 0
+        tied = True  # without an output of its own, the token embeddings are it
+        sizes: dict[str, int] | None = dict.fromkeys(("layers", "experts", "output", "input"), 0)
         for number in range(count):
             self.where = f"tensor {number + 1} of {count}"
             start = self.at
-            self._take(self._length(MAX_NAME_BYTES))
+            name = self._text(MAX_NAME_BYTES)
             dimensions = self._number(_U32)
             if dimensions > MAX_DIMENSIONS:
                 raise GgufError(f"{self.where} has {dimensions} dimensions", self.at - 4)
@@ -220,9 +283,16 @@ class _Head:
             if max(weights, offset, weights * size) > MAX_SIZE:
                 raise GgufError(f"{self.where} is larger than any disk", start)
             parameters += weights
-            end = max(end, offset + -(-weights // block) * size)
+            length = -(-weights // block) * size
+            end = max(end, offset + length)
+            if not size:
+                sizes = None
+            if sizes is not None:
+                sizes[_part(name)] += length
+            tied = tied and name != "output.weight"
         data_at = -(-self.at // alignment) * alignment
-        return parameters, data_at + end if count else self.at
+        ends_at = data_at + end if count else self.at
+        return _Tensors(count, parameters, ends_at, _weights(sizes, tied=tied) if sizes and count else None)
 
     def _alignment(self, values: dict[str, _Value]) -> int:
         alignment = self._integer(values, "general.alignment")
@@ -232,30 +302,91 @@ class _Head:
             raise GgufError(f"general.alignment is {alignment}, which is no power of two up to 1048576", self.at)
         return alignment
 
-    def _facts(self, values: dict[str, _Value], version: int, tensors: int, parameters: int, end: int) -> Facts:
+    def _facts(self, values: dict[str, _Value], version: int, tensors: _Tensors) -> Facts:
         arch = self._string(values, "general.architecture")
         if arch is not None and _ARCHITECTURE.fullmatch(arch) is None:
             raise GgufError("general.architecture is no name of an architecture", values["general.architecture"].at)
         heads = self._integer(values, f"{arch}.attention.head_count")
+        embedding = self._integer(values, f"{arch}.embedding_length")
         file_type = self._integer(values, "general.file_type")
-        return Facts(
+        # llama.cpp's defaults: every head has its own keys and values, and the embedding is shared out among the heads
+        kv_heads = heads if (kv := self._integer(values, f"{arch}.attention.head_count_kv")) is None else kv
+        each = embedding // heads if embedding and heads else None
+        key_length = self._integer(values, f"{arch}.attention.key_length")
+        value_length = self._integer(values, f"{arch}.attention.value_length")
+        tokens = values.get("tokenizer.ggml.tokens")
+        facts = Facts(
             version=version,
-            tensor_count=tensors,
-            parameters=parameters,
-            min_file_size=end,
+            tensor_count=tensors.count,
+            parameters=tensors.parameters,
+            min_file_size=tensors.end,
             arch=arch,
             name=self._string(values, "general.name"),
             ctx_max=self._integer(values, f"{arch}.context_length"),
             quant=None if file_type is None else ggml.FILE_TYPES.get(file_type & ~ggml.FILE_TYPE_GUESSED),
             layers=self._integer(values, f"{arch}.block_count"),
             heads=heads,
-            # llama.cpp's default: every head has its own keys and values
-            kv_heads=heads if (kv := self._integer(values, f"{arch}.attention.head_count_kv")) is None else kv,
-            embedding=self._integer(values, f"{arch}.embedding_length"),
+            kv_heads=kv_heads,
+            embedding=embedding,
             tokenizer=self._string(values, "tokenizer.ggml.model"),
             has_chat_template="tokenizer.chat_template" in values,
             split_count=self._integer(values, "split.count") or 1,
+            key_length=each if key_length is None else key_length,
+            value_length=each if value_length is None else value_length,
+            vocabulary=tokens.items if tokens and tokens.items else self._integer(values, f"{arch}.vocab_size"),
+            experts=self._integer(values, f"{arch}.expert_count") or None,
+            dense_layers=self._integer(values, f"{arch}.leading_dense_block_count") or 0,
+            weights=tensors.weights,
         )
+        return msgspec.structs.replace(facts, kv=self._kv(values, facts))
+
+    def _kv(self, values: dict[str, _Value], facts: Facts) -> KvLayout | None:
+        arch, layers = facts.arch, facts.layers
+        if not layers or facts.kv_heads is None or facts.key_length is None or facts.value_length is None:
+            return None
+        latent = f"{arch}.attention.key_length_mla" in values
+        every_key, every_value = (facts.key_length, 0 if latent else facts.value_length)
+        window = self._integer(values, f"{arch}.attention.sliding_window")
+        if window is None:
+            window = _WINDOWS.get(arch or "", 0)
+        interval = self._integer(values, f"{arch}.full_attention_interval") or 0
+        shared = self._integer(values, f"{arch}.attention.shared_kv_layers")
+        if shared is None:
+            shared = max(layers - _OWN_CACHES.get(arch or "", layers), 0)
+        return kv_layout.layout(
+            kv_layout.Layers(
+                count=layers,
+                kv_heads=self._integers(values, f"{arch}.attention.head_count_kv") or (facts.kv_heads,),
+                key=every_key,
+                value=every_value,
+                window=window,
+                windowed=self._windowed(values, f"{arch}.attention.sliding_window_pattern", facts),
+                windowed_key=self._integer(values, f"{arch}.attention.key_length_swa"),
+                windowed_value=0 if latent else self._integer(values, f"{arch}.attention.value_length_swa"),
+                shared=shared,
+                state=self._state(values, arch),
+                recurrent=kv_layout.every(interval, layers),
+            )
+        )
+
+    def _windowed(self, values: dict[str, _Value], key: str, facts: Facts) -> tuple[bool, ...]:
+        """Which layers have the window; nothing where that is not known: they then count as remembering everything."""
+        pattern = values.get(key)
+        if pattern is not None and pattern.items is not None:
+            return tuple(bool(each) for each in self._integers(values, key, kinds=_INTEGERS | {_BOOL}) or ())
+        period = self._integer(values, key) or _PERIODS.get(facts.arch or "", 0)
+        return kv_layout.every(period, facts.layers or 0)
+
+    def _state(self, values: dict[str, _Value], arch: str | None) -> int:
+        """Elements of one recurrent layer: llama.cpp's sizes of a state-space layer, or of a short convolution."""
+        inner, state, groups, kernel = (
+            self._integer(values, f"{arch}.ssm.{part}") or 0
+            for part in ("inner_size", "state_size", "group_count", "conv_kernel")
+        )
+        if inner:
+            return state * inner + max(kernel - 1, 0) * (inner + 2 * groups * state)
+        cache = self._integer(values, f"{arch}.shortconv.l_cache") or 0
+        return max(cache - 1, 0) * (self._integer(values, f"{arch}.embedding_length") or 0)
 
     def _string(self, values: dict[str, _Value], key: str) -> str | None:
         value = values.get(key)
@@ -281,6 +412,22 @@ class _Head:
         if not 0 <= number <= MAX_NUMBER:
             raise GgufError(f"{key} is {number}", value.at)
         return number
+
+    def _integers(
+        self, values: dict[str, _Value], key: str, kinds: frozenset[int] = _INTEGERS
+    ) -> tuple[int, ...] | None:
+        """An array by layer; None where there is none, or one number for all."""
+        value = values.get(key)
+        if value is None or value.items is None or not 0 < value.items <= kv_layout.MAX_LAYERS:
+            return None
+        if value.kind not in kinds:
+            raise GgufError(f"{key} is no whole number", value.at)
+        form = _FORMATS[value.kind]
+        data = self.data[value.at : value.at + form.size * value.items]
+        numbers = tuple(int(found) for (found,) in form.iter_unpack(data))
+        if not 0 <= min(numbers) <= max(numbers) <= MAX_NUMBER:
+            raise GgufError(f"{key} is {min(numbers)} to {max(numbers)}", value.at)
+        return numbers
 
     def _text(self, limit: int) -> str:
         length = self._length(limit)

@@ -1,7 +1,7 @@
-"""A model file on this machine: opened, checked and read from the front.
+"""A model on this machine, a file or a directory: opened, checked and read from the front.
 
-Decides which files can be used at all, and words every way in which one cannot. Never changes, moves or removes one:
-it is the user's.
+Decides what can be used at all, and by which engine, and words every way in which it cannot. Never changes, moves or
+removes a file: it is the user's.
 """
 
 from __future__ import annotations
@@ -9,47 +9,104 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from contracts.base import Message
+from contracts.config import Engine
+from contracts.engines import ModelFormat, WeightSizes
 from contracts.pools import Cause
-from model_provisioner import gguf
+from model_provisioner import gguf, hf_config, hf_directory
 from model_provisioner.digest import Identity, NotRegularError, open_regular
 from model_provisioner.errors import GgufError, ModelError
+from model_provisioner.hf_directory import ModelFile
 
 FIRST_READ_BYTES = 1 << 20
-_READS_GGUF = "this build reads GGUF files: give the path of a .gguf file, or convert the model with llama.cpp's tools"
+_READS = "a model is a .gguf file for llama.cpp, or a directory with config.json and *.safetensors for other engines"
 
 
 class Inspected(Message, frozen=True, kw_only=True):
-    """A file that can be used, and what it says of itself."""
+    """A model that can be used, and what it says of itself. ``size_bytes`` is that of its weights."""
 
     path: Path
-    identity: Identity
-    facts: gguf.Facts
+    format: ModelFormat
+    files: tuple[ModelFile, ...]
+    size_bytes: int
+    facts: gguf.Facts | hf_config.Facts
+    weights: WeightSizes | None
 
 
 def inspect(text: str) -> Inspected:
-    """Read the head of the model file at the path ``text``, which is absolute or begins with ``~``.
+    """Read the head of the model at the path ``text``, which is absolute or begins with ``~``.
 
     Blocks. Raises ModelError.
     """
     path = _absolute(text)
     try:
-        with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-            identity = Identity.of(os.fstat(file.fileno()))
-            facts = _facts(path, file.fileno(), identity.size_bytes)
-    except (OSError, NotRegularError) as error:
-        raise unusable(path, error) from error
-    return Inspected(path=path, identity=identity, facts=facts)
+        return _directory(path) if path.is_dir() else _gguf(path)
+    except OSError as error:
+        raise unusable(path if error.filename is None else Path(error.filename), error) from error
+    except NotRegularError as error:
+        raise unusable(error.args[0], error) from error
+
+
+FORMATS: MappingProxyType[Engine, ModelFormat] = MappingProxyType(
+    {
+        Engine.LLAMACPP: ModelFormat.GGUF,
+        Engine.VLLM: ModelFormat.HF_DIRECTORY,
+        Engine.TGI: ModelFormat.HF_DIRECTORY,
+        Engine.TRITON: ModelFormat.HF_DIRECTORY,
+    }
+)
+"""What each engine loads."""
+
+
+def require_fit(model: Inspected, engine: Engine | None) -> None:
+    """Raises ModelError where this engine cannot load a model of this format."""
+    wanted = None if engine is None else FORMATS.get(engine)
+    if wanted is None or wanted is model.format:
+        return
+    if wanted is ModelFormat.GGUF:
+        message = f"{model.path} is a directory, and {engine} loads one GGUF file"
+        hint = "give the path of a .gguf file (llama.cpp's convert_hf_to_gguf.py makes one), or set engine: vllm"
+    else:
+        message = f"{model.path} is a GGUF file, and {engine} loads a directory with config.json and *.safetensors"
+        hint = "give the path of such a directory, or set engine: llamacpp"
+    raise ModelError(Cause.MODEL_INVALID, message, hint)
+
+
+def _gguf(path: Path) -> Inspected:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        identity = Identity.of(os.fstat(file.fileno()))
+        facts = _facts(path, file.fileno(), identity.size_bytes)
+    return Inspected(
+        path=path,
+        format=ModelFormat.GGUF,
+        files=(ModelFile(name=path.name, path=path, identity=identity),),
+        size_bytes=identity.size_bytes,
+        facts=facts,
+        weights=facts.weights,
+    )
+
+
+def _directory(path: Path) -> Inspected:
+    found = hf_directory.inspect(path)
+    return Inspected(
+        path=path,
+        format=ModelFormat.HF_DIRECTORY,
+        files=found.files,
+        size_bytes=found.weights_bytes,
+        facts=found.facts,
+        weights=WeightSizes(layers=found.weights_bytes),
+    )
 
 
 def unusable(path: Path, error: OSError | NotRegularError) -> ModelError:
     """Why the file cannot be opened or read, with its mend."""
     match error:
         case NotRegularError():
-            return ModelError(Cause.MODEL_INVALID, f"{path} is not a regular file", _READS_GGUF)
+            return ModelError(Cause.MODEL_INVALID, f"{path} is not a regular file", _READS)
         case IsADirectoryError():
-            return ModelError(Cause.MODEL_INVALID, f"{path} is a directory, not a GGUF file", _READS_GGUF)
+            return ModelError(Cause.MODEL_INVALID, f"{path} is a directory, not a file", _READS)
         case FileNotFoundError() | NotADirectoryError():
             return ModelError(Cause.MODEL_MISSING, f"there is no model file {path}", _nearest(path))
         case PermissionError():
@@ -109,7 +166,7 @@ def _first_bytes(descriptor: int, size: int) -> bytes:
 
 
 def _mend(path: Path) -> str:
-    return _READS_GGUF if PurePosixPath(path).suffix != ".gguf" else "the file is damaged: download or copy it again"
+    return _READS if PurePosixPath(path).suffix != ".gguf" else "the file is damaged: download or copy it again"
 
 
 def _nearest(path: Path) -> str:

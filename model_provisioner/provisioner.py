@@ -8,6 +8,7 @@ removes a file that is the user's own.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -18,11 +19,13 @@ from msgspec.structs import replace
 from catalog_core.errors import CatalogError, CorruptIndexError
 from catalog_core.index import Recovery
 from catalog_core.models import FsModelCatalog
-from contracts.engines import ModelEntry, ModelState, ResolvedModel
+from contracts.config import Engine
+from contracts.engines import ModelEntry, ModelFormat, ModelState, ResolvedModel
 from contracts.pools import Cause
-from model_provisioner import local, provenance, reference
+from model_provisioner import hf_directory, local, provenance, reference
 from model_provisioner.digest import ChangedError, DigestMemory, NotRegularError, sha256_of
 from model_provisioner.errors import ModelError
+from model_provisioner.hf_directory import ModelFile
 from model_provisioner.local import Inspected
 
 _SHA256 = re.compile(r"(?:sha256:)?(?P<hex>[0-9a-fA-F]{64})")
@@ -53,33 +56,44 @@ class ModelProvisioner:
         self._admitting = asyncio.Lock()
 
     async def ensure_present(
-        self, ref: str, digest: str | None = None, progress: Callable[[str], None] = lambda _: None
+        self,
+        ref: str,
+        digest: str | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+        engine: Engine | None = None,
     ) -> ResolvedModel:
         """The model that ``ref`` means, on this disk and in the catalog as Active.
 
-        ``digest`` is what the file must have, as ``sha256:<hex>`` or bare hex. ``progress`` gets lines for people, in
-        the event loop's thread. Raises ModelError, and then nothing was added to the catalog.
+        ``digest`` is what the model must have, as ``sha256:<hex>`` or bare hex. ``progress`` gets lines for people, in
+        the event loop's thread. Where ``engine`` is known, a model that it cannot load is refused. Raises ModelError,
+        and then nothing was added to the catalog.
         """
         expected = _expected(digest)
         place = reference.parse(ref, self._base_dir)
         match place:
             case reference.LocalFile():
-                return await self._local(place, ref, expected, progress)
+                return await self._local(place, ref, expected, progress, engine)
             case _:
                 message = f"{reference.shown(place)} cannot be fetched by this version; download it and give its path"
                 raise ModelError(Cause.MODEL_FETCH, message, "a path is written as /models/name.gguf or name.gguf")
 
     async def _local(
-        self, place: reference.LocalFile, ref: str, expected: str | None, progress: Callable[[str], None]
+        self,
+        place: reference.LocalFile,
+        ref: str,
+        expected: str | None,
+        progress: Callable[[str], None],
+        engine: Engine | None,
     ) -> ResolvedModel:
         inspected = await asyncio.to_thread(local.inspect, place.path)
+        local.require_fit(inspected, engine)
         digest = await self._digest(inspected, progress)
         path = inspected.path
         if expected is not None and digest != expected:
             raise ModelError(
                 Cause.MODEL_DIGEST,
                 f"{path} has the digest {digest}, but {expected} is required",
-                "get the right file, or put the digest of this one into model_sha256 if you trust it",
+                "get the right model, or put the digest of this one into model_sha256 if you trust it",
             )
         if expected is None:
             progress(f"{path.name} was not verified, because no digest is configured; it has {digest}")
@@ -92,7 +106,14 @@ class ModelProvisioner:
         return model
 
     async def _digest(self, inspected: Inspected, progress: Callable[[str], None]) -> str:
-        path, identity = inspected.path, inspected.identity
+        """Of a file its own; of a directory that of the list of its files with theirs."""
+        if inspected.format is ModelFormat.GGUF:
+            return await self._digest_of(inspected.files[0], progress)
+        digests = [(file.name, await self._digest_of(file, progress)) for file in inspected.files]
+        return f"sha256:{hashlib.sha256(hf_directory.digest_lines(digests)).hexdigest()}"
+
+    async def _digest_of(self, file: ModelFile, progress: Callable[[str], None]) -> str:
+        path, identity = file.path, file.identity
         async with self._hashing.setdefault(path, asyncio.Lock()):  # two pools with one model read it once
             known = await asyncio.to_thread(self._digests.recall, path, identity)
             if known is not None:
@@ -115,7 +136,7 @@ class ModelProvisioner:
         now_ms = self._clock()
         try:
             entries, recovery = self._entries()
-            identifier = choose_id(inspected.path, digest, entries)
+            identifier = choose_id(_named(inspected), inspected.path, digest, entries)
             model = _resolved(inspected, ref, digest, identifier)
             known = entries.get(identifier)
             entry = _entry(model, known, now_ms if verified else None)
@@ -136,19 +157,24 @@ class ModelProvisioner:
         return {entry.id: entry for entry in entries}, recovery
 
 
-def choose_id(path: Path, digest: str, entries: dict[str, ModelEntry]) -> str:
-    """The id under which a file is catalogued: the one it has, else its stem.
+def choose_id(stem: str, path: Path, digest: str, entries: dict[str, ModelEntry]) -> str:
+    """The id under which a model is catalogued: the one it has, else ``stem``.
 
-    A stem that belongs to another model, in another file that is still there, gets the first digits of the digest.
+    A stem that belongs to another model, in another place that is still there, gets the first digits of the digest.
     """
-    stem = reference.model_id(PurePosixPath(path))
     mine = [entry.id for entry in entries.values() if entry.local_path == str(path)]
     if mine:
         return stem if stem in mine else mine[0]
     taken = entries.get(stem)
-    if taken is None or taken.digest == digest or not Path(taken.local_path).is_file():
+    if taken is None or taken.digest == digest or not Path(taken.local_path).exists():
         return stem
     return f"{stem}-{digest.removeprefix('sha256:')[:8]}"
+
+
+def _named(inspected: Inspected) -> str:
+    name = inspected.path.name
+    # The name of a directory has no suffix: Llama-3.1-8B is all of it.
+    return reference.model_id(PurePosixPath(name if inspected.format is ModelFormat.GGUF else f"{name}.d"))
 
 
 def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> ResolvedModel:
@@ -157,7 +183,7 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
         id=identifier,
         ref=ref,
         local_path=str(inspected.path),
-        size_bytes=inspected.identity.size_bytes,
+        size_bytes=inspected.size_bytes,
         digest=digest,
         ctx_max=facts.ctx_max,
         arch=facts.arch,
@@ -166,6 +192,14 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
         heads=facts.heads,
         kv_heads=facts.kv_heads,
         embedding=facts.embedding,
+        format=inspected.format,
+        key_length=facts.key_length,
+        value_length=facts.value_length,
+        vocabulary=facts.vocabulary,
+        experts=facts.experts,
+        dense_layers=facts.dense_layers,
+        kv=facts.kv,
+        weights=inspected.weights,
     )
 
 

@@ -1,5 +1,6 @@
-"""GGUF files for the tests: whole ones by the `gguf` package, and heads made by hand, right or wrong."""
+"""Models for the tests: GGUF files by the `gguf` package, heads made by hand, right or wrong, and directories."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,41 @@ def head(*keys: bytes, tensors: tuple[bytes, ...] = (), **fixed: Any) -> bytes: 
     """A head of these keys and tensors; ``version``, ``tensor_count`` and ``key_count`` may say something else."""
     counts = (fixed.get("tensor_count", len(tensors)), fixed.get("key_count", len(keys)))
     return b"GGUF" + struct.pack("<IQQ", fixed.get("version", 3), *counts) + b"".join(keys) + b"".join(tensors)
+
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
+"""The config.json of Llama 3.1 8B, as far as it matters here."""
+
+
+def safetensors(size: int) -> bytes:
+    """A file with one tensor of so many bytes."""
+    tensor_head = {"__metadata__": {"format": "pt"}, "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    encoded = json.dumps(tensor_head).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + b"\7" * size
+
+
+def write_directory(path: Path, config: dict[str, Any] | None = None, *, shards: int = 2) -> Path:
+    """A model directory in Hugging Face layout; more than one shard come with their index."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(LLAMA_8B if config is None else config))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "README.md").write_text("Not a part of the model.")
+    names = [f"model-{number + 1:05}-of-{shards:05}.safetensors" for number in range(shards)]
+    if shards == 1:
+        names = ["model.safetensors"]
+    else:
+        weight_map = {f"w{number}": name for number, name in enumerate(names)}
+        (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for number, name in enumerate(names):
+        (path / name).write_bytes(safetensors(100 + number))
+    return path

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from contracts.engines import KvLayout, WeightSizes
 from model_provisioner import ggml, gguf
 from model_provisioner.errors import GgufError
 from model_provisioner.gguf import Facts, NeedMore, parse
@@ -59,6 +60,11 @@ def test_a_real_file_says_what_it_is(model: bytes) -> None:
         embedding=64,
         tokenizer="llama",
         has_chat_template=True,
+        key_length=16,
+        value_length=16,
+        vocabulary=300,
+        kv=KvLayout(key=64, value=64),
+        weights=WeightSizes(layers=64 * 64 * 4, output=300 * 64 * 2 + 64 * 4, input=300 * 64 * 2),
     )
 
 

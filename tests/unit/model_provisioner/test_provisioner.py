@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import resource
@@ -12,66 +11,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from catalog_core.models import FsModelCatalog
-from contracts.engines import ModelState, ResolvedModel
+from contracts.engines import KvLayout, ModelState, ResolvedModel, WeightSizes
 from contracts.pools import Cause
 from model_provisioner import digest, local
 from model_provisioner.digest import NotRegularError
 from model_provisioner.errors import GgufError, ModelError
-from model_provisioner.provenance import known_models
-from model_provisioner.provisioner import ModelProvisioner
 from tests.unit.model_provisioner.heads import STRING, head, key, number, tensor, text, write_model
-
-NOW = 1_700_000_000_000
-
-
-class Place:
-    """A provisioner with its directories, and the lines of progress that it gave."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.lines: list[str] = []
-        self.models = root / "models"
-        self.models.mkdir()
-        self.provenance = root / "data/provenance"
-        self.catalog = FsModelCatalog(root / "data/catalog", discover=functools.partial(known_models, self.provenance))
-
-    def provisioner(self, now_ms: int = NOW) -> ModelProvisioner:
-        return ModelProvisioner(
-            cache_dir=self.root / "cache",
-            catalog=self.catalog,
-            provenance=self.provenance,
-            base_dir=self.models,
-            clock=lambda: now_ms,
-        )
-
-    async def ensure(self, ref: str, digest: str | None = None) -> ResolvedModel:
-        return await self.provisioner().ensure_present(ref, digest, self.lines.append)
-
-    async def refuse(self, ref: str, digest: str | None = None) -> ModelError:
-        before = self.state()
-        with pytest.raises(ModelError) as caught:
-            await self.ensure(ref, digest)
-        assert self.state() == before, "a failure left something behind"
-        assert caught.value.render() == f"{caught.value.cause}: {caught.value.message}\n  hint: {caught.value.hint}"
-        return caught.value
-
-    def state(self) -> dict[str, bytes]:
-        """What lasts, and the user's own files. Digests are a cache; a lock or an empty journal says nothing."""
-        files = [path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".lock"]
-        files = [path for path in files if path.stat().st_size or path.suffix != ".jsonl"]
-        return {str(path): path.read_bytes() for path in files if path.name != "digests.json"}
-
-    def journal(self) -> list[dict[str, object]]:
-        return [msgspec.json.decode(line) for line in (self.provenance / "models.jsonl").read_bytes().splitlines()]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+from tests.unit.model_provisioner.place import NOW, Place
 
 
 def sha256(path: Path) -> str:
@@ -107,6 +55,15 @@ async def test_a_local_model_is_resolved_catalogued_and_recorded(place: Place) -
         heads=4,
         kv_heads=2,
         embedding=64,
+        key_length=16,
+        value_length=16,
+        vocabulary=300,
+        kv=KvLayout(key=2 * 2 * 16, value=2 * 2 * 16),
+        weights=WeightSizes(
+            layers=64 * 64 * 4,
+            output=300 * 64 * 2 + 64 * 4,  # the embeddings again: there is no output.weight
+            input=300 * 64 * 2,
+        ),
     )
     entry = place.catalog.get("haiku")
     assert (entry.state, entry.created_ms, entry.verified_ms) == (ModelState.ACTIVE, NOW, None)
@@ -171,7 +128,7 @@ async def test_a_wrong_digest_is_refused_and_the_file_stays(place: Place) -> Non
     error = await place.refuse("haiku.gguf", "0" * 64)
     assert error.cause is Cause.MODEL_DIGEST
     assert error.message == f"{path} has the digest {sha256(path)}, but sha256:{'0' * 64} is required"
-    assert error.hint == "get the right file, or put the digest of this one into model_sha256 if you trust it"
+    assert error.hint == "get the right model, or put the digest of this one into model_sha256 if you trust it"
     assert path.exists()
     assert place.catalog.list() == ()
 
@@ -254,15 +211,15 @@ async def test_a_missing_file_is_told_what_is_there(place: Place) -> None:
 @pytest.mark.req("MP-02")
 async def test_what_is_no_model_file_is_refused(place: Place) -> None:
     (place.models / "llama").mkdir()
-    (place.models / "llama/model.safetensors").touch()
+    (place.models / "llama/model.gguf").touch()
     (place.models / "model.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{}")
     (place.models / "damaged.gguf").write_bytes(b"<!DOCTYPE html>")
     (place.models / "empty.gguf").touch()
     os.mkfifo(place.models / "pipe.gguf")
     (place.models / "loop.gguf").symlink_to(place.models / "loop.gguf")
-    reads = "this build reads GGUF files"
+    reads = "a model is a .gguf file for llama.cpp, or a directory with config.json"
     for name, cause, message, hint in (
-        ("llama", Cause.MODEL_INVALID, "is a directory, not a GGUF file", reads),
+        ("llama", Cause.MODEL_INVALID, "is a directory without config.json", "give the path of the file itself"),
         ("model.safetensors", Cause.MODEL_INVALID, "this is no GGUF file: it begins with b'@\\x00", reads),
         (
             "damaged.gguf",
