@@ -127,6 +127,8 @@ class PoolSnapshot(Message, frozen=True, kw_only=True):
     model_ref: str
     ctx_max: int
     slots: int
+    next_model_ref: str | None = None
+    """What a reload is preparing beside the model that serves."""
     engine_version: str | None = None
     engine_digest: str | None = None
     model_id: str | None = None
@@ -184,6 +186,9 @@ class PoolHealth(Message, frozen=True, kw_only=True):
     gates: Gates
     restarts: int
     metrics: PoolMetrics
+    model_ref: str | None = None
+    next_model_ref: str | None = None
+    """What a reload is preparing beside the model that serves."""
     last_error: PoolError | None = None
     retry_at_ms: int | None = None
 

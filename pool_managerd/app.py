@@ -28,7 +28,9 @@ from daemon_core.version import version
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
-from pool_managerd.engine_effects import EngineEffects, Engines, Host, Models
+from pool_managerd.attempt import Engines, Host, Models
+from pool_managerd.container import Containers, MachineContainers
+from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.gpu import Gpus, NvmlGpus
 from pool_managerd.handles import HandleFiles
@@ -115,6 +117,7 @@ def assemble(
     engines: Callable[[Pool], Engines],
     gpus: Gpus,
     client: aiohttp.ClientSession,
+    containers: Containers | None = None,
     timing: Timing | None = None,
 ) -> Parts:
     """Put the parts together; needs a running loop, starts nothing."""
@@ -127,11 +130,13 @@ def assemble(
     )
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
+    containers = containers or MachineContainers(context.environ, context.redactor)
     host = Host(
         profile=config.profile,
         models=models,
         prober=Prober(client, timing),
         gpus=gpus,
+        containers=containers,
         files=files,
         hub=hub,
         redactor=context.redactor,
@@ -146,7 +151,7 @@ def assemble(
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     sampled = gpus if config.profile is Profile.HOME else None
-    supervisor = Supervisor(pools=pools, files=files, hub=hub, gpus=sampled, boot_id=boot_id)
+    supervisor = Supervisor(pools=pools, files=files, containers=containers, hub=hub, gpus=sampled, boot_id=boot_id)
     methods = PoolMethods(
         version=version(),
         hub=hub,

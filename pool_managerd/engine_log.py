@@ -33,29 +33,32 @@ class Redacts(Protocol):
 
 
 class EngineLog:
-    """The log of one pool, over all its engines."""
+    """What one engine of a pool says. All engines of a pool write to the same file: ``another`` is for the next one."""
 
     def __init__(self, path: Path, pool_id: str, redactor: Redacts, max_bytes: int = MAX_FILE_BYTES) -> None:
-        self._path = path
+        self._file = _File(path, pool_id, max_bytes)
         self._pool_id = pool_id
         self._redactor = redactor
-        self._max_bytes = max_bytes
-        self._file: BinaryIO | None = None
         self._pending = b""
         self._cutting = False
-        self._failing = False
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def another(self) -> EngineLog:
+        """For an engine that runs beside this one: the same file, but last lines of its own."""
+        log = EngineLog(self._file.path, self._pool_id, self._redactor)
+        log._file = self._file
+        return log
 
     @property
     def path(self) -> Path:
         """Where the lines are."""
-        return self._path
+        return self._file.path
 
     def begin(self, headline: str) -> None:
         """A new engine starts: its lines are the ones that error messages quote from now on."""
         self._pending, self._cutting = b"", False
         self._tail.clear()
-        self._write(f"--- {self._redactor.text(headline)}")
+        self._file.write(f"--- {self._redactor.text(headline)}")
 
     def feed(self, data: bytes) -> None:
         """Take output as it comes: any bytes, cut anywhere."""
@@ -75,12 +78,10 @@ class EngineLog:
         if self._pending and not self._cutting:
             self._take(self._pending)
         self._pending, self._cutting = b"", False
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def tail(self) -> str:
-        """The last lines of the current engine, redacted; empty when it printed nothing."""
+        """The last lines of the engine, redacted; empty when it printed nothing."""
         return "\n".join(self._tail)[-MAX_TAIL_CHARS:]
 
     def _take(self, raw: bytes) -> None:
@@ -89,13 +90,25 @@ class EngineLog:
         if len(line) > MAX_LINE_CHARS:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)
-        self._write(line)
+        self._file.write(line)
         _log.info("%s", line, extra={"pool_id": self._pool_id})
 
-    def _write(self, line: str) -> None:
+
+class _File:
+    """A pool's file and the one before it."""
+
+    def __init__(self, path: Path, pool_id: str, max_bytes: int) -> None:
+        self.path = path
+        self._pool_id = pool_id
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
+        self._failing = False
+
+    def write(self, line: str) -> None:
+        """Append a line; after a close the file is opened anew."""
         try:
             if self._file is None:
-                self._file = self._path.open("ab")
+                self._file = self.path.open("ab")
             if self._file.tell() >= self._max_bytes:
                 self._rotate()
             self._file.write(line.encode() + b"\n")
@@ -103,11 +116,17 @@ class EngineLog:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                _log.warning("cannot write %s: %s", self._path, error, extra={"pool_id": self._pool_id})
+                _log.warning("cannot write %s: %s", self.path, error, extra={"pool_id": self._pool_id})
             self._failing = True
+
+    def close(self) -> None:
+        """Nothing is written for now."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _rotate(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-        self._file = self._path.open("ab")
+        self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        self._file = self.path.open("ab")

@@ -14,7 +14,7 @@ import msgspec
 from catalog_core.atomic import write_atomic
 from contracts.base import Message
 from contracts.engines import Handoff
-from pool_managerd.reconcile import Handle
+from pool_managerd.reconcile import SIDES, Handle, instance_of
 
 _log = logging.getLogger(__name__)
 
@@ -27,45 +27,60 @@ class HandleFiles:
         self._runtime = runtime
         self._engines = engines
 
-    def marker(self, pool_id: str) -> str:
-        """The path of a pool's handle file: what its engine carries in its environment."""
-        return str(self._handles / f"{pool_id}.json")
+    def marker(self, instance: str) -> str:
+        """The path of an instance's handle file: what its engine carries in its environment, or as a label."""
+        return str(self._handles / f"{instance}.json")
 
     def markers(self, pools: tuple[str, ...]) -> dict[str, str]:
-        """Handle file -> pool id, for the pools given and those that a file stands for."""
-        found = {path.stem for path in self._handles.glob("*.json")}
-        return {self.marker(pool_id): pool_id for pool_id in {*found, *pools}}
+        """Handle file -> instance, for the pools given and those that a file stands for."""
+        found = {path.name.removesuffix(".json") for path in self._handles.glob("*.json")}
+        ours = {instance_of(pool_id, side) for pool_id in pools for side in SIDES}
+        return {self.marker(instance): instance for instance in {*found, *ours}}
+
+    def output(self, instance: str) -> Path:
+        """The pipe through which a native engine says what it has to say."""
+        return self._engines / f"{instance}.out"
 
     def write(self, handle: Handle) -> None:
         """Write the handle and the pid file of an engine that was just started. Raises OSError."""
-        write_atomic(self._handles / f"{handle.pool_id}.json", _json(handle))
-        write_atomic(self._runtime / f"{handle.pool_id}.pid", f"{handle.pid}\n".encode())
+        write_atomic(self._handles / f"{handle.instance}.json", _json(handle))
+        if handle.pid:
+            write_atomic(self._runtime / f"{handle.instance}.pid", f"{handle.pid}\n".encode())
 
     def hand_over(self, handoff: Handoff) -> None:
         """Write the hand-off file of an engine that is ready. Raises OSError."""
         write_atomic(self._engines / f"{handoff.pool_id}.json", _json(handoff))
 
-    def remove(self, pool_id: str) -> None:
-        """Take back everything that says this pool has an engine."""
+    def withdraw(self, pool_id: str) -> None:
+        """Take back the hand-off file: the pool's engine is not ready any more."""
+        (self._engines / f"{pool_id}.json").unlink(missing_ok=True)
+
+    def remove(self, instance: str) -> None:
+        """Take back everything that says this instance runs."""
         for path in (
-            self._engines / f"{pool_id}.json",
-            self._runtime / f"{pool_id}.pid",
-            self._handles / f"{pool_id}.json",
+            self.output(instance),
+            self._runtime / f"{instance}.pid",
+            self._handles / f"{instance}.json",
         ):
             path.unlink(missing_ok=True)
 
     def load(self) -> tuple[Handle, ...]:
         """Every handle that can be read. One that cannot is logged; its engine is still found by its marker."""
-        handles = []
-        for path in sorted(self._handles.glob("*.json")):
-            try:
-                handle = msgspec.json.decode(path.read_bytes(), type=Handle)
-            except (OSError, msgspec.DecodeError) as error:
-                _log.warning("the handle file %s is of no use: %s", path, error)
-                continue
-            if handle.pool_id == path.stem:
-                handles.append(handle)
-        return tuple(handles)
+        found = (self._read(path) for path in sorted(self._handles.glob("*.json")))
+        return tuple(handle for handle in found if handle is not None)
+
+    def read(self, instance: str) -> Handle | None:
+        """The handle of one instance, where there is one that can be read."""
+        path = self._handles / f"{instance}.json"
+        return self._read(path) if path.exists() else None
+
+    def _read(self, path: Path) -> Handle | None:
+        try:
+            handle = msgspec.json.decode(path.read_bytes(), type=Handle)
+        except (OSError, msgspec.DecodeError) as error:
+            _log.warning("the handle file %s is of no use: %s", path, error)
+            return None
+        return handle if handle.instance == path.name.removesuffix(".json") else None
 
 
 def _json(message: Message) -> bytes:

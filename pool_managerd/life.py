@@ -45,11 +45,15 @@ class Life(Message, frozen=True, kw_only=True):
     due: int | None = None
     """When a drain or a backoff is over."""
     stopping: bool = False
-    """In draining: the engine was told to end, and nothing but its end is waited for."""
+    """In draining and quarantined: the engine was told to end, and its end is waited for."""
     again: bool = False
     """In draining: a new engine is started when the old one is gone."""
     previous_ref: str | None = None
-    """While a reload is on its way: the model that served before, to go back to."""
+    """While a reload that had to end the old engine is on its way: the model that served before, to go back to."""
+    next_ref: str | None = None
+    """While a reload is on its way beside the serving engine: the model that is to take over."""
+    patience_ms: int = 0
+    """How long work on the old engine may go on once its successor has taken over, or is to be started in its place."""
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -77,9 +81,11 @@ class RestartAsked(Message, frozen=True, kw_only=True):
 
 
 class ReloadAsked(Message, frozen=True, kw_only=True):
-    """Drain, then start with another model; back to the one that served before when that fails. Closes the breaker.
+    """Serve another model. Closes the breaker.
 
-    As with a drain, asked again with a sooner deadline it is the sooner one that holds.
+    A ready pool starts it beside the one that serves, and switches when it is proved; where both do not fit, it drains
+    and starts the new one in place of the old, back to the old one when that fails. ``deadline_ms`` is how long work on
+    the old engine may go on; asked again, the sooner one holds.
     """
 
     model_ref: str
@@ -113,6 +119,47 @@ class EngineProved(Message, frozen=True, kw_only=True):
     run: int
 
 
+class SuccessorProved(Message, frozen=True, kw_only=True):
+    """The engine that was prepared beside the serving one is ready to take over."""
+
+    run: int
+    model_ref: str
+    model: ResolvedModel | None
+    engine: PreparedEngine
+    endpoint: Endpoint
+
+
+class SuccessorFailed(Message, frozen=True, kw_only=True):
+    """The engine that was prepared beside the serving one cannot be had, and nothing of it is left."""
+
+    run: int
+    model_ref: str
+    cause: Cause
+    message: str
+    hint: str | None = None
+
+
+class NoRoom(Message, frozen=True, kw_only=True):
+    """Two engines do not fit: the old one must end before the new one starts."""
+
+    run: int
+    model_ref: str
+
+
+class DevicesFailed(Message, frozen=True, kw_only=True):
+    """A GPU of the pool's mask is lost, or reported a fatal error: whatever runs there cannot be trusted."""
+
+    cause: Cause
+    message: str
+    hint: str | None = None
+
+
+class DevicesWell(Message, frozen=True, kw_only=True):
+    """Every GPU of a quarantined pool answers again."""
+
+    run: int
+
+
 class StepFailed(Message, frozen=True, kw_only=True):
     """A step of the start, or the liveness check of a ready engine, failed."""
 
@@ -127,6 +174,7 @@ class EngineExited(Message, frozen=True, kw_only=True):
 
     run: int
     message: str
+    cause: Cause = Cause.ENGINE_EXIT
     hint: str | None = None
     port_taken: bool = False
 
@@ -146,7 +194,9 @@ class TimerFired(Message, frozen=True, kw_only=True):
 
 Asked = Start | StopAsked | DrainAsked | RestartAsked | ReloadAsked
 Reported = ModelStaged | EngineEnsured | EngineSpawned | EngineProved | StepFailed | EngineExited | EngineGone
-Event = Asked | Reported | TimerFired
+Succession = SuccessorProved | SuccessorFailed | NoRoom
+Watched = DevicesFailed | DevicesWell
+Event = Asked | Reported | Succession | Watched | TimerFired
 
 
 # --- effects ----------------------------------------------------------------------------------------------------------
@@ -166,7 +216,10 @@ class EnsureEngine(Message, frozen=True, kw_only=True):
 
 
 class SpawnEngine(Message, frozen=True, kw_only=True):
-    """Start the process: ``EngineSpawned`` or ``StepFailed``, and ``EngineExited`` when it ends by itself."""
+    """Start the engine, or take over the one that a former manager left running in just this way.
+
+    ``EngineSpawned`` or ``StepFailed``, and ``EngineExited`` when it ends by itself.
+    """
 
     run: int
     engine: PreparedEngine
@@ -202,4 +255,46 @@ class SetTimer(Message, frozen=True, kw_only=True):
     due: int
 
 
-Effect = StageModel | EnsureEngine | SpawnEngine | ProveEngine | WatchEngine | StopEngine | SetTimer
+class PrepareSuccessor(Message, frozen=True, kw_only=True):
+    """Start and prove an engine for another model beside the serving one; replaces a former preparation.
+
+    ``SuccessorProved``, ``SuccessorFailed`` or ``NoRoom``.
+    """
+
+    run: int
+    model_ref: str
+
+
+class AbandonSuccessor(Message, frozen=True, kw_only=True):
+    """Give up the preparation and end what runs of it. Not answered."""
+
+    run: int
+
+
+class SwitchOver(Message, frozen=True, kw_only=True):
+    """The successor serves from now on; the old engine is ended at ``due``. ``EngineExited`` when the new one ends."""
+
+    run: int
+    due: int
+
+
+class AwaitDevices(Message, frozen=True, kw_only=True):
+    """From ``due`` on look whether every GPU of the mask answers: ``DevicesWell`` when they do."""
+
+    run: int
+    due: int
+
+
+Effect = (
+    StageModel
+    | EnsureEngine
+    | SpawnEngine
+    | ProveEngine
+    | WatchEngine
+    | StopEngine
+    | SetTimer
+    | PrepareSuccessor
+    | AbandonSuccessor
+    | SwitchOver
+    | AwaitDevices
+)

@@ -4,9 +4,10 @@
 not in the table raises ``IllegalTransition`` and changes nothing. What reports from an earlier run is stale and changes
 nothing either. Never starts, stops or waits for anything: the owner does.
 
-Invariants, held by property tests: a gate is ok only when those before it are; ready is reached from probing alone; at
-most one engine exists; a new one is started only after the former is known to be gone; the breaker opens after
-``max_failures`` in a row and only then.
+Invariants, held by property tests: a gate is ok only when those before it are; ready is reached from probing alone, or
+from ready by a proved successor; but for a successor at most one engine exists, and a new one is started only after the
+former is known to be gone; the breaker opens after ``max_failures`` in a row and only then; a pool whose GPU failed
+starts nothing before every GPU of its mask answers again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from contracts.engines import PreparedEngine
 from contracts.pools import Cause, Endpoint, Gates, GateState, PoolState
 from pool_managerd import restart_policy
 from pool_managerd.life import (
+    AbandonSuccessor,
     Asked,
+    AwaitDevices,
+    DevicesFailed,
+    DevicesWell,
     DrainAsked,
     Effect,
     EngineEnsured,
@@ -33,6 +38,8 @@ from pool_managerd.life import (
     Failure,
     Life,
     ModelStaged,
+    NoRoom,
+    PrepareSuccessor,
     ProveEngine,
     ReloadAsked,
     Reported,
@@ -44,6 +51,10 @@ from pool_managerd.life import (
     StepFailed,
     StopAsked,
     StopEngine,
+    Succession,
+    SuccessorFailed,
+    SuccessorProved,
+    SwitchOver,
     TimerFired,
     WatchEngine,
 )
@@ -55,26 +66,52 @@ Row = Mapping[type[Event], tuple[PoolState, ...]]
 
 _STOPPED = (PoolState.STOPPED,)
 _STAGING = (PoolState.STAGING_MODEL,)
+_READY = (PoolState.READY,)
 _DRAINING = (PoolState.DRAINING,)
-_FAILED = (PoolState.FAILED,)
-# What may be asked of a pool that has or is getting an engine, and of one that has none.
-_BUSY: Row = {StopAsked: _DRAINING, DrainAsked: _DRAINING, RestartAsked: _DRAINING, ReloadAsked: _DRAINING}
-_IDLE: Row = {StopAsked: _STOPPED, DrainAsked: _STOPPED, RestartAsked: _STAGING, ReloadAsked: _STAGING}
+_QUARANTINED = (PoolState.QUARANTINED,)
+_FAILED = (PoolState.FAILED, PoolState.QUARANTINED)
+# What may happen to a pool that has or is getting an engine, and to one that has none.
+_BUSY: Row = {
+    StopAsked: _DRAINING,
+    DrainAsked: _DRAINING,
+    RestartAsked: _DRAINING,
+    ReloadAsked: _DRAINING,
+    DevicesFailed: _QUARANTINED,
+}
+_IDLE: Row = {
+    StopAsked: _STOPPED,
+    DrainAsked: _STOPPED,
+    RestartAsked: _STAGING,
+    ReloadAsked: _STAGING,
+    DevicesFailed: _QUARANTINED,
+}
 
 TRANSITIONS: Mapping[PoolState, Row] = {
-    PoolState.STOPPED: {**_IDLE, Start: _STAGING},
+    PoolState.STOPPED: {**_IDLE, Start: _STAGING, DevicesFailed: _STOPPED},
     PoolState.STAGING_MODEL: {**_BUSY, ModelStaged: (PoolState.ENSURING_ENGINE,), StepFailed: _FAILED},
     PoolState.ENSURING_ENGINE: {**_BUSY, EngineEnsured: (PoolState.STARTING,), StepFailed: _FAILED},
     PoolState.STARTING: {**_BUSY, EngineSpawned: (PoolState.PROBING,), StepFailed: _FAILED},
     PoolState.PROBING: {
         **_BUSY,
-        EngineProved: (PoolState.READY,),
+        EngineProved: _READY,
         StepFailed: _FAILED,
-        EngineExited: (PoolState.FAILED, PoolState.STARTING),
+        EngineExited: (*_FAILED, PoolState.STARTING),
     },
-    PoolState.READY: {**_BUSY, StepFailed: _FAILED, EngineExited: _FAILED},
+    PoolState.READY: {
+        **_BUSY,
+        ReloadAsked: _READY,
+        SuccessorProved: _READY,
+        SuccessorFailed: _READY,
+        NoRoom: (PoolState.READY, PoolState.DRAINING),
+        StepFailed: _FAILED,
+        EngineExited: _FAILED,
+    },
     PoolState.DRAINING: {
         **_BUSY,
+        DevicesFailed: (PoolState.DRAINING, PoolState.QUARANTINED),
+        SuccessorProved: _DRAINING,
+        SuccessorFailed: _DRAINING,
+        NoRoom: _DRAINING,
         TimerFired: _DRAINING,
         StepFailed: _DRAINING,
         EngineExited: _DRAINING,
@@ -83,6 +120,15 @@ TRANSITIONS: Mapping[PoolState, Row] = {
     PoolState.FAILED: {**_BUSY, EngineGone: (PoolState.BACKOFF, PoolState.BROKEN, PoolState.STAGING_MODEL)},
     PoolState.BACKOFF: {**_IDLE, TimerFired: _STAGING},
     PoolState.BROKEN: _IDLE,
+    PoolState.QUARANTINED: {
+        StopAsked: (PoolState.STOPPED, PoolState.DRAINING),
+        DrainAsked: (PoolState.STOPPED, PoolState.DRAINING),
+        RestartAsked: (PoolState.STAGING_MODEL, PoolState.DRAINING),
+        ReloadAsked: (PoolState.STAGING_MODEL, PoolState.DRAINING),
+        DevicesFailed: _QUARANTINED,
+        DevicesWell: _STAGING,
+        EngineGone: _QUARANTINED,
+    },
 }
 """State -> event -> where it may lead. States that are not in here are never entered."""
 
@@ -130,6 +176,12 @@ def _decide(life: Life, event: Event, now: int) -> Outcome:
             return _asked(life, event, now)
         case TimerFired():
             return _timer(life)
+        case SuccessorProved() | SuccessorFailed() | NoRoom():
+            return _succession(life, event, now)
+        case DevicesFailed(cause=cause, message=message, hint=hint):
+            return _devices_failed(life, Failure(cause=cause, message=message, hint=hint, at=now), now)
+        case DevicesWell():
+            return _begin(replace(life, restarts=life.restarts + 1))
         case _:
             return _reported(life, event, now)
 
@@ -191,6 +243,7 @@ def _begin(life: Life) -> Outcome:
         due=None,
         stopping=False,
         again=False,
+        next_ref=None,
     )
     return after, (StageModel(run=after.run, model_ref=after.model_ref),)
 
@@ -219,28 +272,66 @@ def _exited(life: Life, event: EngineExited, now: int) -> Outcome:
     if retry and life.engine is not None:
         # A run of its own: whoever took the port may even have passed for our engine in what is reported late.
         return _spawn(replace(life, run=life.run + 1, port_tries=life.port_tries + 1), life.engine)
-    return _fail(life, Failure(cause=Cause.ENGINE_EXIT, message=event.message, hint=event.hint, at=now), now)
+    return _fail(life, Failure(cause=event.cause, message=event.message, hint=event.hint, at=now), now)
 
 
 def _fail(life: Life, failure: Failure, now: int) -> Outcome:
     """What is left of the engine is ended first; whether it is tried again is decided when it is gone."""
     if life.state is PoolState.DRAINING:
         return _end(replace(life, error=failure), again=life.again)
-    after = replace(
+    if failure.cause in _OF_A_GPU:
+        return _quarantine(life, failure, now)
+    after = replace(_failing(life, failure, now), state=PoolState.FAILED, run=life.run + 1)
+    return after, (StopEngine(run=after.run),)
+
+
+def _failing(life: Life, failure: Failure, now: int) -> Life:
+    """What a failure leaves of a life, whatever state it leads to."""
+    return replace(
         life,
-        state=PoolState.FAILED,
-        run=life.run + 1,
         gates=_failed_gates(life, failure.cause),
         endpoint=None,
         error=failure,
         healthy_ms=0 if life.ready_since is None else now - life.ready_since,
         ready_since=None,
+        due=None,
+        next_ref=None,
     )
+
+
+_OF_A_GPU = frozenset({Cause.GPU_LOST, Cause.GPU_ERROR})
+"""What another start on the same GPU does not mend."""
+
+
+def _devices_failed(life: Life, failure: Failure, now: int) -> Outcome:
+    match life.state:
+        case PoolState.STOPPED:
+            return life, ()  # nothing runs there, and nothing is wanted
+        case PoolState.QUARANTINED:
+            return replace(life, error=failure), ()
+        case PoolState.DRAINING if not life.again:
+            return _end(replace(life, error=failure), again=False)
+        case _:
+            return _quarantine(life, failure, now)
+
+
+def _quarantine(life: Life, failure: Failure, now: int) -> Outcome:
+    """The engine is ended; a new one is started when every GPU of the mask answers again."""
+    told = life.state is PoolState.FAILED or life.stopping
+    idle = life.state in {PoolState.BACKOFF, PoolState.BROKEN}
+    after = replace(_failing(life, failure, now), state=PoolState.QUARANTINED, again=False, stopping=not idle)
+    if told:
+        return after, ()
+    after = replace(after, run=life.run + 1)
+    if idle:
+        return replace(after, due=now), (AwaitDevices(run=after.run, due=now),)
     return after, (StopEngine(run=after.run),)
 
 
 def _failed_gates(life: Life, cause: Cause) -> Gates:
-    if cause is Cause.NO_GPU:
+    if life.stopping or life.state in {PoolState.FAILED, PoolState.BACKOFF, PoolState.BROKEN}:
+        return life.gates
+    if life.state is PoolState.STAGING_MODEL and cause in {Cause.NO_GPU, Cause.DRIVER, *_OF_A_GPU}:
         return life.gates  # no gate was tried
     if life.state is PoolState.STAGING_MODEL:
         return replace(life.gates, model=GateState.FAILED)
@@ -256,9 +347,14 @@ def _gone(life: Life, now: int, draw: float) -> Outcome:
         # The run ends with it: a timer that was set for it has nothing to say any more.
         cleared = replace(life, run=life.run + 1, gates=Gates(), endpoint=None, ready_since=None, due=None)
         return replace(cleared, state=PoolState.STOPPED, stopping=False), ()
-    if life.previous_ref is not None:
+    if life.previous_ref is not None and life.state is PoolState.FAILED:
         return _begin(replace(life, model_ref=life.previous_ref, previous_ref=None, restarts=life.restarts + 1))
     decision = restart_policy.decide(life.failures, life.healthy_ms, life.rules, draw)
+    if life.state is PoolState.QUARANTINED:
+        # No breaker: it is the GPU that must mend, and looking at it costs nothing.
+        due = now + (decision.delay_ms if decision.delay_ms is not None else life.rules.max_ms)
+        after = replace(life, stopping=False, failures=decision.failures, healthy_ms=0, due=due)
+        return after, (AwaitDevices(run=life.run, due=due),)
     if decision.delay_ms is None:
         return replace(life, state=PoolState.BROKEN, failures=decision.failures), ()
     due = now + decision.delay_ms
@@ -266,11 +362,42 @@ def _gone(life: Life, now: int, draw: float) -> Outcome:
     return after, (SetTimer(run=life.run, due=due),)
 
 
+# --- a model takes over from another ----------------------------------------------------------------------------------
+
+
+def _succession(life: Life, event: Succession, now: int) -> Outcome:
+    if life.next_ref is None or event.model_ref != life.next_ref:
+        return life, ()  # nobody waits for it any more
+    match event:
+        case SuccessorProved(model_ref=model_ref, model=model, engine=engine, endpoint=endpoint):
+            after = replace(
+                life,
+                run=life.run + 1,
+                model_ref=model_ref,
+                model=model,
+                engine=engine,
+                endpoint=endpoint,
+                next_ref=None,
+                ready_since=now,
+                failures=0,
+            )
+            over = SwitchOver(run=after.run, due=now + life.patience_ms)
+            return after, (over, WatchEngine(run=after.run, model_ref=model_ref))
+        case SuccessorFailed(cause=cause, message=message, hint=hint):
+            text = f"the reload to {event.model_ref} failed, and {life.model_ref} serves on: {message}"
+            return replace(life, next_ref=None, error=Failure(cause=cause, message=text, hint=hint, at=now)), ()
+        case NoRoom(model_ref=model_ref):
+            asked = replace(life, model_ref=model_ref, previous_ref=life.model_ref, next_ref=None)
+            return _drain(asked, now + life.patience_ms, now, again=True)
+        case _:
+            assert_never(event)
+
+
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 def _stop(life: Life) -> Outcome:
-    if life.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
+    if _without_engine(life):
         return replace(life, state=PoolState.STOPPED, run=life.run + 1, gates=Gates(), due=None, previous_ref=None), ()
     return _end(replace(life, previous_ref=None), again=False)
 
@@ -280,19 +407,29 @@ def _drain(life: Life, until: int, now: int, *, again: bool) -> Outcome:
         return _restart(life) if again else _stop(life)
     if until <= now:
         return _end(life, again=again)
-    after = replace(life, state=PoolState.DRAINING, again=again)
+    abandon = () if life.next_ref is None else (AbandonSuccessor(run=life.run),)
+    after = replace(life, state=PoolState.DRAINING, again=again, next_ref=None)
     if life.due is not None and life.due <= until:
-        return after, ()
-    return replace(after, due=until), (SetTimer(run=life.run, due=until),)
+        return after, abandon
+    return replace(after, due=until), (*abandon, SetTimer(run=life.run, due=until))
 
 
 def _restart(life: Life) -> Outcome:
-    if life.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
-        return _begin(life)
-    return _end(life, again=True)
+    return _begin(life) if _without_engine(life) else _end(life, again=True)
+
+
+def _without_engine(life: Life) -> bool:
+    """Whether there is no engine, nor one that is still ending."""
+    quarantined = life.state is PoolState.QUARANTINED and not life.stopping
+    return quarantined or life.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}
 
 
 def _reload(life: Life, event: ReloadAsked, now: int) -> Outcome:
+    if life.state is PoolState.READY:
+        if life.next_ref == event.model_ref:
+            return replace(life, patience_ms=min(life.patience_ms, event.deadline_ms)), ()
+        after = replace(life, next_ref=event.model_ref, patience_ms=event.deadline_ms)
+        return after, (PrepareSuccessor(run=life.run, model_ref=event.model_ref),)
     proven = life.model_ref if _serving(life) else None
     asked = replace(life, model_ref=event.model_ref, previous_ref=life.previous_ref or proven)
     return _drain(asked, now + event.deadline_ms, now, again=True)
@@ -312,7 +449,7 @@ def _timer(life: Life) -> Outcome:
 def _end(life: Life, *, again: bool) -> Outcome:
     """The engine is told to end, unless it has been told already."""
     told = life.state is PoolState.FAILED or life.stopping
-    after = replace(life, state=PoolState.DRAINING, again=again, stopping=True, due=None)
+    after = replace(life, state=PoolState.DRAINING, again=again, stopping=True, due=None, next_ref=None)
     if told:
         return after, ()
     after = replace(after, run=life.run + 1)

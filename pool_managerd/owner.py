@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
+from contracts.base import Message
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd import life as l
@@ -19,6 +20,7 @@ from pool_managerd.lifecycle import IllegalTransition, step
 
 _log = logging.getLogger(__name__)
 
+_SUCCESSOR = "prepare_successor"
 STOP_AGAIN_MS = 2_000
 """The pause before another try to end processes that the kernel does not let go."""
 
@@ -45,7 +47,7 @@ class Effects(Protocol):
         """Start the engine; its handle is on disk when this returns."""
 
     async def exited(self, run: int) -> l.EngineExited:
-        """Wait for the end of the spawned engine that nobody asked for."""
+        """Wait for the end of the serving engine that nobody asked for."""
 
     async def prove(self) -> None:
         """Wait for health, generate a token, look at the GPUs."""
@@ -54,10 +56,36 @@ class Effects(Protocol):
         """Hand the endpoint over, then look after the engine until StepError says that it is lost."""
 
     async def stop(self) -> None:
-        """End the engine and all its children and take back what was handed over. Idempotent, with no engine too."""
+        """End every engine of the pool with all its children, and take back what was handed over. Idempotent."""
+
+    async def prepare_successor(self, model_ref: str) -> Successor | None:
+        """Start and prove an engine beside the serving one; None where both do not fit.
+
+        Ends a former successor first, and its own engine where it fails or is cancelled.
+        """
+
+    async def abandon_successor(self) -> None:
+        """End the successor, if there is one."""
+
+    def switch_over(self) -> None:
+        """The successor serves from now on."""
+
+    async def retire(self) -> None:
+        """End the engine that served before the switch."""
+
+    async def devices_well(self) -> None:
+        """Wait until every GPU of the mask answers."""
 
     def publish(self, life: l.Life) -> None:
         """Show the pool as it is now."""
+
+
+class Successor(Message, frozen=True, kw_only=True):
+    """An engine that is ready to take over."""
+
+    model: ResolvedModel | None
+    engine: PreparedEngine
+    endpoint: Endpoint
 
 
 class Owner:
@@ -70,6 +98,7 @@ class Owner:
         self._inbox: asyncio.Queue[l.Event] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
+        self._retiring: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._stopped.set()
 
@@ -127,9 +156,33 @@ class Owner:
                 self._start("watch", run, group, lambda: self._effects.watch(model_ref))
             case l.SetTimer(due=due):
                 self._start("timer", run, group, lambda: self._timer(run, due))
+            case l.PrepareSuccessor() | l.AbandonSuccessor() | l.SwitchOver():
+                self._succeed(effect, group)
+            case l.AwaitDevices(due=due):
+                self._start("await_devices", run, group, lambda: self._await_devices(run, due))
             case l.StopEngine():
+                if self._retiring is not None:
+                    self._cancel(self._retiring)
                 # Not among the work: nothing may cancel it.
                 group.create_task(self._stop(run, frozenset(self._cancelled)))
+            case _:
+                assert_never(effect)
+
+    def _succeed(
+        self, effect: l.PrepareSuccessor | l.AbandonSuccessor | l.SwitchOver, group: asyncio.TaskGroup
+    ) -> None:
+        run = effect.run
+        match effect:
+            case l.PrepareSuccessor(model_ref=model_ref):
+                self._start(_SUCCESSOR, run, group, lambda: self._prepare_successor(run, model_ref))
+            case l.AbandonSuccessor():
+                if (preparing := self._work.pop(_SUCCESSOR, None)) is not None:
+                    self._cancel(preparing)
+                group.create_task(self._abandon_successor(frozenset(self._cancelled)))
+            case l.SwitchOver(due=due):
+                self._effects.switch_over()
+                self._start("spawn", run, group, lambda: self._exit(run))
+                self._retiring = group.create_task(self._retire(due))
             case _:
                 assert_never(effect)
 
@@ -143,14 +196,19 @@ class Owner:
 
     async def _guard(self, name: str, run: int, work: Callable[[], Awaitable[None]]) -> None:
         """Do one step; what it raises becomes an event."""
+        if (error := await self._outcome(name, work)) is not None:
+            self.post(l.StepFailed(run=run, cause=error.cause, message=error.message, hint=error.hint))
+
+    async def _outcome(self, name: str, work: Callable[[], Awaitable[None]]) -> StepError | None:
         try:
             await work()
         except StepError as error:
-            self.post(l.StepFailed(run=run, cause=error.cause, message=error.message, hint=error.hint))
+            return error
         except Exception as error:  # noqa: BLE001 - a defect in one pool must not end the others
             self._say(logging.ERROR, "step %s: a defect: %r", name, error, exc_info=error)
             text = f"step {name} failed in a way that it should not: {error!r}"
-            self.post(l.StepFailed(run=run, cause=Cause.INTERNAL, message=text, hint="please report it, with the log"))
+            return StepError(Cause.INTERNAL, text, "please report it, with the log")
+        return None
 
     async def _stage(self, run: int, model_ref: str) -> None:
         self.post(l.ModelStaged(run=run, model=await self._effects.stage_model(model_ref)))
@@ -161,7 +219,44 @@ class Owner:
     async def _spawn(self, run: int, engine: PreparedEngine, model: ResolvedModel | None) -> None:
         """Lives as long as the engine."""
         self.post(l.EngineSpawned(run=run, endpoint=await self._effects.spawn(engine, model)))
+        await self._exit(run)
+
+    async def _exit(self, run: int) -> None:
         self.post(await self._effects.exited(run))
+
+    async def _prepare_successor(self, run: int, model_ref: str) -> None:
+        """Whatever goes wrong here, the serving engine serves on."""
+
+        async def prepare() -> None:
+            if self._retiring is not None:
+                await asyncio.wait({self._retiring})  # it has the place
+            found = await self._effects.prepare_successor(model_ref)
+            if found is None:
+                self.post(l.NoRoom(run=run, model_ref=model_ref))
+                return
+            proved = l.SuccessorProved(
+                run=run, model_ref=model_ref, model=found.model, engine=found.engine, endpoint=found.endpoint
+            )
+            self.post(proved)
+
+        if (error := await self._outcome(_SUCCESSOR, prepare)) is not None:
+            cause, message, hint = error.cause, error.message, error.hint
+            self._say(logging.WARNING, "the reload to %s failed: %s: %s", model_ref, cause, message)
+            self.post(l.SuccessorFailed(run=run, model_ref=model_ref, cause=cause, message=message, hint=hint))
+
+    async def _abandon_successor(self, cancelled: frozenset[asyncio.Task[None]]) -> None:
+        if cancelled:
+            await asyncio.wait(cancelled)
+        await self._persist("end the successor", self._effects.abandon_successor)
+
+    async def _retire(self, due: int) -> None:
+        await self._effects.sleep_until(due)
+        await self._persist("end the old engine", self._effects.retire)
+
+    async def _await_devices(self, run: int, due: int) -> None:
+        await self._effects.sleep_until(due)
+        await self._effects.devices_well()
+        self.post(l.DevicesWell(run=run))
 
     async def _prove(self, run: int) -> None:
         await self._effects.prove()
@@ -174,14 +269,18 @@ class Owner:
     async def _stop(self, run: int, cancelled: frozenset[asyncio.Task[None]]) -> None:
         if cancelled:
             await asyncio.wait(cancelled)
+        await self._persist("end the engine", self._effects.stop)
+        self.post(l.EngineGone(run=run, draw=self._effects.draw()))
+
+    async def _persist(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what must be done before anything else may start, however often it takes."""
         while True:
             try:
-                await self._effects.stop()
+                await work()
                 break
-            except Exception as error:  # noqa: BLE001 - until the old engine is gone no other one may start
-                self._say(logging.ERROR, "cannot end the engine, trying again: %s", error)
+            except Exception as error:  # noqa: BLE001 - giving up would leave an engine that nobody looks after
+                self._say(logging.ERROR, "cannot %s, trying again: %s", what, error)
                 await self._effects.sleep_until(self._effects.now() + STOP_AGAIN_MS)
-        self.post(l.EngineGone(run=run, draw=self._effects.draw()))
 
     def _cancel_work(self) -> None:
         for task in self._work.values():
@@ -197,10 +296,11 @@ class Owner:
     # --- what the log shows -------------------------------------------------------------------------------------------
 
     def _say_state(self, before: l.Life, after: l.Life) -> None:
-        if after.state is PoolState.FAILED and after.error is not None:
-            error = after.error
+        if after.state in {PoolState.FAILED, PoolState.QUARANTINED} and after.error is not None:
+            error, after_state = after.error, str(after.state)
             hint = f" (hint: {error.hint})" if error.hint else ""
-            self._say(logging.WARNING, "%s -> failed: %s: %s%s", before.state, error.cause, error.message, hint)
+            text = "%s -> %s: %s: %s%s"
+            self._say(logging.WARNING, text, before.state, after_state, error.cause, error.message, hint)
             return
         wait = ""
         if after.state is PoolState.BACKOFF and after.due is not None:

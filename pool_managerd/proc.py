@@ -43,7 +43,7 @@ def process_of(pid: int) -> ProcessSeen | None:
         start_time_ticks=int(fields[19]),
         group=int(fields[2]),
         session=int(fields[3]),
-        marker=_marker(pid),
+        marker=variable_of(pid, MARKER),
     )
 
 
@@ -64,11 +64,12 @@ def send(process: ProcessSeen, number: signal.Signals) -> None:
         os.close(descriptor)
 
 
-def _marker(pid: int) -> str | None:
+def variable_of(pid: int, name: str) -> str | None:
+    """One variable of the environment in which a process was started; None where it has none or we may not look."""
     try:
         environ = (_PROC / str(pid) / "environ").read_bytes()
     except OSError:
         return None
-    prefix = f"{MARKER}=".encode()
+    prefix = f"{name}=".encode()
     found = next((line for line in environ.split(b"\0") if line.startswith(prefix)), None)
     return None if found is None else os.fsdecode(found.removeprefix(prefix))

@@ -1,20 +1,24 @@
-"""Starts an engine's process and ends it with everything it started.
+"""Starts an engine's process, or takes one over, and ends it with everything it started.
 
 An engine runs in a session of its own, reads nothing, and carries its key and the path of its handle file in its
-environment alone. Ending means TERM, a wait, KILL, and a look that nothing is left: the whole session and whatever
-carries the handle file's path, also when the leader is long gone. Decides nothing about when that happens.
+environment alone. It speaks into a named pipe of which it holds both ends, so it survives a manager that dies, and the
+next manager reads what was said meanwhile. Ending means TERM, a wait, KILL, and a look that nothing is left: the whole
+session and whatever carries the handle file's path, also when the leader is long gone. Decides nothing about when that
+happens.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import fcntl
 import os
 import re
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
 
 from contracts.base import Message
 from pool_managerd import proc
@@ -38,11 +42,17 @@ _PRIVATE = re.compile(
 )
 
 
+OUTPUT_BYTES = 1 << 20
+"""How much an engine may say while nobody listens, as far as the kernel allows; the rest is lost, never waited for."""
+
+
 class Exit(Message, frozen=True, kw_only=True):
-    """How a process ended: with a status of its own, or by a signal."""
+    """How an engine ended: with a status of its own, or by a signal; neither where only its parent would know."""
 
     status: int | None = None
     signal: int | None = None
+    oom_killed: bool = False
+    """The kernel ended it for want of memory, as a container's runtime tells."""
 
     @classmethod
     def of(cls, returncode: int) -> Exit:
@@ -51,44 +61,54 @@ class Exit(Message, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         if self.signal is None:
-            return f"exited with status {self.status}"
+            return "has ended" if self.status is None else f"exited with status {self.status}"
         try:
             return f"was ended by {signal.Signals(self.signal).name}"
         except ValueError:
             return f"was ended by signal {self.signal}"
 
 
+class RunningEngine(Protocol):
+    """An engine that runs, whatever it runs in."""
+
+    async def wait(self) -> Exit:
+        """How it ended, once it has and its last words are in the log."""
+
+    async def end(self, stop_ms: int) -> None:
+        """TERM, wait up to ``stop_ms``, KILL: at the end nothing is left. Idempotent. Raises StillRunningError."""
+
+    async def pids(self) -> frozenset[int]:
+        """Every process of it, as this machine numbers them."""
+
+
 class SpawnSpec(Message, frozen=True, kw_only=True):
-    """What to start. ``env`` is complete: nothing else reaches the child but the marker. Holds the key."""
+    """What to start. ``env`` is complete: nothing else reaches the child but the marker. Holds the key.
+
+    ``output`` is the path of the named pipe that is made for it.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str]
     marker: str
+    output: str
     workdir: str | None = None
 
     def __repr__(self) -> str:
         return f"SpawnSpec(argv={self.argv!r}, env={sorted(self.env)!r})"
 
-    @property
-    def argv_hash(self) -> str:
-        """Tells command lines apart."""
-        return hashlib.sha256("\0".join(self.argv).encode()).hexdigest()
-
 
 class EngineProcess:
-    """One engine's process, from its start to the end of its last child."""
+    """One engine's process, from its start to the end of its last child. A RunningEngine."""
 
-    def __init__(self, process: asyncio.subprocess.Process, spec: SpawnSpec, output: _Output, start_ticks: int) -> None:
-        self._process = process
-        self._spec = spec
+    def __init__(self, leader: _Leader, marker: str, output: _Output) -> None:
+        self._leader = leader
+        self._marker = marker
         self._output = output
-        self.start_time_ticks = start_ticks
 
     @classmethod
     async def spawn(cls, spec: SpawnSpec, log: EngineLog) -> EngineProcess:
         """Start it. Raises OSError where the program cannot be started."""
-        loop = asyncio.get_running_loop()
-        reader, writer = os.pipe()
+        reader, writer = _pipe(Path(spec.output))
         try:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,
@@ -104,41 +124,127 @@ class EngineProcess:
             raise
         finally:
             os.close(writer)
-        # A pipe of our own: asyncio's would make wait() hang on to children that keep it open.
-        output = _Output(log)
-        await loop.connect_read_pipe(lambda: output, os.fdopen(reader, "rb", buffering=0))
         seen = proc.process_of(process.pid)
-        return cls(process, spec, output, seen.start_time_ticks if seen else 0)
+        leader = _Child(process, seen.start_time_ticks if seen else 0)
+        return cls(leader, spec.marker, await _Output.read(reader, log))
+
+    @classmethod
+    async def adopt(cls, seen: ProcessSeen, marker: str, output: str, log: EngineLog) -> EngineProcess:
+        """Take over one that a former manager started. Raises OSError where it is gone by now."""
+        leader = _Adopted(seen)
+        try:
+            reader = os.open(output, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            leader.close()
+            raise
+        return cls(leader, marker, await _Output.read(reader, log))
 
     @property
     def pid(self) -> int:
         """The leader's pid, which is also the number of its group and session."""
-        return self._process.pid
+        return self._leader.pid
+
+    @property
+    def start_time_ticks(self) -> int:
+        """The leader's."""
+        return self._leader.start_time_ticks
 
     async def wait(self) -> Exit:
-        """How the leader ended, once it has and its last words are in the log.
-
-        Its children may live on, and keep the pipe open: ``end`` sees to them.
-        """
-        returncode = await self._process.wait()
+        """See RunningEngine. Its children may live on, and keep the pipe open: ``end`` sees to them."""
+        exited = await self._leader.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self._output.over.wait()
-        return Exit.of(returncode)
+        return exited
 
     async def end(self, stop_ms: int) -> None:
-        """TERM, wait up to ``stop_ms``, KILL: at the end nothing is left. Idempotent. Raises StillRunningError."""
+        """See RunningEngine."""
         await end_all(self.members, stop_ms)
-        await self._process.wait()
+        await self._leader.wait()
+        self.deafen()
+
+    def deafen(self) -> None:
+        """Stop listening to what it says; it goes on."""
         self._output.close()
+
+    async def pids(self) -> frozenset[int]:
+        """See RunningEngine."""
+        return frozenset(member.pid for member in await asyncio.to_thread(self.members))
 
     def members(self) -> tuple[ProcessSeen, ...]:
         """What lives of this engine. The kernel gives a group's number to nobody else while the group has members."""
         return tuple(
             process
             for process in proc.processes()
-            if process.marker == self._spec.marker or self.pid in {process.group, process.session}
+            if process.marker == self._marker or self.pid in {process.group, process.session}
         )
+
+
+def _pipe(path: Path) -> tuple[int, int]:
+    """A new named pipe: the end that we read, and the one for the engine. Raises OSError."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # The engine is its own reader, too: without one a write would end it. And it never waits: a manager that is away
+    # must not bring an engine to a halt.
+    writer = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, OUTPUT_BYTES)
+    return reader, writer
+
+
+class _Leader(Protocol):
+    """The process that was started as the engine."""
+
+    pid: int
+    start_time_ticks: int
+
+    async def wait(self) -> Exit:
+        """How it ended."""
+
+
+class _Child:
+    """A leader that is our child."""
+
+    def __init__(self, process: asyncio.subprocess.Process, start_time_ticks: int) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.start_time_ticks = start_time_ticks
+
+    async def wait(self) -> Exit:
+        """See _Leader."""
+        return Exit.of(await self._process.wait())
+
+
+class _Adopted:
+    """A leader that is somebody else's child: the kernel tells that it ended, and to its parent alone how."""
+
+    def __init__(self, seen: ProcessSeen) -> None:
+        self.pid = seen.pid
+        self.start_time_ticks = seen.start_time_ticks
+        self._descriptor = os.pidfd_open(seen.pid)
+        self._gone = asyncio.Event()
+        current = proc.process_of(seen.pid)
+        if current is None or current.start_time_ticks != seen.start_time_ticks:
+            self.close()
+            raise ProcessLookupError(f"process {seen.pid} is gone")
+        asyncio.get_running_loop().add_reader(self._descriptor, self._ended)
+
+    async def wait(self) -> Exit:
+        """See _Leader."""
+        await self._gone.wait()
+        return Exit()
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self.close()
+        self._gone.set()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class _Output(asyncio.Protocol):
@@ -148,6 +254,14 @@ class _Output(asyncio.Protocol):
         self._log = log
         self._transport: asyncio.BaseTransport | None = None
         self.over = asyncio.Event()
+
+    @classmethod
+    async def read(cls, reader: int, log: EngineLog) -> _Output:
+        """Read from this end of a pipe on."""
+        output = cls(log)
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: output, os.fdopen(reader, "rb", buffering=0))
+        return output
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is open."""
@@ -166,6 +280,11 @@ class _Output(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Some bytes."""
         self._log.feed(data)
+
+
+def marked(marker: str) -> tuple[ProcessSeen, ...]:
+    """Every process that carries this handle file's path in its environment."""
+    return tuple(seen for seen in proc.processes() if seen.marker == marker)
 
 
 async def end_all(members: Callable[[], tuple[ProcessSeen, ...]], stop_ms: int) -> None:
@@ -206,14 +325,6 @@ async def _signal_until_gone(
 
 
 # --- what a child gets ------------------------------------------------------------------------------------------------
-
-_PLACEHOLDER = re.compile(r"\{(model|host|port)\}")
-
-
-def fill(args: tuple[str, ...], *, model: str, host: str, port: int) -> tuple[str, ...]:
-    """The arguments with ``{model}``, ``{host}`` and ``{port}`` filled in; other braces stay as they are."""
-    values = {"model": model, "host": host, "port": str(port)}
-    return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], arg) for arg in args)
 
 
 def child_env(environ: Mapping[str, str], *layers: Mapping[str, str]) -> dict[str, str]:

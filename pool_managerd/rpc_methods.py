@@ -30,7 +30,7 @@ from contracts.rpc import (
     answer,
     same_major,
 )
-from pool_managerd.engine_effects import Engines
+from pool_managerd.attempt import Engines
 from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
 from pool_managerd.hub import Hub

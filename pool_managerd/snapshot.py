@@ -21,7 +21,7 @@ def snapshot(
     """A pool as it is now. ``wall_offset_ms`` turns a moment of the owner's clock into Unix milliseconds."""
     engine, model = life.engine, life.model
     model_ctx = model.ctx_max if model is not None else None
-    waits = life.state is PoolState.BACKOFF and life.due is not None
+    waits = life.state in {PoolState.BACKOFF, PoolState.QUARANTINED} and life.due is not None
     return PoolSnapshot(
         pool_id=pool.id,
         revision=0,
@@ -31,6 +31,7 @@ def snapshot(
         engine=pool.engine,
         provisioning_mode=pool.mode,
         model_ref=life.model_ref,
+        next_model_ref=life.next_ref,
         ctx_max=pool.ctx if model_ctx is None else min(pool.ctx, model_ctx),
         slots=pool.slots,
         engine_version=engine.engine_version if engine is not None else None,
@@ -62,6 +63,8 @@ def health(seen: PoolSnapshot) -> PoolHealth:
         gates=seen.gates,
         restarts=seen.restarts,
         metrics=metrics,
+        model_ref=seen.model_ref,
+        next_model_ref=seen.next_model_ref,
         last_error=seen.last_error,
         retry_at_ms=seen.retry_at_ms,
     )

@@ -1,4 +1,4 @@
-"""Runs all pools of a daemon: clears away what a former manager left, starts the owners, samples the GPUs, ends it all.
+"""Runs all pools of a daemon: clears away what nobody wants, starts the owners, watches the GPUs, ends it all.
 
 Decides nothing about a single pool: its owner does, and what becomes of leftovers is ``pool_managerd.reconcile``'s.
 """
@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pool_managerd import proc, process
-from pool_managerd.devices import Inventory
+from pool_managerd.attempt import end_containers
+from pool_managerd.container import Containers
+from pool_managerd.devices import GpuEvent, Inventory
 from pool_managerd.engine_effects import EngineEffects
-from pool_managerd.errors import StillRunningError
+from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu import Gpus
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
-from pool_managerd.life import Event, Start, StopAsked
+from pool_managerd.life import DevicesFailed, Event, Start, StopAsked
 from pool_managerd.owner import Owner
-from pool_managerd.reconcile import Leftover, ProcessSeen, Reconciliation, reconcile
+from pool_managerd.reconcile import Handle, Leftover, ProcessSeen, Reconciliation, pool_of, reconcile
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,18 @@ class Supervisor:
     """All pools of one daemon."""
 
     def __init__(
-        self, *, pools: Mapping[str, SupervisedPool], files: HandleFiles, hub: Hub, gpus: Gpus | None, boot_id: str
+        self,
+        *,
+        pools: Mapping[str, SupervisedPool],
+        files: HandleFiles,
+        containers: Containers,
+        hub: Hub,
+        gpus: Gpus | None,
+        boot_id: str,
     ) -> None:
         self._pools = pools
         self._files = files
+        self._containers = containers
         self._hub = hub
         self._gpus = gpus
         self._boot_id = boot_id
@@ -56,16 +66,17 @@ class Supervisor:
     async def run(self) -> None:
         """Run until cancelled. ``stop`` comes first where there is time for it; what lives after that is killed."""
         found = await asyncio.to_thread(self._reconcile)
-        leftovers = {leftover.pool_id: leftover for leftover in found.end}
         try:
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
-                    group.create_task(self._own(pool.owner, leftovers.pop(pool_id, None)), name=f"{pool_id}: owner")
-                for leftover in leftovers.values():
-                    group.create_task(self._end(leftover), name=f"{leftover.pool_id}: leftover")
+                    group.create_task(pool.owner.run(), name=f"{pool_id}: owner")
+                for leftover in found.end:
+                    group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
+                for handle in found.remove:
+                    group.create_task(self._remove(handle), name=f"{handle.instance}: leftover")
                 if self._gpus is not None:
-                    group.create_task(self._sample(self._gpus), name="gpu samples")
+                    group.create_task(self._watch_gpus(self._gpus), name="gpu samples")
         finally:
             for pool in self._pools.values():
                 process.kill_now(pool.effects.leftovers())
@@ -90,34 +101,44 @@ class Supervisor:
             self._files.load(), proc.processes(), pools, boot_id=self._boot_id, markers=self._files.markers(pools)
         )
         for gone in found.forget:
-            _log.info(
-                "%s: forgetting its former engine: %s", gone.pool_id, gone.reason, extra={"pool_id": gone.pool_id}
-            )
-            self._files.remove(gone.pool_id)
+            _say(gone.instance, logging.INFO, "forgetting its former engine: %s", gone.reason)
+            self._files.remove(gone.instance)
+        for left in found.found:
+            text = "a former manager left an engine running (pid %s): it is taken over, or ended before another starts"
+            _say(left.instance, logging.WARNING, text, _pids(left))
         return found
 
-    async def _own(self, owner: Owner, leftover: Leftover | None) -> None:
-        if leftover is not None:
-            await self._end(leftover)
-        await owner.run()
-
     async def _end(self, leftover: Leftover) -> None:
-        """End an engine that a dead manager left, however long it takes: no other one may start for its pool before."""
-        pool_id, extra = leftover.pool_id, {"pool_id": leftover.pool_id}
-        pids = ", ".join(str(seen.pid) for seen in leftover.processes)
-        _log.warning("%s: ending what a former manager left running: pid %s", pool_id, pids, extra=extra)
+        """End an engine that nobody wants any more, however long it takes."""
+        instance = leftover.instance
+        _say(instance, logging.WARNING, "ending the engine of a pool that is gone: pid %s", _pids(leftover))
         while True:
             try:
                 await process.end_all(lambda: self._still_there(leftover), LEFTOVER_STOP_MS)
                 break
             except StillRunningError as error:
-                _log.error("%s: %s", pool_id, error, extra=extra)
+                _say(instance, logging.ERROR, "%s", error)
                 await asyncio.sleep(END_AGAIN_S)
-        self._files.remove(pool_id)
+        self._files.withdraw(pool_of(instance))
+        self._files.remove(instance)
+
+    async def _remove(self, handle: Handle) -> None:
+        """End the container of a pool that is gone."""
+        instance = handle.instance
+        _say(instance, logging.WARNING, "ending the container of a pool that is gone: %s", handle.container_id)
+        while True:
+            try:
+                await end_containers(self._containers, self._files.marker(instance), LEFTOVER_STOP_MS)
+                break
+            except StepError as error:
+                _say(instance, logging.ERROR, "%s", error.message)
+                await asyncio.sleep(END_AGAIN_S)
+        self._files.withdraw(pool_of(instance))
+        self._files.remove(instance)
 
     def _still_there(self, leftover: Leftover) -> tuple[ProcessSeen, ...]:
         """What is left of it: those seen at first, and what carries its marker."""
-        marker = self._files.marker(leftover.pool_id)
+        marker = self._files.marker(leftover.instance)
         known = {(seen.pid, seen.start_time_ticks) for seen in leftover.processes}
         return tuple(
             seen for seen in proc.processes() if seen.marker == marker or (seen.pid, seen.start_time_ticks) in known
@@ -125,8 +146,8 @@ class Supervisor:
 
     # --- GPUs ---------------------------------------------------------------------------------------------------------
 
-    async def _sample(self, gpus: Gpus) -> None:
-        """Show how full and busy the GPUs are; a driver that goes away or comes back is said once."""
+    async def _watch_gpus(self, gpus: Gpus) -> None:
+        """Show how full and busy the GPUs are, and tell the pools whose GPU is lost or broken."""
         problem: str | None = None
         while True:
             inventory: Inventory = await asyncio.to_thread(gpus.inventory)
@@ -138,4 +159,22 @@ class Supervisor:
                 for pool in self._pools.values():
                     pool.effects.sampled(inventory.gpus)
                     pool.owner.refresh()
+            for event in await asyncio.to_thread(gpus.events):
+                self._happened(event)
             await asyncio.sleep(SAMPLE_S)
+
+    def _happened(self, event: GpuEvent) -> None:
+        """When a GPU cannot be trusted any more, every pool that uses it is told."""
+        level = logging.ERROR if event.fatal else logging.WARNING
+        _log.log(level, "GPU %s: %s (%s)", event.uuid, event.message, event.hint)
+        for pool in self._pools.values():
+            if event.fatal and pool.effects.uses(event.uuid):
+                pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))
+
+
+def _pids(leftover: Leftover) -> str:
+    return ", ".join(str(seen.pid) for seen in leftover.processes)
+
+
+def _say(instance: str, level: int, text: str, *args: object) -> None:
+    _log.log(level, f"{instance}: {text}", *args, extra={"pool_id": pool_of(instance)})

@@ -13,7 +13,7 @@ from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
 from model_provisioner.errors import ModelError
 from model_provisioner.provisioner import ModelProvisioner
-from pool_managerd.engine_effects import Progress
+from pool_managerd.attempt import Progress
 from pool_managerd.errors import StepError
 
 

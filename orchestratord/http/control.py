@@ -157,6 +157,8 @@ class ControlRoutes:
                 slots=snapshot.slots,
                 vram_free_bytes=snapshot.vram_free_bytes if snapshot.device_use else None,
             ),
+            model_ref=snapshot.model_ref,
+            next_model_ref=snapshot.next_model_ref,
             last_error=snapshot.last_error,
             retry_at_ms=snapshot.retry_at_ms,
         )

@@ -46,7 +46,8 @@ def log_at(path: Path) -> EngineLog:
 
 def python(code: str, marker: Path, **env: str) -> SpawnSpec:
     """A child that runs some Python and inherits what the guard against leftovers needs."""
-    return SpawnSpec(argv=(sys.executable, "-c", code), env={**os.environ, **env}, marker=str(marker))
+    output = str(marker.with_suffix(".out"))
+    return SpawnSpec(argv=(sys.executable, "-c", code), env={**os.environ, **env}, marker=str(marker), output=output)
 
 
 class Peer:

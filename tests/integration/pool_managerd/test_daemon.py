@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
-from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
+from contracts.pools import Cause, Endpoint, GateState, PoolSnapshot, PoolState
 from contracts.rpc import MAX_FRAME_BYTES, PoolSet
 from tests.integration.pool_managerd.support import Peer, alive, until
 from tests.support.installation import Daemon
@@ -128,6 +129,16 @@ async def homes(tmp_path: Path) -> AsyncIterator[Callable[..., Home]]:
 @pytest.fixture
 def home(homes: Callable[..., Home], model: Path) -> Home:
     return homes(model)
+
+
+async def generate(endpoint: Endpoint) -> None:
+    """One token, as orchestratord would ask for it."""
+    headers = {"Authorization": f"Bearer {endpoint.api_key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as client,
+        client.post(f"{endpoint.url}/completion", json={"prompt": "a", "n_predict": 1}) as response,
+    ):
+        assert response.status == 200
 
 
 # --- ready ------------------------------------------------------------------------------------------------------------
@@ -325,7 +336,7 @@ async def test_subscribers_see_the_end_coming(home: Home) -> None:
 @pytest.mark.parametrize(
     "moment", ["-> staging_model", "-> ensuring_engine", "-> starting", "-> probing", "-> ready", "-> backoff"]
 )
-async def test_after_kill_9_at_any_step_the_next_start_ends_the_orphan_and_gets_ready(home: Home, moment: str) -> None:
+async def test_after_kill_9_at_any_step_the_next_start_gets_ready_with_one_engine(home: Home, moment: str) -> None:
     first = await home.launch()
     if moment == "-> backoff":
         await first.logged("-> ready")
@@ -336,10 +347,72 @@ async def test_after_kill_9_at_any_step_the_next_start_ends_the_orphan_and_gets_
     second = await home.start()
     ready = await home.ready()
     assert ready.restarts == 0
-    assert not any(alive(pid) for pid in orphans)
     assert marked(home) == {home.engine()}
+    if moment == "-> ready":
+        assert orphans == {home.engine()}
     assert await second.kill(signal.SIGTERM) == 0
     assert marked(home) == set()
+
+
+@pytest.mark.req("PM-07")
+async def test_the_next_manager_takes_over_the_very_same_engine_with_its_key_and_its_log(home: Home) -> None:
+    first = await home.start()
+    before = await home.ready()
+    pid = home.engine()
+    await first.kill(signal.SIGKILL)
+    assert before.endpoint is not None
+    # Nobody but the engine knows its key, and it still serves; what it says meanwhile is not lost.
+    await generate(before.endpoint)
+    second = await home.start()
+    after = await home.ready()
+    assert (home.engine(), after.endpoint, after.restarts) == (pid, before.endpoint, 0)
+    await second.logged("taking over the engine that runs on port")
+    # It is looked after as if this manager had started it.
+    async with home.follow() as follower:
+        os.kill(pid, signal.SIGKILL)
+        failed = await follower.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert "the engine has ended" in failed.last_error.message
+        await follower.reached(PoolState.READY)
+    assert home.engine() != pid
+    assert await second.kill(signal.SIGTERM) == 0
+    assert marked(home) == set()
+
+
+@pytest.mark.req("PM-07")
+@pytest.mark.parametrize("change", [{"ctx": 128}, {"env": {"GREETING": "hello"}}], ids=["context", "environment"])
+async def test_an_engine_that_would_be_started_differently_now_is_ended_first(
+    home: Home, change: dict[str, object]
+) -> None:
+    first = await home.start()
+    await home.ready()
+    pid = home.engine()
+    await first.kill(signal.SIGKILL)
+    home.document["pools"][0] |= change
+    home.write()
+    await home.start()
+    await home.ready()
+    assert not alive(pid)
+    assert marked(home) == {home.engine()}
+
+
+@pytest.mark.req("PM-07", "PM-04")
+async def test_after_kill_9_while_a_successor_is_proved_the_engine_that_served_is_taken_over(
+    home: Home, model: Path
+) -> None:
+    first = await home.start()
+    await home.ready()
+    pid = home.engine()
+    other = model.with_name("other.gguf")
+    other.write_bytes(model.read_bytes())
+    async with home.follow() as follower:
+        await follower.peer.call("pool.reload", pool_id="trial", new_model_ref=str(other), deadline_ms=0)
+        await until((home.state / "handles" / "trial.green.json").exists, "the successor's handle")
+    await first.kill(signal.SIGKILL)
+    await home.start()
+    ready = await home.ready()
+    assert (ready.model_ref, home.engine()) == (str(model), pid)
+    await until(lambda: marked(home) == {pid}, "the successor's end")
 
 
 @pytest.mark.req("PM-07")
@@ -353,7 +426,7 @@ async def test_an_orphan_is_ended_even_when_its_handle_was_lost_and_a_stranger_i
     # The pid of somebody else, as after a reuse: this test.
     handle.write_text(json.dumps(document | {"pid": os.getpid()}))
     second = await home.start()
-    await second.logged("ending what a former manager left running", str(orphan))
+    await second.logged("a former manager left an engine running", str(orphan))
     await home.ready()
     assert not alive(orphan)
 

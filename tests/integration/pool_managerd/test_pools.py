@@ -23,12 +23,13 @@ from daemon_core.entry import DaemonContext
 from daemon_core.notify import Notifier
 from daemon_core.paths import Paths
 from daemon_core.redaction import Redactor
-from pool_managerd import app, engine_effects, process
-from pool_managerd.devices import DeviceProcess, Inventory
-from pool_managerd.engine_effects import Progress
+from pool_managerd import app, attempt, process
+from pool_managerd.attempt import Progress
+from pool_managerd.devices import DeviceProcess, GpuEvent, Inventory
 from pool_managerd.errors import StepError
 from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
+from pool_managerd.process import marked
 from tests.integration.pool_managerd.support import alive, until
 
 CHILD = Path(__file__).with_name("child.py")
@@ -94,12 +95,17 @@ class FakeGpus:
         self.found = inventory
         self.on = on
         self.pids: Callable[[], list[int]] = list
+        self.happened: tuple[GpuEvent, ...] = ()
 
     def inventory(self) -> Inventory:
         return self.found
 
     def processes(self) -> tuple[DeviceProcess, ...]:
-        return tuple(DeviceProcess(uuid=uuid, pid=pid) for uuid in self.on for pid in self.pids())
+        return tuple(DeviceProcess(uuid=uuid, pid=pid) for uuid in self.on for pid in self.pids() if alive(pid))
+
+    def events(self) -> tuple[GpuEvent, ...]:
+        happened, self.happened = self.happened, ()
+        return happened
 
 
 class World:
@@ -150,8 +156,21 @@ class World:
         await until(lambda: any(seen.state is state for seen in self.history[since:]), f"state {state}")
         return next(seen for seen in self.history[since:] if seen.state is state)
 
-    def pid(self) -> int:
-        return int((self.context.paths.runtime / "gpu0.pid").read_text())
+    async def serving(self, model_ref: str, since: int = 0) -> PoolSnapshot:
+        """The first ready snapshot with this model, from the ``since``-th on."""
+        await self.reached(PoolState.READY, since)
+
+        def found() -> list[PoolSnapshot]:
+            return [seen for seen in self.history[since:] if seen.ready and seen.model_ref == model_ref]
+
+        await until(lambda: bool(found()), f"a ready pool with {model_ref}")
+        return found()[0]
+
+    def marker(self, instance: str) -> str:
+        return str(self.context.paths.handles / f"{instance}.json")
+
+    def pid(self, instance: str = "gpu0") -> int:
+        return int((self.context.paths.runtime / f"{instance}.pid").read_text())
 
     def output(self) -> str:
         return (self.context.paths.logs / "gpu0.log").read_text()
@@ -404,27 +423,81 @@ async def test_a_drained_pool_serves_until_its_deadline_and_stays_stopped(world:
         await world.reached(PoolState.READY, len(world.history))
 
 
-async def test_a_reload_changes_the_model(world: World) -> None:
+@pytest.mark.req("PM-04")
+async def test_a_reload_switches_without_a_moment_in_which_nobody_serves(world: World) -> None:
+    async with world.running() as parts:
+        ready = await world.reached(PoolState.READY)
+        old, seen = world.pid(), len(world.history)
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
+        new = await world.serving("other")
+        assert {one.state for one in world.history[seen:]} == {PoolState.READY}
+        assert "other" in {one.next_model_ref for one in world.history[seen:]}
+        assert new.endpoint != ready.endpoint
+        assert "/other" in Path(f"/proc/{world.pid('gpu0.green')}/cmdline").read_text()
+        await until(lambda: not alive(old), "the end of the old engine")
+        handoff = json.loads((world.context.paths.engines / "gpu0.json").read_text())
+        assert new.endpoint is not None
+        assert (handoff["model"], handoff["url"]) == ("other", new.endpoint.url)
+        # And back: the place of the first engine is free again.
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="m", deadline_ms=0))
+        await world.serving("m", len(world.history))
+        assert alive(world.pid())
+
+
+@pytest.mark.req("PM-04")
+async def test_the_old_engine_lives_on_for_its_work_until_the_deadline(world: World) -> None:
     async with world.running() as parts:
         await world.reached(PoolState.READY)
-        seen = len(world.history)
-        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
-        assert (await world.reached(PoolState.READY, seen)).model_ref == "other"
-        assert "/other" in Path(f"/proc/{world.pid()}/cmdline").read_text()
+        old = world.pid()
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=600_000))
+        await world.serving("other")
+        assert alive(old)
+    assert not alive(old)
 
 
-async def test_a_reload_that_fails_brings_the_old_model_back(tmp_path: Path) -> None:
+@pytest.mark.req("PM-04")
+async def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path) -> None:
     world = World(tmp_path, replace(TRIAL, model_sha256="0" * 64))
     async with world.running() as parts:
-        await world.reached(PoolState.READY)
+        ready = await world.reached(PoolState.READY)
         seen = len(world.history)
         parts.supervisor.post("gpu0", ReloadAsked(model_ref="missing", deadline_ms=0))
-        back = await world.reached(PoolState.READY, seen)
-        assert back.model_ref == "m"
-        assert back.last_error is not None
-        assert back.last_error.cause is Cause.MODEL_MISSING
+        await until(lambda: world.history[-1].last_error is not None, "the reload's failure")
+        after = world.history[-1]
+        assert after.last_error is not None
+        assert after.last_error.cause is Cause.MODEL_MISSING
+        assert after.last_error.message == "the reload to missing failed, and m serves on: there is no model"
+        assert (after.state, after.model_ref, after.endpoint) == (PoolState.READY, "m", ready.endpoint)
+        assert {one.state for one in world.history[seen:]} == {PoolState.READY}
         # The digest of the configuration is the configured model's, and no other one's.
-        assert world.models.asked == [("m", "0" * 64), ("missing", None), ("m", "0" * 64)]
+        assert world.models.asked == [("m", "0" * 64), ("missing", None)]
+
+
+@pytest.mark.req("PM-04")
+@pytest.mark.parametrize("fault", ["exit", "dumb"])
+async def test_a_successor_that_does_not_work_is_ended_and_the_old_engine_serves_on(world: World, fault: str) -> None:
+    async with world.running() as parts:
+        ready = await world.reached(PoolState.READY)
+        world.engines.args = ("--behave", fault)
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
+        await until(lambda: world.history[-1].last_error is not None, "the reload's failure")
+        after = world.history[-1]
+        assert (after.state, after.model_ref, after.endpoint) == (PoolState.READY, "m", ready.endpoint)
+        await until(lambda: not marked(world.marker("gpu0.green")), "the end of the successor")
+        assert alive(world.pid())
+        # What it does not own is not touched: the serving engine is watched as before.
+        os.kill(world.pid(), signal.SIGKILL)
+        await world.reached(PoolState.FAILED, len(world.history) - 1)
+
+
+async def test_who_leaves_while_a_successor_is_prepared_leaves_no_engine(world: World) -> None:
+    async with world.running() as parts:
+        await world.reached(PoolState.READY)
+        world.engines.args = ("--behave", "loading")
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
+        await until(lambda: bool(marked(world.marker("gpu0.green"))), "the successor")
+    assert not marked(world.marker("gpu0.green"))
+    assert not marked(world.marker("gpu0"))
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -458,21 +531,24 @@ async def test_a_home_pool_is_ready_when_its_engine_is_on_its_own_gpu(tmp_path: 
 
 @pytest.mark.req("ORCH-3820", "ORCH-3803")
 @pytest.mark.parametrize(
-    ("on", "words"),
-    [((), "not from a GPU"), ((OTHER.uuid,), "GPU-11111111, which is not in this pool's devices")],
+    ("on", "cause", "words"),
+    [
+        ((), Cause.ON_CPU, "not from a GPU"),
+        ((OTHER.uuid,), Cause.WRONG_DEVICE, "GPU-11111111, which is not in this pool's devices"),
+    ],
     ids=["cpu", "other"],
 )
 async def test_an_engine_on_the_wrong_device_is_stopped(
-    tmp_path: Path, on: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, on: tuple[str, ...], cause: Cause, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_effects, "_ON_GPU_WAIT_S", 0.1)
+    monkeypatch.setattr(attempt, "_ON_GPU_WAIT_S", 0.1)
     world = World(tmp_path, TRIAL, Profile.HOME)
     world.gpus = FakeGpus(Inventory(gpus=(CARD, OTHER)), *on)
     world.gpus.pids = lambda: [world.pid()]
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
         assert failed.last_error is not None
-        assert failed.last_error.cause is Cause.WRONG_DEVICE
+        assert failed.last_error.cause is cause
         assert words in failed.last_error.message
         await world.reached(PoolState.BACKOFF)
         assert PoolState.READY not in {seen.state for seen in world.history}

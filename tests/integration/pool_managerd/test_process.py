@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from pool_managerd import proc
 from pool_managerd.engine_log import EngineLog
-from pool_managerd.process import EngineProcess, Exit, child_env, end_all, fill, free_port, port_taken
+from pool_managerd.process import EngineProcess, Exit, child_env, end_all, free_port, marked, port_taken
 from pool_managerd.reconcile import MARKER, ProcessSeen
 from tests.integration.pool_managerd.support import alive, log_at, python, until
 
@@ -190,11 +190,8 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, log: Eng
     except asyncio.CancelledError:
         process = None
 
-    def members() -> tuple[ProcessSeen, ...]:
-        return tuple(seen for seen in proc.processes() if seen.marker == spec.marker)
-
-    await end_all(members, 0)
-    assert members() == ()
+    await end_all(lambda: marked(spec.marker), 0)
+    assert marked(spec.marker) == ()
     if process is not None:
         await process.end(0)
 
@@ -245,18 +242,73 @@ def test_a_taken_port_is_seen_and_a_lingering_connection_takes_none() -> None:
     assert not port_taken(port)
 
 
-def test_only_the_three_placeholders_are_filled_in() -> None:
-    args = ("--model", "{model}", "--url={host}:{port}", "{other}", '{"a": 1}', "{model")
-    assert fill(args, model="/a {port} b", host="127.0.0.1", port=9) == (
-        "--model",
-        "/a {port} b",
-        "--url=127.0.0.1:9",
-        "{other}",
-        '{"a": 1}',
-        "{model",
-    )
-
-
 def test_a_spec_shows_no_values_of_its_environment() -> None:
     assert "hidden" not in repr(python("", Path("/m"), LLAMA_API_KEY="hidden"))
     assert sys.executable in repr(python("", Path("/m")))
+
+
+# --- taking over ------------------------------------------------------------------------------------------------------
+
+TALKER = (
+    "import signal, sys\n"
+    "signal.signal(signal.SIGUSR1, lambda *_: print('still here', flush=True))\n"
+    "print('up', flush=True)\n"
+    "while True: signal.pause()\n"
+)
+
+
+@pytest.mark.req("PM-07", "EP-16")
+async def test_who_takes_an_engine_over_hears_what_it_said_meanwhile_and_sees_its_end(
+    tmp_path: Path, spawned: list[EngineProcess]
+) -> None:
+    first, second = log_at(tmp_path / "first.log"), log_at(tmp_path / "second.log")
+    process = await start(TALKER, tmp_path, first, spawned)
+    await said(first, "up")
+    seen = cast("ProcessSeen", proc.process_of(process.pid))
+    process.deafen()  # as a manager that died
+    proc.send(seen, signal.SIGUSR1)
+    spec = python(TALKER, tmp_path / "gpu0.json")
+    adopted = await EngineProcess.adopt(seen, spec.marker, spec.output, second)
+    await said(second, "still here")
+    assert process.pid in await adopted.pids()
+    proc.send(seen, signal.SIGKILL)
+    assert await adopted.wait() == Exit()
+    assert str(Exit()) == "has ended"
+    await adopted.end(0)
+    assert "still here" not in first.tail()
+
+
+async def test_an_engine_that_is_gone_cannot_be_taken_over(
+    tmp_path: Path, log: EngineLog, spawned: list[EngineProcess]
+) -> None:
+    process = await start(UP, tmp_path, log, spawned)
+    seen = cast("ProcessSeen", proc.process_of(process.pid))
+    spec = python(UP, tmp_path / "gpu0.json")
+    with pytest.raises(ProcessLookupError):
+        await EngineProcess.adopt(replace(seen, start_time_ticks=1), spec.marker, spec.output, log)
+    await process.end(0)
+    with pytest.raises(ProcessLookupError):
+        await EngineProcess.adopt(seen, spec.marker, spec.output, log)
+
+
+@pytest.mark.req("PM-07")
+async def test_an_engine_to_which_nobody_listens_is_neither_ended_nor_held_up(
+    tmp_path: Path, log: EngineLog, spawned: list[EngineProcess]
+) -> None:
+    done = tmp_path / "done"
+    code = (
+        "import os, signal\n"
+        "print('up', flush=True)\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        "for _ in range(4096):\n"
+        "    try: os.write(1, b'x' * 1023 + b'\\n')\n"
+        "    except BlockingIOError: pass\n"
+        f"open({str(done)!r}, 'w').close()\n"
+        "signal.pause()\n"
+    )
+    process = await start("import signal; signal.pthread_sigmask(0, {signal.SIGUSR1})\n" + code, tmp_path, log, spawned)
+    await said(log, "up")
+    process.deafen()
+    proc.send(cast("ProcessSeen", proc.process_of(process.pid)), signal.SIGUSR1)
+    await until(done.exists, "four megabytes of output that nobody reads")
+    assert alive(process.pid)

@@ -22,8 +22,8 @@ from contracts.rpc import MAX_FRAME_BYTES, PROTOCOL, RpcCode
 from daemon_core.errors import StartupError
 from daemon_core.paths import make_private_dir
 from pool_managerd import rpc_server
-from pool_managerd.devices import DeviceProcess, Inventory
-from pool_managerd.engine_effects import Progress
+from pool_managerd.attempt import Progress
+from pool_managerd.devices import DeviceProcess, GpuEvent, Inventory
 from pool_managerd.errors import StepError
 from pool_managerd.hub import Hub
 from pool_managerd.instance_lock import single_instance
@@ -41,6 +41,9 @@ class NoGpus:
         return Inventory(problem="no driver")
 
     def processes(self) -> tuple[DeviceProcess, ...]:
+        return ()
+
+    def events(self) -> tuple[GpuEvent, ...]:
         return ()
 
 

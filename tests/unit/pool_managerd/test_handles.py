@@ -3,6 +3,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.config import Engine, Mode
 from contracts.engines import Handoff
@@ -15,7 +16,7 @@ HANDLE = Handle(
     start_time_ticks=7,
     boot_id="b",
     port=8000,
-    argv_hash="h",
+    launch_hash="h",
     engine_version="1",
     model_digest="d",
 )
@@ -58,8 +59,9 @@ def test_a_running_engine_has_its_files_and_a_stopped_one_none(files: HandleFile
         "model": "file:/m",
         "flags": ["--port", "8000"],
     }
-    files.remove("gpu0")
-    files.remove("gpu0")
+    for _ in range(2):
+        files.withdraw("gpu0")
+        files.remove("gpu0")
     assert names(tmp_path) == []
 
 
@@ -84,3 +86,16 @@ def test_a_handle_under_another_name_is_not_trusted(files: HandleFiles, tmp_path
     files.write(HANDLE)
     (tmp_path / "handles/gpu0.json").rename(tmp_path / "handles/gpu9.json")
     assert files.load() == ()
+
+
+def test_a_successor_has_files_of_its_own(files: HandleFiles, tmp_path: Path) -> None:
+    green = replace(HANDLE, side="green", pid=43)
+    files.write(HANDLE)
+    files.write(green)
+    assert names(tmp_path) == ["handles/gpu0.green.json", "handles/gpu0.json", "run/gpu0.green.pid", "run/gpu0.pid"]
+    assert (files.read("gpu0"), files.read("gpu0.green")) == (HANDLE, green)
+    assert files.markers(("gpu1",)) == {
+        files.marker(instance): instance for instance in ("gpu0", "gpu0.green", "gpu1", "gpu1.green")
+    }
+    files.remove("gpu0.green")
+    assert files.load() == (HANDLE,)

@@ -24,7 +24,7 @@ def new() -> l.Life:
 
 def current(event: l.Event, life: l.Life) -> l.Event:
     """The event as work of the current run would report it."""
-    return event if isinstance(event, l.Asked) else replace(event, run=life.run)
+    return event if isinstance(event, l.Asked | l.DevicesFailed) else replace(event, run=life.run)
 
 
 def drive(life: l.Life, *events: l.Event, now: int = 0) -> tuple[l.Life, tuple[l.Effect, ...]]:
@@ -181,15 +181,137 @@ def test_a_drain_asked_while_the_old_engine_of_a_restart_ends_wins() -> None:
     assert life.state is PoolState.STOPPED
 
 
-def test_a_reload_switches_to_the_new_model() -> None:
-    life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE)
+NEW = "file:/new"
+RELOAD = l.ReloadAsked(model_ref=NEW, deadline_ms=500)
+OTHER = Endpoint(url="http://127.0.0.1:2", api_key="k2")
+SUCCEEDED = l.SuccessorProved(run=0, model_ref=NEW, model=MODEL, engine=ENGINE, endpoint=OTHER)
+REFUSED = l.SuccessorFailed(run=0, model_ref=NEW, cause=Cause.MODEL_MISSING, message="no such file", hint="look")
+NO_ROOM = l.NoRoom(run=0, model_ref=NEW)
+LOST = l.DevicesFailed(cause=Cause.GPU_LOST, message="GPU-1 fell off the bus", hint="reboot")
+WELL = l.DevicesWell(run=0)
+
+
+@pytest.mark.req("PM-04")
+def test_a_reload_prepares_the_new_model_beside_the_one_that_serves() -> None:
+    before = ready()
+    life, effects = drive(before, RELOAD, now=10)
+    assert (life.state, life.run, life.endpoint, life.next_ref) == (PoolState.READY, before.run, ENDPOINT, NEW)
+    assert effects == (l.PrepareSuccessor(run=life.run, model_ref=NEW),)
+    life, effects = drive(life, SUCCEEDED, now=100)
+    assert (life.state, life.model_ref, life.endpoint, life.next_ref) == (PoolState.READY, NEW, OTHER, None)
+    assert (life.run, life.ready_since) == (before.run + 1, 100)
+    assert effects == (l.SwitchOver(run=life.run, due=600), l.WatchEngine(run=life.run, model_ref=NEW))
+
+
+@pytest.mark.req("PM-04")
+def test_a_successor_that_fails_leaves_the_old_model_serving_and_the_reason() -> None:
+    before = ready()
+    life, effects = drive(before, RELOAD, REFUSED, now=7)
+    assert (life.state, life.run, life.model_ref, life.endpoint) == (PoolState.READY, before.run, "file:/m", ENDPOINT)
+    assert (life.next_ref, effects) == (None, ())
+    assert life.error == l.Failure(
+        cause=Cause.MODEL_MISSING,
+        message="the reload to file:/new failed, and file:/m serves on: no such file",
+        hint="look",
+        at=7,
+    )
+
+
+@pytest.mark.req("PM-04")
+def test_where_two_do_not_fit_the_old_one_is_drained_first() -> None:
+    life, effects = drive(ready(), RELOAD, NO_ROOM, now=10)
+    assert (life.state, life.model_ref, life.previous_ref) == (PoolState.DRAINING, NEW, "file:/m")
+    assert effects == (l.SetTimer(run=life.run, due=510),)
+
+
+def test_a_reload_asked_again_replaces_the_successor_and_asked_for_the_same_is_only_less_patient() -> None:
+    life, _ = drive(ready(), RELOAD)
+    same, effects = drive(life, l.ReloadAsked(model_ref=NEW, deadline_ms=0))
+    assert (same.patience_ms, effects) == (0, ())
+    other, effects = drive(life, l.ReloadAsked(model_ref="file:/third", deadline_ms=0))
+    assert effects == (l.PrepareSuccessor(run=life.run, model_ref="file:/third"),)
+    for late in (SUCCEEDED, REFUSED, NO_ROOM):
+        assert drive(other, late) == (other, ())
+
+
+def test_a_drain_gives_the_successor_up() -> None:
+    life, effects = drive(ready(), RELOAD, l.DrainAsked(deadline_ms=300))
+    assert effects == (l.AbandonSuccessor(run=life.run), l.SetTimer(run=life.run, due=300))
+    assert drive(life, SUCCEEDED) == (life, ())
+
+
+def test_the_serving_engines_end_ends_its_successor_too() -> None:
+    life, effects = drive(ready(), RELOAD, EXITED)
+    assert (life.state, life.model_ref, life.next_ref) == (PoolState.FAILED, "file:/m", None)
+    assert effects == (l.StopEngine(run=life.run),)
+    assert step(life, replace(SUCCEEDED, run=life.run - 1), 0) == (life, ())
+
+
+@pytest.mark.req("PM-03", "PM-06")
+def test_a_pool_whose_gpu_is_lost_is_quarantined_until_the_gpu_answers_again() -> None:
+    life, effects = drive(ready(), LOST, now=10)
+    assert (life.state, life.endpoint, effects) == (PoolState.QUARANTINED, None, (l.StopEngine(run=life.run),))
+    assert life.error is not None
+    assert life.error.cause is Cause.GPU_LOST
+    life, effects = drive(life, GONE, now=20)
+    assert effects == (l.AwaitDevices(run=life.run, due=70),)  # half of 100 ms: the draw is 0
+    life, effects = drive(life, WELL, now=200)
+    assert (life.state, life.restarts) == (PoolState.STAGING_MODEL, 1)
+    assert effects == (l.StageModel(run=life.run, model_ref="file:/m"),)
+
+
+@pytest.mark.req("PM-03")
+@pytest.mark.parametrize("cause", [Cause.GPU_LOST, Cause.GPU_ERROR])
+def test_an_engine_that_dies_of_its_gpu_quarantines_its_pool(cause: Cause) -> None:
+    life, _ = drive(ready(), replace(EXITED, cause=cause))
+    assert life.state is PoolState.QUARANTINED
+
+
+def test_a_pool_that_waits_to_start_again_is_quarantined_without_an_engine_to_end() -> None:
+    life, _ = drive(new(), l.Start(), BROKE, GONE)
+    life, effects = drive(life, LOST, now=9)
+    assert (life.state, effects) == (PoolState.QUARANTINED, (l.AwaitDevices(run=life.run, due=9),))
+
+
+def test_a_gpu_that_stays_lost_opens_no_breaker() -> None:
+    life, _ = drive(new(), l.Start())
+    for _ in range(RULES.max_failures + 2):
+        life, effects = drive(life, replace(BROKE, cause=Cause.GPU_LOST), GONE)
+        assert (life.state, len(effects)) == (PoolState.QUARANTINED, 1)
+        life, _ = drive(life, WELL)
+    assert life.failures == RULES.max_failures + 2
+
+
+def test_what_can_be_asked_of_a_quarantined_pool() -> None:
+    ending, _ = drive(ready(), LOST)
+    waiting, _ = drive(ending, GONE)
+    for life, stopped, started in (
+        (ending, PoolState.DRAINING, PoolState.DRAINING),
+        (waiting, PoolState.STOPPED, PoolState.STAGING_MODEL),
+    ):
+        assert drive(life, l.StopAsked())[0].state is stopped
+        assert drive(life, l.DrainAsked(deadline_ms=5))[0].state is stopped
+        assert drive(life, l.RestartAsked())[0].state is started
+        assert drive(life, RELOAD)[0].state is started
+    assert drive(ending, l.RestartAsked(), GONE)[0].state is PoolState.STAGING_MODEL
+
+
+def test_a_stopped_pool_does_not_care_about_its_gpu_and_a_draining_one_ends_at_once() -> None:
+    assert drive(new(), LOST) == (new(), ())
+    life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), LOST)
+    assert (life.state, effects) == (PoolState.DRAINING, (l.StopEngine(run=life.run),))
+
+
+def test_a_reload_without_room_switches_to_the_new_model() -> None:
+    life, _ = drive(ready(), replace(RELOAD, deadline_ms=0), NO_ROOM, GONE)
     assert (life.state, life.model_ref, life.previous_ref) == (PoolState.STAGING_MODEL, "file:/new", "file:/m")
     life, _ = drive(life, *UP[1:])
     assert (life.state, life.model_ref, life.previous_ref) == (PoolState.READY, "file:/new", None)
 
 
-def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_error() -> None:
-    life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=0), GONE, BROKE, GONE)
+@pytest.mark.req("PM-04")
+def test_a_reload_without_room_that_fails_goes_back_to_the_model_that_served_and_keeps_the_error() -> None:
+    life, _ = drive(ready(), replace(RELOAD, deadline_ms=0), NO_ROOM, GONE, BROKE, GONE)
     assert (life.state, life.model_ref, life.failures) == (PoolState.STAGING_MODEL, "file:/m", 0)
     assert life.error is not None
     life, _ = drive(life, *UP[1:])
@@ -197,7 +319,7 @@ def test_a_reload_that_fails_goes_back_to_the_model_that_served_and_keeps_the_er
 
 
 def test_a_reload_drains_first_and_asked_again_with_no_deadline_goes_on_at_once() -> None:
-    life, effects = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=500))
+    life, effects = drive(ready(), RELOAD, NO_ROOM)
     assert (life.state, effects) == (PoolState.DRAINING, (l.SetTimer(run=life.run, due=500),))
     life, effects = drive(life, l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
     assert effects == (l.StopEngine(run=life.run),)
@@ -209,7 +331,8 @@ def test_an_event_that_cannot_happen_raises_and_names_what_can() -> None:
     with pytest.raises(IllegalTransition) as caught:
         step(new(), l.TimerFired(run=0), 0)
     assert str(caught.value) == (
-        "TimerFired cannot happen in state stopped; what can: DrainAsked, ReloadAsked, RestartAsked, Start, StopAsked"
+        "TimerFired cannot happen in state stopped; "
+        "what can: DevicesFailed, DrainAsked, ReloadAsked, RestartAsked, Start, StopAsked"
     )
 
 
@@ -239,6 +362,7 @@ events: st.SearchStrategy[l.Event] = st.one_of(
     st.builds(l.EngineExited, run=st.just(0), message=st.just("exited"), port_taken=st.booleans()),
     st.builds(l.EngineGone, run=st.just(0), draw=st.floats(0, 1, exclude_max=True)),
     st.just(FIRED),
+    st.sampled_from([SUCCEEDED, REFUSED, NO_ROOM, LOST, WELL]),
 )
 # Mostly what can happen next: purely random events seldom get a pool to ready.
 moves = st.tuples(events, st.integers(0, 3), st.integers(0, 3000), st.integers(0, 1000))
@@ -251,6 +375,8 @@ class Machine:
         self.life = new()
         self.now = 0
         self.engines = 0
+        self.successor: str | None = None
+        """What is prepared beside the serving engine."""
         self.begun = 0
 
     def legal(self, pick: int) -> l.Event:
@@ -264,6 +390,12 @@ class Machine:
             l.StopAsked(),
             l.DrainAsked(deadline_ms=50),
             l.RestartAsked(),
+            RELOAD,
+            SUCCEEDED,
+            REFUSED,
+            NO_ROOM,
+            LOST,
+            WELL,
         ]
         fitting = [event for event in samples if type(event) in TRANSITIONS[self.life.state]]
         return fitting[pick % len(fitting)]
@@ -275,6 +407,10 @@ class Machine:
                 return self.life.state is PoolState.FAILED or self.life.stopping
             case l.TimerFired():
                 return self.life.due is not None
+            case l.DevicesWell():
+                return not self.life.stopping
+            case l.SuccessorProved() | l.SuccessorFailed() | l.NoRoom():
+                return self.successor == event.model_ref
             case _:
                 return True
 
@@ -291,11 +427,22 @@ class Machine:
             return
         if isinstance(event, l.EngineExited | l.EngineGone):
             self.engines = 0
+        if isinstance(event, l.SuccessorProved | l.SuccessorFailed | l.NoRoom):
+            self.successor = None
         for effect in effects:
-            if isinstance(effect, l.SpawnEngine):
-                self.engines += 1
-            if isinstance(effect, l.StageModel):
-                self.begun += 1
+            match effect:
+                case l.SpawnEngine():
+                    self.engines += 1
+                case l.StageModel():
+                    self.begun += 1
+                case l.PrepareSuccessor(model_ref=model_ref):
+                    self.successor = model_ref
+                case l.AbandonSuccessor() | l.StopEngine():
+                    self.successor = None
+                case l.SwitchOver():
+                    self.engines = 1
+                case _:
+                    pass
         self.life = after
         self.check(before, event, effects)
 
@@ -310,8 +457,11 @@ class Machine:
             assert before.state in {PoolState.PROBING, PoolState.READY}
             assert gates == Gates(model=OK, engine=OK, health=OK)
             assert after.endpoint is not None
-        if after.state in {PoolState.FAILED, PoolState.BACKOFF, PoolState.BROKEN, PoolState.STOPPED}:
+        down = {PoolState.FAILED, PoolState.BACKOFF, PoolState.BROKEN, PoolState.STOPPED, PoolState.QUARANTINED}
+        if after.state in down:
             assert after.endpoint is None
+        assert self.successor == after.next_ref
+        assert after.next_ref is None or after.state is PoolState.READY
         if after.state in {PoolState.STOPPED, PoolState.BACKOFF, PoolState.BROKEN}:
             assert self.engines == 0
         if after.state is PoolState.BACKOFF:
@@ -326,7 +476,9 @@ class Machine:
         if before.state is PoolState.FAILED and after.state is PoolState.BACKOFF:
             healthy = before.healthy_ms >= RULES.healthy_ms
             assert after.failures == (1 if healthy else before.failures + 1)
-        restarted = isinstance(event, l.TimerFired) and before.state is PoolState.BACKOFF
+        restarted = (isinstance(event, l.TimerFired) and before.state is PoolState.BACKOFF) or isinstance(
+            event, l.DevicesWell
+        )
         rolled_back = before.state is PoolState.FAILED and after.state is PoolState.STAGING_MODEL
         assert after.restarts == before.restarts + (restarted or rolled_back)
         assert sum(isinstance(effect, l.StopEngine) for effect in effects) <= 1

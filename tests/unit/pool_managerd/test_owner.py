@@ -13,7 +13,7 @@ from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd import life as l
 from pool_managerd.errors import StepError, StillRunningError
-from pool_managerd.owner import STOP_AGAIN_MS, Owner
+from pool_managerd.owner import STOP_AGAIN_MS, Owner, Successor
 from tests.support.virtual_loop import pass_time, settle
 
 MODEL = ResolvedModel(id="m", ref="file:/m", local_path="/m", size_bytes=1, digest="sha256:0")
@@ -30,6 +30,8 @@ class ScriptedEffects:
         self.script: dict[str, Callable[[], Awaitable[None]]] = {}
         self.died = asyncio.Event()
         self.engines = 0
+        self.successors = 0
+        self.no_room = False
 
     def now(self) -> int:
         return round(asyncio.get_running_loop().time() * 1000)
@@ -70,7 +72,35 @@ class ScriptedEffects:
 
     async def stop(self) -> None:
         await self._step("stop")
-        self.engines = 0
+        self.engines = self.successors = 0
+
+    async def prepare_successor(self, model_ref: str) -> Successor | None:
+        self.successors += 1
+        assert self.successors == 1, "two successors at once"
+        try:
+            await self._step(f"prepare {model_ref}")
+        except BaseException:
+            self.successors = 0
+            raise
+        if self.no_room:
+            self.successors = 0
+            return None
+        return Successor(model=MODEL, engine=ENGINE, endpoint=Endpoint(url="http://127.0.0.1:2"))
+
+    async def abandon_successor(self) -> None:
+        await self._step("abandon")
+        self.successors = 0
+
+    def switch_over(self) -> None:
+        self.done.append("switch")
+        self.successors = 0
+        self.died.clear()
+
+    async def retire(self) -> None:
+        await self._step("retire")
+
+    async def devices_well(self) -> None:
+        await self._step("devices")
 
     def publish(self, life: l.Life) -> None:
         self.seen.append(life)
@@ -247,3 +277,99 @@ async def test_every_failure_is_said_with_its_cause_and_mend(caplog: pytest.LogC
         owner.post(l.Start())
         await settle(50)
         assert "gpu0: staging_model -> failed: model_missing: it broke (hint: mend it)" in caplog.text
+
+
+# --- a model takes over from another, and GPUs that fail --------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(effects: ScriptedEffects) -> AsyncIterator[Owner]:
+    async with owned(effects) as owner:
+        owner.post(l.Start())
+        await settle(50)
+        assert effects.state() is PoolState.READY
+        effects.done.clear()
+        yield owner
+
+
+@pytest.mark.req("PM-04")
+async def test_a_reload_switches_and_ends_the_old_engine_when_its_time_is_over() -> None:
+    effects = ScriptedEffects()
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=700))
+        await settle(50)
+        assert effects.done == ["prepare file:/new", "switch", "watch file:/new"]
+        await pass_time(0.8)
+        assert effects.done[3:] == ["retire"]
+        assert (effects.state(), effects.last.model_ref) == (PoolState.READY, "file:/new")
+        assert PoolState.DRAINING not in {life.state for life in effects.seen}
+        effects.died.set()  # the new engine's end is noticed as the old one's was
+        await settle(50)
+        assert "stop" in effects.done
+
+
+@pytest.mark.req("PM-04")
+async def test_a_successor_that_cannot_be_had_leaves_the_old_one_alone() -> None:
+    effects = ScriptedEffects()
+    effects.script["prepare"] = failing(Cause.MODEL_MISSING)
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=700))
+        await settle(50)
+        assert effects.done == ["prepare file:/new"]
+        assert (effects.state(), effects.last.model_ref) == (PoolState.READY, "file:/m")
+        assert effects.last.error is not None
+
+
+async def test_where_there_is_no_room_the_old_engine_ends_first() -> None:
+    effects = ScriptedEffects()
+    effects.no_room = True
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+        await settle(80)
+        assert effects.done[:3] == ["prepare file:/new", "stop", "stage file:/new"]
+        assert (effects.state(), effects.last.model_ref) == (PoolState.READY, "file:/new")
+
+
+async def test_a_drain_ends_the_successor_that_is_being_prepared() -> None:
+    effects = ScriptedEffects()
+    effects.script["prepare"] = forever
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+        await settle(50)
+        owner.post(l.DrainAsked(deadline_ms=500))
+        await pass_time(0.6)
+        assert effects.done == ["prepare file:/new", "abandon", "stop"]
+        assert effects.state() is PoolState.STOPPED
+
+
+async def test_a_second_reload_waits_until_the_retired_engine_has_left_its_place() -> None:
+    effects = ScriptedEffects()
+    gate = asyncio.Event()
+    effects.script["retire"] = lambda: _wait(gate)
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+        await settle(50)
+        owner.post(l.ReloadAsked(model_ref="file:/third", deadline_ms=0))
+        await settle(50)
+        assert "prepare file:/third" not in effects.done
+        gate.set()
+        await settle(50)
+        assert effects.last.model_ref == "file:/third"
+
+
+@pytest.mark.req("PM-03", "PM-06")
+async def test_a_lost_gpu_ends_the_engine_and_its_return_starts_it_anew() -> None:
+    effects = ScriptedEffects()
+    back = asyncio.Event()
+    effects.script["devices"] = lambda: _wait(back)
+    async with serving(effects) as owner:
+        owner.post(l.DevicesFailed(cause=Cause.GPU_LOST, message="it fell off the bus"))
+        await pass_time(1.1)
+        assert (effects.done, effects.state()) == (["stop", "devices"], PoolState.QUARANTINED)
+        back.set()
+        await settle(50)
+        assert effects.state() is PoolState.READY
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,476 @@
+"""Has one engine of a pool: stages its model, makes it startable, starts it or takes it over, proves it, ends it.
+
+The steps of a start, in their order, each idempotent: check_devices, stage_model, ensure_engine, check_room, spawn,
+await_health, prove_generation, prove_devices, hand_over. Decides nothing about what follows a failure; turns every
+expected one into a StepError with its cause and mend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from container_runtime.errors import ContainerError, SpecError
+from container_runtime.spec import ContainerHandle
+from contracts.config import Mode, Pool, Profile
+from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedModel
+from contracts.pools import Cause, Endpoint, Gpu
+from pool_managerd import devices, proc, process
+from pool_managerd.container import Containers, EngineContainer, step_error
+from pool_managerd.engine_log import EngineLog, Redacts
+from pool_managerd.errors import StepError, StillRunningError
+from pool_managerd.gpu import Gpus
+from pool_managerd.handles import HandleFiles
+from pool_managerd.hub import Hub
+from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
+from pool_managerd.probe import Prober
+from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
+from pool_managerd.reconcile import Handle, instance_of, leader_of
+from pool_managerd.snapshot import replica_id
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+_ON_GPU_WAIT_S = 3.0
+"""How long after a generation NVML may take to list the engine's process."""
+_ON_GPU_LOOK_S = 0.2
+_VRAM_BACK_S = 10.0
+"""How long after an engine's end the driver may take to give its VRAM back."""
+
+
+class Models(Protocol):
+    """Brings models to this disk."""
+
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
+        """The model behind a reference. Raises StepError."""
+
+
+class Engines(Protocol):
+    """Makes one pool's engine startable."""
+
+    def plan(self, pool: Pool) -> Plan:
+        """What ``ensure`` would do. Raises StepError."""
+
+    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
+        """What would stop ``ensure``. Raises StepError."""
+
+    async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
+        """Do it. Raises StepError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What the pools of one daemon share."""
+
+    profile: Profile
+    models: Models
+    prober: Prober
+    gpus: Gpus
+    containers: Containers
+    files: HandleFiles
+    hub: Hub
+    redactor: Redacts
+    environ: Mapping[str, str]
+    boot_id: str
+    wall_offset_ms: int
+    """Unix milliseconds minus the loop's: what turns one into the other for people."""
+
+
+class Attempt:
+    """One engine of a pool. It is used once: a new start is a new attempt.
+
+    ``sides`` are the places that it may use. It takes over what runs in any of them, if that is what it would start,
+    and starts in the first one otherwise.
+    """
+
+    def __init__(
+        self, *, pool: Pool, model_ref: str, sides: tuple[str, ...], engines: Engines, log: EngineLog, host: Host
+    ) -> None:
+        self._pool = pool
+        self._model_ref = model_ref
+        self._sides = sides
+        self._engines = engines
+        self._log = log
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._engine: PreparedEngine | None = None
+        self._model: ResolvedModel | None = None
+        self._launch: Launch | None = None
+        self._running: RunningEngine | None = None
+        self._endpoint: Endpoint | None = None
+        self._flags: tuple[str, ...] = ()
+        self._port = 0
+        self._deadline = 0.0
+        self._proved = False
+        self._last_pids: frozenset[int] = frozenset()
+        self.gpus: tuple[Gpu, ...] = ()
+        """Those of the mask, as they were when the devices were checked."""
+        self.side = sides[0]
+
+    @property
+    def instance(self) -> str:
+        """The place in which it runs."""
+        return instance_of(self._pool.id, self.side)
+
+    # --- the steps of a start -----------------------------------------------------------------------------------------
+
+    async def stage(self) -> ResolvedModel | None:
+        """Steps check_devices and stage_model; None for an engine that somebody else runs."""
+        if self._on_gpu:
+            self.gpus = await self._check_devices()
+        if self._pool.mode is Mode.EXTERNAL:
+            return None
+        digest = self._pool.model_sha256 if self._model_ref == self._pool.model else None
+        self._model = await self._host.models.ensure_present(self._model_ref, digest, self._progress)
+        return self._model
+
+    async def ensure(self) -> PreparedEngine:
+        """Step ensure_engine."""
+        self._engine = await self._engines.ensure(replace(self._pool, model=self._model_ref), self._progress)
+        return self._engine
+
+    async def fits_beside(self) -> bool:
+        """Whether this engine has room beside the one that serves."""
+        return not self._on_gpu
+
+    async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
+        """Steps check_room and spawn: an engine with its port and its key, and its handle on disk."""
+        self._engine, self._model = engine, model
+        self._deadline = self._loop.time() + self._pool.timeouts.start_ms / 1000
+        if engine.url is not None:
+            self._endpoint = self._external(engine.url)
+            return self._endpoint
+        uuids = tuple(gpu.uuid for gpu in self.gpus)
+        native = gpu_env(uuids) if self._on_gpu and engine.container is None else {}
+        self._launch = launch_of(engine, model, {**self._pool.env, **engine.env, **native}, uuids)
+        if await self._take_over(self._launch):
+            await self._clear(keep=self.side)
+        else:
+            await self._clear(keep=None)
+            await self._start(self._launch)
+        if self._endpoint is None:
+            raise AssertionError("started without an endpoint")
+        return self._endpoint
+
+    async def prove(self) -> None:
+        """Steps await_health, prove_generation and prove_devices."""
+        endpoint, engine = self._started()
+        prober = self._host.prober
+        await prober.await_health(endpoint, engine.health, self._deadline)
+        if engine.generation is not None:
+            await prober.prove_generation(endpoint, engine.generation, self._deadline)
+        if self._on_gpu:
+            await self._prove_devices()
+        self._proved = True
+
+    async def watch(self) -> None:
+        """Step hand_over, then the liveness of the ready engine."""
+        endpoint, engine = self._started()
+        handoff = Handoff(
+            engine=engine.engine,
+            engine_version=engine.engine_version,
+            provisioning_mode=engine.provisioning_mode,
+            url=endpoint.url,
+            pool_id=self._pool.id,
+            replica_id=replica_id(self._pool.id),
+            model=self._model_ref,
+            flags=self._flags,
+        )
+        try:
+            self._host.files.hand_over(handoff)
+        except OSError as error:
+            # Who talks to us over the socket knows the endpoint anyway.
+            self._warn("cannot write the hand-off file: %s", error)
+        await self._host.prober.watch(endpoint, engine.health)
+
+    # --- the end of an engine -----------------------------------------------------------------------------------------
+
+    async def exited(self) -> StepError:
+        """Wait for the end that nobody asked for, and say why; an engine that somebody else runs never ends here."""
+        if self._running is None:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+        exited = await self._running.wait()
+        message = f"the engine {exited}"
+        if tail := self._log.tail():
+            message = f"{message}; its last lines:\n{tail}"
+        return StepError(Cause.ENGINE_EXIT, message, f"the whole output is in {self._log.path}")
+
+    async def port_stolen(self) -> bool:
+        """Whether another process has the port of an engine that never came up: only asked before it was ready."""
+        if self._proved or not self._port or self._running is None:
+            return False
+        try:
+            await self._running.end(self._pool.timeouts.stop_ms)
+        except StillRunningError:
+            return False
+        return process.port_taken(self._port)
+
+    async def end(self) -> None:
+        """End what runs, and wait until its VRAM is back. Idempotent. Raises StillRunningError or StepError."""
+        if self._running is None:
+            return
+        pids = self._last_pids | await self._running.pids()
+        await self._running.end(self._pool.timeouts.stop_ms)
+        self._running = None
+        self._log.end()
+        if self._on_gpu and pids:
+            await self._vram_back(pids)
+        self._forget(self.instance)
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    async def _start(self, launch: Launch) -> None:
+        key = secrets.token_urlsafe(32) if launch.engine.key_env else None
+        if key is not None:
+            self._host.redactor.register(key)
+        if launch.engine.container is not None:
+            await self._start_container(launch, key)
+        else:
+            await self._start_process(launch, key)
+
+    async def _start_process(self, launch: Launch, key: str | None) -> None:
+        engine = launch.engine
+        if engine.bin_or_entry is None:
+            text = f"the engine of pool {self._pool.id} was prepared as nothing that can be started"
+            raise StepError(Cause.INTERNAL, text, "please report it, with the log")
+        self._port = process.free_port()
+        args = fill(engine.args, model=launch.model_path, host=process.LOOPBACK, port=self._port)
+        secret = {engine.key_env: key} if engine.key_env and key else {}
+        files = self._host.files
+        spec = SpawnSpec(
+            argv=(engine.bin_or_entry, *args),
+            env=process.child_env(self._host.environ, launch.env, secret),
+            marker=files.marker(self.instance),
+            output=str(files.output(self.instance)),
+            workdir=engine.workdir,
+        )
+        self._log.begin(f"{self._pool.id}: starting {' '.join(spec.argv)}")
+        try:
+            running = await EngineProcess.spawn(spec, self._log)
+        except OSError as error:
+            text = f"cannot start {engine.bin_or_entry}: {error.strerror or error}"
+            raise StepError(Cause.ENGINE_MISSING, text, "llama-orch doctor says more") from error
+        self._has(running, args, self._port, key)
+        self._write(self._handle(launch, self._port, pid=running.pid, start_time_ticks=running.start_time_ticks))
+
+    async def _start_container(self, launch: Launch, key: str | None) -> None:
+        container = launch.engine.container
+        if container is None:
+            raise AssertionError("no container")
+        try:
+            spec = container_of(
+                launch,
+                container,
+                pool_id=self._pool.id,
+                replica_id=replica_id(self._pool.id),
+                name=f"llama-orch-{self._pool.id}-{secrets.token_hex(4)}",
+                marker=self._host.files.marker(self.instance),
+                stop_ms=self._pool.timeouts.stop_ms,
+            )
+        except SpecError as error:
+            raise StepError(Cause.INTERNAL, f"its container would not be safe: {error}", "report it") from error
+        self._log.begin(f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}")
+        runtime = self._host.containers.runtime(container.runtime)
+        running = await EngineContainer.run(runtime, spec, key, self._log)
+        self._has(running, spec.args, running.port, key)
+        container_id = running.handle.container_id
+        self._write(self._handle(launch, running.port, runtime=container.runtime, container_id=container_id))
+
+    def _has(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
+        self._running = running
+        self._flags = flags
+        self._endpoint = Endpoint(url=f"http://{process.LOOPBACK}:{port}", api_key=key)
+
+    def _handle(self, launch: Launch, port: int, **what: int | str) -> Handle:
+        handle = Handle(
+            pool_id=self._pool.id,
+            side=self.side,
+            boot_id=self._host.boot_id,
+            port=port,
+            launch_hash=launch.hash,
+            engine_version=launch.engine.engine_version,
+            model_digest=launch.model_digest,
+        )
+        return replace(handle, **what)
+
+    def _write(self, handle: Handle) -> None:
+        try:
+            self._host.files.write(handle)
+        except OSError as error:
+            text = f"cannot write the engine's handle: {error.strerror or error}"
+            raise StepError(Cause.INTERNAL, text, "llama-orch doctor says more") from error
+
+    def _external(self, url: str) -> Endpoint:
+        external = self._pool.provisioning.external
+        name = external.api_key_env if external is not None else None
+        key = self._host.environ.get(name) if name is not None else None
+        if key:
+            self._host.redactor.register(key)
+        return Endpoint(url=url.rstrip("/"), api_key=key)
+
+    # --- taking over --------------------------------------------------------------------------------------------------
+
+    async def _take_over(self, launch: Launch) -> bool:
+        """Have the engine that a former manager left running, where it is the very one that would be started."""
+        for side in self._sides:
+            handle = await asyncio.to_thread(self._host.files.read, instance_of(self._pool.id, side))
+            if handle is None or handle.launch_hash != launch.hash:
+                continue
+            self._log.begin(f"{self._pool.id}: taking over the engine that runs on port {handle.port}")
+            if handle.container_id is not None:
+                taken = await self._take_over_container(handle, launch)
+            else:
+                taken = await self._take_over_process(handle, launch)
+            if taken:
+                self.side = side
+                self._progress(f"taking over the engine that runs on port {handle.port}")
+                return True
+        return False
+
+    async def _take_over_process(self, handle: Handle, launch: Launch) -> bool:
+        seen = await asyncio.to_thread(proc.process_of, handle.pid)
+        leader = None if seen is None else leader_of(handle, (seen,), self._host.boot_id)
+        key_env = launch.engine.key_env
+        key = proc.variable_of(handle.pid, key_env) if key_env else None
+        if leader is None or (key_env and key is None):
+            return False
+        files = self._host.files
+        try:
+            output = str(files.output(handle.instance))
+            running = await EngineProcess.adopt(leader, files.marker(handle.instance), output, self._log)
+        except OSError:
+            return False
+        self._port = handle.port
+        args = fill(launch.engine.args, model=launch.model_path, host=process.LOOPBACK, port=handle.port)
+        self._taken(running, args, handle.port, key)
+        return True
+
+    async def _take_over_container(self, handle: Handle, launch: Launch) -> bool:
+        found = await self._find_container(handle)
+        if found is None:
+            return False
+        runtime = self._host.containers.runtime(found.runtime)
+        try:
+            state = await runtime.inspect(found)
+            environment = await runtime.environment(found)
+        except ContainerError:
+            return False
+        key_env = launch.engine.key_env
+        key = environment.get(key_env) if key_env else None
+        if not state.running or not found.ports or (key_env and key is None):
+            return False
+        running = EngineContainer(runtime, found, self._log)
+        self._taken(running, launch.engine.args, running.port, key)
+        return True
+
+    async def _find_container(self, handle: Handle) -> ContainerHandle | None:
+        found = await self._host.containers.find(self._host.files.marker(handle.instance))
+        return next((one for one in found if one.container_id == handle.container_id), None)
+
+    def _taken(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
+        if key is not None:
+            self._host.redactor.register(key)
+        self._has(running, flags, port, key)
+
+    # --- what must not be there ---------------------------------------------------------------------------------------
+
+    async def _clear(self, keep: str | None) -> None:
+        """End whatever else runs in the places of this attempt."""
+        for side in self._sides:
+            if side != keep:
+                await clear(self._pool, side, self._host)
+
+    async def _vram_back(self, pids: frozenset[int]) -> None:
+        """Wait until NVML shows none of these processes any more: the next engine needs the room."""
+        give_up = self._loop.time() + _VRAM_BACK_S
+        while held := await self._held_by(pids):
+            if self._loop.time() >= give_up:
+                text = "%s: NVML still shows ended processes with VRAM: pid %s"
+                names = ", ".join(map(str, sorted(held)))
+                _log.warning(text, self._pool.id, names, extra={"pool_id": self._pool.id})
+                return
+            await asyncio.sleep(_ON_GPU_LOOK_S)
+
+    async def _held_by(self, pids: frozenset[int]) -> frozenset[int]:
+        seen = await asyncio.to_thread(self._host.gpus.processes)
+        return pids & {one.pid for one in seen if isinstance(one, devices.DeviceProcess)}
+
+    # --- GPUs ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._host.profile is Profile.HOME and self._pool.mode is not Mode.EXTERNAL
+
+    async def _check_devices(self) -> tuple[Gpu, ...]:
+        inventory = await asyncio.to_thread(self._host.gpus.inventory)
+        found = devices.find(self._pool.devices, inventory)
+        if isinstance(found, devices.Trouble):
+            raise StepError(found.cause, found.message, found.hint)
+        return found
+
+    async def _prove_devices(self) -> None:
+        """NVML must show the engine on its devices; it may take a moment to."""
+        if self._running is None:
+            raise AssertionError("nothing was started")
+        mask = tuple(gpu.uuid for gpu in self.gpus)
+        give_up = self._loop.time() + _ON_GPU_WAIT_S
+        while True:
+            self._last_pids = await self._running.pids()
+            seen = await asyncio.to_thread(self._host.gpus.processes)
+            trouble = devices.on_its_devices(mask, self._last_pids, seen)
+            if trouble is None:
+                return
+            if trouble.final or self._loop.time() >= give_up:
+                raise StepError(trouble.cause, trouble.message, trouble.hint)
+            await asyncio.sleep(_ON_GPU_LOOK_S)
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _started(self) -> tuple[Endpoint, PreparedEngine]:
+        if self._endpoint is None or self._engine is None:
+            raise AssertionError("nothing was started")
+        return self._endpoint, self._engine
+
+    def _forget(self, instance: str) -> None:
+        try:
+            self._host.files.remove(instance)
+        except OSError as error:
+            self._warn("cannot remove a run-time file: %s", error)
+
+    def _progress(self, line: str) -> None:
+        _log.info("%s: %s", self._pool.id, line, extra={"pool_id": self._pool.id})
+
+    def _warn(self, text: str, error: OSError) -> None:
+        _log.warning(f"{self._pool.id}: {text}", error, extra={"pool_id": self._pool.id})
+
+
+async def clear(pool: Pool, side: str, host: Host) -> None:
+    """End whatever runs in one of a pool's places, whoever started it. Raises StillRunningError or StepError."""
+    instance = instance_of(pool.id, side)
+    marker = host.files.marker(instance)
+    await process.end_all(lambda: process.marked(marker), pool.timeouts.stop_ms)
+    if pool.mode is Mode.CONTAINER or _was_container(host, instance):
+        await end_containers(host.containers, marker, pool.timeouts.stop_ms)
+    host.files.remove(instance)
+
+
+async def end_containers(containers: Containers, marker: str, stop_ms: int) -> None:
+    """End and remove the containers that carry a handle file's path. Raises StepError."""
+    for found in await containers.find(marker):
+        try:
+            await containers.runtime(found.runtime).stop(found, timeout_ms=stop_ms)
+        except ContainerError as error:
+            raise step_error(error) from error
+
+
+def _was_container(host: Host, instance: str) -> bool:
+    handle = host.files.read(instance)
+    return handle is not None and handle.container_id is not None

@@ -1,0 +1,148 @@
+"""Starts an engine's container, or takes one over, and ends it: what ``process`` does for native engines.
+
+Decides nothing: what a container may be is ``container_runtime.spec``'s, and when it starts and ends is the pool's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol, cast
+
+from container_runtime.base import ContainerRuntime
+from container_runtime.choose import runtime_named
+from container_runtime.errors import ContainerError, RuntimeCause
+from container_runtime.spec import ContainerHandle, ContainerSpec, ContainerState
+from contracts.pools import Cause
+from pool_managerd.engine_log import EngineLog, Redacts
+from pool_managerd.errors import StepError
+from pool_managerd.launch import LABEL_HANDLE
+from pool_managerd.process import Exit
+
+_log = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 1.0
+"""How long the rest of the output may take after the exit."""
+_LOOK_AGAIN_S = 1.0
+RUNTIMES = ("podman", "docker")
+
+
+class Containers(Protocol):
+    """The container runtimes of this machine, and our containers in them."""
+
+    def runtime(self, name: str) -> ContainerRuntime:
+        """The runtime of this name."""
+
+    async def find(self, marker: str) -> tuple[ContainerHandle, ...]:
+        """The containers that carry the path of a handle file, running or not. Never raises."""
+
+
+class MachineContainers:
+    """The runtimes that are installed here."""
+
+    def __init__(self, environ: Mapping[str, str], redactor: Redacts) -> None:
+        self._environ = environ
+        self._redactor = redactor
+
+    def runtime(self, name: str) -> ContainerRuntime:
+        """See Containers."""
+        return runtime_named(name, self._environ, self._redactor.text)
+
+    async def find(self, marker: str) -> tuple[ContainerHandle, ...]:
+        """See Containers."""
+        found: list[ContainerHandle] = []
+        for name in RUNTIMES:
+            if shutil.which(name, path=self._environ.get("PATH")) is None:
+                continue
+            try:
+                found += await self.runtime(name).find({LABEL_HANDLE: marker})
+            except ContainerError as error:
+                _log.debug("%s cannot list containers: %s", name, error.message)
+        return tuple(found)
+
+
+class EngineContainer:
+    """One engine's container. A RunningEngine."""
+
+    def __init__(self, runtime: ContainerRuntime, handle: ContainerHandle, log: EngineLog) -> None:
+        self.handle = handle
+        self._runtime = runtime
+        self._log = log
+        self._reading = asyncio.get_running_loop().create_task(self._read(), name=f"output of {handle.name}")
+
+    @classmethod
+    async def run(
+        cls, runtime: ContainerRuntime, spec: ContainerSpec, key: str | None, log: EngineLog
+    ) -> EngineContainer:
+        """Start it. Raises StepError where it does not start; nothing of it is left then."""
+        try:
+            return cls(runtime, await runtime.run(spec, key), log)
+        except ContainerError as error:
+            raise step_error(error) from error
+
+    @property
+    def port(self) -> int:
+        """Its port on loopback, as the runtime gave it."""
+        return self.handle.ports[0].host
+
+    async def wait(self) -> Exit:
+        """See RunningEngine."""
+        while (state := await self._ended()) is None:  # noqa: ASYNC110 - nobody tells when the runtime answers again
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await asyncio.shield(self._reading)
+        return Exit(status=state.exit_code, oom_killed=state.oom_killed)
+
+    async def end(self, stop_ms: int) -> None:
+        """See RunningEngine. Raises StepError where the runtime cannot."""
+        try:
+            await self._runtime.stop(self.handle, timeout_ms=stop_ms)
+        except ContainerError as error:
+            raise step_error(error) from error
+        finally:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+
+    async def pids(self) -> frozenset[int]:
+        """See RunningEngine."""
+        try:
+            return frozenset((await self._runtime.inspect(self.handle)).pids)
+        except ContainerError:
+            return frozenset()
+
+    async def _ended(self) -> ContainerState | None:
+        """How it ended; None where the runtime could not tell this time."""
+        try:
+            return await self._runtime.wait(self.handle)
+        except ContainerError as error:
+            if error.cause is RuntimeCause.CONTAINER_GONE:
+                return ContainerState(running=False)
+            _log.warning("%s: %s", self.handle.name, error.message)
+            return None
+
+    async def _read(self) -> None:
+        try:
+            said = cast("AsyncGenerator[str, None]", self._runtime.logs(self.handle, follow=True))
+            async with contextlib.aclosing(said) as lines:
+                async for line in lines:
+                    self._log.feed(f"{line}\n".encode())
+        except ContainerError as error:
+            _log.warning("%s: its output cannot be read: %s", self.handle.name, error.message)
+
+
+_CAUSES = {
+    RuntimeCause.NO_RUNTIME: Cause.CONTAINER_RUNTIME,
+    RuntimeCause.NO_DEVICE: Cause.NO_GPU,
+    RuntimeCause.START_FAILED: Cause.ENGINE_EXIT,
+    RuntimeCause.PORT_TAKEN: Cause.ENGINE_EXIT,
+    RuntimeCause.CONTAINER_GONE: Cause.ENGINE_EXIT,
+}
+
+
+def step_error(error: ContainerError) -> StepError:
+    """A runtime's error as a pool's."""
+    return StepError(_CAUSES.get(error.cause, Cause.ENGINE_FETCH), error.message, error.hint)

@@ -1,0 +1,113 @@
+"""Decides what exactly is started: arguments with their placeholders filled in, and the container of an engine.
+
+Values in, values out. ``Launch`` says all of a start but what differs between two starts of the same: port, key, name.
+Never starts anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import msgspec
+
+from container_runtime.spec import (
+    LABEL_ENGINE,
+    LABEL_POOL,
+    LABEL_REPLICA,
+    ContainerSpec,
+    DeviceRequest,
+    Limits,
+    Mount,
+    PortMapping,
+)
+from contracts.base import Message
+from contracts.engines import ContainerRun, PreparedEngine, ResolvedModel
+
+LABEL_HANDLE = "llama-orch.handle"
+"""The path of its handle file: it tells the containers of two installations on one machine apart."""
+
+INSIDE = "0.0.0.0"  # noqa: S104 - inside a container; outside, its port is on loopback only
+_PLACEHOLDER = re.compile(r"\{(model|host|port)\}")
+
+
+class Launch(Message, frozen=True, kw_only=True):
+    """One engine as it is to be started. ``env`` is what the engine gets beside the daemon's own; no secret in it."""
+
+    engine: PreparedEngine
+    model_path: str
+    model_digest: str | None
+    env: dict[str, str]
+    devices: tuple[str, ...]
+    """UUIDs of the GPUs that it may use."""
+
+    @property
+    def hash(self) -> str:
+        """Tells launches apart: two with the same hash are the same engine, with the same model, on the same GPUs."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def launch_of(
+    engine: PreparedEngine, model: ResolvedModel | None, env: dict[str, str], devices: tuple[str, ...]
+) -> Launch:
+    """The launch of an engine with a model."""
+    return Launch(
+        engine=engine,
+        model_path=model.local_path if model is not None else "",
+        model_digest=model.digest if model is not None else None,
+        env=env,
+        devices=devices,
+    )
+
+
+def fill(args: Iterable[str], *, model: str, host: str, port: int) -> tuple[str, ...]:
+    """The arguments with ``{model}``, ``{host}`` and ``{port}`` filled in; other braces stay as they are."""
+    values = {"model": model, "host": host, "port": str(port)}
+    return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], arg) for arg in args)
+
+
+def gpu_env(devices: tuple[str, ...]) -> dict[str, str]:
+    """The variables that show a native engine these GPUs and no other."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def container_of(
+    launch: Launch, container: ContainerRun, *, pool_id: str, replica_id: str, name: str, marker: str, stop_ms: int
+) -> ContainerSpec:
+    """The container of a launch. Raises SpecError where it would not be safe to run."""
+    engine = launch.engine
+    inside = _inside(container, launch.model_path)
+    return ContainerSpec(
+        name=name,
+        image=container.image,
+        tag=container.tag,
+        digest=container.digest,
+        entrypoint=container.entrypoint,
+        args=fill(engine.args, model=inside, host=INSIDE, port=container.port),
+        env=launch.env,
+        key_env=engine.key_env,
+        labels={
+            LABEL_POOL: pool_id,
+            LABEL_REPLICA: replica_id,
+            LABEL_ENGINE: str(engine.engine),
+            LABEL_HANDLE: marker,
+        },
+        devices=tuple(DeviceRequest.gpu(uuid) for uuid in launch.devices),
+        ports=(PortMapping(container=container.port),),
+        model_mount=Mount(source=launch.model_path, target=inside) if launch.model_path else None,
+        mounts=tuple(
+            Mount(source=mount.source, target=mount.target, writable=mount.writable) for mount in container.mounts
+        ),
+        tmpfs=container.tmpfs,
+        limits=Limits(memory_bytes=container.memory_bytes, shm_bytes=container.shm_bytes, pids=container.pids),
+        read_only_root=container.read_only_root,
+        stop_timeout_ms=stop_ms,
+    )
+
+
+def _inside(container: ContainerRun, model_path: str) -> str:
+    """Where the model is, inside."""
+    target = container.model_target
+    return f"{target}{PurePosixPath(model_path).name}" if target.endswith("/") else target
