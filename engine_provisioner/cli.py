@@ -1,172 +1,155 @@
-"""``engine-provisioner``: plan, check and prepare the engines of a configuration, with no daemon running.
+"""``plan``, ``preflight`` and ``ensure``: the engines of a configuration, prepared with no daemon running.
 
-Decides how results read and which exit status they have: 0, 1 (a finding or a failure), 2 (usage), 78 (configuration).
+Decides which pools are meant, that each of them is tried whatever became of the one before, and how the command is
+ended: Ctrl-C, SIGTERM and a closed terminal end what was started with it. ``engine-provisioner`` has these commands
+alone, ``llama-orch`` has them among its own. Exit status: 0, 1 (a finding or a failure), 2 (usage), 75 (the network may
+do it next time), 78 (configuration), 130 (interrupted).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import msgspec
 import typer
 
 from catalog_core.engines import FsEngineCatalog
-from contracts.base import Message
 from contracts.config import Config, Pool
-from contracts.engines import Finding, Plan, PreparedEngine
-from contracts.pools import Cause
 from daemon_core import config_file
-from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
+from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.paths import Paths, default_config_path
 from engine_provisioner.base import EngineProvider
-from engine_provisioner.errors import ProvisionError, render
+from engine_provisioner.display import shown
+from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
+from engine_provisioner.report import Result, document, exit_status, failed, readable
 
-app = typer.Typer(
-    name="engine-provisioner",
-    help="Plan, check and prepare the engines of a configuration.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="PATH", help="The configuration file.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="PATH", help="Configuration file (default: ~/.config/llama-orch/config.yaml)."),
+]
 PoolOption = Annotated[str | None, typer.Option("--pool", metavar="ID", help="Only this pool.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-class Failure(Message, frozen=True, kw_only=True):
-    """Why a pool has no engine."""
-
-    cause: Cause
-    message: str
-    hint: str
-    findings: tuple[Finding, ...] = ()
-
-
-class Result(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """What a command found out about one pool; only its own field is set, or ``error``."""
-
-    pool_id: str
-    plan: Plan | None = None
-    findings: tuple[Finding, ...] | None = None
-    engine: PreparedEngine | None = None
-    error: Failure | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is in the way."""
-        return self.error is None and not self.findings
-
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 Work = Callable[[EngineProvider, Pool], Awaitable[Result]]
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-@app.command()
-def plan(config: ConfigOption = None, pool: PoolOption = None, *, json: JsonOption = False) -> None:
+def plan(*, pool: PoolOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Print what ensure would do. Looks at nothing but the configuration."""
 
     async def work(provider: EngineProvider, pool: Pool) -> Result:
         return Result(pool_id=pool.id, plan=provider.plan(pool))
 
-    _run(config, pool, work, json=json)
+    _run(config, pool, work, as_json=as_json)
 
 
-@app.command()
-def preflight(config: ConfigOption = None, pool: PoolOption = None, *, json: JsonOption = False) -> None:
-    """Find everything that is in the way, at once. Changes nothing."""
+def preflight(*, pool: PoolOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Find everything that is in the way of the engines, at once. Changes nothing."""
 
     async def work(provider: EngineProvider, pool: Pool) -> Result:
         return Result(pool_id=pool.id, findings=await provider.preflight(pool))
 
-    _run(config, pool, work, json=json)
+    _run(config, pool, work, as_json=as_json)
 
 
-@app.command()
-def ensure(config: ConfigOption = None, pool: PoolOption = None, *, json: JsonOption = False) -> None:
-    """Prepare the engines, and record them in the engine catalog."""
+def ensure(*, pool: PoolOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Prepare the engines: build, pull, fetch or find them, and record them in the engine catalog."""
 
     async def work(provider: EngineProvider, pool: Pool) -> Result:
-        return Result(pool_id=pool.id, engine=await provider.ensure(pool, lambda line: _say(f"{pool.id}: {line}")))
+        with shown(pool.id, provider.plan(pool), sys.stderr) as progress:
+            return Result(pool_id=pool.id, engine=await provider.ensure(pool, progress.say))
 
-    _run(config, pool, work, json=json)
-
-
-def main() -> None:
-    """The program."""
-    app()
+    _run(config, pool, work, as_json=as_json)
 
 
-def _run(config_path: Path | None, wanted: str | None, work: Work, *, json: bool) -> NoReturn:
+COMMANDS: tuple[Callable[..., None], ...] = (plan, preflight, ensure)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script ``engine-provisioner``."""
+    app = typer.Typer(
+        help="Plan, check and prepare the engines of a configuration.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for command in COMMANDS:
+        app.command(command.__name__)(command)
+    try:
+        app(argv, prog_name="engine-provisioner")
+    except StartupError as error:
+        sys.stderr.write(f"engine-provisioner: {error.render()}\n")
+        sys.exit(error.exit_code)
+    raise AssertionError("typer ends with an exit status")
+
+
+def _run(config_path: Path | None, wanted: str | None, work: Work, *, as_json: bool) -> NoReturn:
     """Do the work for every pool that is meant, print the results, and end with their exit status."""
     environ = dict(os.environ)
-    try:
-        config = config_file.load(config_path or default_config_path(environ))
-        paths = Paths.resolve(config.paths, environ)
-    except StartupError as error:
-        _say(f"engine-provisioner: {error.render()}")
-        raise typer.Exit(error.exit_code) from error
+    config = config_file.load(config_path or default_config_path(environ))
+    paths = Paths.resolve(config.paths, environ)
     pools = _chosen(config, wanted)
     host = Host(environ=environ, catalog=FsEngineCatalog(paths.catalog), cache=paths.cache, policy=config.policy)
-    results = asyncio.run(_results(config, pools, host, work))
-    text = msgspec.json.format(msgspec.json.encode(results)).decode() if json else _readable(results)
-    sys.stdout.write(f"{text}\n")
-    raise typer.Exit(0 if all(result.good for result in results) else EXIT_FAILURE)
+    try:
+        results = asyncio.run(_results(config, pools, host, work, say=_ignore if as_json else _print))
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
+    if as_json:
+        _print(document(results))
+    raise typer.Exit(exit_status(results))
 
 
 def _chosen(config: Config, wanted: str | None) -> tuple[Pool, ...]:
     pools = tuple(pool for pool in config.pools if wanted in {None, pool.id})
     if not pools:
         known = ", ".join(pool.id for pool in config.pools)
-        _say(f"engine-provisioner: there is no pool {wanted!r}\n  the configuration has: {known}")
-        raise typer.Exit(EXIT_USAGE)
+        raise StartupError(f"there is no pool {wanted!r}", f"the configuration has: {known}", EXIT_USAGE)
     return pools
 
 
-async def _results(config: Config, pools: tuple[Pool, ...], host: Host, work: Work) -> list[Result]:
-    return [await _result(config, pool, host, work) for pool in pools]
+async def _results(
+    config: Config, pools: tuple[Pool, ...], host: Host, work: Work, say: Callable[[str], None]
+) -> list[Result]:
+    """One result after the other, each told as it comes. Ends what it started when it is canceled."""
+    _cancel_on_signals()
+    results = []
+    for pool in pools:
+        result = await _result(config, pool, host, work)
+        say(readable(result))
+        results.append(result)
+    return results
 
 
 async def _result(config: Config, pool: Pool, host: Host, work: Work) -> Result:
     try:
         return await work(provider_for(pool, config.profile, host), pool)
     except ProvisionError as error:
-        failure = Failure(cause=error.cause, message=error.message, hint=error.hint, findings=error.findings)
-        return Result(pool_id=pool.id, error=failure)
+        return failed(pool.id, error)
 
 
-def _readable(results: list[Result]) -> str:
-    return "\n".join(line for result in results for line in _lines(result))
+def _cancel_on_signals() -> None:
+    """SIGINT does this by itself; one that is ignored (nohup) stays ignored."""
+    main_task = asyncio.current_task()
+    for number in ENDING:
+        if main_task is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
 
 
-def _lines(result: Result) -> list[str]:
-    name = result.pool_id
-    if result.error is not None:
-        error = result.error
-        failure = ProvisionError(error.cause, error.message, error.hint, error.findings)
-        return [f"{name}: failed", failure.render()]
-    if result.plan is not None:
-        steps = enumerate(result.plan.steps, start=1)
-        return [f"{name}:", *(f"  {number}. {step.detail}" for number, step in steps)]
-    if result.findings is not None:
-        found = result.findings
-        return [f"{name}: {len(found)} found", *map(render, found)] if found else [f"{name}: nothing is in the way"]
-    engine = result.engine
-    if engine is None:  # pragma: no cover - every command fills its field
-        return [name]
-    what = " ".join([engine.bin_or_entry or engine.url or "", *engine.args])
-    return [f"{name}: {engine.engine} {engine.engine_version} ({engine.engine_digest or 'no digest'})", f"  {what}"]
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+def _ignore(_text: str) -> None:
+    """The document comes at the end."""
 
 
 if __name__ == "__main__":

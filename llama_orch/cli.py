@@ -10,14 +10,18 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
-from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
+from engine_provisioner import cli as provisioning
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
+from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
 from llama_orch.commands.pools import pools
+from llama_orch.commands.reload import reload
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
@@ -26,7 +30,20 @@ from llama_orch.commands.version import version
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
 from llama_orch.output import Output
 
-COMMANDS: tuple[Callable[..., object], ...] = (init, doctor, up, run, pools, tasks, cancel, token, version)
+COMMANDS: tuple[Callable[..., object], ...] = (
+    init,
+    doctor,
+    *provisioning.COMMANDS,
+    up,
+    run,
+    tasks,
+    cancel,
+    pools,
+    drain,
+    reload,
+    token,
+    version,
+)
 HELP = "Local LLM engines on your own NVIDIA GPUs: queue, stream, supervise, provision."
 DEBUG_VARIABLE = "LLORCH_DEBUG"
 
@@ -36,13 +53,29 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="llama-orch", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
+    app.callback()(_root)
     for command in COMMANDS:
         app.command(command.__name__)(command)
     return app
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+def _root(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``llama-orch``; the answer is the exit status."""
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in arguments)
     try:
@@ -58,9 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read standard output has gone; the interpreter must not complain at its end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has gone
         return EXIT_FAILURE
+    except OSError as error:
+        # A file names itself; what has no name is what is written to all the time.
+        where = "standard output" if error.filename is None else os.fsdecode(error.filename)
+        _tell(out, f"{where}: {error.strerror or error}")
+        if error.filename is None:
+            _drop_output()
+        return EXIT_FAILURE
+    except UnicodeEncodeError:
+        _tell(out, "an argument is not UTF-8, and cannot be sent")
+        return EXIT_USAGE
     except Exception as error:
         shown = _usage_error(error)
         if shown is not None:
@@ -70,6 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(out, f"a defect in this program: {type(error).__name__}: {error}")
         _tell(out, f"{DEBUG_VARIABLE}=1 shows where; please report it")
         return EXIT_FAILURE
+
+
+def _open_standard_streams() -> None:
+    """Give a program that was started with closed streams some: none that can be written, so that it is told."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            os.dup2(descriptor, number)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+
+
+def _drop_output() -> None:
+    """What is still to be written goes nowhere: the interpreter must not complain at its end either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status_of(result: object) -> int:

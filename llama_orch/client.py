@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
@@ -21,7 +22,7 @@ import msgspec
 from contracts.base import Message
 from contracts.errors import ErrorBody
 from contracts.events import End, Started, StreamError, Token
-from contracts.pools import Capabilities, PoolHealth, PoolList
+from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.sse import SseError, SseParser, StreamEvent
@@ -88,7 +89,15 @@ class ApiClient:
 
     async def pool_health(self, pool_id: str) -> PoolHealth:
         """How one pool is."""
-        return await self._get(f"/v1/pools/{pool_id}/health", PoolHealth)
+        return await self._get(f"/v1/pools/{_segment(pool_id)}/health", PoolHealth)
+
+    async def drain(self, pool_id: str, deadline_ms: int) -> PoolHealth:
+        """Let running work finish until the deadline, then stop the engine; returns at once."""
+        return await self._post(f"/v1/pools/{_segment(pool_id)}/drain", DrainRequest(deadline_ms=deadline_ms))
+
+    async def reload(self, pool_id: str, model_ref: str) -> PoolHealth:
+        """Serve this model, with the old one serving until then; returns at once."""
+        return await self._post(f"/v1/pools/{_segment(pool_id)}/reload", ReloadRequest(new_model_ref=model_ref))
 
     # --- data plane ---------------------------------------------------------------------------------------------------
 
@@ -99,7 +108,7 @@ class ApiClient:
 
     async def task(self, task_id: str) -> TaskStatus:
         """Where a task is."""
-        return await self._get(f"/v1/tasks/{task_id}", TaskStatus)
+        return await self._get(f"/v1/tasks/{_segment(task_id)}", TaskStatus)
 
     async def tasks(self, state: TaskState | None = None, limit: int = 20) -> TaskList:
         """The most recent tasks, newest first."""
@@ -108,7 +117,7 @@ class ApiClient:
 
     async def cancel(self, task_id: str) -> None:
         """Cancel a task; idempotent."""
-        async with self._request("POST", f"/v1/tasks/{task_id}/cancel"):
+        async with self._request("POST", f"/v1/tasks/{_segment(task_id)}/cancel"):
             pass
 
     def run(self, request: TaskRequest) -> AsyncGenerator[StreamEvent]:
@@ -157,12 +166,16 @@ class ApiClient:
 
     def _open_stream(self, task_id: str, after: int) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         last_seen = {} if after < 0 else {"Last-Event-ID": str(after)}
-        path = f"/v1/tasks/{task_id}/stream"
+        path = f"/v1/tasks/{_segment(task_id)}/stream"
         return self._request("GET", path, accept=EVENT_STREAM, headers=last_seen, limits=STREAM_TIMEOUT)
 
     async def _get(self, path: str, kind: type[Answer], query: dict[str, str] | None = None) -> Answer:
         async with self._request("GET", path, query=query) as response:
             return _decode(await response.read(), kind)
+
+    async def _post(self, path: str, body: DrainRequest | ReloadRequest) -> PoolHealth:
+        async with self._request("POST", path, body=msgspec.json.encode(body)) as response:
+            return _decode(await response.read(), PoolHealth)
 
     @asynccontextmanager
     async def _request(
@@ -233,6 +246,11 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEven
                 yield event
     except SseError as error:
         raise ApiError(UNREACHABLE, str(error), hint="is it orchestratord that listens there?") from error
+
+
+def _segment(text: str) -> str:
+    """What somebody typed, as one segment of a path."""
+    return quote(text, safe="")
 
 
 def _cause(error: BaseException) -> str:

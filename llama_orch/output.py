@@ -62,7 +62,10 @@ class Output:
         if not cells:
             self.line(empty)
         elif self.is_terminal:
-            table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for number, column in enumerate(columns):
+                # What names a row is typed into the next command: it is never cut or broken.
+                table.add_column(column, no_wrap=number == 0, overflow="fold")
             for row in cells:
                 table.add_row(*row)
             Console(file=self._stdout, highlight=False, markup=False).print(table)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.tasks import TaskState, TaskStatus
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import ApiError
 from llama_orch.output import Output
@@ -21,28 +22,36 @@ def cancel(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel tasks; no token follows."""
-    canceled, refused = asyncio.run(_cancel(find_session(config, url), task_ids))
+    """Cancel tasks; no token follows. One that had finished stays as it is."""
+    canceled, finished, refused = asyncio.run(_cancel(find_session(config, url), task_ids))
     out = Output(as_json=as_json)
-    out.data({"canceled": canceled})
+    out.data({"canceled": canceled, "finished": finished})
     for task_id in canceled:
         out.line(f"canceled {task_id}")
+    for task in finished:
+        out.line(f"{task.task_id} had finished already: {task.error_code or task.finish_reason or task.state}")
     if refused:
         for error in refused[:-1]:
             out.note(error.render())
         raise refused[-1]
 
 
-async def _cancel(session: Session, task_ids: Sequence[str]) -> tuple[list[str], list[ApiError]]:
+async def _cancel(session: Session, task_ids: Sequence[str]) -> tuple[list[str], list[TaskStatus], list[ApiError]]:
     """Every task is tried, whatever becomes of the one before."""
     canceled: list[str] = []
+    finished: list[TaskStatus] = []
     refused: list[ApiError] = []
     async with session.client() as client:
         for task_id in task_ids:
             try:
                 await client.cancel(task_id)
+                # Asked afterwards: until the cancel it might still have finished.
+                task = await client.task(task_id)
             except ApiError as error:
                 refused.append(error)
+                continue
+            if task.state in {TaskState.DONE, TaskState.FAILED}:
+                finished.append(task)
             else:
                 canceled.append(task_id)
-    return canceled, refused
+    return canceled, finished, refused

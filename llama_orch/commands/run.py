@@ -28,7 +28,7 @@ from contracts.tasks import (
     Workload,
 )
 from daemon_core.entry import first_leaf
-from daemon_core.errors import EXIT_FAILURE
+from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from llama_orch.client import ApiClient, new_task_id
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
@@ -55,7 +55,7 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     """Ask a model and stream the answer."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = prompt_text(prompt)
 
     def build(model_ref: str) -> TaskRequest:
         return TaskRequest(
@@ -87,6 +87,17 @@ async def _run(session: Session, out: Output, build: Build, model: str | None, p
         except ExceptionGroup as failed:
             raise first_leaf(failed) from None
         return answer.finish(interrupted=interrupts.count > 0)
+
+
+def prompt_text(given: str) -> str:
+    """The prompt, from standard input where it is ``-``. Raises StartupError where it is no UTF-8."""
+    # What was not UTF-8 on the command line came as lone surrogates, one for each byte.
+    raw = sys.stdin.buffer.read() if given == "-" else given.encode(errors="surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        text = f"the prompt is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}"
+        raise StartupError(text, "convert it, for example with: iconv -f latin1 -t utf-8", EXIT_USAGE) from error
 
 
 def default_model(capabilities: Capabilities, pool_id: str | None) -> str:

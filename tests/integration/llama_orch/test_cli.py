@@ -10,9 +10,10 @@ from contracts.config import Profile
 from contracts.errors import ErrorBody, ErrorCode
 from contracts.events import StreamError
 from contracts.pools import Cause, PoolError, PoolState
-from contracts.tasks import Determinism, PlacementMode, Priority, Role, Workload
+from contracts.tasks import Determinism, PlacementMode, Priority, Role, TaskState, Workload
 from daemon_core.config_file import load
 from tests.integration.llama_orch.conftest import Cli, environment, run, started
+from tests.plugins.failures import OperatorSees
 from tests.unit.llama_orch.fake import TEXT, TOKEN, FakeDaemon
 
 
@@ -115,6 +116,15 @@ async def test_tasks_and_cancel(fake: FakeDaemon, cli: Cli) -> None:
     assert fake.canceled.is_set()
 
 
+@pytest.mark.parametrize(("ended", "how"), [(TaskState.DONE, "stop"), (TaskState.FAILED, "WORKER_RESET")])
+async def test_a_task_that_had_finished_is_not_said_to_be_canceled(
+    fake: FakeDaemon, cli: Cli, ended: TaskState, how: str
+) -> None:
+    fake.ended = ended
+    assert await cli("cancel", "t") == (0, f"t had finished already: {how}\n", "")
+    assert json.loads((await cli("cancel", "t", "--json")).stdout)["finished"][0]["state"] == ended
+
+
 async def test_wrong_usage_is_2_and_never_a_traceback(cli: Cli) -> None:
     for arguments in (["pols"], ["run"], ["run", "x", "--seed", "-1"], ["tasks", "--state", "lost"], []):
         done = await cli(*arguments)
@@ -202,3 +212,55 @@ async def test_a_reader_that_leaves_is_no_defect(fake: FakeDaemon, url: str, tmp
     )
     assert await process.communicate() == (b"0 xxxxxxxx", b"")
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("redirection", "name"), [(">/dev/full", "full"), (">&-", "closed")], ids=["full disk", "closed"]
+)
+async def test_output_that_cannot_be_written_is_no_defect(
+    tmp_path: Path, redirection: str, name: str, operator_sees: OperatorSees
+) -> None:
+    for command in ("version", "plan --config config.yaml", "--help"):
+        (tmp_path / "config.yaml").write_text("pools: [{id: a, engine: llamacpp, model: m}]")
+        script = f"'{sys.executable}' -m llama_orch {command} {redirection}"
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", script), stderr=asyncio.subprocess.PIPE, env=environment(tmp_path), cwd=tmp_path
+        )
+        _, stderr = await process.communicate()
+        assert process.returncode == 1
+        operator_sees(f"cli/output-{name}", stderr.decode())
+
+
+async def test_nothing_to_read_from_is_an_empty_prompt(fake: FakeDaemon, url: str, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"'{sys.executable}' -m llama_orch run - <&-"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(tmp_path, LLORCH_URL=url, LLORCH_API_TOKEN=TOKEN),
+    )
+    _, stderr = await process.communicate()
+    assert b"defect" not in stderr
+    assert [request.prompt for request in fake.requests] == [""]
+
+
+async def test_a_prompt_that_is_no_utf_8_is_wrong_usage(url: str, tmp_path: Path, operator_sees: OperatorSees) -> None:
+    for prompt, stdin in ((b"caf\xe9", b""), (b"-", b"caf\xe9")):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable.encode(), b"-m", b"llama_orch", b"run", prompt),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(tmp_path, LLORCH_URL=url, LLORCH_API_TOKEN=TOKEN),
+        )
+        stdout, stderr = await process.communicate(stdin)
+        assert (process.returncode, stdout) == (2, b"")
+        operator_sees("cli/prompt-not-utf-8", stderr.decode())
+
+
+async def test_other_text_that_is_no_utf_8_is_wrong_usage(cli: Cli) -> None:
+    done = await cli("run", "x", "--model", "\udce9")
+    assert (done.status, done.stderr) == (2, "llama-orch: an argument is not UTF-8, and cannot be sent\n")
+
+
+async def test_the_version_is_an_option_too(cli: Cli) -> None:
+    assert await cli("--version") == await cli("version")

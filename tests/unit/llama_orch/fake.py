@@ -55,6 +55,12 @@ class FakeDaemon:
         self.pool_state = PoolState.READY
         self.pool_error: PoolError | None = None
         self.managed = True
+        self.pool_next: list[PoolHealth] = []
+        """How the pool is from one look to the next, once something was asked of it; the last one stays."""
+        self.asked: list[tuple[str, bytes]] = []
+        """What was asked of pools: the path, the body."""
+        self.ended = TaskState.CANCELED
+        """What became of a task that was canceled."""
         self.hold_after: int | None = None
         """How many tokens come before the stream waits for a cancel."""
         self.requests: list[TaskRequest] = []
@@ -70,10 +76,13 @@ class FakeDaemon:
                 web.get("/healthz", self._healthz),
                 web.get("/v1/capabilities", self._capabilities),
                 web.get("/v1/pools", self._pools),
+                web.get("/v1/pools/trial/health", self._pool),
+                web.post("/v1/pools/trial/{verb}", self._ask),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
                 web.post("/v1/tasks/{id}/cancel", self._cancel),
+                web.get("/v1/tasks/{id}", self._task),
             ]
         )
         return app
@@ -116,18 +125,30 @@ class FakeDaemon:
         )
 
     async def _pools(self, request: web.Request) -> web.Response:
-        pool = PoolHealth(
-            pool_id="trial",
-            live=True,
-            ready=self.pool_state is PoolState.READY,
-            draining=False,
-            state=self.pool_state,
-            gates=Gates(),
-            restarts=0,
-            metrics=PoolMetrics(queue_depth=0, active=0, slots=1),
-            last_error=self.pool_error,
-        )
-        return answer(PoolList(pools=(pool,), managed=self.managed))
+        return answer(PoolList(pools=(self.health(),), managed=self.managed))
+
+    async def _pool(self, request: web.Request) -> web.Response:
+        if not self.asked or not self.pool_next:
+            return answer(self.health())
+        return answer(self.pool_next.pop(0) if len(self.pool_next) > 1 else self.pool_next[0])
+
+    async def _ask(self, request: web.Request) -> web.Response:
+        self.asked.append((request.path, await request.read()))
+        return answer(self.health(), 202)
+
+    def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
+        """The one pool."""
+        state = state or self.pool_state
+        chosen: dict[str, object] = {
+            "live": True,
+            "ready": state is PoolState.READY,
+            "draining": state is PoolState.DRAINING,
+            "gates": Gates(),
+            "restarts": 0,
+            "metrics": PoolMetrics(queue_depth=0, active=0, slots=1),
+            "last_error": self.pool_error,
+        }
+        return PoolHealth(pool_id="trial", state=state, model_ref=model_ref, **(chosen | more))  # type: ignore[arg-type]
 
     async def _list(self, request: web.Request) -> web.Response:
         tasks = tuple(
@@ -175,6 +196,22 @@ class FakeDaemon:
     async def _cancel(self, request: web.Request) -> web.Response:
         self.canceled.set()
         return web.Response(status=204)
+
+    async def _task(self, request: web.Request) -> web.Response:
+        task_id = request.match_info["id"]
+        return answer(
+            TaskStatus(
+                task_id=task_id,
+                job_id="j",
+                state=self.ended,
+                priority=Priority.INTERACTIVE,
+                workload=Workload.COMPLETION,
+                model_ref="/haiku.gguf",
+                created_ms=1_700_000_000_000,
+                finish_reason="stop" if self.ended is TaskState.DONE else None,
+                error_code="WORKER_RESET" if self.ended is TaskState.FAILED else None,
+            )
+        )
 
     async def _write(self, request: web.Request, task_id: str, after: int) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

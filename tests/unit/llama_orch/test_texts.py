@@ -116,6 +116,16 @@ def test_a_table_is_columns_in_a_pipe_and_a_table_on_a_terminal() -> None:
     assert (nothing.getvalue(), as_json.getvalue()) == ("none\n", "")
 
 
+def test_what_names_a_row_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    task, model, terminal = "cli-" + "0123456789abcdef" * 2, "hf:org/" + "very-" * 12 + "long.gguf", Terminal()
+    columns = ("TASK", "STATE", "PRIORITY", "POOL", "CREATED", "QUEUED MS", "TOKENS", "MODEL")
+    row = (task, "running", "interactive", "gpu0", "12:00:00", 123456, 12, model)
+    Output(as_json=False, stdout=terminal).table(columns, [row], "none")
+    assert task in terminal.getvalue()
+    assert "…" not in terminal.getvalue()
+
+
 def answer(text: str) -> Answer:
     return Answer(text=text, started=started("t"), end=end(text))
 

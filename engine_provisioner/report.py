@@ -1,0 +1,124 @@
+"""What plan, preflight and ensure found out, as an operator reads it and as a program does.
+
+Decides the words, the exit status and what is left out: what is or looks like a secret is shown as ``***``. Never asks
+a provider anything.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import msgspec
+
+from contracts.base import Message
+from contracts.engines import ContainerRun, Finding, Plan, PreparedEngine
+from contracts.pools import Cause
+from daemon_core.errors import EXIT_FAILURE, EXIT_RETRY
+from daemon_core.redaction import Redactor
+from engine_provisioner.errors import ProvisionError, render
+
+RETRIABLE = frozenset({Cause.ENGINE_FETCH})
+"""What may go away by itself: the network, or the server behind it."""
+
+
+class Failure(Message, frozen=True, kw_only=True):
+    """Why a pool has no engine. ``retriable``: the same command may succeed later."""
+
+    cause: Cause
+    message: str
+    hint: str
+    findings: tuple[Finding, ...] = ()
+    retriable: bool = False
+
+
+class Result(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What a command found out about one pool; only its own field is set, or ``error``."""
+
+    pool_id: str
+    plan: Plan | None = None
+    findings: tuple[Finding, ...] | None = None
+    engine: PreparedEngine | None = None
+    error: Failure | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is in the way."""
+        return self.error is None and not self.findings
+
+
+def failed(pool_id: str, error: ProvisionError) -> Result:
+    """The result for a pool whose provider gave up."""
+    failure = Failure(
+        cause=error.cause,
+        message=error.message,
+        hint=error.hint,
+        findings=error.findings,
+        retriable=error.cause in RETRIABLE,
+    )
+    return Result(pool_id=pool_id, error=failure)
+
+
+def exit_status(results: Sequence[Result]) -> int:
+    """0 where nothing is in the way, 75 where all that is may go away by itself, else 1."""
+    bad = [result for result in results if not result.good]
+    if not bad:
+        return 0
+    return EXIT_RETRY if all(result.error is not None and result.error.retriable for result in bad) else EXIT_FAILURE
+
+
+def readable(result: Result) -> str:
+    """The lines about one pool, without a line break at the end."""
+    return Redactor().text("\n".join(_lines(result)))
+
+
+def document(results: Sequence[Result]) -> str:
+    """The JSON document about all pools."""
+    shown = Redactor().value(msgspec.to_builtins(results))
+    return msgspec.json.format(msgspec.json.encode(shown)).decode()
+
+
+def _lines(result: Result) -> list[str]:
+    name = result.pool_id
+    if result.error is not None:
+        error = result.error
+        failure = ProvisionError(error.cause, error.message, error.hint, error.findings)
+        return [f"{name}: failed", failure.render()]
+    if result.plan is not None:
+        steps = enumerate(result.plan.steps, start=1)
+        return [f"{name}:", *(f"  {number}. {step.detail}" for number, step in steps)]
+    if result.findings is not None:
+        found = result.findings
+        return [f"{name}: {len(found)} found", *map(render, found)] if found else [f"{name}: nothing is in the way"]
+    return [name] if result.engine is None else _engine_lines(name, result.engine)
+
+
+def _engine_lines(name: str, engine: PreparedEngine) -> list[str]:
+    build = engine.build_ref if engine.build_ref != engine.engine_version else None
+    version = " ".join(part for part in (engine.engine_version, build) if part)
+    argv = (*((engine.bin_or_entry,) if engine.bin_or_entry else ()), *engine.args)
+    facts = [
+        ("endpoint", engine.url),
+        *(_container_facts(engine.container) if engine.container else ()),
+        ("command", shlex.join(argv)),
+        ("env", _environment(engine)),
+        ("key", f"a new one at each start, in {engine.key_env}" if engine.key_env and engine.url is None else None),
+        ("digest", engine.engine_digest),
+        ("catalog", engine.engine_catalog_id),
+    ]
+    return [
+        f"{name}: {engine.engine} {version}, mode {engine.provisioning_mode}",
+        *(f"  {label + ':':<9} {value}" for label, value in facts if value),
+    ]
+
+
+def _container_facts(run: ContainerRun) -> list[tuple[str, str | None]]:
+    return [
+        ("image", f"{run.image}@{run.digest}" + (f" (tag {run.tag})" if run.tag else "")),
+        ("runtime", f"{run.runtime}: {run.runtime_reason}"),
+    ]
+
+
+def _environment(engine: PreparedEngine) -> str:
+    redactor = Redactor()
+    return " ".join(f"{name}={redactor.member(name, value)}" for name, value in sorted(engine.env.items()))
