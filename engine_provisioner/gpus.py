@@ -1,6 +1,7 @@
 """The NVIDIA GPUs that the driver shows, and what is missing for a pool that wants some of them.
 
-Decides whether a pool's devices are there. Never falls back: without them a home profile has no engine.
+Decides whether a pool's devices are there. Never falls back: without them a home profile has no engine. How the driver
+is asked is ``engine_provisioner.nvml``'s.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pynvml
 from contracts.config import Pool
 from contracts.engines import Finding
 from contracts.pools import Gpu
+from engine_provisioner.gpu_faults import LostGpu, driver_fault
+from engine_provisioner.nvml import Survey, connected, survey
 
 WHY = "profile home computes on NVIDIA GPUs only, and nothing ever falls back to the CPU"
 
@@ -25,37 +28,34 @@ class GpuUnavailable(Exception):  # noqa: N818 - it says what is the case
         self.hint = hint
 
 
+def survey_gpus() -> Survey:
+    """What NVML shows, with the GPUs that do not work. Blocks for a moment. Raises GpuUnavailable."""
+    try:
+        with connected():
+            return survey()
+    except pynvml.NVMLError as error:
+        raise unavailable(error) from error
+
+
 def visible_gpus() -> tuple[Gpu, ...]:
-    """What NVML shows. Blocks for a moment. Raises GpuUnavailable."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise unavailable(error) from error
-    try:
-        return tuple(_read(index) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError as error:
-        raise unavailable(error) from error
-    finally:
-        pynvml.nvmlShutdown()
+    """The GPUs that work. Blocks for a moment. Raises GpuUnavailable, also where there are only lost ones."""
+    seen = survey_gpus()
+    if seen.lost and not seen.gpus:
+        raise GpuUnavailable("; ".join(gpu.message for gpu in seen.lost), seen.lost[0].hint)
+    return seen.gpus
 
 
 def unavailable(error: pynvml.NVMLError) -> GpuUnavailable:
     """NVML's refusal in the operator's words."""
-    match error.value:
-        case pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
-            return GpuUnavailable(
-                "no NVIDIA driver is installed (libnvidia-ml.so.1 is missing)",
-                "install the NVIDIA driver and reboot, or set profile: trial to look around without a GPU",
-            )
-        case pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
-            return GpuUnavailable("the NVIDIA driver was updated while its old kernel module is loaded", "reboot")
-        case _:
-            text = f"the NVIDIA driver does not work: {error}"
-            return GpuUnavailable(text, "nvidia-smi shows more; is the kernel module loaded (lsmod | grep nvidia)?")
+    fault = driver_fault(error.value, str(error))
+    return GpuUnavailable(fault.message, fault.hint)
 
 
-def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]]) -> tuple[Finding, ...]:
-    """Every device of the pool that is not there. ``gpus`` raises GpuUnavailable."""
+def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]], *, lost: Sequence[LostGpu] = ()) -> tuple[Finding, ...]:
+    """Every device of the pool that is not there. ``gpus`` raises GpuUnavailable.
+
+    ``lost`` are devices that are known not to work, and told already: nothing is said of them.
+    """
     try:
         there = gpus()
     except GpuUnavailable as error:
@@ -63,11 +63,12 @@ def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]]) -> tuple[Finding
     if not there:
         hint = "is the card seated, powered and shown by lspci? nvidia-smi -L lists what the driver sees"
         return (Finding(check="gpu", message="the NVIDIA driver shows no GPU", why=WHY, hint=hint),)
+    named: tuple[Gpu | LostGpu, ...] = (*there, *lost)
     hint = f"set pools[].devices to some of: {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in there)}"
     found = [
         Finding(check="gpu", message=f"pool {pool.id} wants GPU {device}, which is not there", why=WHY, hint=hint)
         for device in pool.devices
-        if not any(_is_named(gpu, device) for gpu in there)
+        if not any(_is_named(gpu, device) for gpu in named)
     ]
     if len({type(device) for device in pool.devices}) > 1:
         text = f"pool {pool.id} names some of its GPUs by index and some by UUID"
@@ -85,19 +86,6 @@ def mask_of(pool: Pool) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
-def _is_named(gpu: Gpu, device: int | str) -> bool:
+def _is_named(gpu: Gpu | LostGpu, device: int | str) -> bool:
     """Whether this is the GPU; CUDA takes the beginning of a UUID, so do we."""
-    return gpu.uuid.startswith(device) if isinstance(device, str) else gpu.index == device
-
-
-def _read(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(
-        index=index,
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        name=pynvml.nvmlDeviceGetName(handle),
-        vram_total_bytes=memory.total,
-        vram_used_bytes=memory.used,
-        driver=pynvml.nvmlSystemGetDriverVersion(),
-    )
+    return (gpu.uuid or "").startswith(device) if isinstance(device, str) else gpu.index == device

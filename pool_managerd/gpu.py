@@ -1,32 +1,44 @@
-"""Asks NVML which GPUs there are, how full and busy they are, and which processes use them.
+"""Asks NVML which GPUs there are, how full and busy they are, which processes use them, and what went wrong with them.
 
-Decides nothing. A machine without a driver is a value that says so, never an exception; so is a driver that goes away.
-The calls block for milliseconds (a sleeping GPU: a second): callers use a thread.
+Decides nothing. A machine without a driver is a value that says so, never an exception; so is a driver that goes away,
+and a GPU that falls off the bus hides no other. The calls block for milliseconds (a sleeping GPU: a second): callers
+use a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol, TypeVar
 
 import pynvml
 
 from contracts.pools import Gpu
-from pool_managerd.devices import DeviceProcess, Inventory
+from engine_provisioner.gpu_faults import OF_THE_DRIVER, DriverFault, LostGpu, driver_fault, label
+from engine_provisioner.nvml import Handle, Identity, ask_each, survey, told
+from pool_managerd.devices import DeviceProcess, EventKind, GpuEvent, Inventory, Untold, settle
+from pool_managerd.xid import explain
 
 _T = TypeVar("_T")
 
+MOST_EVENTS = 256
+"""As many are taken from the driver at a time: a GPU that fails may report without end."""
+
 
 class Gpus(Protocol):
-    """What pool-managerd needs to know of GPUs. Both calls may block; neither raises."""
+    """What pool-managerd needs to know of GPUs. Every call may block; none raises."""
 
     def inventory(self) -> Inventory:
-        """The GPUs with their memory and utilization right now, or why they cannot be listed."""
+        """The GPUs with their memory and utilization right now, and those that are lost, or why none can be listed."""
 
-    def processes(self) -> tuple[DeviceProcess, ...]:
-        """Who has memory on which GPU; empty where that cannot be told."""
+    def processes(self) -> tuple[DeviceProcess | Untold, ...]:
+        """Who has memory on which GPU; ``Untold`` for each GPU where that cannot be told."""
+
+    def events(self) -> tuple[GpuEvent, ...]:
+        """What happened to GPUs since the last call: Xids, new uncorrectable memory errors, GPUs that were lost."""
 
 
 class NvmlGpus:
@@ -36,25 +48,36 @@ class NvmlGpus:
         # NVML counts its initializations; one lock keeps ours and the calls that rely on it together.
         self._lock = threading.Lock()
         self._ready = False
+        self._known: dict[str, Gpu] = {}
+        self._lost: frozenset[str] = frozenset()
+        self._uncorrectable: dict[str, int] = {}
+        self._xids = _XidListener()
 
     def inventory(self) -> Inventory:
         """See ``Gpus``."""
-        found = self._ask(_inventory)
-        return _unavailable(found) if isinstance(found, pynvml.NVMLError) else found
+        found = self._ask(self._survey)
+        if isinstance(found, DriverFault):
+            return Inventory(problem=found.message, hint=found.hint, cause=found.cause)
+        return found
 
-    def processes(self) -> tuple[DeviceProcess, ...]:
+    def processes(self) -> tuple[DeviceProcess | Untold, ...]:
         """See ``Gpus``."""
-        found = self._ask(_processes)
-        return () if isinstance(found, pynvml.NVMLError) else found
+        found = self._ask(self._processes)
+        return (Untold(message=found.message, hint=found.hint),) if isinstance(found, DriverFault) else found
+
+    def events(self) -> tuple[GpuEvent, ...]:
+        """See ``Gpus``. The first call only begins to listen, and tells which known GPUs are lost."""
+        found = self._ask(self._events)
+        return () if isinstance(found, DriverFault) else found  # inventory() says what is wrong with the driver
 
     def close(self) -> None:
         """Let go of the driver."""
         with self._lock:
-            if self._ready:
-                self._ready = False
-                _quietly(pynvml.nvmlShutdown)
+            self._disconnect()
 
-    def _ask(self, question: Callable[[], _T]) -> _T | pynvml.NVMLError:
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[], _T]) -> _T | DriverFault:
         """Ask, connected to the driver; after a failure the next question connects anew."""
         with self._lock:
             try:
@@ -63,58 +86,176 @@ class NvmlGpus:
                     self._ready = True
                 return question()
             except pynvml.NVMLError as error:
-                if self._ready:
-                    self._ready = False
-                    _quietly(pynvml.nvmlShutdown)
-                return error
+                self._disconnect()
+                return driver_fault(error.value, str(error))
+
+    def _disconnect(self) -> None:
+        if self._ready:
+            self._ready = False
+            self._xids.close()
+            _quietly(pynvml.nvmlShutdown)
+
+    # --- the questions; each may raise NVMLError where the driver as a whole fails ------------------------------------
+
+    def _survey(self) -> Inventory:
+        seen = survey()
+        inventory = settle(seen.gpus, seen.lost, self._known)
+        lost = {each.uuid for each in inventory.lost}
+        kept = {uuid: gpu for uuid, gpu in self._known.items() if uuid in lost}
+        self._known = kept | {gpu.uuid: gpu for gpu in inventory.gpus}
+        return inventory
+
+    def _processes(self) -> tuple[DeviceProcess | Untold, ...]:
+        found: list[DeviceProcess | Untold] = []
+        lost: dict[str, LostGpu] = {}
+        for answer in ask_each(_processes_on):
+            if not isinstance(answer, LostGpu):
+                found += answer
+            elif answer.uuid is not None:
+                lost[answer.uuid] = answer
+        # A lost GPU seldom says who it is, and may not even be counted: who is missing, the whole machine shows.
+        others = [each for each in self._survey().lost if each.uuid not in lost]
+        return (
+            *found,
+            *(Untold(uuid=each.uuid, message=each.message, hint=each.hint) for each in (*lost.values(), *others)),
+        )
+
+    def _events(self) -> tuple[GpuEvent, ...]:
+        inventory = self._survey()
+        names = {gpu.uuid: label(gpu.index, gpu.name, gpu.uuid) for gpu in inventory.gpus}
+        names |= {each.uuid: label(each.index, each.name, each.uuid) for each in inventory.lost if each.uuid}
+        handles: dict[str, Handle] = {}
+        ecc: list[GpuEvent] = []
+        for answer in ask_each(_uncorrectable):
+            if isinstance(answer, LostGpu):
+                continue
+            uuid, handle, count = answer
+            handles[uuid] = handle
+            ecc += self._new_errors(uuid, names.get(uuid, uuid), count)
+        xids = [_xid_event(uuid, names.get(uuid, uuid), number) for uuid, number in self._xids.take()]
+        self._xids.listen(handles)
+        lost = [
+            GpuEvent(uuid=each.uuid, kind=EventKind.LOST, message=each.message, hint=each.hint)
+            for each in inventory.lost
+            if each.uuid is not None and each.uuid not in self._lost
+        ]
+        self._lost = frozenset(each.uuid for each in inventory.lost if each.uuid is not None)
+        return (*xids, *ecc, *lost)
+
+    def _new_errors(self, uuid: str, name: str, count: int | None) -> Iterator[GpuEvent]:
+        if count is None:
+            return
+        before = self._uncorrectable.get(uuid, count)
+        self._uncorrectable[uuid] = count
+        if count <= before:  # a driver that starts again counts from 0
+            return
+        new = count - before
+        errors = "1 new uncorrectable memory error" if new == 1 else f"{new} new uncorrectable memory errors"
+        yield GpuEvent(uuid=uuid, kind=EventKind.ECC, number=new, message=f"{name} has {errors}", hint=explain(48).hint)
 
 
-def _inventory() -> Inventory:
-    driver = str(pynvml.nvmlSystemGetDriverVersion())
-    return Inventory(gpus=tuple(_gpu(number, driver) for number in range(pynvml.nvmlDeviceGetCount())))
+class _XidListener:
+    """The driver's event set, with every GPU that reports Xids."""
+
+    def __init__(self) -> None:
+        self._set: Handle | None = None
+        self._devices: dict[int | None, str] = {}
+        """UUIDs by the address of the driver's handle: a lost GPU does not tell its UUID any more."""
+
+    def listen(self, handles: dict[str, Handle]) -> None:
+        """Hear of these GPUs (by UUID). Where a GPU or driver does not report Xids, nothing is heard of it."""
+        devices = {_address(handle): uuid for uuid, handle in handles.items()}
+        if devices == self._devices:
+            return
+        self.close()
+        self._devices = devices
+        with contextlib.suppress(pynvml.NVMLError):
+            self._set = pynvml.nvmlEventSetCreate()
+            for handle in handles.values():
+                _quietly(partial(_register, handle, self._set))
+
+    def take(self) -> tuple[tuple[str, int], ...]:
+        """The Xids since the last call, as UUID and number; each pair once."""
+        found: dict[tuple[str, int], None] = {}
+        for _ in range(MOST_EVENTS):
+            if self._set is None:
+                break
+            try:
+                event = pynvml.nvmlEventSetWait(self._set, 0)
+            except pynvml.NVMLError_Timeout:
+                break
+            except pynvml.NVMLError as error:
+                if error.value in OF_THE_DRIVER:
+                    raise
+                self.close()
+                break
+            uuid = self._devices.get(_address(event.device))
+            if uuid is not None and event.eventType & pynvml.nvmlEventTypeXidCriticalError:
+                found[uuid, int(event.eventData)] = None
+        return tuple(found)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._set is not None:
+            events, self._set = self._set, None
+            _quietly(partial(pynvml.nvmlEventSetFree, events))
+        self._devices = {}
 
 
-def _gpu(number: int, driver: str) -> Gpu:
-    device = pynvml.nvmlDeviceGetHandleByIndex(number)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-    return Gpu(
-        index=number,
-        uuid=str(pynvml.nvmlDeviceGetUUID(device)),
-        name=str(pynvml.nvmlDeviceGetName(device)),
-        vram_total_bytes=int(memory.total),
-        vram_used_bytes=int(memory.used),
-        driver=driver,
-        utilization=_utilization(device),
-    )
+def _register(handle: Handle, events: Handle) -> None:
+    if pynvml.nvmlDeviceGetSupportedEventTypes(handle) & pynvml.nvmlEventTypeXidCriticalError:
+        pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
 
 
-def _utilization(device: Any) -> float | None:  # noqa: ANN401 - an opaque handle
+def _address(handle: Handle) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
+
+
+def _processes_on(handle: Handle, identity: Identity) -> tuple[DeviceProcess | Untold, ...]:
     try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu) / 100
-    except pynvml.NVMLError_NotSupported:
-        return None
-
-
-def _processes() -> tuple[DeviceProcess, ...]:
-    found = []
-    for number in range(pynvml.nvmlDeviceGetCount()):
-        device = pynvml.nvmlDeviceGetHandleByIndex(number)
-        uuid = str(pynvml.nvmlDeviceGetUUID(device))
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(device):
-            used = process.usedGpuMemory
-            found.append(DeviceProcess(uuid=uuid, pid=int(process.pid), used_bytes=None if used is None else int(used)))
-    return tuple(found)
-
-
-def _unavailable(error: Exception) -> Inventory:
-    missing = isinstance(error, pynvml.NVMLError_LibraryNotFound)
-    problem = "the NVIDIA driver's library libnvidia-ml.so.1 is not there" if missing else f"NVML says: {error}"
-    hint = (
-        "install the NVIDIA driver"
-        if missing
-        else "nvidia-smi says more; after a driver update the machine must restart"
+        processes = _running(handle)
+    except pynvml.NVMLError as error:
+        if error.value in OF_THE_DRIVER or error.value in _NOT_THERE:
+            raise
+        name = label(identity.index, identity.name, identity.uuid)
+        message = f"{name} does not tell which processes use it: {error}"
+        hint = "nvidia-smi shows whether it tells root; a driver that never does cannot prove that an engine is on it"
+        return (Untold(uuid=identity.uuid, message=message, hint=hint),)
+    return tuple(
+        DeviceProcess(
+            uuid=identity.uuid,
+            pid=int(process.pid),
+            used_bytes=None if process.usedGpuMemory is None else int(process.usedGpuMemory),
+        )
+        for process in processes
     )
-    return Inventory(problem=problem, hint=f"{hint}, or set profile: trial to look around without a GPU")
+
+
+_NOT_THERE = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
+
+
+def _running(handle: Handle) -> list[Handle]:
+    try:
+        return list(pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle))
+    except pynvml.NVMLError_FunctionNotFound:  # drivers before 510
+        return list(pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle))
+
+
+def _uncorrectable(handle: Handle, identity: Identity) -> tuple[str, Handle, int | None]:
+    """A GPU with the uncorrectable memory errors since its driver started; None where it does not count them."""
+    count = told(
+        lambda device: pynvml.nvmlDeviceGetTotalEccErrors(
+            device, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        ),
+        handle,
+    )
+    return identity.uuid, handle, None if count is None else int(count)
+
+
+def _xid_event(uuid: str, name: str, number: int) -> GpuEvent:
+    xid = explain(number)
+    message = f"{name} reports Xid {number}: {xid.meaning}"
+    return GpuEvent(uuid=uuid, kind=EventKind.XID, number=number, fatal=xid.fatal, message=message, hint=xid.hint)
 
 
 def _quietly(call: Callable[[], object]) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contracts.config import Mode, Profile
 from engine_provisioner.gpus import gpu_findings
 from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
-from llama_orch.gpus import NoGpuError, list_gpus
+from llama_orch.gpus import NoGpuError, look_at_gpus
 
 CHECK = "gpus"
 GIB = 1 << 30
+GPU_ONLY = "profile home is GPU only: no engine starts without one, and nothing falls back to the CPU"
 
 
 async def check(machine: Machine) -> Sequence[Result]:
@@ -20,15 +21,17 @@ async def check(machine: Machine) -> Sequence[Result]:
     if config is not None and config.profile is Profile.TRIAL:
         return [skipped(CHECK, "profile trial needs none")]
     try:
-        gpus = await asyncio.to_thread(list_gpus)
+        seen = await asyncio.to_thread(look_at_gpus)
     except NoGpuError as error:
-        why = "profile home is GPU only: no engine starts without one, and nothing falls back to the CPU"
-        return [failed(CHECK, error.message, why, error.hint or "install NVIDIA's driver")]
+        return [failed(CHECK, error.message, GPU_ONLY, error.hint or "install NVIDIA's driver")]
+    lost = [failed(CHECK, gpu.message, GPU_ONLY, gpu.hint) for gpu in seen.lost]
+    if not seen.gpus:
+        return lost
     pools = () if config is None else tuple(pool for pool in config.pools if pool.mode is not Mode.EXTERNAL)
     missing = [
         failed(CHECK, finding.message, finding.why, finding.hint)
         for pool in pools
-        for finding in gpu_findings(pool, lambda: gpus)
+        for finding in gpu_findings(pool, lambda: seen.gpus, lost=seen.lost)
     ]
-    names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in gpus)
-    return missing or [ok(CHECK, f"driver {gpus[0].driver}; {names}")]
+    names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in seen.gpus)
+    return lost + missing or [ok(CHECK, f"driver {seen.gpus[0].driver}; {names}")]
