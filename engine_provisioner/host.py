@@ -13,10 +13,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from catalog_core.engines import EngineCatalogStore
 from contracts.base import Message
@@ -31,7 +32,8 @@ _log = logging.getLogger(__name__)
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a command's output that are kept."""
 
-_CHUNK = 1024 * 1024
+LINE_LIMIT = 4096
+"""Bytes of a line that a reader of lines gets to see."""
 
 
 class CommandError(Exception):
@@ -50,6 +52,28 @@ class CommandResult(Message, frozen=True, kw_only=True):
         return next((line.strip() for line in reversed(self.output.splitlines()) if line.strip()), "(it said nothing)")
 
 
+class Resources(Message, frozen=True, kw_only=True):
+    """What a build may use: processors, and bytes of memory that are free (None: not known)."""
+
+    cores: int
+    memory_bytes: int | None
+
+
+def resources() -> Resources:
+    """The processors that this process may run on, and the memory that is available without swapping."""
+    memory = None
+    with suppress(OSError, ValueError):
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        memory = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:"))
+    return Resources(cores=len(os.sched_getaffinity(0)), memory_bytes=memory)
+
+
+def free_bytes(path: Path) -> int:
+    """What the disk that a path is on, or will be, has free. Raises OSError."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
 def unix_ms() -> int:
     """Wall-clock time in Unix milliseconds: a person reads it in the catalog."""
     return time.time_ns() // 1_000_000
@@ -63,7 +87,7 @@ class Host:
     catalog: EngineCatalogStore
     cache: Path
     """Below it every engine has a directory of its own: sources, builds, downloads."""
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     workdir: Path | None = None
     """Where engines run; None leaves it to whoever starts them."""
     now_ms: Callable[[], int] = unix_ms
@@ -71,6 +95,9 @@ class Host:
     """Raises GpuUnavailable. Called in a thread."""
     python: Path = field(default_factory=lambda: Path(sys.executable))
     os_release: Path = Path("/etc/os-release")
+    resources: Callable[[], Resources] = resources
+    free_bytes: Callable[[Path], int] = free_bytes
+    """Raises OSError."""
 
     def require_outbound(self, url: str) -> None:
         """See that policy lets an address be reached; every ruling is logged. Raises ProvisionError."""
@@ -87,33 +114,47 @@ class Host:
         return Path(found) if found else None
 
     async def run(
-        self, argv: tuple[str, ...], *, timeout_s: float, env: Mapping[str, str] | None = None
+        self,
+        argv: tuple[str, ...],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | None = None,
+        log: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        keep_open: tuple[int, ...] = (),
     ) -> CommandResult:
         """Run a command to its end without input. It and its children are gone afterwards, whatever happens.
 
+        ``env`` is added to the environment; None takes a variable out of it. ``log`` is a file to which all output is
+        appended, ``on_line`` takes each line as it comes, ``keep_open`` are descriptors that the command inherits.
         Raises CommandError where it cannot be started or takes longer than ``timeout_s``.
         """
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={**self.environ, **(env or {})},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(timeout_s):
-                output = await _bounded(process.stdout)
-                status = await process.wait()
-        except TimeoutError as error:
-            raise CommandError(f"{argv[0]} did not answer within {timeout_s:g} s") from error
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        chosen = {**self.environ, **(env or {})}
+        with ExitStack() as stack:
+            file = stack.enter_context(log.open("ab")) if log else None
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env={name: value for name, value in chosen.items() if value is not None},
+                    cwd=cwd,
+                    start_new_session=True,
+                    pass_fds=keep_open,
+                )
+            except OSError as error:
+                raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
+            try:
+                async with asyncio.timeout(timeout_s):
+                    output = await _bounded(process.stdout, file, on_line)
+                    status = await process.wait()
+            except TimeoutError as error:
+                raise CommandError(f"{argv[0]} did not answer within {timeout_s:g} s") from error
+            finally:
+                _end_session(process.pid)
+                await process.wait()
         return CommandResult(status=status, output=output)
 
     def distribution(self) -> Mapping[str, str]:
@@ -126,12 +167,49 @@ class Host:
         return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
 
 
-async def _bounded(stream: asyncio.StreamReader | None) -> str:
+async def _bounded(
+    stream: asyncio.StreamReader | None, log: IO[bytes] | None, on_line: Callable[[str], None] | None
+) -> str:
     """All of a stream, of which the first OUTPUT_LIMIT bytes are kept: who reads no further blocks the writer."""
     kept = bytearray()
+    line = b""
     while stream is not None and (chunk := await stream.read(65_536)):
         kept += chunk[: OUTPUT_LIMIT - len(kept)]
+        if log is not None:
+            log.write(chunk)
+            log.flush()
+        if on_line is not None:
+            *whole, line = (line + chunk).split(b"\n")
+            line = line[:LINE_LIMIT]
+            for each in whole:
+                on_line(each[:LINE_LIMIT].decode(errors="replace").rstrip("\r"))
+    if on_line is not None and line:
+        on_line(line.decode(errors="replace"))
     return kept.decode(errors="replace")
+
+
+def _end_session(leader: int) -> None:
+    """Kill the processes that a command started, also those in groups of their own: ninja gives each job one."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    killed = {leader}
+    while found := set(_session(leader)) - killed:  # again, for what was started meanwhile
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+
+
+def _session(leader: int) -> Iterator[int]:
+    """The processes of a session that have not ended."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            # The command's name stands in parentheses and may hold any byte; the fields after it are plain.
+            state, _, _, session, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if int(session) == leader and state not in {"Z", "X"}:
+                yield int(entry.name)
 
 
 async def sha256_of(path: Path) -> str:

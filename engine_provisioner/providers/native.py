@@ -45,6 +45,12 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """The file whose bytes are this engine."""
     engine_version: str | None = None
     """Where something else than the program knows it better."""
+    build_ref: str | None = None
+    """As engine_version."""
+    build_flags: tuple[str, ...] = ()
+    """What it was built with, where that is known."""
+    digest: str | None = None
+    """The sha256 of digest_of, where it has just been computed."""
     flags: frozenset[str] | None = None
     """The flags it has, where they need not be asked for."""
     wanted_version: str | None = None
@@ -157,8 +163,9 @@ class NativeProvider:
             id=catalog_id(pool, digest),
             engine=pool.engine,
             version=program.engine_version or version.release,
-            build_ref=version.build_ref,
+            build_ref=program.build_ref or version.build_ref,
             digest=digest,
+            build_flags=program.build_flags,
             artifacts=(str(program.digest_of),),
         )
         await record(self._host, entry)
@@ -191,6 +198,8 @@ class NativeProvider:
 
     async def _identify(self, program: Program) -> str:
         """The digest of the program. Raises ProvisionError."""
+        if program.digest is not None:
+            return program.digest
         try:
             return await sha256_of(program.digest_of)
         except OSError as error:

@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-from engine_provisioner.host import OUTPUT_LIMIT, CommandError, CommandResult, sha256_of, unix_ms
+from engine_provisioner.host import (
+    LINE_LIMIT,
+    OUTPUT_LIMIT,
+    CommandError,
+    CommandResult,
+    free_bytes,
+    resources,
+    sha256_of,
+    unix_ms,
+)
 from tests.unit.engine_provisioner.conftest import MakeHost
 
 SHELL = "/bin/sh"
@@ -83,3 +94,53 @@ async def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 def test_the_clock_counts_milliseconds_since_1970() -> None:
     assert unix_ms() > 1_700_000_000_000
+
+
+async def test_lines_are_seen_as_they_come_and_kept_in_a_log(make_host: MakeHost, tmp_path: Path) -> None:
+    seen: list[str] = []
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    result = await make_host().run(
+        (SHELL, "-c", "echo one; printf 'two\\r\\n'; printf three"), timeout_s=5, log=log, on_line=seen.append
+    )
+    assert seen == ["one", "two", "three"]
+    assert log.read_bytes().decode() == f"before\n{result.output}"
+    seen.clear()
+    await make_host().run((SHELL, "-c", "/usr/bin/head -c 3000000 /dev/zero"), timeout_s=10, on_line=seen.append)
+    assert [len(line) for line in seen] == [LINE_LIMIT]
+
+
+async def test_a_variable_can_be_taken_out_and_a_place_given(make_host: MakeHost, tmp_path: Path) -> None:
+    host = make_host(environ={"A": "1", "B": "1"})
+    result = await host.run((SHELL, "-c", 'echo "${A-none}$B"; pwd'), timeout_s=5, env={"A": None}, cwd=tmp_path)
+    assert result.output == f"none1\n{tmp_path}\n"
+
+
+async def test_a_descriptor_can_be_inherited(make_host: MakeHost, tmp_path: Path) -> None:
+    with (tmp_path / "held").open("w") as file:
+        await make_host().run(
+            (SHELL, "-c", f"echo x > /proc/self/fd/{file.fileno()}"), timeout_s=5, keep_open=(file.fileno(),)
+        )
+    assert (tmp_path / "held").read_text() == "x\n"
+
+
+async def test_a_cancelled_command_takes_the_groups_it_made_along(make_host: MakeHost, tmp_path: Path) -> None:
+    """As ninja's jobs are: in a group of their own, which a signal to ninja's does not reach."""
+    fifo = tmp_path / "started"
+    os.mkfifo(fifo)
+    script = "import os, signal, sys; os.setpgid(0, 0); open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
+    async with asyncio.TaskGroup() as group:
+        argv = (SHELL, "-c", f'{sys.executable} -c "$0" {fifo} & wait', script)
+        task = group.create_task(make_host().run(argv, timeout_s=60))
+        pid = int(await asyncio.to_thread(fifo.read_text))
+        assert os.getpgid(pid) == pid
+        task.cancel()
+    await has_ended(pid)
+
+
+def test_what_this_machine_has_is_known(tmp_path: Path) -> None:
+    found = resources()
+    assert found.cores == len(os.sched_getaffinity(0))
+    assert found.memory_bytes is not None
+    assert found.memory_bytes > 1 << 20
+    assert free_bytes(tmp_path / "not" / "yet") == shutil.disk_usage(tmp_path).free
