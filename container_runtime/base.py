@@ -6,7 +6,7 @@ how either of them is asked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import msgspec
@@ -70,7 +70,7 @@ class ContainerRuntime(Protocol):
     async def stop(self, handle: ContainerHandle, *, timeout_ms: int) -> None:
         """TERM, wait, KILL, remove. Nothing of it is left; a container that is gone already is no error."""
 
-    def logs(self, handle: ContainerHandle, *, follow: bool) -> AsyncIterator[str]:
+    def logs(self, handle: ContainerHandle, *, follow: bool) -> AsyncGenerator[str, None]:
         """Its output from the beginning, line by line, secrets redacted, long lines cut.
 
         With ``follow`` it ends when the container does. Close it (``contextlib.aclosing``) to stop earlier.

@@ -1,4 +1,7 @@
-"""Chooses the runtime of this machine: rootless podman where it works, else docker, and says why."""
+"""Chooses the runtime of this machine: rootless podman where it works, else docker, and says why.
+
+Never runs a container, and never mends anything.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from collections.abc import Mapping
 import msgspec
 
 from container_runtime.base import ContainerRuntime, Detection, Redact
+from container_runtime.detection import INSTALL_PODMAN
+from container_runtime.docker import DockerRuntime
+from container_runtime.errors import ContainerError, RuntimeCause
+from container_runtime.podman import PodmanRuntime
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The runtime that is used, why that one, and what was seen of each."""
+    """The runtime that is used, why that one, and what was seen of each that was looked at."""
 
     runtime: ContainerRuntime
     reason: str
@@ -19,9 +26,33 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 async def choose(environ: Mapping[str, str], redact: Redact) -> Choice:
     """The runtime to use. Raises ContainerError with NO_RUNTIME, both reasons and the mend where neither works."""
-    raise NotImplementedError
+    podman = PodmanRuntime(environ, redact)
+    first = await podman.detect()
+    if first.usable:
+        return Choice(runtime=podman, reason=first.reason, detections=(first,))
+    docker = DockerRuntime(environ, redact)
+    second = await docker.detect()
+    if second.usable:
+        reason = f"{second.reason}; rootless podman comes first, but: {first.reason}"
+        return Choice(runtime=docker, reason=reason, detections=(first, second))
+    hints = dict.fromkeys(hint for hint in (first.hint or INSTALL_PODMAN, second.hint) if hint)
+    raise ContainerError(
+        RuntimeCause.NO_RUNTIME,
+        f"no container runtime works here: {first.reason}; {second.reason}",
+        "; or ".join(hints),
+    )
 
 
 def runtime_named(name: str, environ: Mapping[str, str], redact: Redact) -> ContainerRuntime:
     """The runtime that a handle or a prepared engine names. Raises ContainerError with NO_RUNTIME for another name."""
-    raise NotImplementedError
+    match name:
+        case "podman":
+            return PodmanRuntime(environ, redact)
+        case "docker":
+            return DockerRuntime(environ, redact)
+        case _:
+            raise ContainerError(
+                RuntimeCause.NO_RUNTIME,
+                f"{name!r} is no container runtime that is known here",
+                "podman and docker are",
+            )

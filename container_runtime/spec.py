@@ -22,6 +22,12 @@ LABELS = (LABEL_POOL, LABEL_REPLICA, LABEL_ENGINE)
 LABEL_START = "llama-orch.start"
 """Another value at each start: by this a start that failed half-way is cleared away. Given by the runtime alone."""
 
+STEERS_CLIENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|XDG_[A-Z_]+|DBUS_SESSION_BUS_ADDRESS|STORAGE_(DRIVER|OPTS)|REGISTRY_AUTH_FILE"
+    r"|CONTAINER_(HOST|CONNECTION|SSHKEY|PASSPHRASE)|CONTAINERS_[A-Z_]*CONF(_OVERRIDE)?|_[A-Z_]+|LD_[A-Z_]+|GO[A-Z]+"
+    r"|DOCKER_(HOST|CONTEXT|CONFIG|TLS|TLS_VERIFY|CERT_PATH|API_VERSION|CONTENT_TRUST[A-Z_]*)"
+)
+"""The variables that change what a runtime's own client does, so their values cannot travel in its environment."""
 _CDI = re.compile(r"[a-z0-9.-]+/[a-z0-9_.-]+=[A-Za-z0-9_.:-]+")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
@@ -255,5 +261,9 @@ def _check_env(spec: ContainerSpec) -> None:
     for name in names:
         if not _ENV_NAME.fullmatch(name):
             raise SpecError("env", f"{name!r} is no name of an environment variable")
+    if any("\0" in value or "\n" in value for value in spec.env.values()):
+        raise SpecError("env", "a value holds a line break or a zero byte")
+    if spec.key_env and STEERS_CLIENT.fullmatch(spec.key_env):
+        raise SpecError("env", f"{spec.key_env} is read by the runtime's own client and cannot carry the key")
     if spec.key_env in spec.env:
         raise SpecError("env", f"{spec.key_env} carries the key, which never stands in a specification")

@@ -14,6 +14,10 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 LABHOST = HERE / "labhost"
+# Hooks: a registry on 127.0.0.1:5000, and one on 127.0.0.1:5002 that wants a login; a docker daemon that the host's
+# user may talk to. containers.sh has the functions for scripts that use them.
+REGISTRY = HERE / "registry.hook"
+DOCKER = HERE / "docker.hook"
 # Starting the host and collecting its journal, on top of the script's own time.
 OVERHEAD_S = 45
 
@@ -27,6 +31,15 @@ EVIDENCE = {
     "iproute2": Path("/bin/ip"),
     "procps": Path("/usr/bin/pgrep"),
     "curl": Path("/usr/bin/curl"),
+    "podman": Path("/usr/bin/podman"),
+    "crun": Path("/usr/bin/crun"),
+    "netavark": Path("/usr/lib/podman/netavark"),
+    "slirp4netns": Path("/usr/bin/slirp4netns"),
+    "catatonit": Path("/usr/bin/catatonit"),
+    "docker.io": Path("/usr/sbin/dockerd"),
+    "iptables": Path("/usr/sbin/iptables"),
+    "docker-registry": Path("/usr/bin/docker-registry"),
+    "busybox-static": Path("/bin/busybox"),
 }
 
 
@@ -80,11 +93,14 @@ class Outcome:
 class Lab:
     """Runs scripts, each on a new host."""
 
-    def run(self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | None = None) -> Outcome:
+    def run(
+        self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | tuple[Path, ...] | None = None
+    ) -> Outcome:
         """Runs a bash script as the host's user and returns its outcome, whatever it is.
 
         The script has the functions of lib.sh, stops at the first failing command, and finds the variables CHECKOUT,
-        PREFIX (the venv) and PYTHON. After `limit_s` it is ended with status 124. `hook` runs as root before it.
+        PREFIX (the venv) and PYTHON. After `limit_s` it is ended with status 124. A `hook`, or several of them one
+        after the other, runs as root before it.
         """
         with TemporaryDirectory(prefix="lab-") as scratch:
             journal = Path(scratch, "journal")
@@ -95,8 +111,8 @@ class Lab:
             options = ["--limit", str(limit_s), "--gpus", str(gpus), "--journal", str(journal), "--show", str(code)]
             for path in readable_paths():
                 options += ["--show", str(path)]
-            if hook is not None:
-                options += ["--hook", str(hook)]
+            for path in (hook,) if isinstance(hook, Path) else hook or ():
+                options += ["--hook", str(path)]
             # The host ends with this process, even when that is killed.
             done = subprocess.run(
                 ["setpriv", "--pdeathsig", "TERM", str(LABHOST), *options, "--", "bash", str(code)],
@@ -114,7 +130,9 @@ class Lab:
                 journal=journal.read_text(errors="replace") if journal.exists() else "",
             )
 
-    def check(self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | None = None) -> Outcome:
+    def check(
+        self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | tuple[Path, ...] | None = None
+    ) -> Outcome:
         """As `run`, for a script that must succeed."""
         outcome = self.run(script, limit_s=limit_s, gpus=gpus, hook=hook)
         assert outcome.rc == 0, str(outcome)
