@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from contracts.config import MODES, TRIAL_WHEEL, Engine, Mode, Pool, Profile, SourceBuild
 from contracts.engines import Plan, PlanStep
 from contracts.pools import Cause
+from engine_provisioner.container_engines import image_of, image_text
 from engine_provisioner.errors import ProvisionError
 
 
@@ -201,14 +202,19 @@ def _source_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
 
 
 def _container_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
-    container = pool.provisioning.container
-    image = container.image if container else f"the default image of {pool.engine}"
-    return (
+    image = image_of(pool, profile)
+    fetch = f"pull {image_text(image)}, unless it is here" if image else "pull the image (provisioning.container)"
+    steps = [
         _check_step(pool, profile),
         PlanStep(kind=StepKind.FIND, detail="find a container runtime that works: rootless podman, else docker"),
-        PlanStep(kind=StepKind.FETCH, detail=f"pull {image}"),
-        _RECORD,
-    )
+        PlanStep(kind=StepKind.FETCH, detail=fetch),
+    ]
+    if pool.engine is Engine.TRITON:
+        steps.append(PlanStep(kind=StepKind.WRITE, detail=f"write the model repository of pool {pool.id}"))
+    if profile is Profile.HOME:
+        text = "check that a container of it sees the GPUs of the pool, and no other"
+        steps.append(PlanStep(kind=StepKind.VERIFY, detail=text))
+    return (*steps, _RECORD)
 
 
 def _external(pool: Pool) -> tuple[PlanStep, ...]:

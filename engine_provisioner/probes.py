@@ -15,21 +15,25 @@ from contracts.engines import HttpProbe
 _encode = msgspec.json.encode
 
 
-def health_of(engine: Engine) -> HttpProbe:
-    """Answers 200 when the engine takes requests."""
+def health_of(engine: Engine, *, loaded: str | None = None) -> HttpProbe:
+    """Answers 200 when the engine takes requests.
+
+    ``loaded`` is the model's name inside the engine, where we gave it one (Triton).
+    """
     match engine:
         case Engine.LLAMACPP | Engine.VLLM | Engine.TGI:
             return HttpProbe(path="/health")
         case Engine.TRITON:
-            return HttpProbe(path="/v2/health/ready")
+            # Of the model rather than of the server: a model whose engine died leaves the server ready.
+            return HttpProbe(path=f"/v2/models/{loaded}/ready" if loaded else "/v2/health/ready")
         case Engine.OPENAI:
             return HttpProbe(path="/v1/models")
         case _:
             assert_never(engine)
 
 
-def generation_of(engine: Engine, model: str) -> HttpProbe | None:
-    """One token, as the cheapest proof that a model computes.
+def generation_of(engine: Engine, model: str, *, loaded: str | None = None) -> HttpProbe | None:
+    """One token, as the cheapest proof that a model computes. ``loaded`` as in ``health_of``.
 
     None where that cannot be asked for without knowing the deployment, or would be charged to somebody.
     """
@@ -42,7 +46,10 @@ def generation_of(engine: Engine, model: str) -> HttpProbe | None:
             return _post("/v1/completions", {"model": model, "prompt": "a", "max_tokens": 1})
         case Engine.TGI:
             return _post("/generate", {"inputs": "a", "parameters": {"max_new_tokens": 1}})
-        case Engine.TRITON | Engine.OPENAI:
+        case Engine.TRITON:
+            body: dict[str, object] = {"text_input": "a", "parameters": {"max_tokens": 1, "temperature": 0}}
+            return _post(f"/v2/models/{loaded}/generate", body) if loaded else None
+        case Engine.OPENAI:
             return None
         case _:
             assert_never(engine)
