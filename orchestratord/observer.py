@@ -114,10 +114,14 @@ class Observer:
         if old is not None and new.restarts > old.restarts:
             cause = new.last_error.cause if new.last_error else "unknown"
             self._metrics.restarts.labels(entry.id, cause).inc(new.restarts - old.restarts)
+        extra = {"pool_id": entry.id, "engine": new.engine, "engine_version": version_of(entry)}
         if old is None or old.state is not new.state:
             why = f": {new.last_error.message}" if new.last_error and new.state in FAILING else ""
-            extra = {"pool_id": entry.id, "engine": new.engine, "engine_version": version_of(entry)}
             pool_log.info("pool %s is %s%s", entry.id, new.state, why, extra=extra)
+        elif new.ready and old.model_ref != new.model_ref:
+            pool_log.info("pool %s serves %s now, no longer %s", entry.id, new.model_ref, old.model_ref, extra=extra)
+        elif new.ready and new.last_error is not None and old.last_error != new.last_error:
+            pool_log.warning("pool %s: %s", entry.id, new.last_error.message, extra=extra)
 
 
 def _run_labels(task: Task) -> tuple[str, str, str, str]:

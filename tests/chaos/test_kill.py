@@ -44,18 +44,45 @@ async def test_an_engine_killed_mid_stream_gives_one_error_at_once_and_the_pool_
 
 
 @pytest.mark.req("PM-07")
-async def test_a_manager_killed_leaves_no_orphan_after_its_restart(lab: Installation) -> None:
+async def test_a_stream_and_its_engine_outlive_their_manager(lab: Installation) -> None:
     engine = lab.engine_pid()
-    await lab.manager.kill()
-    assert alive(engine)  # the engine outlives its manager; the next manager must deal with it
+    strict = LONG | {"determinism": "strict"}
+    undisturbed = text_of(await lab.run(strict))
+    received = b""
     seen = len(lab.orchestrator.lines)
-    await lab.manager.start()
-    await lab.orchestrator.logged("pool trial is ready", since=seen)
-    assert not alive(engine)
+    async with lab.streaming(strict) as response:
+        async for chunk in response.content.iter_any():
+            if not received:
+                await lab.manager.kill()
+                await lab.manager.start()
+                await lab.orchestrator.logged("pool trial is ready", since=seen)
+            received += chunk
+    events = parse_events(received)
+    assert events[-1][0] == "end"
+    assert text_of(events) == undisturbed
+    assert (lab.engine_pid(), alive(engine)) == (engine, True)
     assert (await lab.run({"prompt": "and then", "max_tokens": 4}))[-1][0] == "end"
-    last = lab.engine_pid()
     assert await lab.manager.kill(signal.SIGTERM) == 0
-    assert not alive(last)
+    assert not alive(engine)
+
+
+@pytest.mark.req("PM-04")
+async def test_a_reload_breaks_no_stream_and_turns_no_task_away(lab: Installation, tmp_path: Path) -> None:
+    old = lab.engine_pid()
+    other = tmp_path / "other.gguf"
+    other.write_bytes(Path(await lab.model_id()).read_bytes())
+    seen = len(lab.orchestrator.lines)
+    async with lab.streaming(LONG) as running:
+        await running.content.readany()
+        body = {"new_model_ref": str(other)}
+        async with lab.http.post(f"/v1/pools/{lab.pool_id}/reload", json=body) as response:
+            assert response.status == 202
+        await lab.orchestrator.logged("pool trial serves", str(other), since=seen)
+        assert await lab.model_id() == str(other)
+        assert alive(old)
+        assert parse_events(await running.read())[-1][0] == "end"
+    events = await lab.run({"prompt": "and then", "max_tokens": 4})
+    assert events[-1][0] == "end"
 
 
 async def test_tasks_wait_while_a_crashed_engine_comes_back(lab: Installation) -> None:
