@@ -38,10 +38,25 @@ def ruling_on(url: str, outbound: Outbound) -> Ruling:
         for pattern in rules:
             if _matches(pattern, scheme, host):
                 return Ruling(allowed=allowed, host=host, rule=f"policy.outbound.{name}: {pattern}")
-    if is_loopback(host) or (scheme in _LOCAL and not host):
+    if _is_here(scheme, host):
         return Ruling(allowed=True, host=host, rule="it is this machine")
     allowed = outbound.default is Verdict.ALLOW
     return Ruling(allowed=allowed, host=host, rule=f"policy.outbound.default: {outbound.default}")
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether a URL leads no further than this machine: a file, or a loopback address."""
+    try:
+        return _is_here(*_place(url))
+    except ValueError:
+        return False
+
+
+def _is_here(scheme: str, host: str) -> bool:
+    if not host:
+        return scheme in _LOCAL
+    # Whoever connects to an unspecified address reaches this machine.
+    return is_loopback(host) or host.endswith(".localhost") or host in {"0.0.0.0", "::"}  # noqa: S104 - none is bound
 
 
 _LOCAL = frozenset({"", "file"})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from contracts.config import Outbound, Verdict
-from daemon_core.outbound import Ruling, ruling_on
+from daemon_core.outbound import Ruling, is_this_machine, ruling_on
 
 CLOSED = Outbound(default=Verdict.DENY)
 
@@ -228,7 +228,11 @@ def test_what_a_pattern_matches(pattern: str, url: str, matches: bool) -> None:
     [
         ("http://127.0.0.1:8080/x", "127.*"),
         ("http://[::1]/x", "::1"),
-        ("http://localhost/x", "localhost"),
+        ("http://localhost./x", "localhost"),
+        ("http://a.localhost/x", "*.localhost"),
+        ("http://0.0.0.0/x", "0.0.0.0"),  # noqa: S104 - nothing is bound
+        ("http://[::]/x", "::"),
+        ("http://[::ffff:127.0.0.1]/x", "127.*"),
         ("file:///srv/x", "file:"),
         ("file://localhost/srv/my file", "localhost"),
     ],
@@ -236,11 +240,14 @@ def test_what_a_pattern_matches(pattern: str, url: str, matches: bool) -> None:
 def test_this_machine_is_closed_by_name_only(url: str, pattern: str) -> None:
     assert ruling_on(url, CLOSED).rule == "it is this machine"
     assert ruling_on(url, CLOSED).allowed
+    assert is_this_machine(url)
     assert not allowed(url, deny=(pattern,))
 
 
-def test_a_path_is_this_machine() -> None:
+def test_a_path_is_this_machine_and_nothing_else_is() -> None:
     assert ruling_on("/srv/git/llama.cpp", CLOSED).allowed
+    for url in ("https://a.org", "https://localhost.org", "file://a.org/x", "hf:a/b", "https://128.0.0.1", "", "\n"):
+        assert not is_this_machine(url)
 
 
 @given(st.text() | tricky)
