@@ -40,10 +40,12 @@ from pool_managerd.life import Life
 from pool_managerd.owner import Owner
 from pool_managerd.probe import Prober, Timing
 from pool_managerd.process import KILL_WAIT_S
+from pool_managerd.room import Room
 from pool_managerd.rpc_methods import NAME, PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
 from pool_managerd.supervisor import SupervisedPool, Supervisor
+from pool_managerd.vram_memory import VramMemory
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
@@ -136,6 +138,7 @@ def assemble(
         models=models,
         prober=Prober(client, timing),
         gpus=gpus,
+        room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
         files=files,
         hub=hub,

@@ -21,7 +21,7 @@ from container_runtime.spec import ContainerHandle
 from contracts.config import Mode, Pool, Profile
 from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
-from pool_managerd import devices, proc, process
+from pool_managerd import devices, proc, process, vram
 from pool_managerd.container import Containers, EngineContainer, step_error
 from pool_managerd.engine_log import EngineLog, Redacts
 from pool_managerd.errors import StepError, StillRunningError
@@ -32,6 +32,7 @@ from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
 from pool_managerd.probe import Prober
 from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
 from pool_managerd.reconcile import Handle, instance_of, leader_of
+from pool_managerd.room import Room
 from pool_managerd.snapshot import replica_id
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Host:
     models: Models
     prober: Prober
     gpus: Gpus
+    room: Room
     containers: Containers
     files: HandleFiles
     hub: Hub
@@ -137,8 +139,10 @@ class Attempt:
         return self._engine
 
     async def fits_beside(self) -> bool:
-        """Whether this engine has room beside the one that serves."""
-        return not self._on_gpu
+        """Whether this engine, with its model staged, has room beside the one that serves."""
+        if self._engine is None or self._model is None:
+            return True
+        return await self._host.room.beside(self._pool, self._engine, self._model, self.gpus)
 
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
         """Steps check_room and spawn: an engine with its port and its key, and its handle on disk."""
@@ -154,6 +158,8 @@ class Attempt:
             await self._clear(keep=self.side)
         else:
             await self._clear(keep=None)
+            if model is not None:
+                await self._host.room.check(self._pool, engine, model, self.gpus)
             await self._start(self._launch)
         if self._endpoint is None:
             raise AssertionError("started without an endpoint")
@@ -277,7 +283,9 @@ class Attempt:
             )
         except SpecError as error:
             raise StepError(Cause.INTERNAL, f"its container would not be safe: {error}", "report it") from error
-        self._log.begin(f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}")
+        self._log.begin(
+            f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}"
+        )
         runtime = self._host.containers.runtime(container.runtime)
         running = await EngineContainer.run(runtime, spec, key, self._log)
         self._has(running, spec.args, running.port, key)
@@ -417,20 +425,36 @@ class Attempt:
         return found
 
     async def _prove_devices(self) -> None:
-        """NVML must show the engine on its devices; it may take a moment to."""
-        if self._running is None:
+        """NVML must show the engine on its devices, with most of its model; it may take a moment to."""
+        if self._running is None or self._engine is None:
             raise AssertionError("nothing was started")
         mask = tuple(gpu.uuid for gpu in self.gpus)
+        least = None
+        if self._model is not None:
+            need = await self._host.room.need(self._pool, self._engine, self._model, self.gpus)
+            least = vram.least_on_gpu(need) if need is not None else None
         give_up = self._loop.time() + _ON_GPU_WAIT_S
         while True:
             self._last_pids = await self._running.pids()
             seen = await asyncio.to_thread(self._host.gpus.processes)
-            trouble = devices.on_its_devices(mask, self._last_pids, seen)
+            trouble = devices.on_its_devices(mask, self._last_pids, seen, least)
             if trouble is None:
-                return
+                break
             if trouble.final or self._loop.time() >= give_up:
                 raise StepError(trouble.cause, trouble.message, trouble.hint)
             await asyncio.sleep(_ON_GPU_LOOK_S)
+        if (said := devices.by_presence_alone(mask, self._last_pids, seen)) is not None:
+            self._progress(said)
+        await self._remember(seen)
+
+    async def _remember(self, seen: tuple[devices.DeviceProcess | devices.Untold, ...]) -> None:
+        """What the engine holds now decides whether the next one like it fits."""
+        if self._engine is None or self._model is None:
+            return
+        held = tuple(one for one in seen if isinstance(one, devices.DeviceProcess) and one.pid in self._last_pids)
+        total = await self._host.room.remember(self._pool, self._engine, self._model, self.gpus, held)
+        if total is not None:
+            self._progress(f"on its GPUs, with {vram.gib(total)} of VRAM")
 
     # --- small things -------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ TRIAL = Pool(
     timeouts=Timeouts(start_ms=8000, stop_ms=200),
     restart=Restart(initial_ms=20, max_ms=40, healthy_ms=60_000, max_failures=3),
 )
-CARD = Gpu(index=0, uuid="GPU-00000000", name="card", vram_total_bytes=24, vram_used_bytes=1, driver="550")
+CARD = Gpu(index=0, uuid="GPU-00000000", name="card", vram_total_bytes=24 << 30, vram_used_bytes=1 << 30, driver="550")
 OTHER = replace(CARD, index=1, uuid="GPU-11111111")
 
 

@@ -1,0 +1,100 @@
+"""Sees to it that an engine has room before it starts, and keeps what it took once it is proved.
+
+Decides nothing: what an engine needs and whether that fits is ``vram``'s and ``ram``'s. Reads how much is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.config import Pool, Profile
+from contracts.engines import PreparedEngine, ResolvedModel
+from contracts.pools import Gpu
+from pool_managerd import vram
+from pool_managerd.devices import DeviceProcess
+from pool_managerd.errors import StepError
+from pool_managerd.gpu import Gpus
+from pool_managerd.ram import ram_refusal
+from pool_managerd.vram_memory import VramMemory
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The memory of this machine, and what is known of engines' needs of it."""
+
+    profile: Profile
+    gpus: Gpus
+    memory: VramMemory
+    meminfo: Path = _MEMINFO
+
+    async def check(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> None:
+        """Raises StepError, with the numbers, where the engine would not fit into what is free."""
+        refusal = await self._refusal(pool, engine, model, mask)
+        if refusal is not None:
+            raise StepError(refusal.cause, refusal.message, refusal.hint)
+
+    async def beside(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> bool:
+        """Whether the engine fits next to the one that serves."""
+        if ram_refusal(model, pool, await self._available(), self.profile) is not None:
+            return False
+        need = await self.need(pool, engine, model, mask)
+        if self.profile is Profile.TRIAL or need is None:
+            return True
+        return vram.fits_beside(need, await self._now(mask), pool.tensor_split)
+
+    async def need(
+        self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]
+    ) -> vram.Need | None:
+        """What the engine needs on its GPUs; None for one that somebody else runs."""
+        need = vram.estimate(model, pool)
+        if need is None or not mask:
+            return need
+        key = vram.memory_key(engine, model, pool, mask)
+        return vram.with_measured(need, await asyncio.to_thread(self.memory.recall, key))
+
+    async def remember(
+        self,
+        pool: Pool,
+        engine: PreparedEngine,
+        model: ResolvedModel,
+        mask: tuple[Gpu, ...],
+        held: tuple[DeviceProcess, ...],
+    ) -> int | None:
+        """Keep what the proved engine's processes hold, in bytes; None where the driver does not tell."""
+        sizes = [process.used_bytes for process in held]
+        total = sum(size for size in sizes if size is not None)
+        if None in sizes or not total:
+            return None
+        key = vram.memory_key(engine, model, pool, mask)
+        await asyncio.to_thread(self.memory.remember, key, total)
+        return total
+
+    async def _refusal(
+        self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]
+    ) -> vram.Refusal | None:
+        host = ram_refusal(model, pool, await self._available(), self.profile)
+        if host is not None or self.profile is Profile.TRIAL:
+            return host
+        need = await self.need(pool, engine, model, mask)
+        return None if need is None else vram.refusal(need, await self._now(mask), pool.tensor_split)
+
+    async def _now(self, mask: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+        """The GPUs of the mask as they are right now."""
+        found = {gpu.uuid: gpu for gpu in (await asyncio.to_thread(self.gpus.inventory)).gpus}
+        return tuple(found.get(gpu.uuid, gpu) for gpu in mask)
+
+    async def _available(self) -> int:
+        """Host memory that can be had without swapping, in bytes."""
+        return await asyncio.to_thread(_available, self.meminfo)
+
+
+def _available(meminfo: Path) -> int:
+    for line in meminfo.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    raise AssertionError(f"{meminfo} does not say MemAvailable")
