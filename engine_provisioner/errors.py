@@ -14,15 +14,19 @@ from contracts.pools import Cause
 class ProvisionError(Exception):
     """The engine of a pool cannot be prepared. ``message`` and ``hint`` hold no secret.
 
-    ``findings`` are all the problems that were found, where there is more to say than one line.
+    ``findings`` are all the problems that were found, where there is more to say than one line. ``retriable`` where the
+    same may succeed later with nothing changed here: a network, or the server behind it.
     """
 
-    def __init__(self, cause: Cause, message: str, hint: str, findings: Iterable[Finding] = ()) -> None:
+    def __init__(
+        self, cause: Cause, message: str, hint: str, findings: Iterable[Finding] = (), *, retriable: bool = False
+    ) -> None:
         super().__init__(message)
         self.cause = cause
         self.message = message
         self.hint = hint
         self.findings = tuple(findings)
+        self.retriable = retriable
 
     def render(self) -> str:
         """The text for a terminal: every finding, or the one thing that is wrong, with what mends it."""

@@ -18,9 +18,6 @@ from daemon_core.errors import EXIT_FAILURE, EXIT_RETRY
 from daemon_core.redaction import Redactor
 from engine_provisioner.errors import ProvisionError, render
 
-RETRIABLE = frozenset({Cause.ENGINE_FETCH})
-"""What may go away by itself: the network, or the server behind it."""
-
 
 class Failure(Message, frozen=True, kw_only=True):
     """Why a pool has no engine. ``retriable``: the same command may succeed later."""
@@ -54,7 +51,7 @@ def failed(pool_id: str, error: ProvisionError) -> Result:
         message=error.message,
         hint=error.hint,
         findings=error.findings,
-        retriable=error.cause in RETRIABLE,
+        retriable=error.retriable,
     )
     return Result(pool_id=pool_id, error=failure)
 
@@ -94,8 +91,9 @@ def _lines(result: Result) -> list[str]:
 
 
 def _engine_lines(name: str, engine: PreparedEngine) -> list[str]:
-    build = engine.build_ref if engine.build_ref != engine.engine_version else None
-    version = " ".join(part for part in (engine.engine_version, build) if part)
+    version = engine.engine_version.removeprefix(f"{engine.engine} ")
+    if engine.build_ref and engine.build_ref != version and engine.container is None:
+        version = f"{version} {engine.build_ref}"
     argv = (*((engine.bin_or_entry,) if engine.bin_or_entry else ()), *engine.args)
     facts = [
         ("endpoint", engine.url),

@@ -189,7 +189,7 @@ async def test_what_a_command_started_ends_with_it(tmp_path: Path, number: signa
 
 CONTAINER = PreparedEngine(
     engine=Engine.VLLM,
-    engine_version="v0.11.0",
+    engine_version="vllm v0.11.0",
     provisioning_mode=Mode.CONTAINER,
     engine_digest="sha256:" + "ab" * 32,
     image_ref="docker.io/vllm/vllm-openai@sha256:" + "ab" * 32,
@@ -225,13 +225,10 @@ def test_a_container_is_shown_with_its_runtime_and_digest_and_no_secret() -> Non
     assert "sesame" not in document([result])
 
 
-@pytest.mark.parametrize(
-    ("causes", "status"),
-    [((), 0), ((Cause.ENGINE_FETCH,), 75), ((Cause.ENGINE_FETCH, Cause.NO_GPU), 1), ((Cause.ENGINE_BUILD,), 1)],
-)
-def test_only_what_may_mend_itself_is_worth_another_try(causes: tuple[Cause, ...], status: int) -> None:
+@pytest.mark.parametrize(("retriable", "status"), [((), 0), ((True,), 75), ((True, False), 1), ((False,), 1)])
+def test_only_what_may_mend_itself_is_worth_another_try(retriable: tuple[bool, ...], status: int) -> None:
     good = Result(pool_id="a", findings=())
-    bad = [failed("b", ProvisionError(cause, "m", "h")) for cause in causes]
+    bad = [failed("b", ProvisionError(Cause.ENGINE_FETCH, "m", "h", retriable=each)) for each in retriable]
     assert exit_status([good, *bad]) == status
 
 
