@@ -155,60 +155,66 @@ class NvmlGpus:
 
 
 class _XidListener:
-    """The driver's event set, with every GPU that reports Xids."""
+    """An event set of the driver for each GPU that reports Xids: one that fails silences no other."""
 
     def __init__(self) -> None:
-        self._set: Handle | None = None
-        self._devices: dict[int | None, str] = {}
-        """UUIDs by the address of the driver's handle: a lost GPU does not tell its UUID any more."""
+        self._sets: dict[str, tuple[int | None, Handle | None]] = {}
+        """By UUID: the address of the driver's handle, and the set; None where Xids are not reported."""
 
     def listen(self, handles: dict[str, Handle]) -> None:
-        """Hear of these GPUs (by UUID). Where a GPU or driver does not report Xids, nothing is heard of it."""
-        devices = {_address(handle): uuid for uuid, handle in handles.items()}
-        if devices == self._devices:
-            return
-        self.close()
-        self._devices = devices
-        with contextlib.suppress(pynvml.NVMLError):
-            self._set = pynvml.nvmlEventSetCreate()
-            for handle in handles.values():
-                _quietly(partial(_register, handle, self._set))
+        """Hear of these GPUs (by UUID), and of no other."""
+        addresses = {uuid: ctypes.cast(handle, ctypes.c_void_p).value for uuid, handle in handles.items()}
+        for uuid, (address, _) in tuple(self._sets.items()):
+            if addresses.get(uuid) != address:
+                self._drop(uuid)
+        for uuid, handle in handles.items():
+            if uuid not in self._sets:
+                self._sets[uuid] = (addresses[uuid], _event_set(handle))
 
     def take(self) -> tuple[tuple[str, int], ...]:
         """The Xids since the last call, as UUID and number; each pair once."""
-        found: dict[tuple[str, int], None] = {}
-        for _ in range(MOST_EVENTS):
-            if self._set is None:
-                break
+        return tuple((uuid, number) for uuid in tuple(self._sets) for number in self._xids_of(uuid))
+
+    def close(self) -> None:
+        """Stop listening."""
+        for uuid in tuple(self._sets):
+            self._drop(uuid)
+
+    def _xids_of(self, uuid: str) -> tuple[int, ...]:
+        _, events = self._sets[uuid]
+        found: dict[int, None] = {}
+        for _ in range(MOST_EVENTS if events is not None else 0):
             try:
-                event = pynvml.nvmlEventSetWait(self._set, 0)
+                event = pynvml.nvmlEventSetWait(events, 0)
             except pynvml.NVMLError_Timeout:
                 break
             except pynvml.NVMLError as error:
                 if error.value in OF_THE_DRIVER:
                     raise
-                self.close()
+                self._drop(uuid)
                 break
-            uuid = self._devices.get(_address(event.device))
-            if uuid is not None and event.eventType & pynvml.nvmlEventTypeXidCriticalError:
-                found[uuid, int(event.eventData)] = None
+            if event.eventType & pynvml.nvmlEventTypeXidCriticalError:
+                found[int(event.eventData)] = None
         return tuple(found)
 
-    def close(self) -> None:
-        """Stop listening."""
-        if self._set is not None:
-            events, self._set = self._set, None
+    def _drop(self, uuid: str) -> None:
+        _, events = self._sets.pop(uuid)
+        if events is not None:
             _quietly(partial(pynvml.nvmlEventSetFree, events))
-        self._devices = {}
 
 
-def _register(handle: Handle, events: Handle) -> None:
-    if pynvml.nvmlDeviceGetSupportedEventTypes(handle) & pynvml.nvmlEventTypeXidCriticalError:
+def _event_set(handle: Handle) -> Handle | None:
+    """A set that gets the Xids of a GPU; None where the GPU or the driver does not report them."""
+    try:
+        events = pynvml.nvmlEventSetCreate()
+    except pynvml.NVMLError:
+        return None
+    try:
         pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
-
-
-def _address(handle: Handle) -> int | None:
-    return ctypes.cast(handle, ctypes.c_void_p).value
+    except pynvml.NVMLError:
+        _quietly(partial(pynvml.nvmlEventSetFree, events))
+        return None
+    return events
 
 
 def _processes_on(handle: Handle, identity: Identity) -> tuple[DeviceProcess | Untold, ...]:

@@ -93,6 +93,13 @@ def test_a_driver_that_does_not_work_is_a_value_with_its_cause_and_comes_back(
     assert nvml.processes() == ()
 
 
+@pytest.mark.req("PM-03")
+def test_a_driver_that_goes_while_one_gpu_is_read_is_no_lost_gpu(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
+    loaded_gpus.refuse("nvmlDeviceGetName", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, device=1)
+    inventory = nvml.inventory()
+    assert (inventory.gpus, inventory.lost, inventory.cause) == ((), (), Cause.DRIVER)
+
+
 @pytest.mark.req("ORCH-3803")
 @pytest.mark.skipif(HAS_GPU, reason="this machine has a driver")
 def test_a_machine_without_a_driver_is_a_value_that_says_so(operator_sees: OperatorSees) -> None:
@@ -165,7 +172,7 @@ def test_processes_are_told_by_gpu(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> Non
 
 
 @pytest.mark.req("PM-06")
-@pytest.mark.parametrize("how", ["lost", "refused", "removed"])
+@pytest.mark.parametrize("how", ["lost", "half-lost", "refused", "removed"])
 def test_none_and_cannot_be_told_are_apart(how: str, loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
     big, small = loaded_gpus.uuids
     assert nvml.inventory().lost == ()
@@ -174,6 +181,8 @@ def test_none_and_cannot_be_told_are_apart(how: str, loaded_gpus: FakeGpus, nvml
     match how:
         case "lost":
             loaded_gpus.lose(0)
+        case "half-lost":
+            loaded_gpus.refuse("nvmlDeviceGetComputeRunningProcesses_v3", LOST, device=0)
         case "refused":
             code = pynvml.NVML_ERROR_NO_PERMISSION
             loaded_gpus.refuse("nvmlDeviceGetComputeRunningProcesses_v3", code, device=0)
@@ -184,6 +193,7 @@ def test_none_and_cannot_be_told_are_apart(how: str, loaded_gpus: FakeGpus, nvml
     (untold,) = (each for each in told if isinstance(each, Untold))
     assert untold.uuid == big
     assert big in untold.message
+    assert ("has fallen off the bus" in untold.message) == (how in {"lost", "half-lost"})
     assert on_its_devices([small], frozenset({6}), told, least_bytes=GIB) is None
     trouble = on_its_devices([big], frozenset({7}), told)
     assert trouble is not None
@@ -222,10 +232,10 @@ def test_xids_are_told_once_with_what_they_mean(loaded_gpus: FakeGpus, nvml: Nvm
     for device, number in ((1, 31), (0, 79), (1, 31)):
         loaded_gpus.xid(device, number)
     events = nvml.events()
-    assert told(events) == [(small, EventKind.XID, 31, False), (big, EventKind.XID, 79, True)]
-    assert events[1].message == f"GPU 0 (NVIDIA GeForce RTX 3090, {big}) reports Xid 79: the GPU has fallen off the bus"
-    assert events[1].cause is Cause.GPU_LOST
-    assert "power" in events[1].hint
+    assert told(events) == [(big, EventKind.XID, 79, True), (small, EventKind.XID, 31, False)]
+    assert events[0].message == f"GPU 0 (NVIDIA GeForce RTX 3090, {big}) reports Xid 79: the GPU has fallen off the bus"
+    assert events[0].cause is Cause.GPU_LOST
+    assert "power" in events[0].hint
     assert nvml.events() == ()
 
 
@@ -277,6 +287,13 @@ def test_after_a_restart_of_the_driver_events_are_heard_again(loaded_gpus: FakeG
     assert told(nvml.events()) == [(loaded_gpus.uuids[1], EventKind.XID, 119, True)]
 
 
+@pytest.mark.req("PM-06")
+def test_listening_for_long_uses_nothing_up(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
+    assert {nvml.events() for _ in range(100)} == {()}
+    loaded_gpus.xid(0, 62)
+    assert told(nvml.events()) == [(loaded_gpus.uuids[0], EventKind.XID, 62, True)]
+
+
 @pytest.mark.parametrize("how", ["gpu", "driver", "waiting"])
 def test_a_gpu_or_driver_without_events_is_fine(how: str, loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
     match how:
@@ -308,6 +325,9 @@ def test_the_driver_is_let_go_of_at_the_end(loaded_gpus: FakeGpus, nvml: NvmlGpu
 def test_commands_and_the_preflight_see_the_same_machine(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
     inventory = nvml.inventory()
     assert visible_gpus() == list_gpus() == inventory.gpus
+    nvml.close()
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlDeviceGetCount()  # they let go of the driver
     loaded_gpus.lose(0)
     assert visible_gpus() == inventory.gpus[1:]
     assert [lost.index for lost in look_at_gpus().lost] == [0]

@@ -20,6 +20,7 @@ In a test module (the fixtures are in ``tests.support.nvml.fixtures``)::
 The lines of the file::
 
     init CODE                           NVML's error number for initialization and every other call; 0: the driver works
+    loads NUMBER                        how often the driver was loaded: who connected before must connect again
     driver TEXT | cuda NUMBER           the versions
     device ID                           and then that device's: uuid, name, total, used, utilization, capability,
                                         ecc (absent: a card without), events 0|1, error CODE (for every call)
@@ -112,6 +113,7 @@ class FakeGpus:
         self.state = state
         self._cards = {card.id: card for card in (reference_cards(str(state)) if cards is None else cards)}
         self._init = 0
+        self._loads = 0
         self._processes: list[str] = []
         self._xids: list[str] = []
         self._refusals: dict[tuple[int, str], int] = {}
@@ -177,13 +179,15 @@ class FakeGpus:
         self._write()
 
     def break_driver(self, error: int = pynvml.NVML_ERROR_DRIVER_NOT_LOADED) -> None:
-        """Initialization and every other call fail from now on."""
+        """Initialization and every other call fail from now on; connections of before end."""
         self._init = error
+        self._loads += 1
         self._write()
 
     def mend_driver(self) -> None:
-        """The driver works again."""
-        self.break_driver(0)
+        """The driver works again, for who connects anew."""
+        self._init = 0
+        self._write()
 
     def uncorrectable(self, device: int, count: int) -> None:
         """The device has had so many uncorrectable memory errors."""
@@ -222,7 +226,7 @@ class FakeGpus:
         self._write()
 
     def _write(self) -> None:
-        lines = [f"init {self._init}", f"driver {DRIVER}", f"cuda {CUDA}"]
+        lines = [f"init {self._init}", f"loads {self._loads}", f"driver {DRIVER}", f"cuda {CUDA}"]
         lines += [line for card in self.cards for line in card.lines()]
         lines += [*self._processes, *self._xids]
         lines += [f"refuse {device} {call} {error}" for (device, call), error in self._refusals.items()]

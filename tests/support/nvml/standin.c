@@ -65,7 +65,7 @@ struct xid { u64 serial, number; int device; };
 struct refusal { int device; char call[64]; int code; };
 
 struct world {
-    int init, devices, rules, xids, refusals, cuda;
+    int init, loads, devices, rules, xids, refusals, cuda;
     char driver[80];
     struct device device[DEVICES];
     struct rule rule[LINES];
@@ -118,7 +118,7 @@ static int read_line(struct world *w, char *line)
         return ++w->xids < LINES;
     if (sscanf(line, "refuse %d %63s %d", &f->device, f->call, &f->code) == 3)
         return ++w->refusals < LINES;
-    if (sscanf(line, "init %d", &w->init) == 1 || sscanf(line, "cuda %d", &w->cuda) == 1
+    if (sscanf(line, "init %d", &w->init) == 1 || sscanf(line, "loads %d", &w->loads) == 1 || sscanf(line, "cuda %d", &w->cuda) == 1
         || sscanf(line, "driver %79s", w->driver) == 1)
         return 1;
     return w->devices > 0 && read_device_line(d - 1, line);
@@ -145,8 +145,11 @@ static int read_world(struct world *w)
 
 /* --- connecting, and finding a device ---------------------------------------------------------------------------- */
 
+#define SETS 64
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int connections;
+static int connections, connected_to; /* the driver as it was loaded then: another one wants a new connection */
+static struct event_set { int open; u64 seen, registered; } sets[SETS];
 
 static int refused(const struct world *w, int device, const char *call)
 {
@@ -159,12 +162,14 @@ static int refused(const struct world *w, int device, const char *call)
 static int enter(struct world *w, const char *call)
 {
     pthread_mutex_lock(&lock);
-    int connected = connections > 0;
+    int connected = connections > 0, loaded = connected_to;
     pthread_mutex_unlock(&lock);
     if (!connected)
         return UNINITIALIZED;
     int bad = read_world(w);
-    return bad ? bad : refused(w, -1, call);
+    if (bad)
+        return bad;
+    return w->loads == loaded ? refused(w, -1, call) : DRIVER_NOT_LOADED;
 }
 
 static handle handle_of(const struct device *d) { return (handle)(uintptr_t)(d->id + 1); }
@@ -215,9 +220,14 @@ int nvmlInitWithFlags(unsigned flags)
     if (bad)
         return bad;
     pthread_mutex_lock(&lock);
-    connections++;
+    if (!connections) {
+        connected_to = w.loads;
+        memset(sets, 0, sizeof sets);
+    }
+    int same = w.loads == connected_to;
+    connections += same;
     pthread_mutex_unlock(&lock);
-    return OK;
+    return same ? OK : DRIVER_NOT_LOADED;
 }
 
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
@@ -477,9 +487,6 @@ int nvmlDeviceGetSupportedEventTypes(handle h, u64 *types)
     return OK;
 }
 
-#define SETS 64
-static struct event_set { int open; u64 seen, registered; } sets[SETS];
-
 static u64 last_serial(const struct world *w)
 {
     u64 last = 0;
@@ -521,6 +528,14 @@ int nvmlDeviceRegisterEvents(handle h, u64 types, handle set)
     return s ? OK : INVALID_ARGUMENT;
 }
 
+static int has_lost(const struct event_set *s, const struct world *w)
+{
+    for (int i = 0; i < w->devices; i++)
+        if (w->device[i].error && s->registered >> w->device[i].id & 1)
+            return 1;
+    return 0;
+}
+
 static int take(struct event_set *s, const struct world *w, struct event *event)
 {
     const struct xid *next = NULL;
@@ -530,7 +545,7 @@ static int take(struct event_set *s, const struct world *w, struct event *event)
             next = x;
     }
     if (!next)
-        return TIMEOUT;
+        return has_lost(s, w) ? GPU_IS_LOST : TIMEOUT;
     s->seen = next->serial;
     *event = (struct event){(handle)(uintptr_t)(next->device + 1), XID_EVENT, next->number, NO_INSTANCE, NO_INSTANCE};
     return OK;

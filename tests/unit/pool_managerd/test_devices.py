@@ -161,6 +161,10 @@ KNOWN = {gpu.uuid: gpu for gpu in (BIG, SMALL, THIRD)}
 def test_a_lost_gpu_keeps_the_name_that_it_had() -> None:
     settled = settle((SMALL, THIRD), (NAMELESS,), KNOWN)
     assert settled == Inventory(gpus=(SMALL, THIRD), lost=(BIG_LOST,))
+    # Two that do not say who they are go by their places.
+    two = settle((SMALL,), (NAMELESS, replace(NAMELESS, index=2)), dict(reversed(KNOWN.items())))
+    assert [(each.index, each.uuid) for each in two.lost] == [(0, BIG.uuid), (2, THIRD.uuid)]
+    assert all("off the bus" in each.message for each in two.lost)
 
 
 @pytest.mark.req("PM-06", "ORCH-3820")
