@@ -19,7 +19,7 @@ _HEAD = """\
 # yaml-language-server: $schema={schema}
 #
 # Every key has a default; an editor that knows the line above completes them. `llama-orch doctor` checks this file and
-# this machine, `llama-orch up` starts both daemons.
+# this machine, `llama-orch ensure` prepares the engines, `llama-orch up` starts both daemons.
 profile: home
 
 server:
@@ -32,7 +32,7 @@ _POOL = """\
   - id: gpu{index}
     # {name}, {gib} GiB
     devices: ["{uuid}"]
-    engine: llamacpp  # built from source with CUDA at the first start
+    engine: llamacpp  # built from source with CUDA, which needs git, cmake, a C++ compiler and the CUDA toolkit
     # An example that fits. Any GGUF does: hf:org/repo/file.gguf, https://..., or a path.
     model: "{model}"
     ctx: {ctx}

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.config import Profile
 from contracts.pools import Gpu
 from daemon_core import config_file
 from daemon_core.errors import EXIT_FAILURE, StartupError
@@ -52,6 +53,8 @@ def init(
     out = Output(as_json=as_json)
     out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
     out.line(f"token in {token_path}; this program finds it by itself")
+    if written.profile is Profile.HOME:
+        out.line("next: llama-orch preflight finds what this machine lacks, llama-orch ensure prepares the engines")
     out.line("next: llama-orch up, and llama-orch doctor in another terminal")
     out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
 

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts.config import Mode, Profile, split_bind
+from contracts.config import Engine, Mode, Profile, SourceBuild, split_bind
 from daemon_core.config_file import load
+from daemon_core.outbound import ruling_on
+from engine_provisioner.container_engines import image_of, needs_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
@@ -23,11 +25,31 @@ def test_the_home_example_has_two_gpus_and_serves_the_lan_with_a_token() -> None
     config = load(EXAMPLES / "home-profile" / "config.yaml")
     assert config.profile is Profile.HOME
     assert [pool.devices for pool in config.pools] == [(0,), (1,)]
-    assert [pool.mode for pool in config.pools] == [Mode.SOURCE, Mode.SOURCE]
+    assert [(pool.engine, pool.mode) for pool in config.pools] == [
+        (Engine.LLAMACPP, Mode.SOURCE),
+        (Engine.VLLM, Mode.CONTAINER),
+    ]
     host, _ = split_bind(config.server.bind) or ("", 0)
     assert ip_address(host).is_unspecified
     assert config.auth.token_file is not None
     assert not config.auth.optional
+
+
+def test_the_home_example_may_fetch_all_that_it_names() -> None:
+    config = load(EXAMPLES / "home-profile" / "config.yaml")
+    large, small = config.pools
+    container = small.provisioning.container
+    assert container is not None
+    assert container.digest is None, "a digest that nobody has seen is worse than none"
+    assert image_of(small, config.profile) == container
+    for url in (SourceBuild().repo, f"https://{container.image}", "https://huggingface.co", large.model, small.model):
+        assert url.startswith("hf:") or ruling_on(url, config.policy.outbound).allowed, url
+    assert not ruling_on("https://example.org", config.policy.outbound).allowed
+
+
+def test_the_image_of_the_home_example_is_the_one_that_llama_orch_knows() -> None:
+    small = load(EXAMPLES / "home-profile" / "config.yaml").pools[1]
+    assert small.provisioning.container == needs_of(small.engine).image
 
 
 def test_the_trial_example_names_the_model_of_this_repository() -> None:

@@ -1,0 +1,107 @@
+"""The home example on the reference machine, from the command line: planned, checked, and never run on the CPU.
+
+The two GPUs are the NVML stand-in's. What else this machine has is its own matter, so a PATH with nothing on it makes
+it a machine that lacks everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.config import Profile
+from daemon_core.config_file import load
+from tests.integration.llama_orch.conftest import Outcome, run
+from tests.plugins.failures import OperatorSees
+from tests.support.nvml import FakeGpus
+
+pytest_plugins = ["tests.support.nvml.fixtures"]
+pytestmark = pytest.mark.needs("gcc")
+
+EXAMPLE = Path(__file__).parents[3] / "examples/home-profile/config.yaml"
+Command = Callable[..., Awaitable[Outcome]]
+
+
+@pytest.fixture
+def command(gpus: FakeGpus, tmp_path: Path) -> Command:
+    """A command of llama-orch on the reference machine, with the home example as its configuration."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    async def call(*arguments: str, **more: str) -> Outcome:
+        return await run(home, arguments, **{**gpus.env, **more})
+
+    return call
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.req("EP-01", "EP-20", "OP-05", "ORCH-3800")
+async def test_the_plan_builds_one_engine_with_cuda_and_pulls_the_other(command: Command, tmp_path: Path) -> None:
+    done = await command("plan", "--config", str(EXAMPLE))
+    assert (done.status, done.stderr) == (0, "")
+    large, small = done.stdout.split("small:\n")
+    assert large.startswith("large:\n  1. check the GPUs (0)")
+    assert "with CUDA" in large
+    assert "1. check the GPUs (1)" in small
+    assert "rootless podman, else docker" in small
+    assert "docker.io/vllm/vllm-openai:v0.32.0" in small
+    assert await command("plan", "--config", str(EXAMPLE)) == done
+    assert files_below(tmp_path / "home") == []
+
+
+@pytest.mark.req("EP-08", "EP-20", "ORCH-3804", "OP-05")
+async def test_the_preflight_finds_all_that_an_empty_machine_lacks_at_once(command: Command, tmp_path: Path) -> None:
+    done = await command("preflight", "--config", str(EXAMPLE), "--json", PATH=str(tmp_path))
+    assert done.status == 1
+    large, small = json.loads(done.stdout)
+    said = " ".join(finding["message"] for finding in large["findings"])
+    assert all(tool in said for tool in ("git", "cmake", "ninja", "g++"))
+    assert "no container runtime" in " ".join(finding["message"] for finding in small["findings"])
+    assert all(finding["why"] and finding["hint"] for pool in (large, small) for finding in pool["findings"])
+    assert files_below(tmp_path / "home") == []
+
+
+@pytest.mark.req("EP-20", "ORCH-3803", "OP-05")
+async def test_ensure_fails_with_the_cause_and_leaves_nothing_that_could_run_on_the_cpu(
+    command: Command, tmp_path: Path
+) -> None:
+    done = await command("ensure", "--config", str(EXAMPLE), PATH=str(tmp_path))
+    assert done.status == 1
+    assert "large: failed\n" in done.stdout
+    assert "small: failed\n" in done.stdout
+    assert done.stdout.count("  mend: ") >= 2
+    assert "large: check the GPUs (0)" in done.stderr
+    assert not any("engines.json" in name or "llama-server" in name for name in files_below(tmp_path / "home"))
+
+
+@pytest.mark.req("ORCH-3803", "OP-05")
+async def test_a_card_that_is_not_there_is_found_before_anything_else(
+    command: Command, gpus: FakeGpus, operator_sees: OperatorSees
+) -> None:
+    gpus.remove(1)
+    done = await command("ensure", "--config", str(EXAMPLE), "--pool", "small")
+    assert done.status == 1
+    operator_sees("gpu/card-missing", done.stdout)
+    assert done.stderr == "small: check the GPUs (1) and the flags of pool small\n"
+
+
+@pytest.mark.req("OP-02", "OP-06")
+async def test_init_writes_a_pool_for_each_card_that_is_there(command: Command, gpus: FakeGpus, tmp_path: Path) -> None:
+    done = await command("init")
+    assert done.status == 0, done.stderr
+    path = tmp_path / "home/.config/llama-orch/config.yaml"
+    config = load(path)
+    assert config.profile is Profile.HOME
+    assert [pool.devices for pool in config.pools] == [(uuid,) for uuid in gpus.uuids]
+    models = [pool.model for pool in config.pools]
+    assert ["14B" in models[0], "8B" in models[1]] == [True, True]
+    assert "llama-orch preflight" in done.stdout
+    planned = await command("plan", "--json")
+    assert [pool["pool_id"] for pool in json.loads(planned.stdout)] == ["gpu0", "gpu1"]
+    assert path.stat().st_mode & 0o777 == 0o600
