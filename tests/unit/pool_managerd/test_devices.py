@@ -33,7 +33,7 @@ BIG = Gpu(
 SMALL = Gpu(index=1, uuid="GPU-small", name="RTX 3060", vram_total_bytes=12, vram_used_bytes=0, driver="550")
 THIRD = replace(SMALL, index=2, uuid="GPU-third")
 BOTH = Inventory(gpus=(BIG, SMALL))
-OFF_THE_BUS = 15
+OFF_THE_BUS, TO_BE_RESET = 15, 16
 NAMELESS = lost_gpu(0, OFF_THE_BUS, "GPU is lost")
 BIG_LOST = replace(NAMELESS, uuid=BIG.uuid, name=BIG.name)
 
@@ -162,9 +162,9 @@ def test_a_lost_gpu_keeps_the_name_that_it_had() -> None:
     settled = settle((SMALL, THIRD), (NAMELESS,), KNOWN)
     assert settled == Inventory(gpus=(SMALL, THIRD), lost=(BIG_LOST,))
     # Two that do not say who they are go by their places.
-    two = settle((SMALL,), (NAMELESS, replace(NAMELESS, index=2)), dict(reversed(KNOWN.items())))
-    assert [(each.index, each.uuid) for each in two.lost] == [(0, BIG.uuid), (2, THIRD.uuid)]
-    assert all("off the bus" in each.message for each in two.lost)
+    other = lost_gpu(2, TO_BE_RESET, "GPU requires restart")
+    two = settle((SMALL,), (NAMELESS, other), dict(reversed(KNOWN.items())))
+    assert [(each.uuid, each.what) for each in two.lost] == [(BIG.uuid, NAMELESS.what), (THIRD.uuid, other.what)]
 
 
 @pytest.mark.req("PM-06", "ORCH-3820")
