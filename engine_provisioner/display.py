@@ -19,8 +19,8 @@ from contracts.engines import Plan
 from daemon_core.redaction import Redactor
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_FIGURE = re.compile(r"\d+ ?%|\[\d+/\d+\]")
-"""How far something has come: worth a look and not a line of its own."""
+_FIGURE = re.compile(r"\d+ ?%|\[\d+/\d+\]|^downloaded |^Copying |^[0-9a-f]{12}: ")
+"""How far something has come: worth a look and not a line of its own. The last two are podman's and docker's."""
 
 
 class Shown(Protocol):

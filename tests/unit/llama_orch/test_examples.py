@@ -1,10 +1,11 @@
+import re
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from contracts.config import Engine, Mode, Profile, SourceBuild, split_bind
-from daemon_core.config_file import load
+from contracts.config import MODES, Engine, Mode, Profile, SourceBuild, split_bind
+from daemon_core.config_file import load, parse
 from daemon_core.outbound import ruling_on
 from engine_provisioner.container_engines import image_of, needs_of
 
@@ -56,3 +57,15 @@ def test_the_trial_example_names_the_model_of_this_repository() -> None:
     config = load(EXAMPLES / "trial" / "config.yaml")
     assert config.profile is Profile.TRIAL
     assert (EXAMPLES.parent / config.pools[0].model).is_file()
+
+
+@pytest.mark.req("EP-18")
+def test_the_blocks_of_the_provisioning_page_are_valid_and_show_every_mode() -> None:
+    page = (EXAMPLES.parent / "docs/provisioning.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    pools = [parse(f"pools:\n{block}", "provisioning.md").pools[0] for block in blocks]
+    assert {pool.mode for pool in pools} == set(Mode)
+    assert all(getattr(pool.provisioning, pool.mode) is not None for pool in pools)
+    for engine, modes in MODES.items():
+        row = next(line for line in page.splitlines() if line.startswith("| ") and engine in line.split("|")[1])
+        assert row.split("|")[2].strip() == ", ".join(modes)
