@@ -1,8 +1,7 @@
 """Has one engine of a pool: stages its model, makes it startable, starts it or takes it over, proves it, ends it.
 
-The steps of a start, in their order, each idempotent: check_devices, stage_model, ensure_engine, check_room, spawn,
-await_health, prove_generation, prove_devices, hand_over. Decides nothing about what follows a failure; turns every
-expected one into a StepError with its cause and mend.
+``STEPS`` are the steps of a start, in their order, each idempotent. Decides nothing about what follows a failure; turns
+every expected one into a StepError with its cause and mend.
 """
 
 from __future__ import annotations
@@ -38,6 +37,20 @@ from pool_managerd.snapshot import replica_id
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
+
+STEPS = (
+    "check_devices",
+    "stage_model",
+    "ensure_engine",
+    "take_over",
+    "check_room",
+    "spawn",
+    "await_health",
+    "prove_generation",
+    "prove_devices",
+    "hand_over",
+)
+"""A manager may die in any of them: the next one starts from the first, and what is done already costs little."""
 
 _ON_GPU_WAIT_S = 3.0
 """How long after a generation NVML may take to list the engine's process."""
@@ -126,15 +139,18 @@ class Attempt:
     async def stage(self) -> ResolvedModel | None:
         """Steps check_devices and stage_model; None for an engine that somebody else runs."""
         if self._on_gpu:
+            self._step("check_devices")
             self.gpus = await self._check_devices()
         if self._pool.mode is Mode.EXTERNAL:
             return None
+        self._step("stage_model")
         digest = self._pool.model_sha256 if self._model_ref == self._pool.model else None
         self._model = await self._host.models.ensure_present(self._model_ref, digest, self._progress)
         return self._model
 
     async def ensure(self) -> PreparedEngine:
         """Step ensure_engine."""
+        self._step("ensure_engine")
         self._engine = await self._engines.ensure(replace(self._pool, model=self._model_ref), self._progress)
         return self._engine
 
@@ -145,7 +161,7 @@ class Attempt:
         return await self._host.room.beside(self._pool, self._engine, self._model, self.gpus)
 
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
-        """Steps check_room and spawn: an engine with its port and its key, and its handle on disk."""
+        """Steps take_over, check_room and spawn: an engine with its port and its key, and its handle on disk."""
         self._engine, self._model = engine, model
         self._deadline = self._loop.time() + self._pool.timeouts.start_ms / 1000
         if engine.url is not None:
@@ -154,12 +170,15 @@ class Attempt:
         uuids = tuple(gpu.uuid for gpu in self.gpus)
         native = gpu_env(uuids) if self._on_gpu and engine.container is None else {}
         self._launch = launch_of(engine, model, {**self._pool.env, **engine.env, **native}, uuids)
+        self._step("take_over")
         if await self._take_over(self._launch):
             await self._clear(keep=self.side)
         else:
             await self._clear(keep=None)
+            self._step("check_room")
             if model is not None:
                 await self._host.room.check(self._pool, engine, model, self.gpus)
+            self._step("spawn")
             await self._start(self._launch)
         if self._endpoint is None:
             raise AssertionError("started without an endpoint")
@@ -169,15 +188,19 @@ class Attempt:
         """Steps await_health, prove_generation and prove_devices."""
         endpoint, engine = self._started()
         prober = self._host.prober
+        self._step("await_health")
         await prober.await_health(endpoint, engine.health, self._deadline)
         if engine.generation is not None:
+            self._step("prove_generation")
             await prober.prove_generation(endpoint, engine.generation, self._deadline)
         if self._on_gpu:
+            self._step("prove_devices")
             await self._prove_devices()
         self._proved = True
 
     async def watch(self) -> None:
         """Step hand_over, then the liveness of the ready engine."""
+        self._step("hand_over")
         endpoint, engine = self._started()
         handoff = Handoff(
             engine=engine.engine,
@@ -468,6 +491,9 @@ class Attempt:
             self._host.files.remove(instance)
         except OSError as error:
             self._warn("cannot remove a run-time file: %s", error)
+
+    def _step(self, name: str) -> None:
+        _log.debug("%s: step %s", self.instance, name, extra={"pool_id": self._pool.id})
 
     def _progress(self, line: str) -> None:
         _log.info("%s: %s", self._pool.id, line, extra={"pool_id": self._pool.id})

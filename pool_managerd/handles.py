@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from catalog_core.atomic import write_atomic
+from catalog_core.atomic import remove_leftovers, write_atomic
 from contracts.base import Message
 from contracts.engines import Handoff
 from pool_managerd.reconcile import SIDES, Handle, instance_of
@@ -53,7 +53,7 @@ class HandleFiles:
 
     def withdraw(self, pool_id: str) -> None:
         """Take back the hand-off file: the pool's engine is not ready any more."""
-        (self._engines / f"{pool_id}.json").unlink(missing_ok=True)
+        _remove(self._engines / f"{pool_id}.json")
 
     def remove(self, instance: str) -> None:
         """Take back everything that says this instance runs."""
@@ -62,7 +62,7 @@ class HandleFiles:
             self._runtime / f"{instance}.pid",
             self._handles / f"{instance}.json",
         ):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def load(self) -> tuple[Handle, ...]:
         """Every handle that can be read. One that cannot is logged; its engine is still found by its marker."""
@@ -81,6 +81,12 @@ class HandleFiles:
             _log.warning("the handle file %s is of no use: %s", path, error)
             return None
         return handle if handle.instance == path.name.removesuffix(".json") else None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, and what is left of a writer of it that was killed."""
+    path.unlink(missing_ok=True)
+    remove_leftovers(path)
 
 
 def _json(message: Message) -> bytes:

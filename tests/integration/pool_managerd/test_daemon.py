@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,118 +16,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from contracts.pools import Cause, Endpoint, GateState, PoolSnapshot, PoolState
-from contracts.rpc import MAX_FRAME_BYTES, PoolSet
-from tests.integration.pool_managerd.support import Peer, alive, until
-from tests.support.installation import Daemon
+from contracts.pools import Cause, Endpoint, GateState, PoolState
+from tests.integration.pool_managerd.home import Home, marked
+from tests.integration.pool_managerd.support import alive, until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
-
-
-class Follower:
-    """A subscriber that remembers every snapshot of the one pool."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.history: list[PoolSnapshot] = []
-
-    async def reached(self, state: PoolState) -> PoolSnapshot:
-        """Read until the pool is in this state; what was read before does not count."""
-        async with asyncio.timeout(30):
-            while True:
-                frame = await self.peer.read()
-                if frame.get("method") == "pool.changed":
-                    self.history.append(msgspec.convert(frame["params"], PoolSnapshot))
-                    if self.history[-1].state is state:
-                        return self.history[-1]
-
-    def states(self) -> list[str]:
-        return list(dict.fromkeys(str(seen.state) for seen in self.history))
-
-
-class Home:
-    """A user's directories and configuration, with as many managers as a test starts."""
-
-    def __init__(self, root: Path, model: Path, profile: str = "trial", **pool: object) -> None:
-        self.root = root
-        self.run = root / "run" / "llama-orch"
-        self.state = root / ".local" / "state" / "llama-orch"
-        self.config = root / "config.json"  # JSON is YAML
-        self.document: dict[str, Any] = {
-            "profile": profile,
-            "pools": [
-                {
-                    "id": "trial",
-                    "engine": "llamacpp",
-                    "model": str(model),
-                    "ctx": 512,
-                    "provisioning": {"mode": "package", "package": {"name": "xllamacpp"}},
-                    "restart": {"initial_ms": 20, "max_ms": 50, "max_failures": 3},
-                    **pool,
-                }
-            ],
-        }
-        self.write()
-        kept = {
-            name: os.environ[name]
-            for name in ("PATH", "LANG", "PYTHONPATH", "PYTHONWARNINGS", "LLAMA_ORCH_TEST_RUN")
-            if name in os.environ
-        }
-        self.environ = {**kept, "HOME": str(root), "XDG_RUNTIME_DIR": str(root / "run"), "HF_TOKEN": "hf-of-a-test"}
-        self.managers: list[Daemon] = []
-
-    def write(self) -> None:
-        self.config.write_text(json.dumps(self.document))
-
-    async def start(self) -> Daemon:
-        """Start a manager; it listens when this returns."""
-        manager = await self.launch()
-        await manager.logged("listening on")
-        return manager
-
-    async def launch(self) -> Daemon:
-        self.managers.append(Daemon("pool_managerd", self.config, self.environ))
-        return await self.managers[-1].start()
-
-    @asynccontextmanager
-    async def follow(self) -> AsyncIterator[Follower]:
-        """Subscribe."""
-        peer = Peer(*await asyncio.open_unix_connection(self.run / "pool-managerd.sock", limit=MAX_FRAME_BYTES))
-        try:
-            await peer.hello()
-            first = await peer.call("subscribe")
-            follower = Follower(peer)
-            follower.history += msgspec.convert(first["result"], PoolSet).pools
-            yield follower
-        finally:
-            peer.writer.close()
-
-    async def ready(self) -> PoolSnapshot:
-        async with self.follow() as follower:
-            last = follower.history[-1]
-            return last if last.ready else await follower.reached(PoolState.READY)
-
-    def engine(self) -> int:
-        return int((self.run / "trial.pid").read_text())
-
-
-@pytest.fixture
-async def homes(tmp_path: Path) -> AsyncIterator[Callable[..., Home]]:
-    made: list[Home] = []
-
-    def home(model: Path, **how: Any) -> Home:  # noqa: ANN401 - the fields of a pool
-        made.append(Home(tmp_path, model, **how))
-        return made[-1]
-
-    yield home
-    for one in made:
-        for manager in one.managers:
-            await manager.close()
-
-
-@pytest.fixture
-def home(homes: Callable[..., Home], model: Path) -> Home:
-    return homes(model)
 
 
 async def generate(endpoint: Endpoint) -> None:
@@ -479,18 +371,3 @@ async def test_hup_says_what_waits_for_a_restart_and_touches_no_engine(home: Hom
     await manager.logged("the configuration stays as it was", "config.json:1")
     ready = await home.ready()
     assert (home.engine(), ready.restarts, ready.ctx_max) == (engine, 0, 256)
-
-
-def marked(home: Home) -> set[int]:
-    """The pids of all processes that carry this home's handle file."""
-    marker = f"LLAMA_ORCH_HANDLE={home.state / 'handles' / 'trial.json'}".encode()
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and alive(int(entry.name)):
-            try:
-                environ = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if marker in environ:
-                found.add(int(entry.name))
-    return found

@@ -310,6 +310,26 @@ def test_a_gpu_or_driver_without_events_is_fine(how: str, loaded_gpus: FakeGpus,
     assert told(nvml.events()) == [(loaded_gpus.uuids[1], EventKind.LOST, 0, True)]
 
 
+@pytest.mark.req("PM-06", "PM-03")
+def test_a_driver_that_hangs_holds_up_nobody_and_what_it_reports_at_the_end_is_told(
+    loaded_gpus: FakeGpus, operator_sees: OperatorSees
+) -> None:
+    nvml = NvmlGpus(answer_s=1)
+    assert nvml.events() == ()
+    loaded_gpus.hang()
+    try:
+        loaded_gpus.xid(0, 119)
+        assert nvml.events() == ()
+        inventory = nvml.inventory()
+    finally:
+        loaded_gpus.hang(hangs=False)
+        nvml.close()  # waits for what hung
+    operator_sees("gpu/driver-hangs", rendered(find((0,), inventory)), wait="1 s")
+    assert told(nvml.events()) == [(loaded_gpus.uuids[0], EventKind.XID, 119, True)]
+    assert len(nvml.inventory().gpus) == 2
+    nvml.close()
+
+
 def test_the_driver_is_let_go_of_at_the_end(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
     nvml.events()
     nvml.close()
