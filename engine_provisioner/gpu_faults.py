@@ -98,6 +98,13 @@ def driver_fault(code: int, text: str) -> DriverFault:
             return DriverFault(cause=Cause.DRIVER, message=f"the NVIDIA driver does not work: {text}", hint=hint)
 
 
+def no_answer(seconds: float) -> DriverFault:
+    """What it means that a question to the driver has no answer for so long."""
+    message = f"the NVIDIA driver does not answer for {seconds:g} s"
+    hint = "a GPU or its driver hangs: the kernel's log says more (journalctl -k | grep -i nvrm); reboot"
+    return DriverFault(cause=Cause.DRIVER, message=message, hint=hint)
+
+
 def lost_gpu(index: int, code: int, text: str, *, uuid: str | None = None, name: str | None = None) -> LostGpu:
     """What a refusal means that concerns one GPU. ``text`` is NVML's own."""
     match code:

@@ -2,28 +2,33 @@
 
 Decides nothing. A machine without a driver is a value that says so, never an exception; so is a driver that goes away,
 and a GPU that falls off the bus hides no other. The calls block for milliseconds (a sleeping GPU: a second): callers
-use a thread.
+use a thread. A driver that hangs holds up none of them for longer than ``ANSWER_S``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pynvml
 
 from contracts.pools import Gpu
-from engine_provisioner.gpu_faults import OF_THE_DRIVER, DriverFault, LostGpu, driver_fault, label
+from engine_provisioner.gpu_faults import OF_THE_DRIVER, DriverFault, LostGpu, driver_fault, label, no_answer
 from engine_provisioner.nvml import Handle, Identity, ask_each, survey, told
 from pool_managerd.devices import DeviceProcess, EventKind, GpuEvent, Inventory, Untold, settle
 from pool_managerd.xid import explain
 
 _T = TypeVar("_T")
 
+ANSWER_S = 15.0
+"""How long the driver may take over a question: it wakes GPUs that sleep."""
 MOST_EVENTS = 256
 """As many are taken from the driver at a time: a GPU that fails may report without end."""
 
@@ -44,14 +49,14 @@ class Gpus(Protocol):
 class NvmlGpus:
     """The GPUs as the NVIDIA driver sees them."""
 
-    def __init__(self) -> None:
-        # NVML counts its initializations; one lock keeps ours and the calls that rely on it together.
-        self._lock = threading.Lock()
+    def __init__(self, answer_s: float = ANSWER_S) -> None:
+        self._driver = _DriverThread(answer_s)
         self._ready = False
         self._known: dict[str, Gpu] = {}
         self._lost: frozenset[str] = frozenset()
         self._uncorrectable: dict[str, int] = {}
         self._xids = _XidListener()
+        self._happened: deque[GpuEvent] = deque()
 
     def inventory(self) -> Inventory:
         """See ``Gpus``."""
@@ -67,27 +72,34 @@ class NvmlGpus:
 
     def events(self) -> tuple[GpuEvent, ...]:
         """See ``Gpus``. The first call only begins to listen, and tells which known GPUs are lost."""
-        found = self._ask(self._events)
-        return () if isinstance(found, DriverFault) else found  # inventory() says what is wrong with the driver
+        self._ask(self._look)  # inventory() says what is wrong with the driver
+        # What a look found that was given up on is told with the next: a GPU that hangs reports its Xid at the end.
+        return tuple(self._happened.popleft() for _ in range(len(self._happened)))
 
     def close(self) -> None:
         """Let go of the driver."""
-        with self._lock:
-            self._disconnect()
+        with contextlib.suppress(TimeoutError):
+            self._driver.ask(self._disconnect)
+        self._driver.close()
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[], _T]) -> _T | DriverFault:
         """Ask, connected to the driver; after a failure the next question connects anew."""
-        with self._lock:
-            try:
-                if not self._ready:
-                    pynvml.nvmlInit()
-                    self._ready = True
-                return question()
-            except pynvml.NVMLError as error:
-                self._disconnect()
-                return driver_fault(error.value, str(error))
+        try:
+            return self._driver.ask(partial(self._connected, question))
+        except TimeoutError:
+            return no_answer(self._driver.answer_s)
+
+    def _connected(self, question: Callable[[], _T]) -> _T | DriverFault:
+        try:
+            if not self._ready:
+                pynvml.nvmlInit()
+                self._ready = True
+            return question()
+        except pynvml.NVMLError as error:
+            self._disconnect()
+            return driver_fault(error.value, str(error))
 
     def _disconnect(self) -> None:
         if self._ready:
@@ -120,7 +132,7 @@ class NvmlGpus:
             *(Untold(uuid=each.uuid, message=each.message, hint=each.hint) for each in (*lost.values(), *others)),
         )
 
-    def _events(self) -> tuple[GpuEvent, ...]:
+    def _look(self) -> None:
         inventory = self._survey()
         names = {gpu.uuid: label(gpu.index, gpu.name, gpu.uuid) for gpu in inventory.gpus}
         names |= {each.uuid: label(each.index, each.name, each.uuid) for each in inventory.lost if each.uuid}
@@ -140,7 +152,7 @@ class NvmlGpus:
             if each.uuid is not None and each.uuid not in self._lost
         ]
         self._lost = frozenset(each.uuid for each in inventory.lost if each.uuid is not None)
-        return (*xids, *ecc, *lost)
+        self._happened.extend((*xids, *ecc, *lost))
 
     def _new_errors(self, uuid: str, name: str, count: int | None) -> Iterator[GpuEvent]:
         if count is None:
@@ -152,6 +164,51 @@ class NvmlGpus:
         new = count - before
         errors = "1 new uncorrectable memory error" if new == 1 else f"{new} new uncorrectable memory errors"
         yield GpuEvent(uuid=uuid, kind=EventKind.ECC, number=new, message=f"{name} has {errors}", hint=explain(48).hint)
+
+
+class _DriverThread:
+    """One thread for every call into the driver, which may hang: then no other thread hangs with it.
+
+    It does not keep the program from ending, which the threads of an executor do.
+    """
+
+    def __init__(self, answer_s: float) -> None:
+        self.answer_s = answer_s
+        self._questions: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def ask(self, question: Callable[[], _T]) -> _T:
+        """The answer, after those to the questions before it. Raises TimeoutError where none comes in time."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._answer, name="nvml", daemon=True)
+                self._thread.start()
+        answer: Future[_T] = Future()
+        self._questions.put((answer, question))
+        try:
+            return answer.result(self.answer_s)
+        except TimeoutError:
+            answer.cancel()  # nobody waits for it any more
+            raise
+
+    def close(self) -> None:
+        """End the thread, unless it hangs."""
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._questions.put(None)
+            thread.join(self.answer_s)
+
+    def _answer(self) -> None:
+        while (asked := self._questions.get()) is not None:
+            answer, question = asked
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                answer.set_result(question())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the question was asked
+                answer.set_exception(error)
 
 
 class _XidListener:

@@ -20,6 +20,7 @@ In a test module (the fixtures are in ``tests.support.nvml.fixtures``)::
 The lines of the file::
 
     init CODE                           NVML's error number for initialization and every other call; 0: the driver works
+    hang 0|1                            whether every call hangs until this is 0 again
     loads NUMBER                        how often the driver was loaded: who connected before must connect again
     driver TEXT | cuda NUMBER           the versions
     device ID                           and then that device's: uuid, name, total, used, utilization, capability,
@@ -114,6 +115,7 @@ class FakeGpus:
         self._cards = {card.id: card for card in (reference_cards(str(state)) if cards is None else cards)}
         self._init = 0
         self._loads = 0
+        self._hang = 0
         self._processes: list[str] = []
         self._xids: list[str] = []
         self._refusals: dict[tuple[int, str], int] = {}
@@ -189,6 +191,11 @@ class FakeGpus:
         self._init = 0
         self._write()
 
+    def hang(self, *, hangs: bool = True) -> None:
+        """Every call hangs from now on, or no longer: then those go on that hung."""
+        self._hang = int(hangs)
+        self._write()
+
     def uncorrectable(self, device: int, count: int) -> None:
         """The device has had so many uncorrectable memory errors."""
         self.change(device, ecc=count)
@@ -226,7 +233,7 @@ class FakeGpus:
         self._write()
 
     def _write(self) -> None:
-        lines = [f"init {self._init}", f"loads {self._loads}", f"driver {DRIVER}", f"cuda {CUDA}"]
+        lines = [f"init {self._init}", f"hang {self._hang}", f"loads {self._loads}", f"driver {DRIVER}", f"cuda {CUDA}"]
         lines += [line for card in self.cards for line in card.lines()]
         lines += [*self._processes, *self._xids]
         lines += [f"refuse {device} {call} {error}" for (device, call), error in self._refusals.items()]

@@ -65,7 +65,7 @@ struct xid { u64 serial, number; int device; };
 struct refusal { int device; char call[64]; int code; };
 
 struct world {
-    int init, loads, devices, rules, xids, refusals, cuda;
+    int init, hang, loads, devices, rules, xids, refusals, cuda;
     char driver[80];
     struct device device[DEVICES];
     struct rule rule[LINES];
@@ -118,13 +118,14 @@ static int read_line(struct world *w, char *line)
         return ++w->xids < LINES;
     if (sscanf(line, "refuse %d %63s %d", &f->device, f->call, &f->code) == 3)
         return ++w->refusals < LINES;
-    if (sscanf(line, "init %d", &w->init) == 1 || sscanf(line, "loads %d", &w->loads) == 1 || sscanf(line, "cuda %d", &w->cuda) == 1
+    if (sscanf(line, "init %d", &w->init) == 1 || sscanf(line, "hang %d", &w->hang) == 1
+        || sscanf(line, "loads %d", &w->loads) == 1 || sscanf(line, "cuda %d", &w->cuda) == 1
         || sscanf(line, "driver %79s", w->driver) == 1)
         return 1;
     return w->devices > 0 && read_device_line(d - 1, line);
 }
 
-static int read_world(struct world *w)
+static int read_file(struct world *w)
 {
     const char *path = getenv("NVML_STANDIN");
     FILE *file = path ? fopen(path, "re") : NULL;
@@ -141,6 +142,16 @@ static int read_world(struct world *w)
     }
     fclose(file);
     return bad ? bad : w->init;
+}
+
+static int read_world(struct world *w)
+{
+    int bad = read_file(w);
+    while (w->hang) {
+        nanosleep(&(struct timespec){0, 10 * 1000000L}, NULL);
+        bad = read_file(w);
+    }
+    return bad;
 }
 
 /* --- connecting, and finding a device ---------------------------------------------------------------------------- */
