@@ -26,7 +26,7 @@ from container_runtime.spec import (
 )
 
 PODMAN_LOG = ("--log-driver=k8s-file", "--log-opt=max-size=10mb")
-DOCKER_LOG = ("--log-driver=json-file", "--log-opt=max-size=10m")
+DOCKER_LOG = ("--log-driver=json-file", "--log-opt=max-size=5m", "--log-opt=max-file=2")
 ROOTLESS_USER = "0:0"
 """The user who runs the manager, as a rootless container numbers him."""
 

@@ -34,12 +34,16 @@ PULL_S = 6 * 3600.0
 SMI_S = 60.0
 _END_S = 60.0
 """On top of the time that a container has for its own end."""
+_FOLLOW_AGAIN_S = 0.5
 _LINE_CHARS = 8_192
 _NO_IMAGE = ImageReference(image="the-container")
 
 
 class Client(ABC):
     """A container runtime that is asked through its command-line program."""
+
+    _at_once: tuple[str, ...] = ()
+    """What keeps a forced removal from waiting, where it would."""
 
     def __init__(self, name: str, environ: Mapping[str, str], redact: Redact) -> None:
         self._name = name
@@ -165,11 +169,25 @@ class Client(ABC):
 
     async def logs(self, handle: ContainerHandle, *, follow: bool) -> AsyncGenerator[str, None]:
         """Its output from the beginning, line by line."""
-        args = ("logs", *(("--follow",) if follow else ()), handle.container_id)
-        await self._inspected(handle.container_id)
-        async with contextlib.aclosing(self._command.lines(*args)) as lines:
-            async for line in lines:
-                yield self._line(line)
+        options: tuple[str, ...] = ("--follow",) if follow else ()
+        await self._inspected(handle.container_id)  # which says what is wrong where it is gone
+        while True:
+            async with contextlib.aclosing(self._command.lines("logs", *options, handle.container_id)) as lines:
+                async for line in lines:
+                    yield self._line(line)
+            if not follow:
+                return
+            try:
+                container = await self._inspected(handle.container_id)
+            except ContainerError as error:
+                if error.cause is RuntimeCause.CONTAINER_GONE:
+                    return
+                raise
+            if answers.main_process(container) is None:
+                return
+            # The one who followed has ended and the container has not, as when docker's daemon is started anew.
+            options = ("--follow", "--tail=0")
+            await asyncio.sleep(_FOLLOW_AGAIN_S)
 
     async def wait(self, handle: ContainerHandle) -> ContainerState:
         """How it ended, once it has."""
@@ -244,7 +262,8 @@ class Client(ABC):
         return tuple(done.stdout.split())
 
     async def _remove(self, container_id: str) -> None:
-        done = await self._ask("rm", "--force", "--volumes", container_id, timeout_s=_END_S)
+        # By KILL, where it runs: it was asked to end before, or nobody ever used it.
+        done = await self._ask("rm", "--force", "--volumes", *self._at_once, container_id, timeout_s=_END_S)
         if done.status != 0:
             error = answers.ask_error(_NO_IMAGE, self._said(done))
             if error.cause is not RuntimeCause.CONTAINER_GONE:

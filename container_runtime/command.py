@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -19,7 +19,7 @@ LINE_BYTES = 64 * 1024
 """What is kept of a line; the rest of it is dropped, so that no secret is cut in two and shown in halves."""
 OUTPUT_BYTES = 8 * 1024 * 1024
 """What is kept of each output of a command that is waited for."""
-_CHUNK = 64 * 1024
+_QUEUE_LINES = 1_000
 _HELPER_WAIT_S = 0.5
 """How long helpers that outlive the program may hold its outputs open."""
 _END_WAIT_S = 2.0
@@ -54,97 +54,159 @@ class Command:
     ) -> Completed:
         """Call it and wait, for ever where ``timeout_s`` is None.
 
-        ``environ`` is added to its own; ``on_line`` gets each line of both outputs as it comes.
+        ``environ`` is added to its own; ``on_line`` gets each line of both outputs as it comes, and must not raise.
+
         Raises ContainerError: NO_RUNTIME without such a program, NO_ANSWER when the time is over. It is ended then, as
         it is when the caller is cancelled.
         """
+        stdout, stderr = _Kept(on_line), _Kept(on_line)
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                _started(self._program, args, {**self._environ, **(environ or {})}) as child,
-                asyncio.TaskGroup() as readers,
+                _started(self._program, args, {**self._environ, **(environ or {})}, (stdout, stderr)) as process,
             ):
-                stdout = readers.create_task(_collect(child.stdout, on_line))
-                stderr = readers.create_task(_collect(child.stderr, on_line))
-                status = await child.ended()
+                status = await process.wait()
+                # Helpers that outlive it, as podman's do, may hold its outputs open.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_HELPER_WAIT_S):
+                        await stdout.over.wait()
+                        await stderr.over.wait()
         except TimeoutError as error:
             text = f"{self._program} {args[0]} did not answer within {timeout_s} s and was ended"
             hint = f"see what holds it up: {self._program} info; on a slow disk or network, try again"
             raise ContainerError(RuntimeCause.NO_ANSWER, text, hint) from error
-        return Completed(status=status, stdout=stdout.result(), stderr=stderr.result())
+        return Completed(status=status, stdout=stdout.text(), stderr=stderr.text())
 
     async def lines(self, *args: str) -> AsyncGenerator[str, None]:
-        """Both outputs, line by line, until it ends. It is ended when the iterator is closed earlier."""
-        async with _started(self._program, args, self._environ, merged=True) as child:
-            cutter = _Lines()
-            while chunk := await child.stdout.read(_CHUNK):
-                for line in cutter.feed(chunk):
+        """The lines of both outputs as they come, until it ends. It is ended when the generator is closed earlier."""
+        waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        # Two pipes, so that neither output comes between the two halves of the other's line.
+        pipes = (_Queued(waiting), _Queued(waiting))
+        async with _started(self._program, args, self._environ, pipes):
+            open_pipes = len(pipes)
+            while open_pipes:
+                line = await waiting.get()
+                for pipe in pipes:
+                    pipe.go_on()
+                if line is None:
+                    open_pipes -= 1
+                else:
                     yield line
-            for line in cutter.rest():
-                yield line
 
 
-class _Child:
-    """A started program, and the ends of its pipes."""
+class _Pipe(asyncio.Protocol):
+    """One output of a program."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.stdout = asyncio.StreamReader(limit=_CHUNK)
-        self.stderr = asyncio.StreamReader(limit=_CHUNK)
-        self.pipes: list[asyncio.BaseTransport] = []
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.writer = -1
+        """The end that the program gets."""
+        self._transport: asyncio.ReadTransport | None = None
 
-    async def ended(self) -> int:
-        """Its exit status, once it has one. Its outputs end soon after, whoever else holds them."""
-        status = await self.process.wait()
-        asyncio.get_running_loop().call_later(_HELPER_WAIT_S, self.close)
-        return status
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The pipe is open."""
+        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - what connect_read_pipe makes
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        """Nobody holds the other end any more, or we have closed ours."""
+        self.over.set()
 
     def close(self) -> None:
         """Read no more. Idempotent."""
-        for pipe in self.pipes:
-            pipe.close()
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Kept(_Pipe):
+    """An output that is kept, up to its bound, and shown line by line."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._on_line = on_line
+        self._kept = bytearray()
+        self._cutter = _Lines()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        self._kept += data[: max(0, OUTPUT_BYTES - len(self._kept))]
+        self._show(self._cutter.feed(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end; what stands after the last line end is a line too."""
+        self._show(self._cutter.rest())
+        super().connection_lost(exc)
+
+    def text(self) -> str:
+        """What was kept."""
+        return self._kept.decode(errors="replace")
+
+    def _show(self, lines: list[str]) -> None:
+        if self._on_line is not None:
+            for line in lines:
+                self._on_line(line)
+
+
+class _Queued(_Pipe):
+    """An output whose lines are put into a queue, no faster than they are taken; None at its end."""
+
+    def __init__(self, queue: asyncio.Queue[str | None]) -> None:
+        super().__init__()
+        self._queue = queue
+        self._cutter = _Lines()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        self._put(self._cutter.feed(data))
+        if self._queue.qsize() > _QUEUE_LINES and self._transport is not None:
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._put([*self._cutter.rest(), None])
+        super().connection_lost(exc)
+
+    def go_on(self) -> None:
+        """Lines were taken."""
+        if self._queue.qsize() <= _QUEUE_LINES and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _put(self, lines: Sequence[str | None]) -> None:
+        for line in lines:
+            self._queue.put_nowait(line)
 
 
 @contextlib.asynccontextmanager
 async def _started(
-    program: str, args: tuple[str, ...], environ: Mapping[str, str], *, merged: bool = False
-) -> AsyncIterator[_Child]:
+    program: str, args: tuple[str, ...], environ: Mapping[str, str], pipes: tuple[_Pipe, _Pipe]
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Start it in a session of its own; at the end nothing of it runs, but what has left its group on purpose."""
     loop = asyncio.get_running_loop()
-    with contextlib.ExitStack() as writers:
-        readers = []
-        ends = []
-        for _ in range(1 if merged else 2):
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+        # Pipes of our own: asyncio's would make wait() hang on to helpers that keep them open.
+        for pipe in pipes:
             reader, writer = os.pipe()
-            readers.append(os.fdopen(reader, "rb", buffering=0))
-            ends.append(writers.enter_context(os.fdopen(writer, "wb", buffering=0)))
+            end = its.enter_context(os.fdopen(writer, "wb", buffering=0))
+            pipe.writer = end.fileno()
+            await loop.connect_read_pipe(lambda pipe=pipe: pipe, os.fdopen(reader, "rb", buffering=0))  # type: ignore[misc]
+            ours.callback(pipe.close)
         try:
             process = await asyncio.create_subprocess_exec(
                 program,
                 *args,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=ends[0],
-                stderr=ends[-1],
+                stdout=pipes[0].writer,
+                stderr=pipes[1].writer,
                 env=dict(environ),
                 start_new_session=True,
             )
-        except BaseException as error:
-            for pipe in readers:
-                pipe.close()
-            if isinstance(error, OSError):
-                raise _no_program(program, error) from error
-            raise
-    # Pipes of our own: asyncio's would make wait() hang on to helpers that keep them open, as podman's do.
-    child = _Child(process)
-    try:
-        for pipe, stream in zip(readers, (child.stdout, child.stderr), strict=False):
-            protocol = asyncio.StreamReaderProtocol(stream)
-            transport, _ = await loop.connect_read_pipe(lambda protocol=protocol: protocol, pipe)  # type: ignore[misc]
-            child.pipes.append(transport)
-        yield child
-    finally:
-        child.close()
-        await _end(process)
+        except OSError as error:
+            raise _no_program(program, error) from error
+        its.close()
+        try:
+            yield process
+        finally:
+            await _end(process)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -165,20 +227,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _signal(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-async def _collect(stream: asyncio.StreamReader, on_line: Callable[[str], None] | None) -> str:
-    kept = bytearray()
-    cutter = _Lines()
-    while chunk := await stream.read(_CHUNK):
-        kept += chunk[: max(0, OUTPUT_BYTES - len(kept))]
-        if on_line is not None:
-            for line in cutter.feed(chunk):
-                on_line(line)
-    if on_line is not None:
-        for line in cutter.rest():
-            on_line(line)
-    return kept.decode(errors="replace")
 
 
 class _Lines:

@@ -28,6 +28,7 @@ class DockerRuntime(Client):
     ) -> None:
         super().__init__("docker", environ, redact)
         self._cdi_directories = cdi_directories
+        self._path = environ.get("PATH", "")
         self._facts: DockerFacts | None = None
 
     async def detect(self) -> Detection:
@@ -79,7 +80,7 @@ class DockerRuntime(Client):
         facts = await self._known()
         if facts.cdi:
             return findings.of_cdi(await asyncio.to_thread(host.cdi_files, self._cdi_directories), devices)
-        if facts.nvidia or await asyncio.to_thread(host.nvidia_hook) is not None:
+        if facts.nvidia or await asyncio.to_thread(host.nvidia_hook, self._path) is not None:
             return ()
         return findings.of_hook()
 

@@ -47,9 +47,9 @@ def _cdi_file(path: Path) -> cdi.CdiFile:
         return cdi.CdiFile(path=str(path), problem="it is neither YAML nor JSON")
 
 
-def nvidia_hook() -> Path | None:
-    """NVIDIA's hook, as a docker daemon would find it for ``--gpus``."""
-    places = [Path(directory, hook) for directory in _SYSTEM_PATH.split(":") for hook in _HOOKS]
+def nvidia_hook(path: str) -> Path | None:
+    """NVIDIA's hook, as a docker daemon would find it for ``--gpus``: on this PATH, or on that of the system."""
+    places = [Path(directory, hook) for directory in f"{path}:{_SYSTEM_PATH}".split(":") for hook in _HOOKS]
     return next((place for place in places if os.access(place, os.X_OK)), None)
 
 

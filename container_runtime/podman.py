@@ -22,6 +22,8 @@ _READS_NEW_CDI = (4, 6)
 class PodmanRuntime(Client):
     """Containers of the user who runs the manager, without a daemon and without root."""
 
+    _at_once = ("--time=0",)
+
     def __init__(
         self, environ: Mapping[str, str], redact: Redact, *, cdi_directories: tuple[Path, ...] = host.CDI_DIRECTORIES
     ) -> None:

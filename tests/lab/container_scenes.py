@@ -1,7 +1,7 @@
 """Plays one scene with a real container runtime and prints what happened, as JSON: container_scenes.py RUNTIME SCENE.
 
-Runs on the throw-away host, against the product's own classes. $DIGEST is the digest of the image in $IMAGE, which has a
-shell and busybox's tools, and nothing else.
+Runs on the throw-away host, against the product's own classes. $DIGEST is the digest of the image in $IMAGE, which has
+a shell and busybox's tools, and nothing else.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ DIGEST = os.environ["DIGEST"]
 KEY = "sesame-open-4711"
 REGISTRY_FILES = Path("/var/lib/registry/docker/registry/v2/blobs/sha256")
 LOCKED = IMAGE.replace(":5000", ":5002")
+NO_DIGEST = f"sha256:{'0' * 64}"
 THIS = ImageReference(image=IMAGE, digest=DIGEST)
 
 Answers = dict[str, Any]
@@ -58,9 +59,8 @@ async def outcome(awaitable: Awaitable[object]) -> str:
     try:
         return f"no error: {await awaitable}"
     except ContainerError as error:
-        assert error.hint
         sys.stderr.write(f"{error.cause}: {error.message}\n  {error.hint}\n{error.output}\n\n")
-        return str(error.cause)
+        return str(error.cause) if error.hint else f"{error.cause} without a hint"
 
 
 async def containers() -> int:
@@ -90,7 +90,7 @@ async def line_with(runtime: ContainerRuntime, handle: ContainerHandle, wanted: 
 async def images(runtime: ContainerRuntime) -> Answers:
     said: list[str] = []
     silent = said.append
-    none = ImageReference(image=IMAGE, digest=f"sha256:{'0' * 64}")
+    none = ImageReference(image=IMAGE, digest=NO_DIGEST)
     by_tag = ImageReference(image=IMAGE, tag="1")
     answers: Answers = {
         "before": await runtime.present(THIS),
@@ -293,29 +293,41 @@ printf 'no end of line'
     handle = await runtime.run(spec("talker", script, key_env="ENGINE_KEY"), KEY)
     followed = await text_of(runtime, handle, follow=True)
     await runtime.stop(handle, timeout_ms=1000)
-    # More than the log may hold, so that it is started anew while it is followed.
-    lines = 14_000
-    flood = f"i=0; while [ $i -lt {lines} ]; do i=$((i + 1)); echo $i {'x' * 1000}; done; echo last"
+    flood = f"i=0; while [ $i -lt 14000 ]; do i=$((i + 1)); echo $i {'x' * 1000}; done"
     handle = await runtime.run(spec("flood", flood), None)
-    last, count = "", 0
-    async with contextlib.aclosing(runtime.logs(handle, follow=True)) as stream:
-        async for last in stream:  # noqa: B007 - the last one is wanted
-            count += 1
+    await runtime.wait(handle)
     kept = await text_of(runtime, handle)
     await runtime.stop(handle, timeout_ms=1000)
-    endless = await runtime.run(spec("endless", "while true; do echo tick; sleep 0.1; done"), None)
-    await line_with(runtime, endless, "tick")
-    followers = [command for command in map(command_of, pids()) if re.match(r"\S*(podman|docker) logs", command)]
-    await runtime.stop(endless, timeout_ms=0)
+
+    endless = await runtime.run(spec("endless", "i=0; while true; do i=$((i + 1)); echo $i; sleep 0.1; done"), None)
+    numbers: list[int] = []
+    async with contextlib.aclosing(runtime.logs(endless, follow=True)) as lines:
+        async for line in lines:
+            numbers.append(int(line))
+            if len(numbers) == 3:
+                for pid in followers():
+                    os.kill(pid, signal.SIGKILL)
+            if numbers[-1] > 10:
+                break
+    left = followers()
+    async with asyncio.TaskGroup() as group:
+        whole = group.create_task(text_of(runtime, endless, follow=True))
+        await line_with(runtime, endless, "1")
+        await runtime.stop(endless, timeout_ms=0)
     return {
         "followed": [line if len(line) < 100 else len(line) for line in followed],
-        "last": last,
-        "seen": count,
         "kept": len(kept),
-        "followers left": followers,
+        "goes on": numbers == sorted(set(numbers)),
+        "followers left": left,
+        "to the end": len(whole.result()) > 10,
         "of nobody": await outcome(text_of(runtime, handle)),
         "left": await containers(),
     }
+
+
+def followers() -> list[int]:
+    """The processes that follow a log."""
+    return [pid for pid in pids() if re.match(r"\S*(podman|docker) logs", command_of(pid))]
 
 
 def pids() -> list[int]:
@@ -323,14 +335,14 @@ def pids() -> list[int]:
 
 
 async def failures(runtime: ContainerRuntime) -> Answers:
-    missing = await outcome(runtime.run(spec("absent", "true"), None))
+    absent = msgspec.structs.replace(spec("absent", "true"), digest=NO_DIGEST)
     await runtime.pull(THIS, lambda _line: None)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = PortMapping(container=80, host=taken.getsockname()[1])
         mount = Mount(source="/nothere", target="/x")
         bad = spec("bad", "true", ports=(port,), mounts=(mount,), devices=(DeviceRequest.gpu(0), DeviceRequest.gpu(7)))
         answers: Answers = {
-            "no image": missing,
+            "no image": await outcome(runtime.run(absent, None)),
             "no digest": await outcome(runtime.run(spec("tag", "true", digest=None, tag="1"), None)),
             "port taken": await outcome(runtime.run(spec("port", "sleep 100", ports=(port,)), None)),
             "no mount": await outcome(runtime.run(spec("mount", "true", mounts=(mount,)), None)),
@@ -340,12 +352,17 @@ async def failures(runtime: ContainerRuntime) -> Answers:
         }
     answers["no device"] = await outcome(runtime.run(spec("device", "sleep 1", devices=(DeviceRequest.gpu(7),)), None))
     answers["after failures"] = await containers()
-    for delay_ms in (0, 50, 100, 200, 400):
+    hurried = 0
+    for delay_ms in (1, 20, 40, 80, 160, 320, 5_000):
+        handle = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay_ms / 1000):
                 handle = await runtime.run(spec(f"hurried-{delay_ms}", "sleep 100"), None)
-                await runtime.stop(handle, timeout_ms=0)
-    answers["after hurry"] = await containers()
+        if handle is None:
+            hurried += 1
+        else:
+            await runtime.stop(handle, timeout_ms=0)
+    answers["after hurry"] = (hurried > 0, await containers())
     return answers
 
 
@@ -401,7 +418,19 @@ async def gpus(runtime: ContainerRuntime) -> Answers:
     }
 
 
-SCENES = (images, run, ends, logs, failures, crash, manager, gpus)
+async def without_gpus(runtime: ContainerRuntime) -> Answers:
+    """On a host that has no GPU to give."""
+    identity = await runtime.pull(THIS, lambda _line: None)
+    wanted = spec("gpu", "sleep 100", devices=(DeviceRequest.gpu(0),))
+    return {
+        "run": await outcome(runtime.run(wanted, None)),
+        "gpus": await outcome(runtime.visible_gpus(identity, wanted.devices)),
+        "preflight": [finding.check for finding in await runtime.preflight(wanted)],
+        "left": await containers(),
+    }
+
+
+SCENES = (images, run, ends, logs, failures, crash, manager, gpus, without_gpus)
 
 
 def main() -> None:
