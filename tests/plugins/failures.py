@@ -112,6 +112,18 @@ def write(failures: Iterable[Failure]) -> str:
     return "".join(parts)
 
 
+def is_there(test: str) -> bool:
+    """Whether a test is where its id says."""
+    path, _, function = test.partition("::")
+    try:
+        source = (ROOT / path).read_text()
+    except OSError:
+        return False
+    return (
+        re.search(rf"^\s*(?:async )?def {re.escape(function.rpartition('::')[2])}\(", source, re.MULTILINE) is not None
+    )
+
+
 class Failures:
     """Compares what tests show with the document, or collects it for the document."""
 
@@ -161,7 +173,9 @@ class Failures:
             self.stale = [documented[name] for name in sorted(gone) if documented[name].test not in self.inconclusive]
         if self.update and self.shown:
             stale = {failure.name for failure in self.stale}
-            kept = {name: failure for name, failure in documented.items() if name not in stale}
+            kept = {
+                name: failure for name, failure in documented.items() if name not in stale and is_there(failure.test)
+            }
             DOCUMENT.write_text(write((kept | self.shown).values()))
             self.stale = []
         if self.stale and session.exitstatus == pytest.ExitCode.OK:

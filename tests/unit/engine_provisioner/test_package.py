@@ -12,6 +12,7 @@ from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
+from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import MakeHost, MakeServer, a_pool
 
 ALLOWED = Policy(allow_package_installs=True)
@@ -94,9 +95,12 @@ async def test_a_missing_one_is_installed_by_pacman_where_that_is_allowed(os_rel
 
 
 @pytest.mark.req("EP-09")
-async def test_without_the_policy_nothing_is_installed_and_both_mends_are_named(machine: Machine) -> None:
+async def test_without_the_policy_nothing_is_installed_and_both_mends_are_named(
+    machine: Machine, operator_sees: OperatorSees
+) -> None:
     machine.installing_pacman()
     error = await machine.refusal(package_pool(), ARCH, Policy())
+    operator_sees("package/installs-not-allowed", error.render())
     assert error.cause is Cause.POLICY_DENIED
     assert error.message == "there is no llama-server on PATH, and policy does not allow to install llama.cpp"
     assert error.hint == "set policy.allow_package_installs: true, or run: sudo pacman -S llama.cpp"
@@ -118,28 +122,34 @@ async def test_without_the_policy_nothing_is_installed_and_both_mends_are_named(
 )
 @pytest.mark.parametrize("policy", [ALLOWED, Policy()], ids=["allowed", "not allowed"])
 async def test_elsewhere_the_command_is_for_the_operator(
-    os_release: str, command: str, policy: Policy, machine: Machine
+    os_release: str, command: str, policy: Policy, machine: Machine, operator_sees: OperatorSees
 ) -> None:
     machine.installing_pacman()
     error = await machine.refusal(package_pool(), os_release, policy)
+    if os_release == DEBIAN:
+        operator_sees("package/not-installed", error.render())
     assert (error.cause, error.message) == (Cause.ENGINE_MISSING, "there is no llama-server on PATH")
     assert error.hint == f"{command} (for you to run: llama-orch installs packages on Arch-like systems only)"
     assert machine.ran == []
 
 
 @pytest.mark.req("EP-09")
-async def test_an_install_for_which_the_rights_are_missing_is_left_to_the_operator(machine: Machine) -> None:
+async def test_an_install_for_which_the_rights_are_missing_is_left_to_the_operator(
+    machine: Machine, operator_sees: OperatorSees
+) -> None:
     machine.pacman(NO_RIGHTS)
     error = await machine.refusal(package_pool())
+    operator_sees("package/no-rights", error.render())
     assert error.cause is Cause.ENGINE_FETCH
     assert "status 1: error: you cannot perform this operation unless you are root." in error.message
     assert error.hint == "run it yourself, llama-orch takes no other rights: sudo pacman -S llama.cpp"
     assert machine.ran == ["pacman -S --noconfirm --needed llama.cpp"]  # neither sudo nor anything like it
 
 
-async def test_a_package_without_a_server_is_said(machine: Machine) -> None:
+async def test_a_package_without_a_server_is_said(machine: Machine, operator_sees: OperatorSees) -> None:
     machine.pacman("")
     error = await machine.refusal(package_pool("cowsay"))
+    operator_sees("package/without-a-server", error.render())
     assert error.message == "cowsay is installed, and there is still no llama-server on PATH"
 
 
@@ -171,10 +181,13 @@ async def test_a_pool_without_its_block_is_told_the_block(machine: Machine) -> N
 
 
 @pytest.mark.parametrize(("version", "fits"), [("0.5.0-dev", True), ("b11549", True), ("b11550", False)])
-async def test_the_version_must_be_the_configured_one(version: str, fits: bool, machine: Machine) -> None:
+async def test_the_version_must_be_the_configured_one(
+    version: str, fits: bool, machine: Machine, operator_sees: OperatorSees
+) -> None:
     machine.installing_pacman()
     if fits:
         assert (await machine.prepare(package_pool(version=version))).engine_version == "0.5.0-dev"
     else:
         error = await machine.refusal(package_pool(version=version))
         assert "is version 0.5.0-dev, and the pool asks for b11550" in error.message
+        operator_sees("package/another-version", error.render())

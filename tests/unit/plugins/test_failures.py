@@ -23,7 +23,8 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     monkeypatch.setenv("PYTEST_PLUGINS", "tests.plugins.failures")
     document = os.fspath(pytester.path / "failures.md")
     pytester.makeconftest(
-        f"import pathlib\nfrom tests.plugins import failures\nfailures.DOCUMENT = pathlib.Path({document!r})"
+        f"import pathlib\nfrom tests.plugins import failures\nfailures.DOCUMENT = pathlib.Path({document!r})\n"
+        "failures.ROOT = failures.DOCUMENT.parent"
     )
     return pytester
 
@@ -72,6 +73,9 @@ def test_an_update_of_a_part_keeps_the_rest(suite: pytest.Pytester) -> None:
     has_text(suite, "buy it")
     suite.runpytest_subprocess("--update-failures", "test_it.py")
     assert {each.text for each in failures_of(suite).values()} == {"no gcc in <path>/bin; buy it", "no GPU"}
+    (suite.path / "test_other.py").write_text("def test_another(): ...")
+    suite.runpytest_subprocess("--update-failures", "test_it.py")
+    assert failures_of(suite).keys() == {"source/no-compiler"}, "the test of the other one is gone"
 
 
 def test_a_name_belongs_to_one_test_and_to_an_area(suite: pytest.Pytester) -> None:
