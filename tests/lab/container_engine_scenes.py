@@ -1,4 +1,4 @@
-"""Prepares an engine with a real container runtime and prints what came of it, as JSON: container_engine_scenes.py SCENE.
+"""Prepares an engine with a real container runtime and prints what came of it, as JSON. Its argument is a scene.
 
 Runs on the throw-away host, against the product's own classes. $DIGEST is the digest of the image in $IMAGE, which has
 a shell, busybox's tools and a stand-in for tritonserver that says what it finds.
@@ -43,7 +43,13 @@ Answers = dict[str, Any]
 
 def pool(digest: str | None = DIGEST, **parts: Any) -> Pool:  # noqa: ANN401 - any field of it
     provisioning = Provisioning(mode=Mode.CONTAINER, container=ContainerImage(image=IMAGE, tag="1", digest=digest))
-    chosen = {"id": "gpu1", "engine": Engine.TRITON, "model": "file:m", "devices": (1,), "provisioning": provisioning}
+    chosen: dict[str, Any] = {
+        "id": "gpu1",
+        "engine": Engine.TRITON,
+        "model": "file:m",
+        "devices": (1,),
+        "provisioning": provisioning,
+    }
     return Pool(**(chosen | parts))
 
 
