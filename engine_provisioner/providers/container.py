@@ -69,7 +69,7 @@ _CAUSE_OF_CHECK = MappingProxyType(
 )
 _WHY_IMAGE = "without it there is nothing to start"
 _WHY_GPU = "an engine computes on the GPUs of its pool only, and never on the CPU"
-_WHY_SPACE = "an image that does not fit is not there at all"
+_WHY_SPACE = "a pull that runs out of space leaves nothing that can be started"
 _SPACE_HINT = "free some (podman system prune, docker system prune), or move paths.cache to a larger disk"
 _GIB = 1 << 30
 

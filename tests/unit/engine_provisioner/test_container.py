@@ -27,10 +27,11 @@ from contracts.engines import BindMount, ContainerRun, Finding, HttpProbe, Prepa
 from contracts.pools import Cause
 from engine_provisioner import triton_repository
 from engine_provisioner.container_checks import provision_error
-from engine_provisioner.errors import ProvisionError
+from engine_provisioner.errors import ProvisionError, render
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.providers.container import ContainerProvider
 from engine_provisioner.registry import provider_for
+from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import GPUS, MakeHost, a_pool
 
 DIGEST = f"sha256:{'1f' * 32}"
@@ -257,7 +258,9 @@ async def test_triton_is_given_a_repository_and_asked_for_its_model(make_host: M
     )
 
 
-async def test_trial_runs_a_named_image_of_llama_server_without_a_device(make_host: MakeHost) -> None:
+async def test_trial_runs_a_named_image_of_llama_server_without_a_device(
+    make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     def no_driver() -> NoReturn:
         raise AssertionError("profile trial does not look for GPUs")
 
@@ -272,6 +275,7 @@ async def test_trial_runs_a_named_image_of_llama_server_without_a_device(make_ho
     pool = a_pool(provisioning=Provisioning(mode=Mode.CONTAINER))
     error = await refusal_in_trial(pool, make_host)
     assert error.message == "pool gpu0 names no image, and the usual ones of llamacpp are made for CUDA"
+    operator_sees("container/trial-without-image", error.render())
 
 
 async def refusal_in_trial(pool: Pool, make_host: MakeHost) -> ProvisionError:
@@ -289,21 +293,27 @@ def test_the_registry_gives_every_container_this_provider(make_host: MakeHost) -
 
 @pytest.mark.req("ORCH-3803", "ORCH-3804")
 @pytest.mark.parametrize("runtime_name", ["podman", "docker"])
-async def test_a_container_that_does_not_see_its_gpu_is_refused(runtime_name: str, make_host: MakeHost) -> None:
+async def test_a_container_that_does_not_see_its_gpu_is_refused(
+    runtime_name: str, make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     error = await refusal(container_pool(), make_host, Recording(name=runtime_name, sees=()))
     assert error.cause is Cause.NO_GPU
     assert error.message == (
         f"a container of {IMAGE}@{DIGEST} is given {GPUS[0].uuid} and does not see it; it sees none"
     )
     assert {"podman": "nvidia-ctk cdi generate", "docker": "restart docker"}[runtime_name] in error.hint
+    operator_sees(f"container/gpu-not-seen-in-{runtime_name}", error.render())
 
 
 @pytest.mark.req("ORCH-3804")
-async def test_a_container_that_sees_another_pools_gpu_is_refused(make_host: MakeHost) -> None:
+async def test_a_container_that_sees_another_pools_gpu_is_refused(
+    make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     error = await refusal(container_pool(), make_host, Recording(sees=tuple(gpu.uuid for gpu in GPUS)))
     assert error.cause is Cause.CONTAINER_RUNTIME
     assert error.message == f"a container of {IMAGE}@{DIGEST} sees {GPUS[1].uuid}, which it is not given"
     assert error.hint.startswith("see that no hook and no default runtime of podman adds GPUs")
+    operator_sees("container/gpu-of-another-pool-seen", error.render())
 
 
 async def test_the_slices_of_a_gpu_are_no_other_gpu(make_host: MakeHost) -> None:
@@ -334,7 +344,9 @@ async def test_without_a_driver_no_runtime_is_asked(make_host: MakeHost) -> None
 
 
 @pytest.mark.req("ORCH-3804")
-async def test_a_preflight_finds_everything_at_once(make_host: MakeHost, tmp_path: Path) -> None:
+async def test_a_preflight_finds_everything_at_once(
+    make_host: MakeHost, tmp_path: Path, operator_sees: OperatorSees
+) -> None:
     (tmp_path / "cache").write_text("in the way")
     pool = container_pool(
         digest=None, devices=(0, 7), flags=("--api-key", "sesame"), env={"HF_TOKEN": "sesame", "A-B": "1"}
@@ -356,6 +368,7 @@ async def test_a_preflight_finds_everything_at_once(make_host: MakeHost, tmp_pat
     ]
     assert all(finding.why and finding.hint for finding in found)
     assert "sesame" not in repr(found)
+    operator_sees("container/several-at-once", "\n".join(render(finding) for finding in found))
     error = await refusal(pool, make_host, None, **parts)
     assert error.findings == found[:5]
 
@@ -380,7 +393,9 @@ async def test_a_preflight_asks_the_runtime_for_the_devices_and_looks_inside_an_
     assert not (tmp_path / "cache").exists()
 
 
-async def test_an_image_with_its_tag_in_its_name_is_told_where_the_tag_goes(make_host: MakeHost) -> None:
+async def test_an_image_with_its_tag_in_its_name_is_told_where_the_tag_goes(
+    make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     image = ContainerImage(image="ghcr.io/a/b:v1")
     pool = container_pool(provisioning=Provisioning(mode=Mode.CONTAINER, container=image))
     (finding,) = await provider_of(make_host, Recording()).preflight(pool)
@@ -388,6 +403,7 @@ async def test_an_image_with_its_tag_in_its_name_is_told_where_the_tag_goes(make
         "pools[gpu0].provisioning.container.image: 'ghcr.io/a/b:v1' is no image name without tag and digest"
     )
     assert finding.hint == 'image, tag and digest have a key each: {image: "ghcr.io/a/b", tag: "v1"}'
+    operator_sees("container/tag-in-the-name", render(finding))
 
 
 async def test_a_cache_that_no_container_can_mount_is_found(make_host: MakeHost, tmp_path: Path) -> None:
@@ -408,7 +424,7 @@ async def test_a_cache_that_no_container_can_mount_is_found(make_host: MakeHost,
     ],
 )
 async def test_policy_decides_which_registry_may_be_reached(
-    image: str, outbound: Outbound, denied: str | None, make_host: MakeHost
+    image: str, outbound: Outbound, denied: str | None, make_host: MakeHost, operator_sees: OperatorSees
 ) -> None:
     container = ContainerImage(image=image, digest=DIGEST)
     pool = container_pool(provisioning=Provisioning(mode=Mode.CONTAINER, container=container))
@@ -419,24 +435,30 @@ async def test_policy_decides_which_registry_may_be_reached(
         error = await refusal(pool, make_host, runtime, policy=Policy(outbound=outbound))
         assert error.cause is Cause.POLICY_DENIED
         assert error.message.startswith(f"{denied} may not be reached")
+    if image == "vllm/vllm-openai":
+        operator_sees("container/registry-denied", render(found[0]))
     assert not [line for line in runtime.asked if line.startswith("pull")]
 
 
-async def test_a_disk_that_is_too_full_is_found_before_the_pull(make_host: MakeHost, tmp_path: Path) -> None:
+async def test_a_disk_that_is_too_full_is_found_before_the_pull(
+    make_host: MakeHost, tmp_path: Path, operator_sees: OperatorSees
+) -> None:
     runtime = Recording()
     error = await refusal(container_pool(Engine.TGI), make_host, runtime, free_bytes=lambda _: 5 * GIB)
     assert error.cause is Cause.ENGINE_FETCH
     assert error.message == f"5.0 GiB are free on the disk of {tmp_path / 'cache'}, and the image takes about 20 GiB"
     assert runtime.asked == [f"present {IMAGE}@{DIGEST}"]
+    operator_sees("container/disk-too-full", error.render())
 
 
 async def test_the_usual_image_of_tgi_is_not_started_by_a_docker_that_runs_it_as_the_user(
-    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, operator_sees: OperatorSees
 ) -> None:
     pool = a_pool(engine=Engine.TGI)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     (finding,) = await provider_of(make_host, Recording(name="docker")).preflight(pool)
     assert "keeps its Python where only root may read" in finding.message
+    operator_sees("container/tgi-in-docker", render(finding))
     assert (await refusal(pool, make_host, Recording(name="docker"))).cause is Cause.CONTAINER_RUNTIME
     assert await provider_of(make_host, Recording(name="podman")).preflight(pool) == ()
     assert await provider_of(make_host, Recording(name="docker")).preflight(container_pool(Engine.TGI)) == ()
@@ -447,18 +469,33 @@ async def test_the_usual_image_of_tgi_is_not_started_by_a_docker_that_runs_it_as
 
 @pytest.mark.req("CR-02")
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "message", "name"),
     [
-        (ImageMissingError(REFERENCE), f"the registry has no image {REFERENCE}"),
-        (DigestMismatchError(REFERENCE, "another manifest"), f"{REFERENCE} was asked for, and another manifest came"),
-        (TamperedContentError(REFERENCE), f"the content of {REFERENCE} does not match its manifest"),
-        (RegistryUnreachableError("registry.example"), "the registry registry.example cannot be reached"),
+        (ImageMissingError(REFERENCE), f"the registry has no image {REFERENCE}", "image-missing"),
+        (
+            DigestMismatchError(REFERENCE, "another manifest"),
+            f"{REFERENCE} was asked for, and another manifest came",
+            "digest-mismatch",
+        ),
+        (
+            TamperedContentError(REFERENCE),
+            f"the content of {REFERENCE} does not match its manifest",
+            "tampered-content",
+        ),
+        (
+            RegistryUnreachableError("registry.example"),
+            "the registry registry.example cannot be reached",
+            "registry-unreachable",
+        ),
     ],
 )
-async def test_the_ways_a_pull_fails_stay_apart(error: ContainerError, message: str, make_host: MakeHost) -> None:
+async def test_the_ways_a_pull_fails_stay_apart(
+    error: ContainerError, message: str, name: str, make_host: MakeHost, operator_sees: OperatorSees
+) -> None:
     refused = await refusal(container_pool(), make_host, Recording(pull_error=error))
     assert refused.cause is Cause.ENGINE_FETCH
     assert (refused.message, refused.hint) == (message, error.hint)
+    operator_sees(f"container/{name}", refused.render())
 
 
 @pytest.mark.parametrize("cause", RuntimeCause)
