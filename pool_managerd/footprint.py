@@ -170,14 +170,14 @@ def _ubatch(pool: Pool) -> int:
 def _llamacpp_compute(model: ResolvedModel, pool: Pool) -> int:
     """The compute buffer: the logits of one micro-batch or the widest layer, what goes in, and the attention mask.
 
-    In 4-byte floats; the mask is there as float and as half. Without flash attention the scores of all heads come on
-    top. Measured on Llama 3.1 8B with 8192 tokens: 258.5 MiB, which is (vocabulary + embedding) x 512 x 4.
+    In 4-byte floats; the mask in halves, twice, for the copy that older versions make. Without flash attention the
+    scores of all heads come on top. Llama 3.1 8B with 8192 tokens prints 258.5 MiB: (vocabulary + embedding) x 512 x 4.
     """
     ubatch, cells = _ubatch(pool), _rounded_up(pool.ctx)
     embedding = model.embedding or 0
     width = max(model.vocabulary or USUAL_VOCABULARY, 8 * embedding) + embedding
     scores = (model.heads or 0) * 4 if flag(pool.flags, "--flash-attn", "-fa") in {"off", "0", "false"} else 0
-    return ubatch * (4 * width + cells * (4 + 2 + scores))
+    return ubatch * (4 * width + cells * (2 + 2 + scores))
 
 
 def _rounded_up(tokens: int) -> int:

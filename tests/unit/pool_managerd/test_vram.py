@@ -117,7 +117,7 @@ def test_a_refusal_says_the_numbers_and_what_would_help() -> None:
     assert found is not None
     assert found.cause is Cause.VRAM_SHORT
     assert found.message == (
-        "the engine needs 9.02 GiB of VRAM (weights 4.30 GiB, KV cache 4.00 GiB for 32768 tokens, compute 0.35 GiB "
+        "the engine needs 8.99 GiB of VRAM (weights 4.30 GiB, KV cache 4.00 GiB for 32768 tokens, compute 0.31 GiB "
         "and CUDA 0.38 GiB), and GPU 0 (RTX 3060 Ti) has 7.50 GiB of 8.00 GiB free"
     )
     assert found.hint == (
