@@ -133,6 +133,8 @@ class Failures:
         self.shown: dict[str, Failure] = {}
         self.inconclusive: set[str] = set()
         """Tests that were skipped or failed: nothing is known about what they show."""
+        self.passed: set[str] = set()
+        """Tests that have shown all that they show. One with parameters may have run with some of them."""
         self.stale: list[Failure] = []
         self._documented: dict[str, Failure] | None = None
 
@@ -163,19 +165,20 @@ class Failures:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped or report.failed:
             self.inconclusive.add(_without_parameters(report.nodeid))
+        elif report.when == "call" and "[" not in report.nodeid:
+            self.passed.add(report.nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         # Read again: another run may have written meanwhile.
         documented = parse(DOCUMENT.read_text()) if DOCUMENT.exists() else {}
+        gone = [documented[name] for name in sorted(documented.keys() - self.shown.keys())]
         if self.whole:
-            gone = documented.keys() - self.shown.keys()
-            self.stale = [documented[name] for name in sorted(gone) if documented[name].test not in self.inconclusive]
-        if self.update and self.shown:
-            stale = {failure.name for failure in self.stale}
-            kept = {
-                name: failure for name, failure in documented.items() if name not in stale and is_there(failure.test)
-            }
+            self.stale = [failure for failure in gone if failure.test not in self.inconclusive]
+        if self.update:
+            dropped = {each.name for each in gone if each.test in self.passed or not is_there(each.test)}
+            dropped |= {failure.name for failure in self.stale}
+            kept = {name: failure for name, failure in documented.items() if name not in dropped}
             DOCUMENT.write_text(write((kept | self.shown).values()))
             self.stale = []
         if self.stale and session.exitstatus == pytest.ExitCode.OK:

@@ -76,6 +76,9 @@ def test_an_update_of_a_part_keeps_the_rest(suite: pytest.Pytester) -> None:
     (suite.path / "test_other.py").write_text("def test_another(): ...")
     suite.runpytest_subprocess("--update-failures", "test_it.py")
     assert failures_of(suite).keys() == {"source/no-compiler"}, "the test of the other one is gone"
+    suite.makepyfile(test_it="def test_it(): ...")
+    suite.runpytest_subprocess("--update-failures", "test_it.py")
+    assert failures_of(suite) == {}, "its test shows it no more"
 
 
 def test_a_name_belongs_to_one_test_and_to_an_area(suite: pytest.Pytester) -> None:
