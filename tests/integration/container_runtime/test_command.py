@@ -1,0 +1,114 @@
+"""Real programs: how long they may take, what is kept of them, and that they end with all they started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from pathlib import Path
+
+import pytest
+
+from container_runtime.command import LINE_BYTES, OUTPUT_BYTES, Command
+from container_runtime.errors import ContainerError, RuntimeCause
+
+pytestmark = pytest.mark.req("CR-01")
+
+SH = Command("sh", {"PATH": os.environ["PATH"], "OWN": "own"})
+
+
+async def test_it_has_its_own_environment_and_what_is_added_and_nothing_else() -> None:
+    done = await SH.run("-c", "echo $OWN $ADDED $HOME; echo bad >&2; exit 3", timeout_s=10, environ={"ADDED": "added"})
+    assert (done.status, done.stdout, done.stderr) == (3, "own added\n", "bad\n")
+    assert done.output == "own added\n\nbad"
+
+
+async def test_its_lines_are_shown_as_they_come() -> None:
+    # It goes on only when its first line has been seen.
+    seen: list[str] = []
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+
+    def take(line: str) -> None:
+        seen.append(line)
+        if line == "first":
+            Path(f"/proc/self/fd/{writer}").write_text("go\n")
+
+    script = f"echo first; read x < /proc/{os.getpid()}/fd/{reader}; printf 'half\\rwhole\\nno end' >&2"
+    await SH.run("-c", script, timeout_s=10, on_line=take)
+    os.close(reader)
+    os.close(writer)
+    assert seen == ["first", "half", "whole", "no end"]
+
+
+async def test_one_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+    script = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait; sleep 1000"
+    with pytest.raises(ContainerError, match=r"sh -c did not answer within 0.2 s") as caught:
+        await SH.run("-c", script, timeout_s=0.2)
+    assert caught.value.cause is RuntimeCause.NO_ANSWER
+    await gone(int((tmp_path / "child").read_text()), int((tmp_path / "self").read_text()))
+
+
+async def test_one_whose_caller_is_cancelled_is_ended_with_its_children(tmp_path: Path) -> None:
+    started = asyncio.Event()
+    script = f"sleep 1000 & echo $! > {tmp_path}/child; echo started; wait"
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(SH.run("-c", script, timeout_s=None, on_line=lambda _line: started.set()))
+        await started.wait()
+        task.cancel()
+    await gone(int((tmp_path / "child").read_text()))
+
+
+async def test_a_helper_that_holds_its_output_does_not_hold_it_up(tmp_path: Path) -> None:
+    script = f"setsid sleep 1000 & echo $! > {tmp_path}/helper; echo done"
+    done = await SH.run("-c", script, timeout_s=10)
+    assert (done.status, done.stdout) == (0, "done\n")
+    helper = int((tmp_path / "helper").read_text())
+    os.kill(helper, 9)  # it lives: podman's helpers must
+    await gone(helper)
+
+
+async def test_what_is_kept_of_its_output_is_bounded() -> None:
+    lines: list[str] = []
+    script = f"head -c {OUTPUT_BYTES + 1000} /dev/zero | tr '\\0' x; echo; echo last"
+    done = await SH.run("-c", script, timeout_s=20, on_line=lines.append)
+    assert len(done.stdout) == OUTPUT_BYTES
+    assert [len(line) for line in lines] == [LINE_BYTES, 4]
+
+
+async def test_a_program_that_is_not_there_is_no_runtime() -> None:
+    with pytest.raises(ContainerError, match="nothere cannot be started: No such file or directory") as caught:
+        await Command("nothere", {"PATH": "/bin"}).run("info", timeout_s=1)
+    assert caught.value.cause is RuntimeCause.NO_RUNTIME
+
+
+async def test_lines_of_both_outputs_stay_whole() -> None:
+    script = "printf 'one '; echo err >&2; echo line; printf end >&2"
+    async with contextlib.aclosing(SH.lines("-c", script)) as lines:
+        assert sorted([line async for line in lines]) == ["end", "err", "one line"]
+
+
+async def test_a_reader_that_is_slower_holds_the_program_up_and_loses_nothing() -> None:
+    count = 50_000
+    async with contextlib.aclosing(SH.lines("-c", f"seq {count}")) as lines:
+        numbers = [int(line) async for line in lines]
+    assert numbers == list(range(1, count + 1))
+
+
+async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/self; while true; do echo tick; sleep 0.01; done"
+    async with contextlib.aclosing(SH.lines("-c", script)) as lines:
+        async for line in lines:
+            assert line == "tick"
+            break
+    await gone(int((tmp_path / "self").read_text()))
+
+
+async def gone(*pids: int) -> None:
+    """Waits until none of these processes runs."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            assert (await asyncio.to_thread(select.select, [process], [], [], 10))[0]
+            os.close(process)
