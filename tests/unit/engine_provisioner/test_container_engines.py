@@ -145,6 +145,7 @@ def test_json_after_an_equals_sign_stays_one_word() -> None:
         (Engine.VLLM, ("--served_model_name=x",), "--served_model_name in pools[].flags is left out"),
         (Engine.VLLM, ("--hos 0.0.0.0",), "--hos in pools[].flags is left out"),
         (Engine.VLLM, ("--config", "x.yaml"), "--config in pools[].flags is left out"),
+        (Engine.VLLM, ("--grpc",), "--grpc in pools[].flags is left out"),
         (Engine.TGI, ("-p80",), "-p in pools[].flags is left out"),
         (Engine.TGI, ("--quantize awq --port 1",), "--port in pools[].flags is left out"),
         (Engine.TGI, ("--ngrok",), "--ngrok in pools[].flags is left out"),
