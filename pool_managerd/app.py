@@ -21,7 +21,7 @@ from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
 from daemon_core.entry import DaemonContext, run_daemon
-from daemon_core.errors import StartupError
+from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
 from daemon_core.reload import follow_reloads
 from daemon_core.version import version
@@ -30,9 +30,11 @@ from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
 from pool_managerd.attempt import Engines, Host, Models
 from pool_managerd.container import Containers, MachineContainers
+from pool_managerd.devices import Inventory, overlaps
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.gpu import Gpus, NvmlGpus
+from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
 from pool_managerd.instance_lock import single_instance
@@ -65,6 +67,8 @@ async def serve(context: DaemonContext) -> None:
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
             models, engines = models_of(context), engines_of(context)
+            if context.config.profile is Profile.HOME:
+                _refuse_overlaps(context.config.pools, await asyncio.to_thread(gpus.inventory))
             await run(context, assemble(context, models=models, engines=engines, gpus=gpus, client=client))
         finally:
             await asyncio.to_thread(gpus.close)
@@ -133,11 +137,13 @@ def assemble(
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
+    watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
     host = Host(
         profile=config.profile,
         models=models,
         prober=Prober(client, timing),
         gpus=gpus,
+        watch=watch,
         room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
         files=files,
@@ -153,8 +159,7 @@ def assemble(
         log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
-    sampled = gpus if config.profile is Profile.HOME else None
-    supervisor = Supervisor(pools=pools, files=files, containers=containers, hub=hub, gpus=sampled, boot_id=boot_id)
+    supervisor = Supervisor(pools=pools, files=files, containers=containers, hub=hub, watch=watch, boot_id=boot_id)
     methods = PoolMethods(
         version=version(),
         hub=hub,
@@ -183,6 +188,12 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
         environ=context.environ, catalog=catalog, cache=context.paths.cache, policy=context.config.policy
     )
     return lambda _pool: ProvisionedEngines(context.config.profile, host)
+
+
+def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:
+    """One GPU under two names, its index and its UUID: only here, with the GPUs at hand, is it seen."""
+    for found in overlaps(pools, inventory):
+        raise StartupError(found.trouble.message, found.trouble.hint, EXIT_CONFIG)
 
 
 def _recover(catalog: FsModelCatalog | FsEngineCatalog) -> None:

@@ -22,9 +22,11 @@ from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedMo
 from contracts.pools import Cause, Endpoint, Gpu
 from pool_managerd import devices, proc, process, vram
 from pool_managerd.container import Containers, EngineContainer, step_error
+from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
 from pool_managerd.engine_log import EngineLog, Redacts
 from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu import Gpus
+from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
 from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
@@ -87,6 +89,8 @@ class Host:
     models: Models
     prober: Prober
     gpus: Gpus
+    watch: GpuWatch | None
+    """None in profile trial, which leaves GPUs alone."""
     room: Room
     containers: Containers
     files: HandleFiles
@@ -120,6 +124,8 @@ class Attempt:
         self._launch: Launch | None = None
         self._running: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
+        self._since = 0.0
+        self._oom_kills = 0
         self._flags: tuple[str, ...] = ()
         self._port = 0
         self._deadline = 0.0
@@ -163,7 +169,8 @@ class Attempt:
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
         """Steps take_over, check_room and spawn: an engine with its port and its key, and its handle on disk."""
         self._engine, self._model = engine, model
-        self._deadline = self._loop.time() + self._pool.timeouts.start_ms / 1000
+        self._since, self._oom_kills = self._loop.time(), proc.oom_kills()
+        self._deadline = self._since + self._pool.timeouts.start_ms / 1000
         if engine.url is not None:
             self._endpoint = self._external(engine.url)
             return self._endpoint
@@ -188,11 +195,14 @@ class Attempt:
         """Steps await_health, prove_generation and prove_devices."""
         endpoint, engine = self._started()
         prober = self._host.prober
-        self._step("await_health")
-        await prober.await_health(endpoint, engine.health, self._deadline)
-        if engine.generation is not None:
-            self._step("prove_generation")
-            await prober.prove_generation(endpoint, engine.generation, self._deadline)
+        try:
+            self._step("await_health")
+            await prober.await_health(endpoint, engine.health, self._deadline)
+            if engine.generation is not None:
+                self._step("prove_generation")
+                await prober.prove_generation(endpoint, engine.generation, self._deadline)
+        except StepError as error:
+            raise await self._explained(error) from error
         if self._on_gpu:
             self._step("prove_devices")
             await self._prove_devices()
@@ -217,7 +227,10 @@ class Attempt:
         except OSError as error:
             # Who talks to us over the socket knows the endpoint anyway.
             self._warn("cannot write the hand-off file: %s", error)
-        await self._host.prober.watch(endpoint, engine.health)
+        try:
+            await self._host.prober.watch(endpoint, engine.health)
+        except StepError as error:
+            raise await self._explained(error) from error
 
     # --- the end of an engine -----------------------------------------------------------------------------------------
 
@@ -227,10 +240,34 @@ class Attempt:
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
         exited = await self._running.wait()
-        message = f"the engine {exited}"
+        found = diagnose(await self._evidence(exited))
+        message = found.message
         if tail := self._log.tail():
             message = f"{message}; its last lines:\n{tail}"
-        return StepError(Cause.ENGINE_EXIT, message, f"the whole output is in {self._log.path}")
+        return StepError(found.cause, message, f"{found.hint} (the whole output is in {self._log.path})")
+
+    async def _explained(self, error: StepError) -> StepError:
+        """Why an engine that runs is not healthy, where more can be told than that it is not."""
+        found = diagnose(await self._evidence(None, error.message))
+        known = found.cause in {Cause.START_TIMEOUT, Cause.ENGINE_UNHEALTHY}
+        return error if known else StepError(found.cause, f"{found.message}: {error.message}", found.hint)
+
+    async def _evidence(self, exited: Exit | None, health: str | None = None) -> Evidence:
+        events: tuple[devices.GpuEvent, ...] = ()
+        problem = None
+        if self._host.watch is not None and self._on_gpu:
+            problem = (await self._host.watch.look()).problem
+            events = self._host.watch.since(self._since, frozenset(gpu.uuid for gpu in self.gpus))
+        killed = 1 if exited is not None and exited.oom_killed else proc.oom_kills() - self._oom_kills
+        return Evidence(
+            during=During.SERVING if self._proved else During.START,
+            exit=exited,
+            marks=self._log.marks,
+            oom_kills_delta=killed,
+            gpu_events=events,
+            driver_problem=problem,
+            health=health,
+        )
 
     async def port_stolen(self) -> bool:
         """Whether another process has the port of an engine that never came up: only asked before it was ready."""

@@ -9,18 +9,18 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol, cast
+from collections.abc import Mapping
+from typing import Protocol
 
 from container_runtime.base import ContainerRuntime
 from container_runtime.choose import runtime_named
 from container_runtime.errors import ContainerError, RuntimeCause
 from container_runtime.spec import ContainerHandle, ContainerSpec, ContainerState
 from contracts.pools import Cause
+from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog, Redacts
 from pool_managerd.errors import StepError
 from pool_managerd.launch import LABEL_HANDLE
-from pool_managerd.process import Exit
 
 _log = logging.getLogger(__name__)
 
@@ -126,8 +126,7 @@ class EngineContainer:
 
     async def _read(self) -> None:
         try:
-            said = cast("AsyncGenerator[str, None]", self._runtime.logs(self.handle, follow=True))
-            async with contextlib.aclosing(said) as lines:
+            async with contextlib.aclosing(self._runtime.logs(self.handle, follow=True)) as lines:
                 async for line in lines:
                     self._log.feed(f"{line}\n".encode())
         except ContainerError as error:

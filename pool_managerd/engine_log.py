@@ -11,6 +11,8 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from pool_managerd.engine_marks import Mark, marks_in
+
 _log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 8 << 20
@@ -42,6 +44,7 @@ class EngineLog:
         self._pending = b""
         self._cutting = False
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._marks: set[Mark] = set()
 
     def another(self) -> EngineLog:
         """For an engine that runs beside this one: the same file, but last lines of its own."""
@@ -58,6 +61,7 @@ class EngineLog:
         """A new engine starts: its lines are the ones that error messages quote from now on."""
         self._pending, self._cutting = b"", False
         self._tail.clear()
+        self._marks.clear()
         self._file.write(f"--- {self._redactor.text(headline)}")
 
     def feed(self, data: bytes) -> None:
@@ -84,12 +88,18 @@ class EngineLog:
         """The last lines of the engine, redacted; empty when it printed nothing."""
         return "\n".join(self._tail)[-MAX_TAIL_CHARS:]
 
+    @property
+    def marks(self) -> frozenset[Mark]:
+        """What the engine's lines have shown since it began."""
+        return frozenset(self._marks)
+
     def _take(self, raw: bytes) -> None:
         # Redacted whole, then cut: a secret across the cut must not leave its first half behind.
         line = self._redactor.text(raw.decode(errors="replace").rstrip("\r"))
         if len(line) > MAX_LINE_CHARS:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)
+        self._marks |= marks_in(line)
         self._file.write(line)
         _log.info("%s", line, extra={"pool_id": self._pool_id})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pool_managerd.reconcile import MARKER, ProcessSeen
 
 _PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
 _DEAD = frozenset("ZX")
 
 
@@ -62,6 +63,17 @@ def send(process: ProcessSeen, number: signal.Signals) -> None:
         return
     finally:
         os.close(descriptor)
+
+
+def oom_kills() -> int:
+    """How many processes of our control group the kernel has ended for want of memory; 0 where nobody counts."""
+    try:
+        own = (_PROC / "self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+        events = (_CGROUPS / own / "memory.events").read_text()
+    except OSError:
+        return 0
+    counts = dict(line.split() for line in events.splitlines())
+    return int(counts.get("oom_kill", 0))
 
 
 def variable_of(pid: int, name: str) -> str | None:

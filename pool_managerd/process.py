@@ -22,6 +22,7 @@ from typing import Protocol
 
 from contracts.base import Message
 from pool_managerd import proc
+from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StillRunningError
 from pool_managerd.reconcile import MARKER, ProcessSeen
@@ -44,28 +45,6 @@ _PRIVATE = re.compile(
 
 OUTPUT_BYTES = 1 << 20
 """How much an engine may say while nobody listens, as far as the kernel allows; the rest is lost, never waited for."""
-
-
-class Exit(Message, frozen=True, kw_only=True):
-    """How an engine ended: with a status of its own, or by a signal; neither where only its parent would know."""
-
-    status: int | None = None
-    signal: int | None = None
-    oom_killed: bool = False
-    """The kernel ended it for want of memory, as a container's runtime tells."""
-
-    @classmethod
-    def of(cls, returncode: int) -> Exit:
-        """As the standard library counts: negative numbers are signals."""
-        return cls(signal=-returncode) if returncode < 0 else cls(status=returncode)
-
-    def __str__(self) -> str:
-        if self.signal is None:
-            return "has ended" if self.status is None else f"exited with status {self.status}"
-        try:
-            return f"was ended by {signal.Signals(self.signal).name}"
-        except ValueError:
-            return f"was ended by signal {self.signal}"
 
 
 class RunningEngine(Protocol):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pool_managerd import proc, process
 from pool_managerd.attempt import end_containers
 from pool_managerd.container import Containers
-from pool_managerd.devices import GpuEvent, Inventory
+from pool_managerd.devices import GpuEvent
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.errors import StepError, StillRunningError
-from pool_managerd.gpu import Gpus
+from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
 from pool_managerd.life import DevicesFailed, Event, Start, StopAsked
@@ -49,14 +49,14 @@ class Supervisor:
         files: HandleFiles,
         containers: Containers,
         hub: Hub,
-        gpus: Gpus | None,
+        watch: GpuWatch | None,
         boot_id: str,
     ) -> None:
         self._pools = pools
         self._files = files
         self._containers = containers
         self._hub = hub
-        self._gpus = gpus
+        self._watch = watch
         self._boot_id = boot_id
 
     def post(self, pool_id: str, event: Event) -> None:
@@ -75,8 +75,9 @@ class Supervisor:
                     group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
                 for handle in found.remove:
                     group.create_task(self._remove(handle), name=f"{handle.instance}: leftover")
-                if self._gpus is not None:
-                    group.create_task(self._watch_gpus(self._gpus), name="gpu samples")
+                if self._watch is not None:
+                    self._watch.subscribe(self._happened)
+                    group.create_task(self._sample(self._watch), name="gpu samples")
         finally:
             for pool in self._pools.values():
                 process.kill_now(pool.effects.leftovers())
@@ -146,11 +147,15 @@ class Supervisor:
 
     # --- GPUs ---------------------------------------------------------------------------------------------------------
 
-    async def _watch_gpus(self, gpus: Gpus) -> None:
-        """Show how full and busy the GPUs are, and tell the pools whose GPU is lost or broken."""
+    async def _sample(self, watch: GpuWatch) -> None:
+        """Show how full and busy the GPUs are, and have it noticed when one fails."""
         problem: str | None = None
+        lost: tuple[str, ...] = ()
         while True:
-            inventory: Inventory = await asyncio.to_thread(gpus.inventory)
+            inventory = await watch.look()
+            if (now_lost := tuple(gone.message for gone in inventory.lost)) != lost:
+                lost = now_lost
+                _log.warning("GPUs: %s", "; ".join(lost) or "all answer again")
             if inventory.problem != problem:
                 problem = inventory.problem
                 _log.warning("GPUs: %s", problem or "can be listed again")
@@ -159,14 +164,12 @@ class Supervisor:
                 for pool in self._pools.values():
                     pool.effects.sampled(inventory.gpus)
                     pool.owner.refresh()
-            for event in await asyncio.to_thread(gpus.events):
-                self._happened(event)
             await asyncio.sleep(SAMPLE_S)
 
     def _happened(self, event: GpuEvent) -> None:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
         level = logging.ERROR if event.fatal else logging.WARNING
-        _log.log(level, "GPU %s: %s (%s)", event.uuid, event.message, event.hint)
+        _log.log(level, "%s (%s)", event.message, event.hint)
         for pool in self._pools.values():
             if event.fatal and pool.effects.uses(event.uuid):
                 pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))

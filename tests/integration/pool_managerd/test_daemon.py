@@ -139,8 +139,8 @@ async def test_an_engine_that_cannot_load_its_model_says_so_in_its_own_words(
         while broken.state is not PoolState.BROKEN:
             broken = await follower.reached(PoolState.BROKEN)
         assert broken.last_error is not None
-        assert broken.last_error.cause is Cause.ENGINE_EXIT
-        assert broken.last_error.message.startswith("the engine exited with status 1; its last lines:\n")
+        assert broken.last_error.cause is Cause.MODEL_INVALID
+        assert broken.last_error.message.startswith("the engine cannot load this model")
         assert "output_norm" in broken.last_error.message
         assert str(home.state / "logs" / "trial.log") in (broken.last_error.hint or "")
         assert broken.gates == msgspec.structs.replace(broken.gates, health=GateState.FAILED)

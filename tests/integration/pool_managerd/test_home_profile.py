@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from contracts.pools import Cause, PoolSnapshot, PoolState
+from daemon_core.errors import EXIT_CONFIG
 from pool_managerd.attempt import STEPS
 from tests.integration.pool_managerd.home import Home, marked
 from tests.integration.pool_managerd.support import alive, until
@@ -90,6 +91,16 @@ async def test_an_engine_on_another_card_is_refused(home: Home, gpus: FakeGpus) 
     assert refused.last_error is not None
     assert refused.last_error.cause is Cause.WRONG_DEVICE
     assert gpus.uuids[1] in refused.last_error.message
+
+
+@pytest.mark.req("ORCH-3820")
+async def test_one_gpu_under_two_names_belongs_to_one_pool(home: Home, gpus: FakeGpus) -> None:
+    pool = home.document["pools"][0]
+    home.document["pools"].append(pool | {"id": "second", "devices": [gpus.uuids[0]]})
+    home.write()
+    manager = await home.launch()
+    assert await manager.ended() == EXIT_CONFIG
+    assert "pools trial and second both want GPU 0" in "\n".join(manager.lines)
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

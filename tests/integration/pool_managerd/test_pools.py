@@ -31,6 +31,7 @@ from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
 from pool_managerd.process import marked
 from tests.integration.pool_managerd.support import alive, until
+from tests.plugins.failures import OperatorSees
 
 CHILD = Path(__file__).with_name("child.py")
 QUICK = Timing(first_s=0.005, slowest_s=0.02, look_s=0.5, watch_s=0.02, misses=3)
@@ -181,6 +182,14 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, TRIAL)
 
 
+def shown(pool: PoolSnapshot) -> str:
+    """The error of a pool as `llama-orch pools` shows it."""
+    error = pool.last_error
+    assert error is not None
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    return f"{pool.pool_id}: {error.cause}: {error.message}{hint}"
+
+
 def states(history: list[PoolSnapshot]) -> list[str]:
     """The states in their order, without repetitions."""
     return [
@@ -319,13 +328,19 @@ async def test_children_of_an_engine_that_died_are_ended_before_the_next_one_sta
 
 
 @pytest.mark.req("ORCH-3821", "PM-01")
-async def test_an_engine_that_dies_at_start_says_why_and_opens_the_breaker(world: World) -> None:
+async def test_an_engine_that_dies_at_start_says_why_and_opens_the_breaker(
+    world: World, operator_sees: OperatorSees
+) -> None:
     world.engines.args = ("--behave", "exit")
     async with world.running() as parts:
         broken = await world.reached(PoolState.BROKEN)
         assert broken.last_error is not None
+        pid = broken.last_error.message.partition("I am ")[2].partition(",")[0]
+        operator_sees("supervision/exits-at-start", shown(broken), pid=pid)
         assert broken.last_error.cause is Cause.ENGINE_EXIT
-        assert "the engine exited with status 1; its last lines:" in broken.last_error.message
+        assert "the engine exited with status 1 while it started, and nobody asked it to; its last lines:" in (
+            broken.last_error.message
+        )
         assert "error: cannot load the model" in broken.last_error.message
         assert broken.gates.health is GateState.FAILED
         assert broken.restarts == 2
@@ -345,12 +360,13 @@ async def test_a_missing_model_is_told_at_the_first_gate(world: World) -> None:
         assert (failed.last_error.cause, failed.last_error.hint) == (Cause.MODEL_MISSING, "make one")
 
 
-async def test_an_engine_that_never_gets_healthy_runs_out_of_time(tmp_path: Path) -> None:
+async def test_an_engine_that_never_gets_healthy_runs_out_of_time(tmp_path: Path, operator_sees: OperatorSees) -> None:
     world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(start_ms=400, stop_ms=200)))
     world.engines.args = ("--behave", "loading")
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
         assert failed.last_error is not None
+        operator_sees("supervision/start-timeout", shown(failed))
         assert failed.last_error.cause is Cause.START_TIMEOUT
 
 
@@ -365,7 +381,7 @@ async def test_an_engine_that_answers_and_cannot_generate_is_not_ready(world: Wo
 
 
 @pytest.mark.req("PM-01")
-async def test_an_engine_that_falls_ill_is_restarted(world: World, tmp_path: Path) -> None:
+async def test_an_engine_that_falls_ill_is_restarted(world: World, tmp_path: Path, operator_sees: OperatorSees) -> None:
     sick = tmp_path / "sick"
     world.engines.args = ("--sick", str(sick))
     async with world.running():
@@ -374,16 +390,20 @@ async def test_an_engine_that_falls_ill_is_restarted(world: World, tmp_path: Pat
         sick.touch()
         failed = await world.reached(PoolState.FAILED, seen)
         assert failed.last_error is not None
+        operator_sees("supervision/stops-answering", shown(failed))
         assert failed.last_error.cause is Cause.ENGINE_UNHEALTHY
         sick.unlink()
         assert (await world.reached(PoolState.READY, seen)).restarts >= 1
 
 
-async def test_a_program_that_is_gone_is_a_missing_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_that_is_gone_is_a_missing_engine(
+    world: World, monkeypatch: pytest.MonkeyPatch, operator_sees: OperatorSees
+) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
         assert failed.last_error is not None
+        operator_sees("supervision/program-gone", shown(failed))
         assert failed.last_error.cause is Cause.ENGINE_MISSING
         assert failed.last_error.message == "cannot start /no/such/python: No such file or directory"
 
@@ -456,7 +476,7 @@ async def test_the_old_engine_lives_on_for_its_work_until_the_deadline(world: Wo
 
 
 @pytest.mark.req("PM-04")
-async def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path) -> None:
+async def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path, operator_sees: OperatorSees) -> None:
     world = World(tmp_path, replace(TRIAL, model_sha256="0" * 64))
     async with world.running() as parts:
         ready = await world.reached(PoolState.READY)
@@ -465,6 +485,7 @@ async def test_a_reload_that_fails_leaves_the_old_model_serving(tmp_path: Path) 
         await until(lambda: world.history[-1].last_error is not None, "the reload's failure")
         after = world.history[-1]
         assert after.last_error is not None
+        operator_sees("supervision/reload-fails", shown(after))
         assert after.last_error.cause is Cause.MODEL_MISSING
         assert after.last_error.message == "the reload to missing failed, and m serves on: there is no model"
         assert (after.state, after.model_ref, after.endpoint) == (PoolState.READY, "m", ready.endpoint)
@@ -504,11 +525,14 @@ async def test_who_leaves_while_a_successor_is_prepared_leaves_no_engine(world: 
 
 
 @pytest.mark.req("ORCH-3803")
-async def test_a_home_pool_without_gpu_fails_before_anything_is_staged(tmp_path: Path) -> None:
+async def test_a_home_pool_without_gpu_fails_before_anything_is_staged(
+    tmp_path: Path, operator_sees: OperatorSees
+) -> None:
     world = World(tmp_path, TRIAL, Profile.HOME)
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
         assert failed.last_error is not None
+        operator_sees("gpu/no-driver-for-a-running-pool", shown(failed))
         assert failed.last_error.cause is Cause.NO_GPU
         assert failed.last_error.message == "no NVIDIA GPU can be used: no driver"
         assert "profile: trial" in (failed.last_error.hint or "")
@@ -539,7 +563,13 @@ async def test_a_home_pool_is_ready_when_its_engine_is_on_its_own_gpu(tmp_path: 
     ids=["cpu", "other"],
 )
 async def test_an_engine_on_the_wrong_device_is_stopped(
-    tmp_path: Path, on: tuple[str, ...], cause: Cause, words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operator_sees: OperatorSees,
+    *,
+    on: tuple[str, ...],
+    cause: Cause,
+    words: str,
 ) -> None:
     monkeypatch.setattr(attempt, "_ON_GPU_WAIT_S", 0.1)
     world = World(tmp_path, TRIAL, Profile.HOME)
@@ -550,6 +580,7 @@ async def test_an_engine_on_the_wrong_device_is_stopped(
         assert failed.last_error is not None
         assert failed.last_error.cause is cause
         assert words in failed.last_error.message
+        operator_sees(f"gpu/running-engine-{str(cause).replace('_', '-')}", shown(failed))
         await world.reached(PoolState.BACKOFF)
         assert PoolState.READY not in {seen.state for seen in world.history}
 

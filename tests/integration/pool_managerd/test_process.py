@@ -15,8 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from pool_managerd import proc
+from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
-from pool_managerd.process import EngineProcess, Exit, child_env, end_all, free_port, marked, port_taken
+from pool_managerd.process import EngineProcess, child_env, end_all, free_port, marked, port_taken
 from pool_managerd.reconcile import MARKER, ProcessSeen
 from tests.integration.pool_managerd.support import alive, log_at, python, until
 
