@@ -32,7 +32,8 @@ class Shown(Protocol):
 
 @contextmanager
 def shown(pool_id: str, plan: Plan, stream: TextIO) -> Iterator[Shown]:
-    """Show the progress of one pool on a stream, until the block ends; an exception marks its step as failed."""
+    """Show the progress of one pool on a stream, until the block ends; an exception marks its step as failed,
+    an interruption as ended."""
     if not stream.isatty():
         yield _Lines(pool_id, stream)
         return
@@ -40,8 +41,8 @@ def shown(pool_id: str, plan: Plan, stream: TextIO) -> Iterator[Shown]:
     try:
         with spinner.status:
             yield spinner
-    except BaseException:
-        spinner.end("failed")
+    except BaseException as error:
+        spinner.end("failed" if isinstance(error, Exception) else "ended")
         raise
     spinner.end("done")
 
