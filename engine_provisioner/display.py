@@ -32,8 +32,10 @@ class Shown(Protocol):
 
 @contextmanager
 def shown(pool_id: str, plan: Plan, stream: TextIO) -> Iterator[Shown]:
-    """Show the progress of one pool on a stream, until the block ends; an exception marks its step as failed,
-    an interruption as ended."""
+    """Show the progress of one pool on a stream, until the block ends.
+
+    An exception marks the step that was under way as failed, an interruption as ended.
+    """
     if not stream.isatty():
         yield _Lines(pool_id, stream)
         return
