@@ -144,15 +144,20 @@ def _kv_cache(kv: KvLayout | None, pool: Pool) -> tuple[int, int]:
     if kv is None:
         return 0, 0
     flags = pool.flags
-    cells = _rounded_up(pool.ctx)
-    windowed = cells
-    if kv.window and flag(flags, "--swa-full") is None:
-        windowed = min(cells, _rounded_up(kv.window + _ubatch(pool)))
+    cells, windowed = _rounded_up(pool.ctx), _windowed_cells(kv, pool)
     key = _element(flags, "--cache-type-k", "-ctk")
     value = _element(flags, "--cache-type-v", "-ctv")
     full = cells * (kv.key * key + kv.value * value)
     short = windowed * (kv.windowed_key * key + kv.windowed_value * value)
     return int(pool.slots * full), int(pool.slots * (short + 4 * kv.state))
+
+
+def _windowed_cells(kv: KvLayout, pool: Pool) -> int:
+    """Cells of a windowed layer, in each slot."""
+    cells = _rounded_up(pool.ctx)
+    if not kv.window or flag(pool.flags, "--swa-full") is not None:
+        return cells
+    return min(cells, _rounded_up(kv.window + _ubatch(pool)))
 
 
 def _element(flags: tuple[str, ...], *names: str) -> Fraction:
@@ -170,14 +175,15 @@ def _ubatch(pool: Pool) -> int:
 def _llamacpp_compute(model: ResolvedModel, pool: Pool) -> int:
     """The compute buffer: the logits of one micro-batch or the widest layer, what goes in, and the attention mask.
 
-    In 4-byte floats; the mask in halves, twice, for the copy that older versions make. Without flash attention the
+    In 4-byte floats; the masks in halves, twice, for the copy that older versions make. Without flash attention the
     scores of all heads come on top. Llama 3.1 8B with 8192 tokens prints 258.5 MiB: (vocabulary + embedding) x 512 x 4.
     """
     ubatch, cells = _ubatch(pool), _rounded_up(pool.ctx)
     embedding = model.embedding or 0
     width = max(model.vocabulary or USUAL_VOCABULARY, 8 * embedding) + embedding
     scores = (model.heads or 0) * 4 if flag(pool.flags, "--flash-attn", "-fa") in {"off", "0", "false"} else 0
-    return ubatch * (4 * width + cells * (2 + 2 + scores))
+    masks = cells + (_windowed_cells(model.kv, pool) if model.kv is not None and model.kv.window else 0)
+    return ubatch * (4 * width + 2 * 2 * masks + cells * scores)
 
 
 def _rounded_up(tokens: int) -> int:
