@@ -123,8 +123,9 @@ def estimate(model: ResolvedModel, pool: Pool, *, fraction: float | None = None)
             asked = _fraction(flag(pool.flags, "--cuda-memory-fraction"), fraction, 1.0)
             return replace(need, width=shards or None, fraction=asked * TGI_ROOM)
         case Engine.VLLM | Engine.TRITON | Engine.OPENAI:
-            width = number_flag(pool.flags, "--tensor-parallel-size", "-tp", default=0)
-            width *= number_flag(pool.flags, "--pipeline-parallel-size", "-pp", default=1)
+            stages = number_flag(pool.flags, "--pipeline-parallel-size", "-pp", default=0)
+            width = number_flag(pool.flags, "--tensor-parallel-size", "-tp", default=1 if stages else 0)
+            width *= stages or 1
             asked = _fraction(flag(pool.flags, "--gpu-memory-utilization"), fraction, DEFAULT_FRACTION)
             return replace(need, width=width or None, fraction=asked, reserves=True)
 

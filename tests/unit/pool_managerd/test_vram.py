@@ -190,6 +190,9 @@ def test_engines_on_pytorch_share_every_layer_out() -> None:
     assert refusal(need(BF16_8B, engine=Engine.VLLM), two) is None
     assert refusal(need(BF16_8B, "--tensor-parallel-size=1", engine=Engine.VLLM), two) is not None
     assert refusal(need(BF16_8B, "-tp", "2", engine=Engine.TRITON), two) is None
+    assert need(BF16_8B, engine=Engine.VLLM).width is None  # all of the mask
+    assert need(BF16_8B, "-pp", "2", engine=Engine.VLLM).width == 2
+    assert need(BF16_8B, "-pp", "2", "-tp", "2", engine=Engine.VLLM).width == 4
     assert refusal(need(BF16_8B, "--num-shard", "1", engine=Engine.TGI), two) is not None
     assert need(BF16_8B, "--kv-cache-dtype", "fp8", engine=Engine.VLLM).kv_bytes == GIB // 2
     assert need(BF16_8B, "--cpu-offload-gb", "10", engine=Engine.VLLM).weights_bytes == BF16_8B.size_bytes - 10 * GIB
