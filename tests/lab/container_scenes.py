@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,38 @@ async def images(runtime: ContainerRuntime) -> Answers:
     return answers
 
 
+async def twins(runtime: ContainerRuntime) -> Answers:
+    """One image under two digests, of which the registry has lost one: a tag stands for the other one."""
+    other = ImageReference(image=IMAGE, tag="other")
+    for command in (["pull", THIS.text], ["push", "--format=v2s2", "--digestfile=twin", THIS.text, other.text]):
+        subprocess.run(["podman", *command], check=True, capture_output=True, cwd=Path.home())
+    twin = (Path.home() / "twin").read_text()
+    both = [await runtime.pull(reference, lambda _line: None) for reference in (THIS, other)]
+    with lost(DIGEST):
+        by_other = await runtime.pull(other, lambda _line: None)
+    with lost(twin):
+        by_tag = await runtime.pull(ImageReference(image=IMAGE, tag="1"), lambda _line: None)
+    return {
+        "differ": twin != DIGEST,
+        "known": {identity.digest for identity in both} <= {DIGEST, twin},
+        "other": by_other.digest == twin,
+        "tag": by_tag.digest == DIGEST,
+        "by either": all([await runtime.present(ImageReference(image=IMAGE, digest=text)) for text in (DIGEST, twin)]),
+    }
+
+
+@contextlib.contextmanager
+def lost(digest: str) -> Iterator[None]:
+    """The registry has no image of this digest for a while."""
+    number = digest.removeprefix("sha256:")
+    link = REGISTRY_FILES.parents[1] / f"repositories/lab/engine/_manifests/revisions/sha256/{number}/link"
+    link.rename(link.with_name("lost"))
+    try:
+        yield
+    finally:
+        link.with_name("lost").rename(link)
+
+
 def log_in() -> None:
     """As the operator does; what it writes is for the runtime alone to read."""
     command = [sys.argv[1], "login", "--username", "user", "--password-stdin", LOCKED.partition("/")[0]]
@@ -136,7 +168,7 @@ def largest_blob() -> Path:
 
 
 @contextlib.contextmanager
-def changed(path: Path, change: Callable[[bytes], bytes]) -> Any:  # noqa: ANN401 - a context manager
+def changed(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
     """The registry's file is another one for a while."""
     data = path.read_bytes()
     path.write_bytes(change(data))
@@ -430,7 +462,7 @@ async def without_gpus(runtime: ContainerRuntime) -> Answers:
     }
 
 
-SCENES = (images, run, ends, logs, failures, crash, manager, gpus, without_gpus)
+SCENES = (images, twins, run, ends, logs, failures, crash, manager, gpus, without_gpus)
 
 
 def main() -> None:

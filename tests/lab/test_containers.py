@@ -13,7 +13,7 @@ from tests.lab.host import DOCKER, REGISTRY, Lab
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
-SCENES = ("images", "failures", "run", "ends", "logs", "crash", "gpus")
+SCENES = ("images", "twins", "failures", "run", "ends", "logs", "crash", "gpus")
 PLAY = r"""
 . "$CHECKOUT/tests/lab/containers.sh"
 use_podman
@@ -58,6 +58,11 @@ def test_a_tag_is_resolved_to_its_digest_with_a_warning(scenes: Answers) -> None
     assert images["by tag"] is True
     tag = "127.0.0.1:5000/lab/engine:1"
     assert images["warning"] == f"warning: {tag} is a tag, which can change: it is DIGEST now; pin that digest"
+
+
+@pytest.mark.req("ORCH-3802")
+def test_a_digest_that_a_tag_is_resolved_to_is_one_that_the_registry_has(scenes: Answers) -> None:
+    assert scenes["twins"] == dict.fromkeys(("differ", "known", "other", "tag", "by either"), True)
 
 
 @pytest.mark.req("CR-02")

@@ -96,6 +96,17 @@ async def test_a_reader_that_is_slower_holds_the_program_up_and_loses_nothing() 
     assert numbers == list(range(1, count + 1))
 
 
+async def test_what_nobody_reads_is_not_gathered(tmp_path: Path) -> None:
+    async with contextlib.aclosing(
+        SH.lines("-c", f"echo $$ > {tmp_path}/self; exec seq --format=%01000g 20000")
+    ) as lines:
+        assert int(await anext(lines)) == 1
+        process = os.pidfd_open(int((tmp_path / "self").read_text()))
+        # It would have ended long before, had anybody taken all it has to say.
+        assert not (await asyncio.to_thread(select.select, [process], [], [], 1.5))[0]
+        os.close(process)
+
+
 async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/self; while true; do echo tick; sleep 0.01; done"
     async with contextlib.aclosing(SH.lines("-c", script)) as lines:

@@ -30,6 +30,8 @@ PULLS = {
     # What was tried before failed for a reason that passed.
     f'{RETRY} docker://x/t: Get "http://x/v2/": dial tcp: connect: connection refused"\nError: initializing source'
     " docker://x/t:1: reading manifest 1 in x/t: manifest unknown": RuntimeCause.IMAGE_MISSING,
+    f'{RETRY} docker://x/t: toomanyrequests: rate limit exceeded"\nError: initializing source docker://x/t:1: pinging'
+    ' container registry x: Get "https://x/v2/": dial tcp 10.0.0.1:443: i/o timeout': RuntimeCause.REGISTRY_UNREACHABLE,
     'Error: initializing source docker://nosuch.invalid/none:1: pinging container registry nosuch.invalid: Get "https://'
     'nosuch.invalid/v2/": dial tcp: lookup nosuch.invalid on 10.255.255.53:53: dial udp 10.255.255.53:53: connect:'
     " network is unreachable": RuntimeCause.REGISTRY_UNREACHABLE,
