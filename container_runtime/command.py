@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -105,8 +106,7 @@ class _Pipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is open."""
-        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - what connect_read_pipe makes
-        self._transport = transport
+        self._transport = cast("asyncio.ReadTransport", transport)  # what connect_read_pipe makes, uvloop's too
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Nobody holds the other end any more, or we have closed ours."""
