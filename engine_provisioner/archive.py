@@ -269,6 +269,7 @@ class _Writer:
             return
         if entry.size > self._left:
             raise ArchiveError(f"it holds more than {self._limits.total_bytes} bytes")
+        self._left -= entry.size  # neither library gives more bytes than an entry says it has
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self._root / name, flags, 0o600)
@@ -283,9 +284,6 @@ class _Writer:
         while chunk := source.read(CHUNK_BYTES):
             if self._stop():
                 raise Stopped
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise ArchiveError(f"it holds more than {self._limits.total_bytes} bytes")
             view = memoryview(chunk)
             while view:
                 view = view[target.write(view) :]

@@ -12,7 +12,6 @@ from contracts.config import Pool
 from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
-from engine_provisioner.packages import install_hint
 from engine_provisioner.plan import SERVER
 from engine_provisioner.providers.native import Found, Program
 
@@ -36,8 +35,6 @@ class BinarySource(Found):
                 raise ProvisionError(Cause.ENGINE_MISSING, f"{path} {problem}", _HINT)
         return Program(argv=(str(path.absolute()),), digest_of=path.resolve(), missing_hint=_HINT)
 
-
-__all__ = ["BinarySource", "install_hint"]
 
 _HINT = f"set provisioning.binary.path to an executable {SERVER}, or put one on PATH"
 

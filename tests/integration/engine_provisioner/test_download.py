@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from catalog_core.engines import FsEngineCatalog
 from contracts.config import Mode, Outbound, Policy, Verdict
 from contracts.engines import PreparedEngine
 from contracts.pools import Cause
+from engine_provisioner import transfer
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.transfer import ATTEMPTS
 from tests.integration.engine_provisioner.fetching import (
@@ -301,6 +303,7 @@ async def test_a_server_that_cannot_go_on_is_asked_for_the_whole_file(wrong: Ans
     async with serving(cut_after(BIG, 600_000, fetcher.going, **ETAG), wrong, whole(BIG, **ETAG)) as origin:
         await fetcher.fetch(origin.url, sha256(BIG))
     assert [start > 0 for start in starts(origin)] == [False, True, False]
+    assert "the server does not go on where the last attempt ended; trying again in 0 s" in fetcher.said
 
 
 async def test_a_server_that_falls_silent_is_asked_again(fetcher: Fetcher) -> None:
@@ -363,9 +366,11 @@ async def test_a_preparation_that_is_killed_at_any_line_is_followed_by_one_that_
 async def test_what_was_whole_and_only_had_no_name_needs_no_network(fetcher: Fetcher) -> None:
     fetcher.downloads.mkdir(parents=True)
     (fetcher.downloads / f"{sha256(RELEASE)}.part").write_bytes(RELEASE)
+    (fetcher.downloads / f".{sha256(RELEASE)}.part.json.x.tmp").write_bytes(b"")  # of one that was killed
     async with serving(plain(500)) as origin:
         await fetcher.fetch(origin.url, sha256(RELEASE))
     assert origin.asked == []
+    assert fetcher.left == {sha256(RELEASE), f"{sha256(RELEASE)}.d"}
 
 
 async def test_a_cancelled_fetch_leaves_what_the_next_one_uses(fetcher: Fetcher) -> None:
@@ -494,6 +499,26 @@ async def test_a_file_that_is_larger_than_the_disk_is_not_begun(fetcher: Fetcher
     assert error.message.startswith("there is no room for 1152921504607 MB more: ")
     assert "paths.cache" in error.hint
     assert len(origin.asked) == 1
+
+
+async def test_a_file_without_a_length_may_not_fill_the_disk(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(65_536))
+
+    monkeypatch.setattr(transfer, "REPORT_BYTES", 1 << 20)
+
+    def free_bytes(folder: Path) -> int:
+        return transfer.SPARE_BYTES + (5 << 20) - sum(path.stat().st_size for path in folder.iterdir())
+
+    host = dataclasses.replace(host_at(fetcher.root), free_bytes=free_bytes)
+    async with serving(endless) as origin:
+        with pytest.raises(ProvisionError, match="there is no room for a file whose length nobody says: ") as caught:
+            await provider(host).ensure(download_pool(origin.url, sha256(RELEASE)), fetcher.say)
+    assert "paths.cache" in caught.value.hint
+    assert (fetcher.downloads / f"{sha256(RELEASE)}.part").stat().st_size < 8 << 20
 
 
 async def test_a_disk_that_fills_up_is_said(fetcher: Fetcher) -> None:

@@ -179,6 +179,9 @@ async def test_what_was_damaged_since_is_brought_anew(server: bytes, make_host: 
     path.unlink()
     assert await prepare(pool, make_host) == engine
     assert path.read_bytes() == server
+    kept.write_bytes(b"\x7fELF damaged")
+    assert (await refusal(pool, make_host, Policy())).cause is Cause.POLICY_DENIED
+    assert not kept.exists()
 
 
 async def test_an_archive_that_the_disk_has_no_room_for_is_not_unpacked(
