@@ -29,7 +29,7 @@ class FsModelCatalog:
         self._index = Index(
             root / "models.json",
             ModelEntry,
-            keep=lambda entry: self._path_of(entry).is_file(),
+            keep=lambda entry: self._path_of(entry).exists(),
             discover=discover,
             lock_wait_s=lock_wait_s,
         )
@@ -81,7 +81,7 @@ class FsModelCatalog:
         return identifier in self._index.read()
 
     def locate(self, identifier: str, *, within: Path | None = None) -> Path:
-        """The file of a model, which is there. Never writes.
+        """The file or the directory of a model, which is there. Never writes.
 
         An absolute path is its owner's affair unless ``within`` names the directory that it has to be in; a relative
         one is below the catalog's root. Raises EntryNotFoundError, and OutsideRootError for a path that leads out,
@@ -92,9 +92,9 @@ class FsModelCatalog:
         root = within or (None if Path(entry.local_path).is_absolute() else self.root)
         if root is not None and not path.resolve().is_relative_to(root.resolve()):
             raise OutsideRootError(identifier, path, root)
-        if not path.is_file():
+        if not path.exists():
             raise EntryNotFoundError(
-                f"the file of the model {identifier!r} is gone: {path}", "put it back, or delete the catalog entry"
+                f"the model {identifier!r} is gone: {path}", "put it back, or delete the catalog entry"
             )
         return path
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from container_runtime.errors import ContainerError, SpecError
 from container_runtime.spec import ContainerHandle
-from contracts.config import Mode, Pool, Profile
+from contracts.config import Engine, Mode, Pool, Profile
 from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from pool_managerd import devices, proc, process, vram
@@ -64,8 +64,8 @@ _VRAM_BACK_S = 10.0
 class Models(Protocol):
     """Brings models to this disk."""
 
-    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
-        """The model behind a reference. Raises StepError."""
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
+        """The model behind a reference, which this engine can load. Raises StepError."""
 
 
 class Engines(Protocol):
@@ -151,7 +151,7 @@ class Attempt:
             return None
         self._step("stage_model")
         digest = self._pool.model_sha256 if self._model_ref == self._pool.model else None
-        self._model = await self._host.models.ensure_present(self._model_ref, digest, self._progress)
+        self._model = await self._host.models.ensure_present(self._model_ref, digest, self._progress, self._pool.engine)
         return self._model
 
     async def ensure(self) -> PreparedEngine:
@@ -207,6 +207,7 @@ class Attempt:
             self._step("prove_devices")
             await self._prove_devices()
         self._proved = True
+        self._log.overcome()
 
     async def watch(self) -> None:
         """Step hand_over, then the liveness of the ready engine."""
@@ -260,6 +261,7 @@ class Attempt:
             events = self._host.watch.since(self._since, frozenset(gpu.uuid for gpu in self.gpus))
         killed = 1 if exited is not None and exited.oom_killed else proc.oom_kills() - self._oom_kills
         return Evidence(
+            on_gpu=self._on_gpu,
             during=During.SERVING if self._proved else During.START,
             exit=exited,
             marks=self._log.marks,

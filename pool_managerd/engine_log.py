@@ -90,8 +90,12 @@ class EngineLog:
 
     @property
     def marks(self) -> frozenset[Mark]:
-        """What the engine's lines have shown since it began."""
+        """What the engine's lines have shown, since it began or since that was overcome."""
         return frozenset(self._marks)
+
+    def overcome(self) -> None:
+        """The engine works, whatever it has said so far: that explains no later failure."""
+        self._marks.clear()
 
     def _take(self, raw: bytes) -> None:
         # Redacted whole, then cut: a secret across the cut must not leave its first half behind.

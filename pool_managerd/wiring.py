@@ -5,7 +5,7 @@ Decides nothing.
 
 from __future__ import annotations
 
-from contracts.config import Pool, Profile
+from contracts.config import Engine, Pool, Profile
 from contracts.engines import Finding, Plan, PreparedEngine, ResolvedModel
 from engine_provisioner.base import EngineProvider
 from engine_provisioner.errors import ProvisionError
@@ -23,10 +23,10 @@ class ProvisionedModels:
     def __init__(self, provisioner: ModelProvisioner) -> None:
         self._provisioner = provisioner
 
-    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
-        """See ``pool_managerd.engine_effects.Models``."""
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
+        """See ``pool_managerd.attempt.Models``."""
         try:
-            return await self._provisioner.ensure_present(ref, digest, progress)
+            return await self._provisioner.ensure_present(ref, digest, progress, engine=engine)
         except ModelError as error:
             raise StepError(error.cause, error.message, error.hint) from error
 
@@ -39,21 +39,21 @@ class ProvisionedEngines:
         self._host = host
 
     def plan(self, pool: Pool) -> Plan:
-        """See ``pool_managerd.engine_effects.Engines``."""
+        """See ``pool_managerd.attempt.Engines``."""
         try:
             return self._provider(pool).plan(pool)
         except ProvisionError as error:
             raise _step_error(error) from error
 
     async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
-        """See ``pool_managerd.engine_effects.Engines``."""
+        """See ``pool_managerd.attempt.Engines``."""
         try:
             return await self._provider(pool).preflight(pool)
         except ProvisionError as error:
             raise _step_error(error) from error
 
     async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
-        """See ``pool_managerd.engine_effects.Engines``."""
+        """See ``pool_managerd.attempt.Engines``."""
         try:
             return await self._provider(pool).ensure(pool, progress)
         except ProvisionError as error:

@@ -54,7 +54,7 @@ class OneModel:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
 
-    async def ensure_present(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
+    async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
         self.asked.append((ref, digest))
         if ref == "missing":
             raise StepError(Cause.MODEL_MISSING, "there is no model", "make one")

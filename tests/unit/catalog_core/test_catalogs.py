@@ -129,7 +129,7 @@ def test_a_file_that_is_gone_is_said(tmp_path: Path) -> None:
     assert catalog.exists("haiku")
     with pytest.raises(EntryNotFoundError) as caught:
         catalog.locate("haiku")
-    assert caught.value.message == f"the file of the model 'haiku' is gone: {tmp_path / 'gone.gguf'}"
+    assert caught.value.message == f"the model 'haiku' is gone: {tmp_path / 'gone.gguf'}"
 
 
 @pytest.mark.req("CAT-04")
