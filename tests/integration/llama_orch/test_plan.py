@@ -6,7 +6,11 @@ it a machine that lacks everything.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shutil
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,8 +18,10 @@ import pytest
 
 from contracts.config import Profile
 from daemon_core.config_file import load
-from tests.integration.llama_orch.conftest import Outcome, run
+from tests.integration.llama_orch.conftest import Outcome, run, started
+from tests.integration.pool_managerd.support import alive, until
 from tests.plugins.failures import OperatorSees
+from tests.support.llamacpp_source import TinyRepository
 from tests.support.nvml import FakeGpus
 
 pytest_plugins = ["tests.support.nvml.fixtures"]
@@ -29,7 +35,7 @@ Command = Callable[..., Awaitable[Outcome]]
 def command(gpus: FakeGpus, tmp_path: Path) -> Command:
     """A command of llama-orch on the reference machine, with the home example as its configuration."""
     home = tmp_path / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
 
     async def call(*arguments: str, **more: str) -> Outcome:
         return await run(home, arguments, **{**gpus.env, **more})
@@ -105,3 +111,99 @@ async def test_init_writes_a_pool_for_each_card_that_is_there(command: Command, 
     planned = await command("plan", "--json")
     assert [pool["pool_id"] for pool in json.loads(planned.stdout)] == ["gpu0", "gpu1"]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+# --- a build ----------------------------------------------------------------------------------------------------------
+
+build = pytest.mark.needs("git", "cmake", "ninja", "gcc", "g++")
+SOURCE = """\
+profile: trial
+pools:
+  - id: here
+    engine: llamacpp
+    model: m.gguf
+    provisioning: {{mode: source, source: {{repo: "{repo}"}}}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyRepository:
+    """A repository with a llama-server of a few lines, which the command's configuration builds."""
+    repository = TinyRepository(tmp_path / "upstream")
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home/source.yaml").write_text(SOURCE.format(repo=repository.url))
+    return repository
+
+
+@build
+@pytest.mark.timeout(120)
+@pytest.mark.req("EP-20", "EP-19", "ORCH-3805", "OP-06")
+async def test_ensure_builds_an_engine_and_says_what_came_of_it(tiny: TinyRepository, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    planned = json.loads((await run(home, ["plan", "--config", "source.yaml", "--json"])).stdout)[0]["plan"]["steps"]
+    first = await run(home, ["ensure", "--config", "source.yaml"])
+    assert first.status == 0, first.stdout + first.stderr
+    said = [line.removeprefix("here: ") for line in first.stderr.splitlines()]
+    assert [line for line in said if line in {step["detail"] for step in planned}] == [s["detail"] for s in planned]
+    heading, command, *facts = first.stdout.splitlines()
+    assert heading == f"here: llamacpp {tiny.first[:9]}-cpu {tiny.first}, mode source"
+    server = command.removeprefix("  command:  ").split()[0]
+    assert server.startswith(str(home / ".cache/llama-orch/llamacpp/builds/"))
+    assert any(fact.startswith("  digest:   sha256:") for fact in facts)
+    again = await run(home, ["ensure", "--config", "source.yaml"])
+    assert (again.status, again.stdout) == (0, first.stdout)
+    assert "is built already" in again.stderr
+    assert await run(home, ["preflight", "--config", "source.yaml"]) == (0, "here: nothing is in the way\n", "")
+
+
+@build
+@pytest.mark.timeout(120)
+@pytest.mark.req("EP-20")
+async def test_ctrl_c_ends_a_build_with_all_that_it_started_and_the_next_one_goes_on(
+    tiny: TinyRepository, tmp_path: Path
+) -> None:
+    home, gate = tmp_path / "home", tmp_path / "gate"
+    for name in ("here", "on"):
+        os.mkfifo(f"{gate}.{name}")
+    async with started(home, ["ensure", "--config", "source.yaml"], TINY_GATE=str(gate)) as process:
+        compiling = int(await asyncio.to_thread(Path(f"{gate}.here").read_text))
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = await process.communicate()
+    assert (process.returncode, stdout) == (130, b"")
+    assert b"Traceback" not in stderr
+    await until(lambda: not alive(compiling), "the end of the compilers")
+    done = await run(home, ["ensure", "--config", "source.yaml"])
+    assert done.status == 0, done.stdout + done.stderr
+    assert "goes on with an interrupted build" in done.stderr
+
+
+@build
+@pytest.mark.timeout(120)
+@pytest.mark.req("EP-20", "EP-06")
+async def test_a_build_that_fails_has_status_1_and_the_lines_that_matter(tiny: TinyRepository, tmp_path: Path) -> None:
+    tiny.commit({"part1.c": "int part1(void) { return nothing; }\n"})
+    done = await run(tmp_path / "home", ["ensure", "--config", "source.yaml"])
+    assert done.status == 1
+    assert done.stdout.startswith("here: failed\nengine_build: ")
+    assert "part1.c" in done.stdout
+    assert "nothing" in done.stdout
+    assert "build.log" in done.stdout
+
+
+@build
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no CUDA compiler")
+@pytest.mark.req("EP-20", "ORCH-3800", "OP-05")
+async def test_in_profile_home_the_build_has_cuda_for_the_card_of_the_pool(
+    tiny: TinyRepository, command: Command, tmp_path: Path
+) -> None:
+    text = SOURCE.format(repo=tiny.url).replace("profile: trial", "profile: home")
+    (tmp_path / "home/source.yaml").write_text(f"{text}    devices: [0]\n")
+    done = await command("ensure", "--config", "source.yaml", "--json")
+    assert done.status == 0, done.stdout + done.stderr
+    engine = json.loads(done.stdout)[0]["engine"]
+    assert engine["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    catalog = json.loads((tmp_path / "home/.local/share/llama-orch/catalog/engines.json").read_text())
+    flags = catalog["entries"][engine["engine_catalog_id"]]["build_flags"]
+    assert "-DGGML_CUDA=ON" in flags
+    assert any("86" in flag for flag in flags if "ARCHITECTURES" in flag)
