@@ -104,6 +104,8 @@ class BuildCache:
 
     def remember(self, repo: str, ref: str, commit: str) -> None:
         """Keep what a ref was, for when the repository cannot be asked."""
+        if self.remembered(repo, ref) == commit:
+            return
         path = self._ref(repo, ref)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, msgspec.json.encode(Remembered(repo=repo, ref=ref, commit=commit)), mode=0o644)

@@ -40,7 +40,7 @@ _PACKAGES: Mapping[Need, Mapping[Family, str]] = MappingProxyType(
         Need.CUBLAS: {Family.ARCH: "cuda", Family.DEBIAN: "nvidia-cuda-toolkit", Family.FEDORA: "cuda-toolkit"},
     }
 )
-_ELSEWHERE: Mapping[Need, str] = MappingProxyType({Need.NVCC: "the CUDA toolkit", Need.CUBLAS: "the CUDA toolkit"})
+_ELSEWHERE: Mapping[Need, str] = MappingProxyType({Need.NVCC: "cuda-toolkit", Need.CUBLAS: "cuda-toolkit"})
 
 _WHY: Mapping[Need, str] = MappingProxyType(
     {

@@ -136,24 +136,27 @@ class Builder:
             return "its CMake cache is gone"
         cache = cmake.parse_cache(text)
         gone = [path for _, path in cmake.tool_paths(cache) if not Path(path).exists()]
-        tools = dict(self._tools.definitions)
+        tools = dict(self._tool_definitions())
         return cmake.stale(
             cache, generator=self._tools.generator, source=str(self._folder / "source"), tools=tools, gone=gone
         )
 
+    def _tool_definitions(self) -> tuple[tuple[str, str], ...]:
+        """The toolchain's, but for what the operator has chosen: another CUDA compiler, another root."""
+        own = dict(self._recipe.options.own)
+        return tuple((name, value) for name, value in self._tools.definitions if name not in own)
+
     async def _cmake(self) -> CommandResult:
         definitions = (
             *self._recipe.options.definitions,
-            *self._tools.definitions,
+            *self._tool_definitions(),
             ("LLAMA_BUILD_NUMBER", number_of(self._recipe.ref)),
             *self._layout(),
         )
-        # The operator's own definition of a compiler is the last one, and so the one that holds.
-        own = (pair for pair in self._recipe.options.own if pair[0] in dict(self._tools.definitions))
         argv = (
             *(str(self._tools.cmake), "-S", str(self._folder / "source"), "-B", str(self._build)),
             *("-G", self._tools.generator),
-            *cmake.arguments((*definitions, *own)),
+            *cmake.arguments(definitions),
         )
         return await self._run(argv, timeout_s=CONFIGURE_S)
 

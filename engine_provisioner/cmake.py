@@ -261,7 +261,7 @@ STEP = 5
 class Progress(msgspec.Struct):
     """Thins out a build's lines: one for every STEP percent."""
 
-    shown: int = -1
+    shown: int = 0
 
     def of(self, line: str) -> int | None:
         """The percentage that this line brings, where it is worth saying."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from contracts.pools import Cause
 from engine_provisioner.build_errors import Context, git_trouble, is_absence
 from engine_provisioner.errors import ProvisionError
-from engine_provisioner.git_refs import commit_of, is_commit, judged_url
+from engine_provisioner.git_refs import commit_of, is_commit, judged_url, ref_names
 from engine_provisioner.host import CommandError, CommandResult, Host
 from engine_provisioner.plan import without_secrets
 
@@ -55,7 +55,8 @@ class Repository:
         if is_commit(ref):
             return ref
         self._host.require_outbound(judged_url(self._url))
-        result = await self._run("ls-remote", "--", self._url, timeout_s=ASK_S)
+        # Only what can be meant: a repository such as llama.cpp has tens of thousands of refs.
+        result = await self._run("ls-remote", "--", self._url, *ref_names(ref), timeout_s=ASK_S)
         if result.status != 0:
             raise self._error(result)
         commit = commit_of(ref, result.output)

@@ -20,6 +20,12 @@ def is_commit(ref: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", ref) is not None
 
 
+def ref_names(ref: str) -> tuple[str, ...]:
+    """What ``git ls-remote`` is asked for: every full name that a ref can have, and the commits of annotated tags."""
+    names = _full_names(ref)
+    return (*names, *(f"{name}^{{}}" for name in names))
+
+
 def commit_of(ref: str, listing: str) -> str | None:
     """The commit of a ref in what ``git ls-remote`` printed: a tag before a branch of its name, as git has it."""
     refs = {}
@@ -27,7 +33,7 @@ def commit_of(ref: str, listing: str) -> str | None:
         commit, _, name = line.partition("\t")
         if is_commit(commit):
             refs[name] = commit
-    for name in (ref, f"refs/{ref}", f"refs/tags/{ref}", f"refs/heads/{ref}"):
+    for name in _full_names(ref):
         # An annotated tag is an object of its own; the commit that it names is listed with this ending.
         if found := refs.get(f"{name}^{{}}") or refs.get(name):
             return found
@@ -61,6 +67,10 @@ def repository_findings(pool_id: str, repo: str, ref: str) -> tuple[Finding, ...
         hint = "a branch, a tag or a commit, such as master or b6900"
         found.append(Finding(check="source", message=f"{where}.ref: {ref!r} is no git ref", why=why, hint=hint))
     return tuple(found)
+
+
+def _full_names(ref: str) -> tuple[str, ...]:
+    return (ref, f"refs/{ref}", f"refs/tags/{ref}", f"refs/heads/{ref}")
 
 
 def _url_problem(repo: str) -> str | None:

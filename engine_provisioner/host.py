@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a command's output that are kept."""
 
+DRAIN_S = 2.0
+"""How long a pipe may stay open after its command, where somebody left the session with it."""
 LINE_LIMIT = 4096
 """Bytes of a line that a reader of lines gets to see."""
 
@@ -155,6 +157,7 @@ class Host:
             finally:
                 _end_session(process.pid)
                 await process.wait()
+                await _drained(process.stdout)
         return CommandResult(status=status, output=output)
 
     def distribution(self) -> Mapping[str, str]:
@@ -186,6 +189,14 @@ async def _bounded(
     if on_line is not None and line:
         on_line(line.decode(errors="replace"))
     return kept.decode(errors="replace")
+
+
+async def _drained(stream: asyncio.StreamReader | None) -> None:
+    """Read on to the end, which lets asyncio close the pipe: all who wrote to it are gone."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while stream is not None and await stream.read(65_536):
+                pass
 
 
 def _end_session(leader: int) -> None:

@@ -193,11 +193,12 @@ def _download_steps(pool: Pool) -> tuple[PlanStep, ...]:
 
 def _source_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
     source = pool.provisioning.source or SourceBuild()
+    repo = without_secrets(source.repo)
     compute = "with CUDA" if profile is Profile.HOME else "for the CPU (profile trial)"
     return (
-        PlanStep(kind=StepKind.FETCH, detail=f"fetch {source.ref} of {without_secrets(source.repo)}"),
-        PlanStep(kind=StepKind.CONFIGURE, detail=f"configure it {compute}"),
-        PlanStep(kind=StepKind.BUILD, detail=f"build {SERVER}"),
+        PlanStep(kind=StepKind.FETCH, detail=f"fetch {source.ref} of {repo}, unless it is here"),
+        PlanStep(kind=StepKind.CONFIGURE, detail=f"configure it {compute}, unless it is built"),
+        PlanStep(kind=StepKind.BUILD, detail=f"build {SERVER}, unless it is built"),
     )
 
 

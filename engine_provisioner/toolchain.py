@@ -96,11 +96,12 @@ def install(host: Host, need: Need, toolchain: Toolchain | None = None) -> str:
     return install_command(need, distribution)
 
 
-def find_toolkit(host: Host, exists: Iterable[str] | None = None) -> cuda.Toolkit | None:
+def find_toolkit(host: Host, versioned: Iterable[str] | None = None) -> cuda.Toolkit | None:
     """The CUDA compiler, with its root where CMake would not find that by itself. Blocks for a moment."""
     on_path = host.which("nvcc")
-    folder, pattern = cuda.VERSIONED_ROOTS
-    versioned = [str(path) for path in Path(folder).glob(pattern)] if exists is None else list(exists)
+    if versioned is None:
+        folder, pattern = cuda.VERSIONED_ROOTS
+        versioned = [str(path) for path in Path(folder).glob(pattern)]
     for nvcc in cuda.candidates(host.environ, str(on_path) if on_path else None, versioned):
         path = shutil.which(nvcc, path=host.environ.get("PATH", os.defpath))
         if path is None:

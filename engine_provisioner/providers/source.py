@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from contracts.config import Pool, Profile, SourceBuild
@@ -58,6 +57,14 @@ class SourceBuilder:
 
     async def obtain(self, pool: Pool, steps: Checklist, progress: Progress) -> Program:
         """See Source."""
+        try:
+            return await self._obtain(pool, steps, progress)
+        except OSError as error:
+            text = f"cannot use {error.filename or self._cache.root}: {error.strerror or error}"
+            hint = "make room on that disk, and see that this user owns the directory; paths.cache names another one"
+            raise ProvisionError(Cause.ENGINE_BUILD, text, hint) from error
+
+    async def _obtain(self, pool: Pool, steps: Checklist, progress: Progress) -> Program:
         steps.begin(StepKind.FETCH)
         recipe, found = await self._recipe(pool)
         if found:
@@ -67,7 +74,7 @@ class SourceBuilder:
         commit = await self._commit(recipe, progress)
         program = await self._usable(recipe, commit, progress)
         if program is None:
-            async with self._alone(progress) as descriptor:
+            async with self._cache.locked(lambda holder: progress(f"waits for another build ({holder})")) as descriptor:
                 # Whoever had the lock may have built just this.
                 program = await self._usable(recipe, commit, progress)
                 if program is None:
@@ -189,17 +196,6 @@ class SourceBuilder:
             raise ProvisionError(Cause.ENGINE_BUILD, "there is no git on PATH", install)
         context = Context(install=lambda need: toolchain.install(self._host, need))
         return Repository(self._host, git, recipe.repo, context, keep_open)
-
-    @asynccontextmanager
-    async def _alone(self, progress: Progress) -> AsyncIterator[int]:
-        """Be the only builder. Raises ProvisionError where the cache cannot be used."""
-        try:
-            async with self._cache.locked(lambda holder: progress(f"waits for another build ({holder})")) as descriptor:
-                yield descriptor
-        except OSError as error:
-            text = f"cannot use {error.filename or self._cache.root}: {error.strerror or error}"
-            hint = "make room on that disk, and see that this user owns the directory; paths.cache names another one"
-            raise ProvisionError(Cause.ENGINE_BUILD, text, hint) from error
 
     async def _tools(self, recipe: Recipe) -> Toolchain:
         """What the build is made with. Raises ProvisionError with all that lacks, before anything is fetched."""

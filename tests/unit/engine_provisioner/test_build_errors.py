@@ -99,8 +99,9 @@ AUTHENTICATION, NOWHERE = "the repository wants authentication", "the repository
 
 
 @pytest.mark.req("EP-06")
-def test_a_configure_without_cublas_is_explained() -> None:
-    assert configure_trouble(CUBLAS, CONTEXT) == Trouble(
+def test_a_configure_without_cublas_is_explained(operator_sees: OperatorSees) -> None:
+    trouble = configure_trouble(CUBLAS, CONTEXT)
+    assert trouble == Trouble(
         summary="CUDA::cublas not found: the CUDA toolkit 13.0 is here, its cuBLAS library is not",
         lines=(
             "CMake Error at ggml/src/ggml-cuda/CMakeLists.txt:178 (target_link_libraries):",
@@ -109,6 +110,7 @@ def test_a_configure_without_cublas_is_explained() -> None:
         ),
         hint="install cublas",
     )
+    shown("source/no-cublas", Cause.ENGINE_BUILD, trouble, operator_sees)
 
 
 @pytest.mark.req("EP-06")
