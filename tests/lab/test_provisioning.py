@@ -9,10 +9,11 @@ import re
 
 import pytest
 
+from pool_managerd.attempt import STEPS
 from tests.lab.host import REGISTRY, Lab
 from tests.support.llamacpp_source import KEPT, kept, llamacpp_repository
 
-pytestmark = [pytest.mark.needs("git", "cmake", "g++", "ninja"), pytest.mark.timeout(1200), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("git", "cmake", "gcc", "g++", "ninja"), pytest.mark.timeout(1200), pytest.mark.slow]
 
 PRODUCT = r"""
 . "$CHECKOUT/tests/lab/containers.sh"
@@ -48,11 +49,12 @@ pools:
 YAML
 }
 
-# make_image PROGRAM: the program with the libraries that it needs, and nothing else.
+# make_image PROGRAM: the program with the libraries that it needs, and a shell.
 make_image() {
   local root library
   root=$(mktemp -d)
-  mkdir -p "$root/app"
+  mkdir -p "$root/app" "$root/bin"
+  cp /bin/busybox "$root/bin/sh" # for nvidia-smi's stand-in
   cp "$1" "$root/app/llama-server"
   for library in $(ldd "$1" | grep -o '/[^ )]*'); do
     mkdir -p "$root${library%/*}"
@@ -90,6 +92,45 @@ orch ensure --pool built --json > "$HOME/built" || { cat "$HOME/built" >&2; exit
 program=$("$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)[0]["engine"]["bin_or_entry"])' < "$HOME/built")
 make_image "$program"
 write_config "$digest"
+"""
+
+# The host's GPUs are device nodes with a CDI specification; what NVML says of them says the stand-in.
+HOME = r"""
+uuid=GPU-00000000-0000-0000-0000-00000000000
+mkdir "$HOME/nvml"
+gcc -std=gnu11 -O1 -shared -fPIC -pthread -Wl,-soname,libnvidia-ml.so.1 -o "$HOME/nvml/libnvidia-ml.so.1" \
+  "$CHECKOUT/tests/support/nvml/standin.c"
+export NVML_STANDIN=$HOME/nvml/state
+# gpus [PROCESSES]: two GPUs, and who has memory on them.
+gpus() {
+  PYTHONPATH=$CHECKOUT "$PYTHON" - "$HOME/nvml" "$uuid" "$@" << 'CODE'
+import sys
+from pathlib import Path
+from tests.support.nvml import GIB, Card, FakeGpus
+folder, uuid, *holding = sys.argv[1:]
+cards = tuple(Card(id=n, uuid=f"{uuid}{n}", name="NVIDIA Stand-in", total=24 * GIB) for n in range(2))
+machine = FakeGpus(Path(folder, "libnvidia-ml.so.1"), Path(folder, "state"), cards)
+for device in holding:
+    machine.process_env(int(device), "CUDA_VISIBLE_DEVICES", f"{uuid}1", 2 * GIB)
+CODE
+}
+cat > "$config" << YAML
+profile: home
+logging: {level: debug}
+pools:
+  - id: contained
+    engine: llamacpp
+    model: "$model"
+    ctx: 512
+    devices: [1]
+    restart: {initial_ms: 100, max_ms: 200, max_failures: 100}
+    provisioning:
+      mode: container
+      container: {image: "$registry/lab/llama", digest: "$digest"}
+YAML
+# Only the manager gets the stand-in: what it starts must not load it.
+manage() { LD_LIBRARY_PATH=$HOME/nvml "$PREFIX/bin/pool-managerd" --config "$config" > "$HOME/log" 2>&1 & manager=$!; }
+said() { grep -q "$1" "$HOME/log"; }
 """
 
 
@@ -159,6 +200,69 @@ cat .local/share/llama-orch/catalog/engines.json
     pools = {pool["pool_id"]: pool for pool in json.loads(shown["capabilities"])["pools"]}
     assert pools["built"]["engine_version"] == built["engine_version"]
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", pools["contained"]["engine_digest"])
+
+
+@pytest.mark.req("ORCH-3801", "ORCH-3803", "ORCH-3804", "ORCH-3820", "PM-06")
+def test_a_container_is_proved_on_its_gpu_and_refused_on_the_cpu_or_on_another_card(lab: Lab, settings: str) -> None:
+    outcome = lab.check(
+        settings
+        + PRODUCT
+        + HOME
+        + r"""
+for holding in '' 0 1; do
+  gpus $holding
+  manage
+  case $holding in
+    '') wanted='failed: on_cpu' ;;
+    0) wanted='failed: wrong_device' ;;
+    1) wanted='probing -> ready' ;;
+  esac
+  eventually 60 said "$wanted" || { cat "$HOME/log" >&2; exit 1; }
+  if [ "$holding" = 1 ]; then
+    pid=$(podman inspect --format '{{.State.Pid}}' "$(containers)")
+    tr '\0' '\n' < /proc/$pid/environ | grep -E 'FAKE_GPU|CUDA_VISIBLE'
+    cat "$XDG_RUNTIME_DIR/llama-orch/engines/contained.json"
+  fi
+  kill -TERM $manager
+  wait $manager
+  [ -z "$(containers)" ]
+done
+""",
+        gpus=2,
+        hook=(REGISTRY,),
+        limit_s=600,
+    )
+    assert "CUDA_VISIBLE_DEVICES=GPU-00000000-0000-0000-0000-000000000001" in outcome.stdout
+    assert "FAKE_GPU_1=1" in outcome.stdout
+    assert "FAKE_GPU_0" not in outcome.stdout
+
+
+@pytest.mark.req("PM-07", "CR-05")
+def test_a_manager_that_is_killed_in_any_step_leaves_one_container_to_the_next(lab: Lab, settings: str) -> None:
+    lab.check(
+        settings
+        + PRODUCT
+        + HOME
+        + f"""
+gpus 1
+for step in {" ".join(STEPS)}; do
+  manage
+  eventually 60 said "step $step" || {{ cat "$HOME/log" >&2; exit 1; }}
+  kill -KILL $manager
+  wait $manager || true
+  manage
+  eventually 60 said 'probing -> ready' || {{ cat "$HOME/log" >&2; exit 1; }}
+  [ "$(containers | wc -w)" = 1 ] || {{ echo "$step: $(containers)" >&2; exit 1; }}
+  kill -TERM $manager
+  wait $manager
+  [ -z "$(containers)" ]
+  [ -z "$(ls "$HOME/.local/state/llama-orch/handles")" ]
+done
+""",
+        gpus=2,
+        hook=(REGISTRY,),
+        limit_s=900,
+    )
 
 
 def tokens(stream: str) -> str:
