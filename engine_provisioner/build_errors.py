@@ -34,6 +34,8 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     lines: tuple[str, ...]
     hint: str
+    passes: bool = False
+    """The same may succeed later with nothing changed here."""
 
     def text(self, subject: str, log: str | None = None) -> str:
         """All of it but the mend, below what could not be done."""
@@ -48,10 +50,11 @@ class _Known(NamedTuple):
     summary: str
     """``{1}`` stands for the first group of the pattern, ``{cuda}`` for the toolkit's release."""
     hint: Callable[[Context], str]
+    passes: bool
 
 
-def _known(pattern: str, summary: str, hint: str | Callable[[Context], str]) -> _Known:
-    return _Known(re.compile(pattern, re.MULTILINE), summary, hint if callable(hint) else lambda _: hint)
+def _known(pattern: str, summary: str, hint: str | Callable[[Context], str], *, passes: bool = False) -> _Known:
+    return _Known(re.compile(pattern, re.MULTILINE), summary, hint if callable(hint) else lambda _: hint, passes)
 
 
 _PIN_A_COMPILER = (
@@ -172,6 +175,7 @@ _GIT = (
         r"|Connection reset|SSL|gnutls|unable to access",
         "the repository cannot be reached",
         "check the network and provisioning.source.repo; a pool whose build is here already does without",
+        passes=True,
     ),
     _known(
         r"detected dubious ownership",
@@ -210,7 +214,7 @@ def _trouble(output: str, lines: list[str], known: tuple[_Known, ...], context: 
             if match := failure.pattern.search(text):
                 first = next((group for group in match.groups() if group), "")
                 summary = failure.summary.replace("{1}", first).replace("{cuda}", context.cuda)
-                return Trouble(summary=summary, lines=shown, hint=failure.hint(context))
+                return Trouble(summary=summary, lines=shown, hint=failure.hint(context), passes=failure.passes)
     return Trouble(summary=otherwise, lines=shown, hint=_UNKNOWN_HINT)
 
 

@@ -110,7 +110,7 @@ class Repository:
         except CommandError as error:
             text = f"{without_secrets(self._url)}: {error}"
             hint = "check the network and provisioning.source.repo"
-            raise ProvisionError(Cause.ENGINE_FETCH, text, hint) from error
+            raise ProvisionError(Cause.ENGINE_FETCH, text, hint, retriable=True) from error
 
     def _must(self, result: CommandResult) -> None:
         if result.status != 0:
@@ -118,7 +118,8 @@ class Repository:
 
     def _error(self, result: CommandResult) -> ProvisionError:
         trouble = git_trouble(result.output, self._context)
-        return ProvisionError(Cause.ENGINE_FETCH, trouble.text(without_secrets(self._url)), trouble.hint)
+        text = trouble.text(without_secrets(self._url))
+        return ProvisionError(Cause.ENGINE_FETCH, text, trouble.hint, retriable=trouble.passes)
 
 
 def _make_empty(folder: Path) -> None:

@@ -157,7 +157,7 @@ class Transfer:
                 await retrying(self._attempt, session, url, part, progress)
             except _TransientError as error:
                 text = f"{without_secrets(url)} cannot be fetched: {error} ({ATTEMPTS} attempts)"
-                raise ProvisionError(Cause.ENGINE_FETCH, text, _WHY_HINT) from error
+                raise ProvisionError(Cause.ENGINE_FETCH, text, _WHY_HINT, retriable=True) from error
 
     async def _attempt(self, session: aiohttp.ClientSession, url: str, part: _Part, progress: Progress) -> None:
         """Fetch what is not here yet, once. Raises _TransientError, ProvisionError, OSError."""

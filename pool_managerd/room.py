@@ -6,20 +6,19 @@ Decides nothing: what an engine needs and whether that fits is ``vram``'s and ``
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from contracts.config import Pool, Profile
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Gpu
+from engine_provisioner.host import Resources, resources
 from pool_managerd import vram
 from pool_managerd.devices import DeviceProcess
 from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
 from pool_managerd.ram import ram_refusal
 from pool_managerd.vram_memory import VramMemory
-
-_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Room:
     profile: Profile
     gpus: Gpus
     memory: VramMemory
-    meminfo: Path = _MEMINFO
+    resources: Callable[[], Resources] = resources
 
     async def check(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> None:
         """Raises StepError, with the numbers, where the engine would not fit into what is free."""
@@ -39,7 +38,7 @@ class Room:
 
     async def beside(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> bool:
         """Whether the engine fits next to the one that serves."""
-        if ram_refusal(model, pool, await self._available(), self.profile) is not None:
+        if await self._ram_refusal(pool, model) is not None:
             return False
         need = await self.need(pool, engine, model, mask)
         if self.profile is Profile.TRIAL or need is None:
@@ -76,25 +75,17 @@ class Room:
     async def _refusal(
         self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]
     ) -> vram.Refusal | None:
-        host = ram_refusal(model, pool, await self._available(), self.profile)
+        host = await self._ram_refusal(pool, model)
         if host is not None or self.profile is Profile.TRIAL:
             return host
         need = await self.need(pool, engine, model, mask)
         return None if need is None else vram.refusal(need, await self._now(mask), pool.tensor_split)
 
+    async def _ram_refusal(self, pool: Pool, model: ResolvedModel) -> vram.Refusal | None:
+        available = (await asyncio.to_thread(self.resources)).memory_bytes
+        return None if available is None else ram_refusal(model, pool, available, self.profile)
+
     async def _now(self, mask: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
         """The GPUs of the mask as they are right now."""
         found = {gpu.uuid: gpu for gpu in (await asyncio.to_thread(self.gpus.inventory)).gpus}
         return tuple(found.get(gpu.uuid, gpu) for gpu in mask)
-
-    async def _available(self) -> int:
-        """Host memory that can be had without swapping, in bytes."""
-        return await asyncio.to_thread(_available, self.meminfo)
-
-
-def _available(meminfo: Path) -> int:
-    for line in meminfo.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
-    raise AssertionError(f"{meminfo} does not say MemAvailable")

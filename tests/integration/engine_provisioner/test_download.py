@@ -455,6 +455,7 @@ async def test_an_answer_that_may_change_is_asked_for_again_and_not_for_ever(sta
     async with serving(plain(status)) as origin:
         error = await fetcher.refusal(origin.url, sha256(RELEASE))
     assert error.message.endswith(f"({ATTEMPTS} attempts)")
+    assert error.retriable
     assert len(origin.asked) == ATTEMPTS
 
 

@@ -190,6 +190,7 @@ def test_a_failed_fetch_has_its_lines_and_its_mend(name: str, output: str, opera
 def test_what_git_says_is_known_in_its_spellings(output: str, summary: str) -> None:
     trouble = git_trouble(output, CONTEXT)
     assert trouble.summary == summary
+    assert trouble.passes == (summary == NOWHERE)
     assert is_absence(trouble) == (summary == "the repository has no such ref")
 
 
