@@ -24,6 +24,15 @@ class Ruling(Message, frozen=True, kw_only=True):
     host: str
     rule: str
 
+    @property
+    def mend(self) -> str:
+        """What would let a refused address be reached."""
+        if not self.host:
+            return "write it as scheme://host/path"
+        if self.rule.startswith("policy.outbound.deny"):
+            return f"take {self.rule.rpartition(' ')[2]!r} out of policy.outbound.deny"
+        return f"add {self.host!r} to policy.outbound.allow"
+
 
 def ruling_on(url: str, outbound: Outbound) -> Ruling:
     """The ruling on a URL; one that names no host is judged by its scheme alone.

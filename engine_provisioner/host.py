@@ -107,7 +107,7 @@ class Host:
         _log.info("outbound to %s: %s by %s", ruling.host, "allowed" if ruling.allowed else "denied", ruling.rule)
         if not ruling.allowed:
             text = f"{ruling.host or 'this address'} may not be reached: {ruling.rule}"
-            hint = f"add {ruling.host!r} to policy.outbound.allow, or get it from somewhere that is allowed"
+            hint = f"{ruling.mend}, or get it from somewhere that is allowed"
             raise ProvisionError(Cause.POLICY_DENIED, text, hint)
 
     def which(self, name: str) -> Path | None:
@@ -135,8 +135,8 @@ class Host:
         chosen = {**self.environ, **(env or {})}
         with ExitStack() as stack:
             file = stack.enter_context(log.open("ab")) if log else None
-            try:
-                process = await asyncio.create_subprocess_exec(
+            starting = asyncio.get_running_loop().create_task(
+                asyncio.create_subprocess_exec(
                     *argv,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
@@ -146,6 +146,12 @@ class Host:
                     start_new_session=True,
                     pass_fds=keep_open,
                 )
+            )
+            try:
+                process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                await _end_started(starting)
+                raise
             except OSError as error:
                 raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
             try:
@@ -189,6 +195,15 @@ async def _bounded(
     if on_line is not None and line:
         on_line(line.decode(errors="replace"))
     return kept.decode(errors="replace")
+
+
+async def _end_started(starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
+    """End a command whose start was given up: the event loop alone would end its first process and no other."""
+    with suppress(OSError):
+        process = await starting
+        _end_session(process.pid)
+        await process.wait()
+        await _drained(process.stdout)
 
 
 async def _drained(stream: asyncio.StreamReader | None) -> None:

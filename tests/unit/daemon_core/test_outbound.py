@@ -255,3 +255,16 @@ def test_no_text_makes_it_fail_or_shows_a_secret(url: str) -> None:
     ruling = ruling_on(f"https://sesame:{url}", Outbound())
     assert isinstance(ruling.allowed, bool)
     assert "sesame" not in ruling_on(f"https://sesame:sesame@a.org/{url}?sesame", Outbound()).rule
+
+
+@pytest.mark.parametrize(
+    ("url", "outbound", "mend"),
+    [
+        ("https://a.org/x", Outbound(default=Verdict.DENY), "add 'a.org' to policy.outbound.allow"),
+        ("https://a.org/x", Outbound(deny=("*.org",)), "take '*.org' out of policy.outbound.deny"),
+        ("nowhere", Outbound(), "write it as scheme://host/path"),
+    ],
+)
+def test_a_refusal_says_what_would_lift_it(url: str, outbound: Outbound, mend: str) -> None:
+    ruling = ruling_on(url, outbound)
+    assert (ruling.allowed, ruling.mend) == (False, mend)

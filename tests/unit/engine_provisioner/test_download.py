@@ -71,7 +71,7 @@ async def test_everything_that_is_in_the_way_is_found_at_once(make_host: MakeHos
     assert [(finding.message, finding.hint.partition(",")[0]) for finding in error.findings] == [
         ("policy does not allow to download https://a.org/x", "set policy.allow_binary_downloads: true"),
         ("https://a.org/x is not downloaded without its digest", "set provisioning.binary.sha256: sha256sum prints it"),
-        ("a.org may not be reached: policy.outbound.deny: *.org", "add 'a.org' to policy.outbound.allow"),
+        ("a.org may not be reached: policy.outbound.deny: *.org", "take '*.org' out of policy.outbound.deny"),
     ]
     assert "sesame" not in error.render()
     assert not (tmp_path / "cache").exists()
