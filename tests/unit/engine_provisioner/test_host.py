@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -144,3 +145,44 @@ def test_what_this_machine_has_is_known(tmp_path: Path) -> None:
     assert found.memory_bytes is not None
     assert found.memory_bytes > 1 << 20
     assert free_bytes(tmp_path / "not" / "yet") == shutil.disk_usage(tmp_path).free
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_command_that_is_given_up_while_it_starts_leaves_nothing(
+    make_host: MakeHost, tmp_path: Path, turns: int
+) -> None:
+    mark = str(tmp_path / "mark")
+    host = make_host(environ={"PATH": "/usr/bin:/bin", "A_MARK": mark})
+    task = asyncio.get_running_loop().create_task(host.run(("sh", "-c", "sleep 1000 & sleep 1000"), timeout_s=60))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not [entry for entry in Path("/proc").iterdir() if mark.encode() in _environ(entry)]
+
+
+def _environ(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_a_command_that_is_cancelled_in_the_middle_of_a_flood_is_ended(make_host: MakeHost) -> None:
+    """What it has written and nobody has read must not keep us."""
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        flood = (SHELL, "-c", "echo; exec /usr/bin/head -c 100000000 /dev/zero")
+        task = group.create_task(make_host().run(flood, timeout_s=60, on_line=lambda _: task.cancel()))
+    assert task.cancelled()
+
+
+async def test_a_child_that_leaves_with_the_pipe_does_not_keep_us(make_host: MakeHost, tmp_path: Path) -> None:
+    script = "import os, signal; os.setsid(); signal.pause()"
+    argv = (SHELL, "-c", f'{sys.executable} -c "$0" & echo $!', script)
+    async with asyncio.timeout(20):
+        with pytest.raises(CommandError, match=r"did not answer within 1 s"):
+            await make_host().run(argv, timeout_s=1, log=tmp_path / "log")
+    pid = int((tmp_path / "log").read_text())
+    os.kill(pid, signal.SIGKILL)
+    await has_ended(pid)
