@@ -162,8 +162,7 @@ class Host:
                 raise CommandError(f"{argv[0]} did not answer within {timeout_s:g} s") from error
             finally:
                 _end_session(process.pid)
-                await process.wait()
-                await _drained(process.stdout)
+                await _let_go(process)
         return CommandResult(status=status, output=output)
 
     def distribution(self) -> Mapping[str, str]:
@@ -202,16 +201,21 @@ async def _end_started(starting: asyncio.Task[asyncio.subprocess.Process]) -> No
     with suppress(OSError):
         process = await starting
         _end_session(process.pid)
-        await process.wait()
-        await _drained(process.stdout)
+        await _let_go(process)
 
 
-async def _drained(stream: asyncio.StreamReader | None) -> None:
-    """Read on to the end, which lets asyncio close the pipe: all who wrote to it are gone."""
-    with suppress(TimeoutError):
+async def _let_go(process: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a process that was killed.
+
+    asyncio's wait() ends only when the pipe has, and a pipe that brought too much at once is paused until it is read.
+    """
+    try:
         async with asyncio.timeout(DRAIN_S):
-            while stream is not None and await stream.read(65_536):
+            while process.stdout is not None and await process.stdout.read(65_536):
                 pass
+    except TimeoutError:  # somebody has left the session with the pipe
+        process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way to let go of it
+    await process.wait()
 
 
 def _end_session(leader: int) -> None:

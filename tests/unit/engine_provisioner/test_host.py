@@ -171,9 +171,13 @@ def _environ(process: Path) -> bytes:
 
 async def test_a_command_that_is_cancelled_in_the_middle_of_a_flood_is_ended(make_host: MakeHost) -> None:
     """What it has written and nobody has read must not keep us."""
-    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+
+    def stop(_: str) -> None:
+        task.cancel()
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         flood = (SHELL, "-c", "echo; exec /usr/bin/head -c 100000000 /dev/zero")
-        task = group.create_task(make_host().run(flood, timeout_s=60, on_line=lambda _: task.cancel()))
+        task = group.create_task(make_host().run(flood, timeout_s=60, on_line=stop))
     assert task.cancelled()
 
 
