@@ -75,6 +75,8 @@ async def test_a_pools_health(tmp_path: Path) -> None:
             "gates": {"model": "ok", "engine": "ok", "health": "ok"},
             "restarts": 0,
             "metrics": {"queue_depth": 1, "active": 1, "slots": 1, "vram_free_bytes": 18 * GIB},
+            "model_ref": "file:/models/m.gguf",
+            "next_model_ref": None,
             "last_error": None,
             "retry_at_ms": None,
         }
