@@ -491,10 +491,10 @@ class Attempt:
         if self._running is None or self._engine is None:
             raise AssertionError("nothing was started")
         mask = tuple(gpu.uuid for gpu in self.gpus)
-        least = None
+        need = None
         if self._model is not None:
             need = await self._host.room.need(self._pool, self._engine, self._model, self.gpus)
-            least = vram.least_on_gpu(need) if need is not None else None
+        least = vram.least_on_gpu(need) if need is not None else None
         give_up = self._loop.time() + _ON_GPU_WAIT_S
         while True:
             self._last_pids = await self._running.pids()
@@ -507,16 +507,17 @@ class Attempt:
             await asyncio.sleep(_ON_GPU_LOOK_S)
         if (said := devices.by_presence_alone(mask, self._last_pids, seen)) is not None:
             self._progress(said)
-        await self._remember(seen)
+        await self._remember(seen, need)
 
-    async def _remember(self, seen: tuple[devices.DeviceProcess | devices.Untold, ...]) -> None:
+    async def _remember(self, seen: tuple[devices.DeviceProcess | devices.Untold, ...], need: vram.Need | None) -> None:
         """What the engine holds now decides whether the next one like it fits."""
         if self._engine is None or self._model is None:
             return
         held = tuple(one for one in seen if isinstance(one, devices.DeviceProcess) and one.pid in self._last_pids)
         total = await self._host.room.remember(self._pool, self._engine, self._model, self.gpus, held)
         if total is not None:
-            self._progress(f"on its GPUs, with {vram.gib(total)} of VRAM")
+            wanted = f"; {need.basis}: {vram.gib(need.total_on(len(self.gpus)))}" if need is not None else ""
+            self._progress(f"on its GPUs, with {vram.gib(total)} of VRAM{wanted}")
 
     # --- small things -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from daemon_core.config_file import load
 from tests.integration.llama_orch.conftest import Outcome, run, started
 from tests.integration.pool_managerd.support import alive, until
 from tests.plugins.failures import OperatorSees
-from tests.support.llamacpp_source import TinyRepository
+from tests.support.llamacpp_source import TinyRepository, cuda_toolkit, kept
 from tests.support.nvml import FakeGpus
 
 pytest_plugins = ["tests.support.nvml.fixtures"]
@@ -191,15 +190,16 @@ async def test_a_build_that_fails_has_status_1_and_the_lines_that_matter(tiny: T
 
 
 @build
-@pytest.mark.timeout(120)
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no CUDA compiler")
+@pytest.mark.timeout(600)
 @pytest.mark.req("EP-20", "ORCH-3800", "OP-05")
 async def test_in_profile_home_the_build_has_cuda_for_the_card_of_the_pool(
     tiny: TinyRepository, command: Command, tmp_path: Path
 ) -> None:
     text = SOURCE.format(repo=tiny.url).replace("profile: trial", "profile: home")
     (tmp_path / "home/source.yaml").write_text(f"{text}    devices: [0]\n")
-    done = await command("ensure", "--config", "source.yaml", "--json")
+    with kept():
+        toolkit = cuda_toolkit()
+    done = await command("ensure", "--config", "source.yaml", "--json", CUDACXX=str(toolkit / "bin/nvcc"))
     assert done.status == 0, done.stdout + done.stderr
     engine = json.loads(done.stdout)[0]["engine"]
     assert engine["env"]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

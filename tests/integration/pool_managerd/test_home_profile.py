@@ -58,7 +58,7 @@ async def test_an_engine_on_its_gpu_gets_ready_and_what_it_holds_is_remembered(h
     assert ready.devices == (gpus.uuids[0],)
     environ = Path(f"/proc/{home.engine()}/environ").read_bytes().split(b"\0")
     assert f"CUDA_VISIBLE_DEVICES={gpus.uuids[0]}".encode() in environ
-    await manager.logged("on its GPUs, with 0.68 GiB of VRAM")
+    await manager.logged("on its GPUs, with 0.68 GiB of VRAM; estimated: 0.")
     kept = json.loads((home.state / "vram.json").read_text())
     assert [entry["bytes"] for entry in kept["entries"].values()] == [700 * MIB]
 
@@ -154,6 +154,28 @@ async def test_a_reload_runs_beside_the_old_engine_where_vram_allows(
         states = {seen.state for seen in follower.history}
     assert states == ({PoolState.READY} if room else states | {PoolState.RELOADING})
     await until(lambda: not alive(old), "the end of the old engine")
+
+
+@pytest.mark.req("PM-02")
+async def test_no_engine_starts_before_the_last_ones_vram_is_back(home: Home, gpus: FakeGpus) -> None:
+    gpus.engines_hold(GIB)
+    manager = await home.start()
+    await home.ready()
+    gone = home.engine()
+    gpus.process(0, gone, GIB)  # the driver takes its time
+    async with home.follow() as follower:
+        os.kill(gone, signal.SIGKILL)
+        await follower.reached(PoolState.FAILED)
+        await until(lambda: not alive(gone), "the end of the engine")
+        for _ in range(50):  # longer than the pause before another start
+            await follower.peer.call("gpu.list")
+            assert (await follower.peer.call("pool.health", pool_id="trial"))["result"]["state"] == "failed"
+        gpus.no_processes()
+        gpus.engines_hold(GIB)
+        await follower.reached(PoolState.READY)
+    spawned = [number for number, line in enumerate(manager.lines) if "-> starting" in line]
+    assert len(spawned) == 2
+    assert not any("NVML still shows ended processes" in line for line in manager.lines)
 
 
 # --- GPUs that fail ---------------------------------------------------------------------------------------------------
