@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import queue
 import threading
 from collections import deque
@@ -19,11 +20,13 @@ from typing import Any, Protocol, TypeVar
 
 import pynvml
 
-from contracts.pools import Gpu
+from contracts.pools import Cause, Gpu
 from engine_provisioner.gpu_faults import OF_THE_DRIVER, DriverFault, LostGpu, driver_fault, label, no_answer
 from engine_provisioner.nvml import Handle, Identity, ask_each, survey, told
 from pool_managerd.devices import DeviceProcess, EventKind, GpuEvent, Inventory, Untold, settle
 from pool_managerd.xid import explain
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -53,10 +56,12 @@ class NvmlGpus:
         self._driver = _DriverThread(answer_s)
         self._ready = False
         self._known: dict[str, Gpu] = {}
+        self._labels: dict[str, str] = {}
         self._lost: frozenset[str] = frozenset()
         self._uncorrectable: dict[str, int] = {}
         self._xids = _XidListener()
         self._happened: deque[GpuEvent] = deque()
+        self._logged: set[type[Exception]] = set()
 
     def inventory(self) -> Inventory:
         """See ``Gpus``."""
@@ -90,6 +95,8 @@ class NvmlGpus:
             return self._driver.ask(partial(self._connected, question))
         except TimeoutError:
             return no_answer(self._driver.answer_s)
+        except Exception as error:  # noqa: BLE001 - a GPU that fails may answer anything; what is no answer is a fault
+            return self._unexpected(error)
 
     def _connected(self, question: Callable[[], _T]) -> _T | DriverFault:
         try:
@@ -100,14 +107,28 @@ class NvmlGpus:
         except pynvml.NVMLError as error:
             self._disconnect()
             return driver_fault(error.value, str(error))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._disconnect()
+            return self._unexpected(error)
+
+    def _unexpected(self, error: Exception) -> DriverFault:
+        """Of a library that is broken, or of an answer that nobody can read, as a GPU's name that is no text."""
+        text = f"{type(error).__name__}: {error}"
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            _log.error("the NVIDIA driver cannot be asked: %s", text, exc_info=error)
+        message = f"the NVIDIA driver answers what cannot be understood: {text}"
+        hint = "nvidia-smi -q shows which GPU it is; reboot, and if it happens again look for this error in the log"
+        return DriverFault(cause=Cause.DRIVER, message=message, hint=hint)
 
     def _disconnect(self) -> None:
         if self._ready:
             self._ready = False
+            _quietly(self._hear)  # with the connection goes what the driver has reported and nobody has taken
             self._xids.close()
             _quietly(pynvml.nvmlShutdown)
 
-    # --- the questions; each may raise NVMLError where the driver as a whole fails ------------------------------------
+    # --- the questions; each may raise, NVMLError where the driver as a whole fails -----------------------------------
 
     def _survey(self) -> Inventory:
         seen = survey()
@@ -115,6 +136,7 @@ class NvmlGpus:
         lost = {each.uuid for each in inventory.lost}
         kept = {uuid: gpu for uuid, gpu in self._known.items() if uuid in lost}
         self._known = kept | {gpu.uuid: gpu for gpu in inventory.gpus}
+        self._labels |= {each.uuid: label(each.index, each.name, each.uuid) for each in inventory.all if each.uuid}
         return inventory
 
     def _processes(self) -> tuple[DeviceProcess | Untold, ...]:
@@ -133,28 +155,28 @@ class NvmlGpus:
         )
 
     def _look(self) -> None:
+        """Each thing that happened is kept as it is found: the driver tells it once, and the next question may fail."""
         inventory = self._survey()
-        names = {gpu.uuid: label(gpu.index, gpu.name, gpu.uuid) for gpu in inventory.gpus}
-        names |= {each.uuid: label(each.index, each.name, each.uuid) for each in inventory.lost if each.uuid}
         handles: dict[str, Handle] = {}
-        ecc: list[GpuEvent] = []
         for answer in ask_each(_uncorrectable):
             if isinstance(answer, LostGpu):
                 continue
             uuid, handle, count = answer
             handles[uuid] = handle
-            ecc += self._new_errors(uuid, names.get(uuid, uuid), count)
-        xids = [_xid_event(uuid, names.get(uuid, uuid), number) for uuid, number in self._xids.take()]
-        self._xids.listen(handles)
-        lost = [
-            GpuEvent(uuid=each.uuid, kind=EventKind.LOST, message=each.message, hint=each.hint)
-            for each in inventory.lost
-            if each.uuid is not None and each.uuid not in self._lost
-        ]
+            self._happened.extend(self._new_errors(uuid, count))
+        self._hear()
+        for each in inventory.lost:
+            if each.uuid is not None and each.uuid not in self._lost:
+                event = GpuEvent(uuid=each.uuid, kind=EventKind.LOST, message=each.message, hint=each.hint)
+                self._happened.append(event)
         self._lost = frozenset(each.uuid for each in inventory.lost if each.uuid is not None)
-        self._happened.extend((*xids, *ecc, *lost))
+        self._xids.listen(handles)
 
-    def _new_errors(self, uuid: str, name: str, count: int | None) -> Iterator[GpuEvent]:
+    def _hear(self) -> None:
+        for uuid, number in self._xids.take():
+            self._happened.append(_xid_event(uuid, self._labels.get(uuid, uuid), number))
+
+    def _new_errors(self, uuid: str, count: int | None) -> Iterator[GpuEvent]:
         if count is None:
             return
         before = self._uncorrectable.get(uuid, count)
@@ -162,6 +184,7 @@ class NvmlGpus:
         if count <= before:  # a driver that starts again counts from 0
             return
         new = count - before
+        name = self._labels.get(uuid, uuid)
         errors = "1 new uncorrectable memory error" if new == 1 else f"{new} new uncorrectable memory errors"
         yield GpuEvent(uuid=uuid, kind=EventKind.ECC, number=new, message=f"{name} has {errors}", hint=explain(48).hint)
 
@@ -228,18 +251,18 @@ class _XidListener:
             if uuid not in self._sets:
                 self._sets[uuid] = (addresses[uuid], _event_set(handle))
 
-    def take(self) -> tuple[tuple[str, int], ...]:
-        """The Xids since the last call, as UUID and number; each pair once."""
-        return tuple((uuid, number) for uuid in tuple(self._sets) for number in self._xids_of(uuid))
+    def take(self) -> Iterator[tuple[str, int]]:
+        """The Xids since the last call, as UUID and number, as they come; each pair once."""
+        return ((uuid, number) for uuid in tuple(self._sets) for number in self._xids_of(uuid))
 
     def close(self) -> None:
         """Stop listening."""
         for uuid in tuple(self._sets):
             self._drop(uuid)
 
-    def _xids_of(self, uuid: str) -> tuple[int, ...]:
+    def _xids_of(self, uuid: str) -> Iterator[int]:
         _, events = self._sets[uuid]
-        found: dict[int, None] = {}
+        found: set[int] = set()
         for _ in range(MOST_EVENTS if events is not None else 0):
             try:
                 event = pynvml.nvmlEventSetWait(events, 0)
@@ -250,9 +273,10 @@ class _XidListener:
                     raise
                 self._drop(uuid)
                 break
-            if event.eventType & pynvml.nvmlEventTypeXidCriticalError:
-                found[int(event.eventData)] = None
-        return tuple(found)
+            number = int(event.eventData)
+            if event.eventType & pynvml.nvmlEventTypeXidCriticalError and number not in found:
+                found.add(number)
+                yield number
 
     def _drop(self, uuid: str) -> None:
         _, events = self._sets.pop(uuid)
@@ -322,5 +346,5 @@ def _xid_event(uuid: str, name: str, number: int) -> GpuEvent:
 
 
 def _quietly(call: Callable[[], object]) -> None:
-    with contextlib.suppress(pynvml.NVMLError):
+    with contextlib.suppress(Exception):  # the connection ends anyhow
         call()

@@ -287,6 +287,66 @@ def test_after_a_restart_of_the_driver_events_are_heard_again(loaded_gpus: FakeG
     assert told(nvml.events()) == [(loaded_gpus.uuids[1], EventKind.XID, 119, True)]
 
 
+def garble(gpus: FakeGpus) -> None:
+    """The name of the first GPU is no text any more, as with a card that is failing."""
+    gpus.state.write_bytes(gpus.state.read_bytes().replace(b"NVIDIA GeForce RTX 3090", b"NVIDIA \xff\xfe"))
+
+
+@pytest.mark.req("PM-06", "PM-03")
+def test_what_cannot_be_understood_is_a_fault_that_is_logged_once(
+    loaded_gpus: FakeGpus, nvml: NvmlGpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert nvml.events() == ()
+    garble(loaded_gpus)
+    for _ in range(3):
+        inventory = nvml.inventory()
+        assert (inventory.gpus, inventory.cause) == ((), Cause.DRIVER)
+        assert "cannot be understood: UnicodeDecodeError" in (inventory.problem or "")
+        assert inventory.hint
+        (untold,) = nvml.processes()
+        assert isinstance(untold, Untold)
+        assert nvml.events() == ()
+    (logged,) = caplog.records
+    assert "UnicodeDecodeError" in logged.getMessage()
+    assert logged.exc_info is not None
+    loaded_gpus.restore(0)
+    assert len(nvml.inventory().gpus) == 2
+
+
+@pytest.mark.req("PM-03")
+@pytest.mark.parametrize("error", [OSError("too many open files"), TimeoutError("within the driver"), ValueError()])
+def test_whatever_a_call_into_the_driver_raises_is_a_fault(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    gpus = NvmlGpus()
+    assert type(error).__name__ in (gpus.inventory().problem or "")
+    assert isinstance(gpus.processes()[0], Untold)
+    assert gpus.events() == ()
+    gpus.close()
+
+
+@pytest.mark.req("PM-06", "PM-03")
+def test_an_xid_is_told_though_the_question_before_it_failed(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
+    assert nvml.events() == ()
+    loaded_gpus.xid(0, 79)
+    garble(loaded_gpus)
+    assert nvml.inventory().problem is not None
+    assert told(nvml.events()) == [(loaded_gpus.uuids[0], EventKind.XID, 79, True)]
+    assert nvml.events() == ()
+
+
+@pytest.mark.req("PM-06", "PM-03")
+def test_memory_errors_are_told_though_the_driver_then_fails(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
+    loaded_gpus.uncorrectable(0, 0)
+    assert nvml.events() == ()
+    loaded_gpus.uncorrectable(0, 1)
+    loaded_gpus.refuse("nvmlEventSetWait_v2", pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    assert told(nvml.events()) == [(loaded_gpus.uuids[0], EventKind.ECC, 1, True)]
+    assert nvml.events() == ()
+
+
 @pytest.mark.req("PM-06")
 def test_listening_for_long_uses_nothing_up(loaded_gpus: FakeGpus, nvml: NvmlGpus) -> None:
     assert {nvml.events() for _ in range(100)} == {()}
