@@ -98,12 +98,13 @@ class Repository:
         return shallow or is_absence(git_trouble(result.output, self._context))
 
     async def _run(self, *args: str, cwd: Path | None = None, timeout_s: float = ASK_S) -> CommandResult:
-        ssh = {} if self._host.environ.get("GIT_SSH_COMMAND") else {"GIT_SSH_COMMAND": _SSH}
+        # All that git is told in its own variables is meant for it, also what looks like a secret.
+        own = {"GIT_SSH_COMMAND": _SSH} | {k: v for k, v in self._host.environ.items() if k.startswith("GIT_") and v}
         try:
             return await self._host.run(
                 (self._git, *_CONFIG, *args),
                 timeout_s=timeout_s,
-                env=ENVIRONMENT | ssh,
+                env={**own, **ENVIRONMENT},
                 cwd=cwd,
                 keep_open=self._keep_open,
             )

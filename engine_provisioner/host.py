@@ -23,6 +23,7 @@ from catalog_core.engines import EngineCatalogStore
 from contracts.base import Message
 from contracts.config import Policy
 from contracts.pools import Cause, Gpu
+from daemon_core.child_environment import child_env
 from daemon_core.outbound import ruling_on
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import visible_gpus
@@ -128,11 +129,12 @@ class Host:
     ) -> CommandResult:
         """Run a command to its end without input. It and its children are gone afterwards, whatever happens.
 
-        ``env`` is added to the environment; None takes a variable out of it. ``log`` is a file to which all output is
-        appended, ``on_line`` takes each line as it comes, ``keep_open`` are descriptors that the command inherits.
+        The environment is ours without what is ours alone (``child_env``); ``env`` is added to it, and None takes a
+        variable out. ``log`` is a file to which all output is appended, ``on_line`` takes each line as it comes,
+        ``keep_open`` are descriptors that the command inherits.
         Raises CommandError where it cannot be started or takes longer than ``timeout_s``.
         """
-        chosen = {**self.environ, **(env or {})}
+        chosen = {**child_env(self.environ), **(env or {})}
         with ExitStack() as stack:
             file = stack.enter_context(log.open("ab")) if log else None
             starting = asyncio.get_running_loop().create_task(

@@ -20,6 +20,7 @@ from container_runtime.spec import ContainerHandle
 from contracts.config import Engine, Mode, Pool, Profile
 from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
+from daemon_core.child_environment import child_env
 from pool_managerd import devices, proc, process, vram
 from pool_managerd.container import Containers, EngineContainer, step_error
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
@@ -315,7 +316,7 @@ class Attempt:
         files = self._host.files
         spec = SpawnSpec(
             argv=(engine.bin_or_entry, *args),
-            env=process.child_env(self._host.environ, launch.env, secret),
+            env=child_env(self._host.environ, launch.env, secret),
             marker=files.marker(self.instance),
             output=str(files.output(self.instance)),
             workdir=engine.workdir,

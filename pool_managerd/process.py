@@ -13,10 +13,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -34,14 +33,6 @@ _LAST_WORDS_S = 0.5
 """How long the rest of the output may take after the exit."""
 _FIRST_LOOK_S = 0.01
 _SLOWEST_LOOK_S = 0.2
-
-# What this daemon was given for itself and no engine needs: secrets, flags, and what its service manager told it.
-_PRIVATE = re.compile(
-    r".*(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS)(_.*)?$"
-    r"|LLAMA_ARG_.*"  # llama-server reads flags from these, beside the argument vector that we chose
-    r"|CREDENTIALS_DIRECTORY$|NOTIFY_SOCKET$|WATCHDOG_.*|LISTEN_.*|INVOCATION_ID$|JOURNAL_STREAM$|SYSTEMD_.*"
-)
-
 
 OUTPUT_BYTES = 1 << 20
 """How much an engine may say while nobody listens, as far as the kernel allows; the rest is lost, never waited for."""
@@ -301,17 +292,6 @@ async def _signal_until_gone(
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, _SLOWEST_LOOK_S)
     return True
-
-
-# --- what a child gets ------------------------------------------------------------------------------------------------
-
-
-def child_env(environ: Mapping[str, str], *layers: Mapping[str, str]) -> dict[str, str]:
-    """The daemon's environment without what is the daemon's alone, under the layers given; the last one wins."""
-    env = {name: value for name, value in environ.items() if not _PRIVATE.match(name)}
-    for layer in layers:
-        env.update(layer)
-    return env
 
 
 def free_port() -> int:

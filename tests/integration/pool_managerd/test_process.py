@@ -14,10 +14,11 @@ from typing import cast
 import pytest
 from msgspec.structs import replace
 
+from daemon_core.child_environment import child_env
 from pool_managerd import proc
 from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
-from pool_managerd.process import EngineProcess, child_env, end_all, free_port, marked, port_taken
+from pool_managerd.process import EngineProcess, end_all, free_port, marked, port_taken
 from pool_managerd.reconcile import MARKER, ProcessSeen
 from tests.integration.pool_managerd.support import alive, log_at, python, until
 
@@ -277,6 +278,21 @@ async def test_who_takes_an_engine_over_hears_what_it_said_meanwhile_and_sees_it
     assert str(Exit()) == "has ended"
     await adopted.end(0)
     assert "still here" not in first.tail()
+
+
+@pytest.mark.req("PM-07", "EP-12")
+async def test_the_group_of_a_stranger_who_got_the_pid_is_nobodys_engine(
+    tmp_path: Path, log: EngineLog, spawned: list[EngineProcess]
+) -> None:
+    stranger = await start(UP, tmp_path, log, spawned)
+    await said(log, "up")
+    seen = cast("ProcessSeen", proc.process_of(stranger.pid))
+    spec = python(UP, tmp_path / "gpu0.json")
+    ours = await EngineProcess.adopt(seen, str(tmp_path / "other.json"), spec.output, log)
+    assert [one.pid for one in ours.members()] == [stranger.pid]
+    ours._leader.start_time_ticks -= 1  # noqa: SLF001 - ours died, and its number was given away
+    assert ours.members() == ()
+    ours.deafen()
 
 
 async def test_an_engine_that_is_gone_cannot_be_taken_over(

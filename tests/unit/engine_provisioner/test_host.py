@@ -54,6 +54,16 @@ async def test_a_command_has_no_input_and_this_environment_only(make_host: MakeH
     assert result.output == "12\n"
 
 
+@pytest.mark.req("EP-13")
+async def test_a_command_gets_no_secret_of_the_daemon_but_what_it_is_given(make_host: MakeHost) -> None:
+    host = make_host(
+        environ={"LLORCH_API_TOKEN": "ours", "HF_TOKEN": "ours", "LLAMA_ARG_HOST": "x", "https_proxy": "p"}
+    )
+    argv = (SHELL, "-c", 'echo "$LLORCH_API_TOKEN$HF_TOKEN$LLAMA_ARG_HOST$https_proxy"')
+    assert (await host.run(argv, timeout_s=5)).output == "p\n"
+    assert (await host.run(argv, timeout_s=5, env={"HF_TOKEN": "given "})).output == "given p\n"
+
+
 async def test_a_command_that_talks_without_end_is_cut_short(make_host: MakeHost) -> None:
     result = await make_host().run((SHELL, "-c", "/usr/bin/head -c 3000000 /dev/zero"), timeout_s=10)
     assert (result.status, len(result.output)) == (0, OUTPUT_LIMIT)
