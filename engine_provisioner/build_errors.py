@@ -201,6 +201,23 @@ def git_trouble(output: str, context: Context) -> Trouble:
     return _trouble(output, complaints or _last(output), _GIT, context, "git failed")
 
 
+def is_redirect(output: str) -> bool:
+    """Whether git was sent to another address, which it does not follow."""
+    return re.search(r"The requested URL returned error: 30[12378]\b", output) is not None
+
+
+def redirect_target(trace: str) -> str | None:
+    """The repository that a server named in place of the one that was asked for, out of git's trace of HTTP."""
+    found = re.search(r"Recv header: location: (\S+)/info/refs\b", trace, re.IGNORECASE)
+    return found[1] if found else None
+
+
+def moved_trouble(address: str | None) -> Trouble:
+    """A repository that has another address now, which is named where it is known."""
+    hint = f"set provisioning.source.repo to {address or 'the address that it has now'}"
+    return Trouble(summary="the repository has moved, and redirects are not followed", lines=(), hint=hint)
+
+
 def is_absence(trouble: Trouble) -> bool:
     """Whether a server said that it does not hand out this ref by itself, which a full fetch may still bring."""
     return trouble.summary == _GIT[2].summary

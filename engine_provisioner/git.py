@@ -1,7 +1,8 @@
 """The source of an engine, out of a git repository.
 
 Decides which commit a ref means and how little of a repository is fetched for it. Never asks anybody anything: where a
-repository wants a password and no helper knows one, that is the failure.
+repository wants a password and no helper knows one, that is the failure. And never follows a redirect: the policy has
+judged the address that stands in the configuration, and no other.
 """
 
 from __future__ import annotations
@@ -9,10 +10,18 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from contracts.pools import Cause
-from engine_provisioner.build_errors import Context, git_trouble, is_absence
+from engine_provisioner.build_errors import (
+    Context,
+    git_trouble,
+    is_absence,
+    is_redirect,
+    moved_trouble,
+    redirect_target,
+)
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.git_refs import commit_of, is_commit, judged_url, ref_names
 from engine_provisioner.host import CommandError, CommandResult, Host
@@ -34,6 +43,7 @@ _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20"
 _CONFIG = (
     *("-c", "core.autocrlf=false", "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false"),
     *("-c", "gc.auto=0", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"),
+    *("-c", "http.followRedirects=false"),
 )
 
 
@@ -57,8 +67,7 @@ class Repository:
         self._host.require_outbound(judged_url(self._url))
         # Only what can be meant: a repository such as llama.cpp has tens of thousands of refs.
         result = await self._run("ls-remote", "--", self._url, *ref_names(ref), timeout_s=ASK_S)
-        if result.status != 0:
-            raise self._error(result)
+        await self._must(result)
         commit = commit_of(ref, result.output)
         if commit is None and not re.fullmatch(r"[0-9a-f]{7,}", ref):
             text = f"{without_secrets(self._url)} has no ref {ref!r}"
@@ -73,23 +82,24 @@ class Repository:
         """
         self._host.require_outbound(judged_url(self._url))
         await asyncio.to_thread(_make_empty, target)
-        self._must(await self._run("init", "--quiet", "--template=", ".", cwd=target))
+        await self._must(await self._run("init", "--quiet", "--template=", ".", cwd=target))
         fetched = None
         if commit is not None:
             alone = ("fetch", "--quiet", "--depth=1", "--no-tags", "--", self._url, commit)
             fetched = await self._run(*alone, cwd=target, timeout_s=FETCH_S)
             if fetched.status != 0 and not self._may_be_deeper(fetched):
-                raise self._error(fetched)
+                await self._must(fetched)
         if fetched is None or fetched.status != 0:
             refs = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
-            self._must(await self._run("fetch", "--quiet", "--", self._url, *refs, cwd=target, timeout_s=FETCH_S))
+            await self._must(await self._run("fetch", "--quiet", "--", self._url, *refs, cwd=target, timeout_s=FETCH_S))
         found = await self._run("rev-parse", "--verify", "--quiet", f"{commit or ref}^{{commit}}", cwd=target)
         if found.status != 0:
             text = f"{without_secrets(self._url)} has no commit {commit or ref}"
             hint = "set provisioning.source.ref to a branch, a tag or a commit that git ls-remote shows"
             raise ProvisionError(Cause.ENGINE_FETCH, text, hint)
         full = found.output.strip()
-        self._must(await self._run("checkout", "--quiet", "--force", "--detach", full, cwd=target, timeout_s=FETCH_S))
+        out = await self._run("checkout", "--quiet", "--force", "--detach", full, cwd=target, timeout_s=FETCH_S)
+        await self._must(out)
         return full
 
     def _may_be_deeper(self, result: CommandResult) -> bool:
@@ -97,14 +107,16 @@ class Repository:
         shallow = "shallow capabilities" in result.output or "shallow update" in result.output
         return shallow or is_absence(git_trouble(result.output, self._context))
 
-    async def _run(self, *args: str, cwd: Path | None = None, timeout_s: float = ASK_S) -> CommandResult:
+    async def _run(
+        self, *args: str, cwd: Path | None = None, timeout_s: float = ASK_S, env: Mapping[str, str] | None = None
+    ) -> CommandResult:
         # All that git is told in its own variables is meant for it, also what looks like a secret.
         own = {"GIT_SSH_COMMAND": _SSH} | {k: v for k, v in self._host.environ.items() if k.startswith("GIT_") and v}
         try:
             return await self._host.run(
                 (self._git, *_CONFIG, *args),
                 timeout_s=timeout_s,
-                env={**own, **ENVIRONMENT},
+                env={**own, **ENVIRONMENT, **(env or {})},
                 cwd=cwd,
                 keep_open=self._keep_open,
             )
@@ -113,14 +125,21 @@ class Repository:
             hint = "check the network and provisioning.source.repo"
             raise ProvisionError(Cause.ENGINE_FETCH, text, hint, retriable=True) from error
 
-    def _must(self, result: CommandResult) -> None:
-        if result.status != 0:
-            raise self._error(result)
-
-    def _error(self, result: CommandResult) -> ProvisionError:
-        trouble = git_trouble(result.output, self._context)
+    async def _must(self, result: CommandResult) -> None:
+        """See that git did it. Raises ProvisionError."""
+        if result.status == 0:
+            return
+        moved = is_redirect(result.output)
+        trouble = moved_trouble(await self._new_address()) if moved else git_trouble(result.output, self._context)
         text = trouble.text(without_secrets(self._url))
-        return ProvisionError(Cause.ENGINE_FETCH, text, trouble.hint, retriable=trouble.passes)
+        raise ProvisionError(Cause.ENGINE_FETCH, text, trouble.hint, retriable=trouble.passes)
+
+    async def _new_address(self) -> str | None:
+        """Where the server sends whoever asks for this repository: git tells that in its trace alone."""
+        trace = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
+        result = await self._run("ls-remote", "--", self._url, "HEAD", env=trace)
+        address = redirect_target(result.output)
+        return without_secrets(address) if address else None
 
 
 def _make_empty(folder: Path) -> None:
