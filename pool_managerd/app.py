@@ -29,6 +29,7 @@ from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
 from pool_managerd.attempt import Engines, Host, Models
+from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
 from pool_managerd.devices import Inventory, overlaps
 from pool_managerd.engine_effects import EngineEffects
@@ -138,12 +139,14 @@ def assemble(
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
     watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
+    condemned = Condemned()
     host = Host(
         profile=config.profile,
         models=models,
         prober=Prober(client, timing),
         gpus=gpus,
         watch=watch,
+        condemned=condemned,
         room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
         files=files,
@@ -159,7 +162,9 @@ def assemble(
         log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
-    supervisor = Supervisor(pools=pools, files=files, containers=containers, hub=hub, watch=watch, boot_id=boot_id)
+    supervisor = Supervisor(
+        pools=pools, files=files, containers=containers, hub=hub, watch=watch, condemned=condemned, boot_id=boot_id
+    )
     methods = PoolMethods(
         version=version(),
         hub=hub,

@@ -16,12 +16,13 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from container_runtime.errors import ContainerError, SpecError
-from container_runtime.spec import ContainerHandle
+from container_runtime.spec import ContainerHandle, ContainerSpec
 from contracts.config import Engine, Mode, Pool, Profile
-from contracts.engines import Finding, Handoff, Plan, PreparedEngine, ResolvedModel
+from contracts.engines import ContainerRun, Finding, Handoff, Plan, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
 from pool_managerd import devices, proc, process, vram
+from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, EngineContainer, step_error
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
 from pool_managerd.engine_log import EngineLog, Redacts
@@ -33,7 +34,7 @@ from pool_managerd.hub import Hub
 from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
 from pool_managerd.probe import Prober
 from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
-from pool_managerd.reconcile import Handle, instance_of, leader_of
+from pool_managerd.reconcile import Handle, belonging, instance_of, leader_of
 from pool_managerd.room import Room
 from pool_managerd.snapshot import replica_id
 
@@ -92,6 +93,7 @@ class Host:
     gpus: Gpus
     watch: GpuWatch | None
     """None in profile trial, which leaves GPUs alone."""
+    condemned: Condemned
     room: Room
     containers: Containers
     files: HandleFiles
@@ -284,15 +286,23 @@ class Attempt:
 
     async def end(self) -> None:
         """End what runs, and wait until its VRAM is back. Idempotent. Raises StillRunningError or StepError."""
-        if self._running is None:
+        if (running := self._running) is None:
             return
-        pids = self._last_pids | await self._running.pids()
-        await self._running.end(self._pool.timeouts.stop_ms)
+        pids = self._last_pids | await running.pids()
+        await running.end(self._pool.timeouts.stop_ms)
         self._running = None
         self._log.end()
         if self._on_gpu and pids:
             await self._vram_back(pids)
         self._forget(self.instance)
+
+    async def kill(self) -> None:
+        """End a container at once, as ``process.kill_now`` does with what is native. Never raises."""
+        if isinstance(self._running, EngineContainer):
+            try:
+                await self._running.end(0)
+            except StepError as error:
+                _log.error("%s: %s", self._pool.id, error.message, extra={"pool_id": self._pool.id})
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +332,7 @@ class Attempt:
             workdir=engine.workdir,
         )
         self._log.begin(f"{self._pool.id}: starting {' '.join(spec.argv)}")
+        self._write(self._handle(launch, self._port))
         try:
             running = await EngineProcess.spawn(spec, self._log)
         except OSError as error:
@@ -334,8 +345,22 @@ class Attempt:
         container = launch.engine.container
         if container is None:
             raise AssertionError("no container")
+        spec = self._container_spec(launch, container)
+        self._log.begin(
+            f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}"
+        )
+        self._write(self._handle(launch, 0, runtime=container.runtime))
+        runtime = self._host.containers.runtime(container.runtime)
+        running = await EngineContainer.run(runtime, spec, key, self._log)
+        self._has(running, spec.args, running.port, key)
+        container_id = running.handle.container_id
+        self._write(self._handle(launch, running.port, runtime=container.runtime, container_id=container_id))
+        if not running.port:
+            raise await self.exited()  # docker gives a container that has ended no port
+
+    def _container_spec(self, launch: Launch, container: ContainerRun) -> ContainerSpec:
         try:
-            spec = container_of(
+            return container_of(
                 launch,
                 container,
                 pool_id=self._pool.id,
@@ -346,14 +371,6 @@ class Attempt:
             )
         except SpecError as error:
             raise StepError(Cause.INTERNAL, f"its container would not be safe: {error}", "report it") from error
-        self._log.begin(
-            f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}"
-        )
-        runtime = self._host.containers.runtime(container.runtime)
-        running = await EngineContainer.run(runtime, spec, key, self._log)
-        self._has(running, spec.args, running.port, key)
-        container_id = running.handle.container_id
-        self._write(self._handle(launch, running.port, runtime=container.runtime, container_id=container_id))
 
     def _has(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
         self._running = running
@@ -426,7 +443,8 @@ class Attempt:
 
     async def _take_over_container(self, handle: Handle, launch: Launch) -> bool:
         found = await self._find_container(handle)
-        if found is None:
+        container = launch.engine.container
+        if found is None or container is None:
             return False
         runtime = self._host.containers.runtime(found.runtime)
         try:
@@ -439,11 +457,11 @@ class Attempt:
         if not state.running or not found.ports or (key_env and key is None):
             return False
         running = EngineContainer(runtime, found, self._log)
-        self._taken(running, launch.engine.args, running.port, key)
+        self._taken(running, self._container_spec(launch, container).args, running.port, key)
         return True
 
     async def _find_container(self, handle: Handle) -> ContainerHandle | None:
-        found = await self._host.containers.find(self._host.files.marker(handle.instance))
+        found = await self._host.containers.find(self._host.files.marker(handle.instance), handle.runtime)
         return next((one for one in found if one.container_id == handle.container_id), None)
 
     def _taken(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
@@ -485,6 +503,8 @@ class Attempt:
         found = devices.find(self._pool.devices, inventory)
         if isinstance(found, devices.Trouble):
             raise StepError(found.cause, found.message, found.hint)
+        if (event := self._host.condemned.of(gpu.uuid for gpu in found)) is not None:
+            raise StepError(event.cause, event.message, event.hint)
         return found
 
     async def _prove_devices(self) -> None:
@@ -547,21 +567,23 @@ async def clear(pool: Pool, side: str, host: Host) -> None:
     """End whatever runs in one of a pool's places, whoever started it. Raises StillRunningError or StepError."""
     instance = instance_of(pool.id, side)
     marker = host.files.marker(instance)
-    await process.end_all(lambda: process.marked(marker), pool.timeouts.stop_ms)
-    if pool.mode is Mode.CONTAINER or _was_container(host, instance):
-        await end_containers(host.containers, marker, pool.timeouts.stop_ms)
+    handle = await asyncio.to_thread(host.files.read, instance)
+    seen = tuple(await asyncio.to_thread(lambda: tuple(proc.processes())))
+    first = belonging(handle, {marker}, seen, host.boot_id)
+    await process.end_all(lambda: process.remains(first, marker), pool.timeouts.stop_ms)
+    runtime = handle.runtime if handle is not None else None
+    if pool.mode is Mode.CONTAINER or runtime is not None:
+        await end_containers(host.containers, marker, runtime, pool.timeouts.stop_ms)
     host.files.remove(instance)
 
 
-async def end_containers(containers: Containers, marker: str, stop_ms: int) -> None:
-    """End and remove the containers that carry a handle file's path. Raises StepError."""
-    for found in await containers.find(marker):
+async def end_containers(containers: Containers, marker: str, runtime: str | None, stop_ms: int) -> None:
+    """End and remove the containers that carry a handle file's path. Raises StepError, also where it cannot be told.
+
+    ``runtime`` is the one that must answer for it to be sure that none is left.
+    """
+    for found in await containers.find(marker, runtime):
         try:
             await containers.runtime(found.runtime).stop(found, timeout_ms=stop_ms)
         except ContainerError as error:
             raise step_error(error) from error
-
-
-def _was_container(host: Host, instance: str) -> bool:
-    handle = host.files.read(instance)
-    return handle is not None and handle.container_id is not None

@@ -36,8 +36,11 @@ class Containers(Protocol):
     def runtime(self, name: str) -> ContainerRuntime:
         """The runtime of this name."""
 
-    async def find(self, marker: str) -> tuple[ContainerHandle, ...]:
-        """The containers that carry the path of a handle file, running or not. Never raises."""
+    async def find(self, marker: str, runtime: str | None) -> tuple[ContainerHandle, ...]:
+        """The containers that carry the path of a handle file, running or not.
+
+        ``runtime`` is the one in which it was started, where that is known: when that one cannot tell, StepError.
+        """
 
 
 class MachineContainers:
@@ -51,15 +54,17 @@ class MachineContainers:
         """See Containers."""
         return runtime_named(name, self._environ, self._redactor.text)
 
-    async def find(self, marker: str) -> tuple[ContainerHandle, ...]:
-        """See Containers."""
+    async def find(self, marker: str, runtime: str | None) -> tuple[ContainerHandle, ...]:
+        """See Containers. Where the runtime is not known, every one that answers is asked."""
         found: list[ContainerHandle] = []
-        for name in RUNTIMES:
+        for name in RUNTIMES if runtime is None else (runtime,):
             if shutil.which(name, path=self._environ.get("PATH")) is None:
-                continue
+                continue  # what was uninstalled runs nothing
             try:
                 found += await self.runtime(name).find({LABEL_HANDLE: marker})
             except ContainerError as error:
+                if runtime is not None:
+                    raise step_error(error) from error
                 _log.debug("%s cannot list containers: %s", name, error.message)
         return tuple(found)
 
@@ -85,8 +90,8 @@ class EngineContainer:
 
     @property
     def port(self) -> int:
-        """Its port on loopback, as the runtime gave it."""
-        return self.handle.ports[0].host
+        """Its port on loopback, as the runtime gave it; 0 where it had ended before it had one."""
+        return self.handle.ports[0].host if self.handle.ports else 0
 
     async def wait(self) -> Exit:
         """See RunningEngine."""

@@ -12,12 +12,11 @@ import random
 from contracts.config import Pool
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import DeviceUse, Endpoint, Gpu
-from pool_managerd import devices
+from pool_managerd import devices, process
 from pool_managerd.attempt import Attempt, Engines, Host, clear
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.life import EngineExited, Life
 from pool_managerd.owner import Successor
-from pool_managerd.process import marked
 from pool_managerd.reconcile import BLUE, GREEN, SIDES, ProcessSeen, instance_of
 from pool_managerd.snapshot import snapshot
 
@@ -37,6 +36,7 @@ class EngineEffects:
         self._successor: Attempt | None = None
         self._retired: Attempt | None = None
         self._use: tuple[DeviceUse, ...] = ()
+        self._mask: frozenset[str] = frozenset()
 
     # --- clock and chance ---------------------------------------------------------------------------------------------
 
@@ -56,6 +56,7 @@ class EngineEffects:
 
     async def stage_model(self, model_ref: str) -> ResolvedModel | None:
         """Steps check_devices and stage_model of a new engine, which may use either side of the pool."""
+        self._mask = self.mask  # while the devices of the new one are looked for
         self._serving = self._attempt(model_ref, SIDES, self._log)
         model = await self._serving.stage()
         self._use = devices.use_of(self._serving.gpus)
@@ -92,13 +93,6 @@ class EngineEffects:
         await self.retire()
         other = GREEN if self._serving.side == BLUE else BLUE
         successor = self._successor = self._attempt(model_ref, (other,), self._log.another())
-        try:
-            return await self._prepare(successor)
-        except BaseException:
-            await asyncio.shield(self.abandon_successor())
-            raise
-
-    async def _prepare(self, successor: Attempt) -> Successor | None:
         model = await successor.stage()
         engine = await successor.ensure()
         if not await successor.fits_beside():
@@ -110,9 +104,10 @@ class EngineEffects:
 
     async def abandon_successor(self) -> None:
         """End the successor, if there is one. Raises StillRunningError or StepError."""
-        if self._successor is not None:
-            await self._successor.end()
-            self._successor = None
+        if (successor := self._successor) is not None:
+            await successor.end()
+            if self._successor is successor:
+                self._successor = None
 
     def switch_over(self) -> None:
         """The successor serves from now on."""
@@ -122,28 +117,40 @@ class EngineEffects:
 
     async def retire(self) -> None:
         """End the engine that served before the switch. Raises StillRunningError or StepError."""
-        if self._retired is not None:
-            await self._retired.end()
-            self._retired = None
+        if (retired := self._retired) is not None:
+            await retired.end()
+            if self._retired is retired:
+                self._retired = None
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """End whatever runs for this pool, also what a cancelled start left behind. Raises StillRunningError."""
         self._host.files.withdraw(self._pool.id)
-        async with asyncio.TaskGroup() as group:
-            for attempt in (self._serving, self._successor, self._retired):
-                if attempt is not None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for attempt in self._attempts():
                     group.create_task(attempt.end())
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
         self._successor = self._retired = None
         for side in SIDES:
             await clear(self._pool, side, self._host)
         self._log.end()
 
+    async def kill(self) -> None:
+        """End what runs without patience: for the way out, when nobody waits any more. Never raises."""
+        process.kill_now(self.leftovers())
+        for attempt in self._attempts():
+            await attempt.kill()
+
+    def _attempts(self) -> tuple[Attempt, ...]:
+        return tuple(one for one in (self._serving, self._successor, self._retired) if one is not None)
+
     def leftovers(self) -> tuple[ProcessSeen, ...]:
         """Whatever carries one of this pool's handle files in its environment."""
         markers = [self._host.files.marker(instance_of(self._pool.id, side)) for side in SIDES]
-        return tuple(seen for marker in markers for seen in marked(marker))
+        return tuple(seen for marker in markers for seen in process.marked(marker))
 
     # --- GPUs ---------------------------------------------------------------------------------------------------------
 
@@ -151,13 +158,16 @@ class EngineEffects:
         """Wait until every GPU of the mask answers."""
         while True:
             inventory = await asyncio.to_thread(self._host.gpus.inventory)
-            if not isinstance(devices.find(self._pool.devices, inventory), devices.Trouble):
+            found = devices.find(self._pool.devices, inventory)
+            if not isinstance(found, devices.Trouble) and not self._host.condemned.of(gpu.uuid for gpu in found):
                 return
             await asyncio.sleep(_LOOK_AT_DEVICES_S)
 
-    def uses(self, uuid: str) -> bool:
-        """Whether a GPU is in this pool's mask, as far as that is known by now."""
-        return any(gpu.uuid == uuid for gpu in self._serving.gpus)
+    @property
+    def mask(self) -> frozenset[str]:
+        """The UUIDs of the GPUs in this pool's mask, as far as they are known by now."""
+        self._mask = frozenset(gpu.uuid for gpu in self._serving.gpus) or self._mask
+        return self._mask
 
     # --- what others see ----------------------------------------------------------------------------------------------
 

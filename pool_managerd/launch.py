@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import msgspec
+from msgspec.structs import replace
 
 from container_runtime.spec import (
     LABEL_ENGINE,
@@ -46,7 +47,10 @@ class Launch(Message, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         """Tells launches apart: two with the same hash are the same engine, with the same model, on the same GPUs."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        engine = self.engine
+        if engine.container is not None:  # why a runtime was chosen says nothing about what runs
+            engine = replace(engine, container=replace(engine.container, runtime_reason=""))
+        return hashlib.sha256(msgspec.json.encode(replace(self, engine=engine), order="deterministic")).hexdigest()
 
 
 def launch_of(

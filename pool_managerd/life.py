@@ -258,11 +258,13 @@ class SetTimer(Message, frozen=True, kw_only=True):
 class PrepareSuccessor(Message, frozen=True, kw_only=True):
     """Start and prove an engine for another model beside the serving one; replaces a former preparation.
 
+    Where an engine that was retired before still has its place, that one is ended after ``patience_ms`` at most.
     ``SuccessorProved``, ``SuccessorFailed`` or ``NoRoom``.
     """
 
     run: int
     model_ref: str
+    patience_ms: int
 
 
 class AbandonSuccessor(Message, frozen=True, kw_only=True):

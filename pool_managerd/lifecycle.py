@@ -429,7 +429,8 @@ def _reload(life: Life, event: ReloadAsked, now: int) -> Outcome:
         if life.next_ref == event.model_ref:
             return replace(life, patience_ms=min(life.patience_ms, event.deadline_ms)), ()
         after = replace(life, next_ref=event.model_ref, patience_ms=event.deadline_ms)
-        return after, (PrepareSuccessor(run=life.run, model_ref=event.model_ref),)
+        patience_ms = event.deadline_ms
+        return after, (PrepareSuccessor(run=life.run, model_ref=event.model_ref, patience_ms=patience_ms),)
     proven = life.model_ref if _serving(life) else None
     asked = replace(life, model_ref=event.model_ref, previous_ref=life.previous_ref or proven)
     return _drain(asked, now + event.deadline_ms, now, again=True)

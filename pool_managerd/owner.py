@@ -61,7 +61,8 @@ class Effects(Protocol):
     async def prepare_successor(self, model_ref: str) -> Successor | None:
         """Start and prove an engine beside the serving one; None where both do not fit.
 
-        Ends a former successor first, and its own engine where it fails or is cancelled.
+        Ends a former successor and a retired engine first. Where it fails or is cancelled, what it started is left to
+        ``abandon_successor``.
         """
 
     async def abandon_successor(self) -> None:
@@ -121,6 +122,14 @@ class Owner:
                 self._take(await self._inbox.get(), group)
 
     def _take(self, event: l.Event, group: asyncio.TaskGroup) -> None:
+        try:
+            self._apply(event, group)
+        except Exception as error:  # noqa: BLE001 - a defect in one pool must not end the others
+            self._say(logging.ERROR, "%s: a defect: %r", type(event).__name__, error, exc_info=error)
+            if not isinstance(event, l.StepFailed):
+                self.post(_defect(self._life.run, f"taking {type(event).__name__}", error))
+
+    def _apply(self, event: l.Event, group: asyncio.TaskGroup) -> None:
         before = self._life
         try:
             after, effects = step(before, event, self._effects.now())
@@ -173,11 +182,12 @@ class Owner:
     ) -> None:
         run = effect.run
         match effect:
-            case l.PrepareSuccessor(model_ref=model_ref):
-                self._start(_SUCCESSOR, run, group, lambda: self._prepare_successor(run, model_ref))
+            case l.PrepareSuccessor():
+                self._give_up(_SUCCESSOR)
+                cancelled = frozenset(self._cancelled)
+                self._start(_SUCCESSOR, run, group, lambda: self._prepare_successor(effect, cancelled))
             case l.AbandonSuccessor():
-                if (preparing := self._work.pop(_SUCCESSOR, None)) is not None:
-                    self._cancel(preparing)
+                self._give_up(_SUCCESSOR)
                 group.create_task(self._abandon_successor(frozenset(self._cancelled)))
             case l.SwitchOver(due=due):
                 self._effects.switch_over()
@@ -189,9 +199,7 @@ class Owner:
     # --- the work of a run --------------------------------------------------------------------------------------------
 
     def _start(self, name: str, run: int, group: asyncio.TaskGroup, work: Callable[[], Awaitable[None]]) -> None:
-        former = self._work.pop(name, None)
-        if former is not None:
-            self._cancel(former)
+        self._give_up(name)
         self._work[name] = group.create_task(self._guard(name, run, work), name=f"{self._pool_id}: {name}")
 
     async def _guard(self, name: str, run: int, work: Callable[[], Awaitable[None]]) -> None:
@@ -206,8 +214,8 @@ class Owner:
             return error
         except Exception as error:  # noqa: BLE001 - a defect in one pool must not end the others
             self._say(logging.ERROR, "step %s: a defect: %r", name, error, exc_info=error)
-            text = f"step {name} failed in a way that it should not: {error!r}"
-            return StepError(Cause.INTERNAL, text, "please report it, with the log")
+            failed = _defect(0, f"step {name}", error)
+            return StepError(failed.cause, failed.message, failed.hint)
         return None
 
     async def _stage(self, run: int, model_ref: str) -> None:
@@ -224,12 +232,15 @@ class Owner:
     async def _exit(self, run: int) -> None:
         self.post(await self._effects.exited(run))
 
-    async def _prepare_successor(self, run: int, model_ref: str) -> None:
+    async def _prepare_successor(self, effect: l.PrepareSuccessor, cancelled: frozenset[asyncio.Task[None]]) -> None:
         """Whatever goes wrong here, the serving engine serves on."""
+        run, model_ref = effect.run, effect.model_ref
+        if cancelled:
+            await asyncio.wait(cancelled)  # a former preparation: two must not have the place at once
 
         async def prepare() -> None:
             if self._retiring is not None:
-                await asyncio.wait({self._retiring})  # it has the place
+                await asyncio.wait({self._retiring}, timeout=effect.patience_ms / 1000)
             found = await self._effects.prepare_successor(model_ref)
             if found is None:
                 self.post(l.NoRoom(run=run, model_ref=model_ref))
@@ -242,6 +253,7 @@ class Owner:
         if (error := await self._outcome(_SUCCESSOR, prepare)) is not None:
             cause, message, hint = error.cause, error.message, error.hint
             self._say(logging.WARNING, "the reload to %s failed: %s: %s", model_ref, cause, message)
+            await self._persist("end the successor", self._effects.abandon_successor)
             self.post(l.SuccessorFailed(run=run, model_ref=model_ref, cause=cause, message=message, hint=hint))
 
     async def _abandon_successor(self, cancelled: frozenset[asyncio.Task[None]]) -> None:
@@ -282,6 +294,10 @@ class Owner:
                 self._say(logging.ERROR, "cannot %s, trying again: %s", what, error)
                 await self._effects.sleep_until(self._effects.now() + STOP_AGAIN_MS)
 
+    def _give_up(self, name: str) -> None:
+        if (former := self._work.pop(name, None)) is not None:
+            self._cancel(former)
+
     def _cancel_work(self) -> None:
         for task in self._work.values():
             self._cancel(task)
@@ -312,3 +328,8 @@ class Owner:
 
     def _say(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
         _log.log(level, f"{self._pool_id}: {text}", *args, extra={"pool_id": self._pool_id}, exc_info=exc_info)
+
+
+def _defect(run: int, what: str, error: Exception) -> l.StepFailed:
+    text = f"{what} failed in a way that it should not: {error!r}"
+    return l.StepFailed(run=run, cause=Cause.INTERNAL, message=text, hint="please report it, with the log")

@@ -142,11 +142,15 @@ class EngineProcess:
         return frozenset(member.pid for member in await asyncio.to_thread(self.members))
 
     def members(self) -> tuple[ProcessSeen, ...]:
-        """What lives of this engine. The kernel gives a group's number to nobody else while the group has members."""
+        """What lives of this engine.
+
+        The kernel gives a group's number to nobody else while the group has members; once it has none, the number may
+        be somebody else's pid, and group, before we look again.
+        """
+        seen = tuple(proc.processes())
+        reused = any(one.pid == self.pid and one.start_time_ticks != self.start_time_ticks for one in seen)
         return tuple(
-            process
-            for process in proc.processes()
-            if process.marker == self._marker or self.pid in {process.group, process.session}
+            one for one in seen if one.marker == self._marker or (not reused and self.pid in {one.group, one.session})
         )
 
 
@@ -255,6 +259,14 @@ class _Output(asyncio.Protocol):
 def marked(marker: str) -> tuple[ProcessSeen, ...]:
     """Every process that carries this handle file's path in its environment."""
     return tuple(seen for seen in proc.processes() if seen.marker == marker)
+
+
+def remains(first: tuple[ProcessSeen, ...], marker: str) -> tuple[ProcessSeen, ...]:
+    """What is left of an engine: those of its processes that were seen at first, and whatever carries its marker."""
+    known = {(seen.pid, seen.start_time_ticks) for seen in first}
+    return tuple(
+        seen for seen in proc.processes() if seen.marker == marker or (seen.pid, seen.start_time_ticks) in known
+    )
 
 
 async def end_all(members: Callable[[], tuple[ProcessSeen, ...]], stop_ms: int) -> None:

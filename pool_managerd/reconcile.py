@@ -34,7 +34,8 @@ def pool_of(instance: str) -> str:
 class Handle(Message, frozen=True, kw_only=True):
     """What a restarted manager needs to find an engine again. Holds no secret.
 
-    A native engine has ``pid`` and ``start_time_ticks``, one in a container has ``runtime`` and ``container_id``.
+    A native engine has ``pid`` and ``start_time_ticks``, one in a container has ``runtime`` and ``container_id``. It is
+    on disk before anything starts, then without ``pid`` and ``container_id``: what was just started is found by it.
     """
 
     pool_id: str
@@ -121,7 +122,7 @@ def reconcile(
         running = belonging(handle, ours, seen, boot_id)
         if running:
             (found if wanted else end).append(Leftover(instance=instance, processes=running))
-        elif handle is not None and handle.container_id is not None:
+        elif handle is not None and handle.runtime is not None:
             if not wanted:
                 remove.append(handle)
         elif handle is not None:
@@ -155,6 +156,8 @@ def _same(handle: Handle, process: ProcessSeen) -> bool:
 def _why_gone(handle: Handle, seen: tuple[ProcessSeen, ...], boot_id: str) -> str:
     if handle.boot_id != boot_id:
         return "the machine was started anew since"
+    if not handle.pid:
+        return "it was never started"
     if any(process.pid == handle.pid for process in seen):
         return f"pid {handle.pid} belongs to another process now"
     return f"pid {handle.pid} is gone"

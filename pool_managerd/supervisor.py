@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pool_managerd import proc, process
 from pool_managerd.attempt import end_containers
+from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
 from pool_managerd.devices import GpuEvent
 from pool_managerd.engine_effects import EngineEffects
@@ -19,14 +20,15 @@ from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
-from pool_managerd.life import DevicesFailed, Event, Start, StopAsked
+from pool_managerd.life import DevicesFailed, Event, ReloadAsked, RestartAsked, Start, StopAsked
 from pool_managerd.owner import Owner
-from pool_managerd.reconcile import Handle, Leftover, ProcessSeen, Reconciliation, pool_of, reconcile
+from pool_managerd.reconcile import Handle, Leftover, Reconciliation, pool_of, reconcile
 
 _log = logging.getLogger(__name__)
 
 SAMPLE_S = 2.0
 END_AGAIN_S = 2.0
+KILL_S = 10.0
 LEFTOVER_STOP_MS = 5_000
 """How long an engine of a dead manager has to end by itself."""
 
@@ -50,6 +52,7 @@ class Supervisor:
         containers: Containers,
         hub: Hub,
         watch: GpuWatch | None,
+        condemned: Condemned,
         boot_id: str,
     ) -> None:
         self._pools = pools
@@ -57,11 +60,15 @@ class Supervisor:
         self._containers = containers
         self._hub = hub
         self._watch = watch
+        self._condemned = condemned
         self._boot_id = boot_id
 
     def post(self, pool_id: str, event: Event) -> None:
         """Give an event to a pool's owner. Raises KeyError where there is no such pool."""
-        self._pools[pool_id].owner.post(event)
+        pool = self._pools[pool_id]
+        if isinstance(event, RestartAsked | ReloadAsked):
+            self._condemned.pardon(pool.effects.mask)  # an operator who asks knows what was done about the GPU
+        pool.owner.post(event)
 
     async def run(self) -> None:
         """Run until cancelled. ``stop`` comes first where there is time for it; what lives after that is killed."""
@@ -79,8 +86,16 @@ class Supervisor:
                     self._watch.subscribe(self._happened)
                     group.create_task(self._sample(self._watch), name="gpu samples")
         finally:
-            for pool in self._pools.values():
-                process.kill_now(pool.effects.leftovers())
+            await self._kill()
+
+    async def _kill(self) -> None:
+        """Nothing of ours is left, whether or not there was time to end it in order."""
+        try:
+            async with asyncio.timeout(KILL_S):
+                for pool in self._pools.values():
+                    await pool.effects.kill()
+        except TimeoutError:
+            _log.error("a container runtime does not answer: a container may be left, and the next start ends it")
 
     async def stop(self, patience_s: float) -> bool:
         """End all engines at once, and wait for it; whether all ended in time."""
@@ -115,7 +130,9 @@ class Supervisor:
         _say(instance, logging.WARNING, "ending the engine of a pool that is gone: pid %s", _pids(leftover))
         while True:
             try:
-                await process.end_all(lambda: self._still_there(leftover), LEFTOVER_STOP_MS)
+                await process.end_all(
+                    lambda: process.remains(leftover.processes, self._files.marker(instance)), LEFTOVER_STOP_MS
+                )
                 break
             except StillRunningError as error:
                 _say(instance, logging.ERROR, "%s", error)
@@ -129,21 +146,14 @@ class Supervisor:
         _say(instance, logging.WARNING, "ending the container of a pool that is gone: %s", handle.container_id)
         while True:
             try:
-                await end_containers(self._containers, self._files.marker(instance), LEFTOVER_STOP_MS)
+                marker = self._files.marker(instance)
+                await end_containers(self._containers, marker, handle.runtime, LEFTOVER_STOP_MS)
                 break
             except StepError as error:
                 _say(instance, logging.ERROR, "%s", error.message)
                 await asyncio.sleep(END_AGAIN_S)
         self._files.withdraw(pool_of(instance))
         self._files.remove(instance)
-
-    def _still_there(self, leftover: Leftover) -> tuple[ProcessSeen, ...]:
-        """What is left of it: those seen at first, and what carries its marker."""
-        marker = self._files.marker(leftover.instance)
-        known = {(seen.pid, seen.start_time_ticks) for seen in leftover.processes}
-        return tuple(
-            seen for seen in proc.processes() if seen.marker == marker or (seen.pid, seen.start_time_ticks) in known
-        )
 
     # --- GPUs ---------------------------------------------------------------------------------------------------------
 
@@ -153,6 +163,7 @@ class Supervisor:
         lost: tuple[str, ...] = ()
         while True:
             inventory = await watch.look()
+            self._condemned.seen(inventory)
             if (now_lost := tuple(gone.message for gone in inventory.lost)) != lost:
                 lost = now_lost
                 _log.warning("GPUs: %s", "; ".join(lost) or "all answer again")
@@ -168,10 +179,11 @@ class Supervisor:
 
     def _happened(self, event: GpuEvent) -> None:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
+        self._condemned.happened(event)
         level = logging.ERROR if event.fatal else logging.WARNING
         _log.log(level, "%s (%s)", event.message, event.hint)
         for pool in self._pools.values():
-            if event.fatal and pool.effects.uses(event.uuid):
+            if event.fatal and event.uuid in pool.effects.mask:
                 pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))
 
 

@@ -511,6 +511,22 @@ async def test_a_successor_that_does_not_work_is_ended_and_the_old_engine_serves
         await world.reached(PoolState.FAILED, len(world.history) - 1)
 
 
+@pytest.mark.req("PM-04")
+async def test_a_reload_that_replaces_another_waits_until_its_place_is_free(world: World) -> None:
+    async with world.running() as parts:
+        await world.reached(PoolState.READY)
+        world.engines.args = ("--behave", "loading")
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=0))
+        await until(lambda: bool(marked(world.marker("gpu0.green"))), "the first successor")
+        world.engines.args = ()
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="third", deadline_ms=0))
+        await world.serving("third")
+        assert len(marked(world.marker("gpu0.green"))) == 1
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="m", deadline_ms=0))
+        await world.serving("m", len(world.history))
+        assert alive(world.pid())
+
+
 async def test_who_leaves_while_a_successor_is_prepared_leaves_no_engine(world: World) -> None:
     async with world.running() as parts:
         await world.reached(PoolState.READY)

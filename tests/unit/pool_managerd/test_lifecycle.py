@@ -196,7 +196,7 @@ def test_a_reload_prepares_the_new_model_beside_the_one_that_serves() -> None:
     before = ready()
     life, effects = drive(before, RELOAD, now=10)
     assert (life.state, life.run, life.endpoint, life.next_ref) == (PoolState.READY, before.run, ENDPOINT, NEW)
-    assert effects == (l.PrepareSuccessor(run=life.run, model_ref=NEW),)
+    assert effects == (l.PrepareSuccessor(run=life.run, model_ref=NEW, patience_ms=500),)
     life, effects = drive(life, SUCCEEDED, now=100)
     assert (life.state, life.model_ref, life.endpoint, life.next_ref) == (PoolState.READY, NEW, OTHER, None)
     assert (life.run, life.ready_since) == (before.run + 1, 100)
@@ -229,7 +229,7 @@ def test_a_reload_asked_again_replaces_the_successor_and_asked_for_the_same_is_o
     same, effects = drive(life, l.ReloadAsked(model_ref=NEW, deadline_ms=0))
     assert (same.patience_ms, effects) == (0, ())
     other, effects = drive(life, l.ReloadAsked(model_ref="file:/third", deadline_ms=0))
-    assert effects == (l.PrepareSuccessor(run=life.run, model_ref="file:/third"),)
+    assert effects == (l.PrepareSuccessor(run=life.run, model_ref="file:/third", patience_ms=0),)
     for late in (SUCCEEDED, REFUSED, NO_ROOM):
         assert drive(other, late) == (other, ())
 

@@ -315,9 +315,49 @@ async def test_a_successor_that_cannot_be_had_leaves_the_old_one_alone() -> None
     async with serving(effects) as owner:
         owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=700))
         await settle(50)
-        assert effects.done == ["prepare file:/new"]
+        assert effects.done == ["prepare file:/new", "abandon"]
         assert (effects.state(), effects.last.model_ref) == (PoolState.READY, "file:/m")
         assert effects.last.error is not None
+
+
+async def test_a_successor_is_prepared_only_when_the_one_before_it_is_gone() -> None:
+    effects = ScriptedEffects()
+    ended = asyncio.Event()
+
+    async def linger() -> None:
+        try:
+            await forever()
+        finally:
+            await ended.wait()
+
+    effects.script["prepare"] = linger
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+        await settle(50)
+        del effects.script["prepare"]
+        owner.post(l.ReloadAsked(model_ref="file:/third", deadline_ms=0))
+        await settle(50)
+        assert effects.done == ["prepare file:/new"]
+        ended.set()
+        await settle(50)
+        assert effects.done[:3] == ["prepare file:/new", "prepare file:/third", "switch"]
+        assert effects.last.model_ref == "file:/third"
+
+
+async def test_a_defect_in_one_pool_is_its_own_failure(caplog: pytest.LogCaptureFixture) -> None:
+    effects = ScriptedEffects()
+
+    def broken() -> None:
+        raise AssertionError("no successor")
+
+    effects.switch_over = broken  # type: ignore[method-assign]
+    async with serving(effects) as owner:
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
+        await settle(50)
+        assert "a defect: AssertionError('no successor')" in caplog.text
+        assert any(life.error is not None and life.error.cause is Cause.INTERNAL for life in effects.seen)
+        await pass_time(3)
+        assert effects.state() is PoolState.READY
 
 
 async def test_where_there_is_no_room_the_old_engine_ends_first() -> None:
@@ -349,7 +389,7 @@ async def test_a_second_reload_waits_until_the_retired_engine_has_left_its_place
     async with serving(effects) as owner:
         owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=0))
         await settle(50)
-        owner.post(l.ReloadAsked(model_ref="file:/third", deadline_ms=0))
+        owner.post(l.ReloadAsked(model_ref="file:/third", deadline_ms=5000))
         await settle(50)
         assert "prepare file:/third" not in effects.done
         gate.set()
