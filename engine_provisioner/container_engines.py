@@ -18,8 +18,9 @@ import msgspec
 
 from contracts.config import ContainerImage, Engine, Pool, Profile
 from contracts.engines import Finding
-from engine_provisioner.container_flags import TABLES, VLLM_IN_TRITON, read
-from engine_provisioner.flags import HOST, MODEL, NO_ORIGIN, PORT, Configured, Note, configured, llama_server_args
+from engine_provisioner.container_flags import VLLM_IN_TRITON, configured_of
+from engine_provisioner.flags import HOST, MODEL, NO_ORIGIN, PORT, Configured, Note, llama_server_args
+from engine_provisioner.pool_env import env_finding
 
 CACHE = "/cache"
 """Where an engine that compiles finds its cache inside."""
@@ -88,17 +89,8 @@ NEEDS: MappingProxyType[Engine, Needs] = MappingProxyType(
     }
 )
 
-OURS_IN_ENV: MappingProxyType[str, str] = MappingProxyType(
-    {
-        "CUDA_VISIBLE_DEVICES": "remove it, and set pools[].devices",
-        "NVIDIA_VISIBLE_DEVICES": "remove it, and set pools[].devices",
-        "CUDA_DEVICE_ORDER": "remove it: the indices in pools[].devices are those of nvidia-smi",
-    }
-)
-_KEY_HINT = "remove it: every start of an engine gets a fresh key by itself"
 _SECRET_HINT = "remove it: models are fetched before the engine starts, and no engine needs a secret of its own"  # noqa: S105
 _SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
-_WHY_ENV = "llama-orch sets it at every start: which GPUs a pool uses and who may call its engine"
 _WHY_SECRET = "a secret does not belong into a file, and every user of the machine may see what a container is given"  # noqa: S105
 _WHY_FLAGS = "the engine would not start as configured, or not be safe or not compute where this pool may"
 
@@ -131,7 +123,7 @@ def arguments(pool: Pool, profile: Profile, gpus: int) -> tuple[str, ...]:
     ``gpus`` is how many the container is given. What the operator says in ``pool.flags`` replaces a default of ours and
     never what is ours.
     """
-    theirs = _configured(pool, profile)
+    theirs = configured_of(pool, profile)
     match pool.engine:
         case Engine.LLAMACPP:
             return llama_server_args(pool, profile)
@@ -157,7 +149,7 @@ def environment(pool: Pool, uuids: tuple[str, ...]) -> dict[str, str]:
 
 def notes_on(pool: Pool, profile: Profile) -> tuple[Note, ...]:
     """What the operator should know about what is configured; the refused ones are ``findings_on`` as well."""
-    notes = _configured(pool, profile).notes
+    notes = configured_of(pool, profile).notes
     if pool.tensor_split is None or pool.engine is Engine.LLAMACPP:
         return notes
     text = f"tensor_split is left out: {pool.engine} gives every GPU the same share"
@@ -183,7 +175,7 @@ def model_name_in_triton(pool: Pool) -> str:
 
 def triton_repository_files(pool: Pool, gpus: int) -> dict[str, str]:
     """Triton's model repository for its vLLM backend: the text of every file, by its path below the repository."""
-    theirs = _configured(pool, Profile.HOME)
+    theirs = configured_of(pool, Profile.HOME)
     arguments: dict[str, object] = {
         "model": NEEDS[Engine.TRITON].model_target,
         "gpu_memory_utilization": 0.9,
@@ -228,11 +220,6 @@ instance_group [ { count: 1 kind: KIND_MODEL } ]
 parameters: { key: "ENABLE_VLLM_HEALTH_CHECK" value: { string_value: "true" } }
 """
 """KIND_MODEL leaves the GPUs to vLLM; with the health check a model whose engine died is no longer ready."""
-
-
-def _configured(pool: Pool, profile: Profile) -> Configured:
-    table = TABLES.get(pool.engine)
-    return configured(pool.flags, profile) if table is None else read(table, pool.flags)
 
 
 def _vllm(pool: Pool, theirs: Configured, gpus: int) -> tuple[str, ...]:
@@ -282,13 +269,10 @@ def _merged(defaults: dict[str, str], theirs: Configured) -> tuple[str, ...]:
 
 
 def _env_finding(pool: Pool, name: str) -> tuple[Finding, ...]:
-    text = f"pools[{pool.id}].env sets {name}"
-    if name in OURS_IN_ENV:
-        return (Finding(check="env", message=text, why=_WHY_ENV, hint=OURS_IN_ENV[name]),)
-    if name == NEEDS[pool.engine].key_env:
-        return (Finding(check="env", message=text, why=_WHY_ENV, hint=_KEY_HINT),)
+    if (finding := env_finding(pool, name, NEEDS[pool.engine].key_env)) is not None:
+        return (finding,)
     if _SECRET_NAME.search(name):
-        text = f"{text}, which by its name is a secret"
+        text = f"pools[{pool.id}].env sets {name}, which by its name is a secret"
         return (Finding(check="env", message=text, why=_WHY_SECRET, hint=_SECRET_HINT),)
     return ()
 

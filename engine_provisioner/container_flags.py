@@ -13,8 +13,8 @@ from types import MappingProxyType
 
 import msgspec
 
-from contracts.config import Engine
-from engine_provisioner.flags import Configured, Flag, Note, Rule
+from contracts.config import Engine, Pool, Profile
+from engine_provisioner.flags import Configured, Flag, Note, Rule, configured
 
 _MODEL = "pools[].model says which model is served"
 _ADDRESS = "llama-orch chooses the address: this machine only, and a free port"
@@ -76,8 +76,8 @@ _VLLM = Table(
         *_ours(_PRINTS, Flag("--help", ("-h",), value=False), Flag("--version", ("-v",), value=False)),
         *_secret(_KEY, "--api-key"),
         *_secret(_FETCHED, "--hf-token"),
-        Flag("--generation-config"),
-        Flag("--seed"),
+        *_values("--generation-config", "--seed"),
+        *_values("--gpu-memory-utilization", "--cpu-offload-gb", "--kv-cache-dtype", "--max-num-batched-tokens"),
         Flag("--tensor-parallel-size", ("-tp",)),
         Flag("--pipeline-parallel-size", ("-pp",)),
         Flag("--data-parallel-size", ("-dp",)),
@@ -96,6 +96,7 @@ _TGI = Table(
         *_secret(_KEY, "--api-key"),
         *_secret("an engine is reached from this machine only", "--ngrok-authtoken"),
         Flag("--max-input-tokens", ("--max-input-length",)),
+        *_values("--cuda-memory-fraction", "--max-batch-prefill-tokens"),
         Flag("--num-shard"),
         Flag("--sharded"),
         Flag("--usage-stats"),
@@ -139,6 +140,12 @@ _TRITON = Table(
 TABLES: MappingProxyType[Engine, Table] = MappingProxyType(
     {Engine.VLLM: _VLLM, Engine.TGI: _TGI, Engine.TRITON: _TRITON}
 )
+
+
+def configured_of(pool: Pool, profile: Profile) -> Configured:
+    """What the flags of a pool come to, whatever its engine. Total, as ``read`` is."""
+    table = TABLES.get(pool.engine)
+    return configured(pool.flags, profile) if table is None else read(table, pool.flags)
 
 
 def read(table: Table, flags: Sequence[str]) -> Configured:

@@ -2,15 +2,15 @@
 
 Decides EP-11: one spelling per flag, the last of duplicates wins, and what makes an engine ours (its model, address,
 context, slots, endpoints, key) cannot be said in ``pools[].flags``. A flag that is not in the tables passes through
-untouched and in its place: this program does not need to know all of llama-server. Never looks at an engine: ``known``
-says which flags one has.
+untouched and in its place: this program does not need to know all of llama-server. What a flag does to the promise of
+profile home is ``gpu_only``'s to say. Never looks at an engine: ``known`` says which flags one has.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -18,14 +18,13 @@ import msgspec
 
 from contracts.config import Pool, Profile
 from contracts.engines import Finding
+from engine_provisioner.gpu_only import ALL_LAYERS, judge
 
 MODEL, HOST, PORT = "{model}", "{host}", "{port}"
 """Stand in an argument vector for what is only known when the engine is started."""
 
 NO_ORIGIN = "http://llama-orch.invalid"
 """An origin that no page can have (RFC 6761). The engine's own default is every page of every browser."""
-
-ALL_LAYERS = "999"
 
 
 class Rule(StrEnum):
@@ -48,6 +47,10 @@ class Flag(msgspec.Struct, frozen=True):
     """The spellings that switch it off, canonical one first."""
     rule: Rule = Rule.OPERATOR
     instead: str = ""
+    bare: bool = False
+    """Its value may be missing: older engines take none."""
+    joins: bool = False
+    """Said again it adds to its value, after a comma, where other flags replace it."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,10 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     def tokens(self) -> tuple[str, ...]:
         """As an argument vector."""
         return (*(token for setting in self.settings for token in setting), *self.rest)
+
+    def value(self, spelled: str) -> str | None:
+        """What is set under the spelling of ours: a value, empty for a flag without one, None where it is not set."""
+        return next(("".join(setting[1:]) for setting in self.settings if setting[0] == spelled), None)
 
 
 def _ours(instead: str, *flags: Flag) -> list[Flag]:
@@ -119,11 +126,19 @@ _TABLE: tuple[Flag, ...] = (
     Flag("--api-key-file", rule=Rule.SECRET, instead="every start of an engine gets a fresh key by itself"),
     Flag("--hf-token", ("-hft",), rule=Rule.SECRET, instead="models are fetched before the engine starts"),
     Flag("--n-gpu-layers", ("-ngl", "--ngl", "--gpu-layers")),
+    Flag("--n-gpu-layers-draft", ("-ngld", "--gpu-layers-draft", "--spec-draft-ngl")),
     Flag("--device", ("-dev",)),
+    Flag("--device-draft", ("-devd", "--spec-draft-device")),
+    Flag("--rpc"),
+    Flag("--override-tensor", ("-ot",), joins=True),
+    Flag("--override-tensor-draft", ("-otd", "--spec-draft-override-tensor"), joins=True),
     Flag("--split-mode", ("-sm",)),
     Flag("--main-gpu", ("-mg",)),
     Flag("--n-cpu-moe", ("-ncmoe",)),
     Flag("--cpu-moe", ("-cmoe",), value=False),
+    Flag("--n-cpu-moe-draft", ("-ncmoed", "--spec-draft-n-cpu-moe", "--spec-draft-ncmoe")),
+    Flag("--cpu-moe-draft", ("-cmoed", "--spec-draft-cpu-moe"), value=False),
+    Flag("--n-cpu-ffn", ("-ncffn",)),
     Flag("--threads", ("-t",)),
     Flag("--threads-batch", ("-tb",)),
     Flag("--threads-http"),
@@ -138,6 +153,9 @@ _TABLE: tuple[Flag, ...] = (
     Flag("--cont-batching", ("-cb",), value=False, off=("--no-cont-batching", "-nocb")),
     Flag("--kv-unified", ("-kvu",), value=False, off=("--no-kv-unified", "-no-kvu")),
     Flag("--kv-offload", ("-kvo",), value=False, off=("--no-kv-offload", "-nkvo")),
+    Flag("--op-offload", value=False, off=("--no-op-offload",)),
+    Flag("--flash-attn", ("-fa",), bare=True),
+    Flag("--swa-full", value=False),
     Flag("--warmup", value=False, off=("--no-warmup",)),
     Flag("--embedding", ("--embeddings",), value=False),
     Flag("--reranking", ("--rerank",), value=False),
@@ -146,6 +164,8 @@ _TABLE: tuple[Flag, ...] = (
     Flag("--alias", ("-a",)),
     Flag("--numa"),
     Flag("--mmproj", ("-mm",)),
+    Flag("--mmproj-offload", value=False, off=("--no-mmproj-offload",)),
+    Flag("--mmproj-device", ("-mmdev",)),
     Flag("--slot-save-path"),
     Flag("--timeout", ("-to",)),
     Flag("--sse-ping-interval"),
@@ -187,15 +207,17 @@ def configured(flags: Sequence[str], profile: Profile) -> Configured:
             rest.append(token)
             continue
         flag, spelled = found
-        if flag.value and value is None:
+        if flag.value and value is None and not flag.bare:
             text = f"{token} needs a value"
             notes.append(Note(flag=flag.name, message=text, hint="add it, or remove the flag", refused=True))
         elif flag.rule is not Rule.OPERATOR:
             notes.append(_note_on(flag, token))
+        elif flag.joins and flag.name in settings:
+            settings[flag.name] = (spelled, f"{settings[flag.name][1]},{value}")
         else:
             settings[flag.name] = (spelled,) if value is None else (spelled, value)
     if profile is Profile.HOME:
-        notes += _cpu_notes(settings)
+        notes += _on_gpus_only(settings)
     return Configured(settings=tuple(settings[name] for name in sorted(settings)), rest=tuple(rest), notes=tuple(notes))
 
 
@@ -222,12 +244,6 @@ def llama_server_args(pool: Pool, profile: Profile, known: frozenset[str] | None
     chosen = defaults | {_name_of(setting): setting for setting in theirs.settings}
     args += [token for name in sorted(chosen) for token in chosen[name]]
     return (*args, *theirs.rest)
-
-
-def fill_in(args: Iterable[str], *, model: str, host: str, port: int) -> list[str]:
-    """The arguments of one start. Only an element that is a placeholder is replaced: a value may hold braces."""
-    values = {MODEL: model, HOST: host, PORT: str(port)}
-    return [values.get(token, token) for token in args]
 
 
 def flag_findings(pool: Pool, profile: Profile) -> tuple[Finding, ...]:
@@ -265,7 +281,12 @@ def _take(todo: deque[str]) -> tuple[str, str | None]:
     todo.extendleft(tail)
     found = lookup(head)
     takes_next = found is not None and found[0].value and bool(todo) and not _names_a_flag(todo[0])
+    if takes_next and found is not None and found[0].bare:
+        takes_next = todo[0] in _SWITCH_WORDS
     return head, todo.popleft() if takes_next else None
+
+
+_SWITCH_WORDS = frozenset({"on", "off", "auto", "enabled", "disabled", "true", "false", "1", "0"})
 
 
 def _names_a_flag(text: str) -> bool:
@@ -281,18 +302,15 @@ def _note_on(flag: Flag, token: str) -> Note:
     return Note(flag=flag.name, message=f"{token} in pools[].flags is left out", hint=flag.instead)
 
 
-def _cpu_notes(settings: dict[str, tuple[str, ...]]) -> list[Note]:
-    on_cpu = {"--n-gpu-layers": "0", "--device": "none"}
-    return [
-        Note(
-            flag=name,
-            message=f"{name} {value} would compute on the CPU, and profile home is GPU only",
-            hint="remove it, or give it a value that uses the pool's GPUs",
-            refused=True,
-        )
-        for name, value in on_cpu.items()
-        if settings.get(name, ())[1:] == (value,)
-    ]
+def _on_gpus_only(settings: dict[str, tuple[str, ...]]) -> list[Note]:
+    """What is to be said of the settings in profile home; their numbers get the one spelling that is read alike."""
+    notes = []
+    for name, (spelled, *values) in settings.items():
+        found = judge(spelled, values[0] if values else None)
+        settings[name] = (spelled,) if found.value is None else (spelled, found.value)
+        if found.message:
+            notes.append(Note(flag=name, message=found.message, hint=found.hint, refused=found.refused))
+    return notes
 
 
 def _in_its_spelling(

@@ -23,17 +23,12 @@ from engine_provisioner.flags import configured, flag_findings, flags_in_help, l
 from engine_provisioner.gpus import gpu_findings, mask_of
 from engine_provisioner.host import CommandError, Host, sha256_of
 from engine_provisioner.plan import StepKind, plan_for
+from engine_provisioner.pool_env import env_finding
 from engine_provisioner.probes import generation_of, health_of
 
 KEY_ENV = "LLAMA_API_KEY"
 ANSWER_S = 20.0
 """How long a program may take to say its version. The first start after a boot reads it all from the disk."""
-
-OURS_IN_ENV = {
-    KEY_ENV: "remove it: every start of an engine gets a fresh key by itself",
-    "CUDA_VISIBLE_DEVICES": "remove it, and set pools[].devices",
-    "CUDA_DEVICE_ORDER": "remove it: the indices in pools[].devices are those of nvidia-smi",
-}
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,10 +262,8 @@ async def record(host: Host, entry: EngineEntry) -> None:
 
 def env_findings(pool: Pool) -> tuple[Finding, ...]:
     """The configured environment variables that are not the operator's to set."""
-    return tuple(
-        Finding(check="env", message=f"pools[{pool.id}].env sets {name}", why=_WHY_ENV, hint=OURS_IN_ENV[name])
-        for name in sorted(pool.env.keys() & OURS_IN_ENV.keys())
-    )
+    found = (env_finding(pool, name, KEY_ENV) for name in sorted(pool.env))
+    return tuple(finding for finding in found if finding is not None)
 
 
 def engine_finding(error: ProvisionError) -> Finding:
@@ -278,5 +271,4 @@ def engine_finding(error: ProvisionError) -> Finding:
     return Finding(check="engine", message=error.message, why=_WHY_ENGINE, hint=error.hint)
 
 
-_WHY_ENV = "llama-orch sets it at every start: which GPUs a pool uses and who may call its engine"
 _WHY_ENGINE = "without it there is nothing to start"

@@ -16,9 +16,9 @@ import pytest
 from catalog_core.engines import FsEngineCatalog
 from contracts.config import Engine, Mode, Package, Pool, Profile, Provisioning
 from contracts.engines import PreparedEngine
-from engine_provisioner.flags import fill_in
 from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
+from pool_managerd.launch import fill
 from tests.support.tiny_gguf import write_tiny_gguf
 
 KEY = "sesame-open-wide"
@@ -63,7 +63,7 @@ async def spawn(engine: PreparedEngine, model: str, key: str | None = KEY) -> as
     assert engine.key_env is not None
     return await asyncio.create_subprocess_exec(
         engine.bin_or_entry,
-        *fill_in(engine.args, model=model, host="127.0.0.1", port=0),
+        *fill(engine.args, model=model, host="127.0.0.1", port=0),
         env={**engine.env, **({engine.key_env: key} if key else {})},
         cwd=engine.workdir,
         stdin=asyncio.subprocess.DEVNULL,

@@ -21,8 +21,9 @@ from engine_provisioner.container_engines import (
     triton_repository_files,
 )
 from engine_provisioner.container_flags import TABLES, read
-from engine_provisioner.flags import Rule, fill_in, llama_server_args
+from engine_provisioner.flags import Rule, llama_server_args
 from engine_provisioner.plan import plan_for
+from pool_managerd.launch import fill
 from tests.unit.engine_provisioner.conftest import a_pool
 
 ENGINES = (Engine.LLAMACPP, Engine.VLLM, Engine.TGI, Engine.TRITON)
@@ -109,7 +110,7 @@ def test_slots_context_and_gpus_reach_every_engine() -> None:
 
 def test_placeholders_are_elements_of_their_own() -> None:
     for engine in ENGINES:
-        args = fill_in(flags_of(engine), model="/models/{odd}", host="0.0.0.0", port=8000)  # noqa: S104 - inside
+        args = fill(flags_of(engine), model="/models/{odd}", host="0.0.0.0", port=8000)  # noqa: S104 - inside
         assert not [token for token in args if token in {"{model}", "{host}", "{port}"}]
         assert "0.0.0.0" in args  # noqa: S104 - inside
         assert ("/models/{odd}" in args) is (engine is not Engine.TRITON)
@@ -121,8 +122,8 @@ def test_placeholders_are_elements_of_their_own() -> None:
 def test_an_operators_setting_replaces_a_default_and_other_flags_pass_in_their_place() -> None:
     args = flags_of(Engine.VLLM, "--seed=7", "-tp", "2", "--enforce-eager", "--gpu-memory-utilization 0.5", gpus=2)
     assert args[-9:] == (
-        *("--generation-config", "vllm", "--seed", "7", "--tensor-parallel-size", "2"),
-        *("--enforce-eager", "--gpu-memory-utilization", "0.5"),
+        *("--generation-config", "vllm", "--gpu-memory-utilization", "0.5", "--seed", "7"),
+        *("--tensor-parallel-size", "2", "--enforce-eager"),
     )
     assert args.count("--seed") == 1
     assert "--tensor-parallel-size" not in flags_of(Engine.VLLM, "--pipeline_parallel_size", "2", gpus=2)
@@ -319,6 +320,8 @@ def test_engines_reach_no_hub_report_nothing_and_compile_into_the_cache() -> Non
         (Engine.LLAMACPP, "LLAMA_API_KEY", "remove it: every start"),
         (Engine.VLLM, "CUDA_VISIBLE_DEVICES", "remove it, and set pools[].devices"),
         (Engine.TRITON, "NVIDIA_VISIBLE_DEVICES", "remove it, and set pools[].devices"),
+        (Engine.LLAMACPP, "LLAMA_ARG_N_GPU_LAYERS", "remove it, and set the flag in pools[].flags"),
+        (Engine.LLAMACPP, "LLAMA_ARG_API_KEY", "remove it, and set the flag in pools[].flags"),
         (Engine.TGI, "HF_TOKEN", "remove it: models are fetched"),
         (Engine.TGI, "HUGGING_FACE_HUB_TOKEN", "remove it: models are fetched"),
         (Engine.TRITON, "AWS_SECRET_ACCESS_KEY", "remove it: models are fetched"),

@@ -9,7 +9,6 @@ from engine_provisioner.flags import (
     NO_ORIGIN,
     Configured,
     configured,
-    fill_in,
     flag_findings,
     flags_in_help,
     llama_server_args,
@@ -95,11 +94,129 @@ def test_a_secret_in_the_flags_is_refused_and_never_repeated(flag: str, form: st
 
 
 @pytest.mark.req("ORCH-3803")
-@pytest.mark.parametrize("flags", [("-ngl", "0"), ("--gpu-layers=0",), ("--device", "none"), ("-dev none",)])
-def test_home_refuses_flags_that_leave_the_gpu_unused(flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (("--n-gpu-layers", "0"), None),
+        (("--n-gpu-layers", "00"), None),
+        (("--n-gpu-layers", "+0"), None),
+        (("--n-gpu-layers", "-0"), None),
+        (("--n-gpu-layers", "-2"), None),
+        (("--n-gpu-layers", "0.9"), None),
+        (("--n-gpu-layers", "12x"), None),
+        (("--n-gpu-layers", "0x20"), None),
+        (("--n-gpu-layers", "1_0"), None),
+        (("--n-gpu-layers", "\u0661"), None),
+        (("--n-gpu-layers", "9999999999"), None),
+        (("--n-gpu-layers", ""), None),
+        (("--n-gpu-layers", "0 "), None),
+        (("--n-gpu-layers", "All"), None),
+        (("--n-gpu-layers=0",), None),
+        (("--gpu_layers 0",), None),
+        (("-ngl", "99", "--gpu-layers=0"), None),
+        (("--n-gpu-layers", "1"), "1"),  # pool_managerd knows the layers, and judges the number
+        (("--n-gpu-layers", "+012 "), "12"),
+        (("--n-gpu-layers", "-1"), "999"),
+        (("--n-gpu-layers", "all"), "999"),
+        (("--n-gpu-layers", "auto"), "999"),
+        (("--n-gpu-layers", "999"), "999"),
+        (("--n-gpu-layers", "0", "-ngl", "99"), "99"),
+    ],
+)
+def test_the_layers_on_the_gpus_are_a_whole_number_that_every_engine_reads_alike(
+    flags: tuple[str, ...], value: str | None
+) -> None:
+    pool = a_pool(flags=flags)
+    if value is None:
+        (finding,) = flag_findings(pool, Profile.HOME)
+        assert "--n-gpu-layers" in finding.message
+        assert "remove it" in finding.hint
+    else:
+        assert flag_findings(pool, Profile.HOME) == ()
+        assert value_of(llama_server_args(pool, Profile.HOME), "--n-gpu-layers") == value
+    assert flag_findings(pool, Profile.TRIAL) == ()
+
+
+@pytest.mark.req("ORCH-3803")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--device", "none"),
+        ("-dev none",),
+        ("--device", ""),
+        ("--device", "BLAS"),
+        ("--device", "CUDA0,RPC0"),
+        ("--main-gpu", "-1"),
+        ("-mg", "0.5"),
+        ("--override-tensor", ".*=CPU"),
+        ("-ot", r"\.ffn_.*_exps\.=CPU"),
+        ("-ot", ".*=CPU", "-ot", "x=CUDA0"),
+        ("-ot", "x=CUDA0,y=CPU"),
+        ("-ot", "x"),
+        ("--n-cpu-ffn", "1"),
+        ("-ncffn", "none"),
+        ("--rpc", "127.0.0.1:50052"),
+        ("--n-cpu-moe", "3.5"),
+        ("--n-cpu-moe", "-1"),
+        ("-ngld", "0"),
+        ("--spec-draft-ngl", "0.5"),
+        ("--device-draft", "none"),
+        ("--spec_draft_override_tensor=.*=CPU",),
+        ("--mmproj-device", "CPU"),
+    ],
+)
+def test_home_refuses_what_computes_elsewhere_than_on_its_gpus(flags: tuple[str, ...]) -> None:
     (finding,) = flag_findings(a_pool(flags=flags), Profile.HOME)
-    assert "GPU only" in finding.message
+    assert "GPU only" in finding.message or "whole number" in finding.message
+    assert finding.hint
     assert flag_findings(a_pool(flags=flags), Profile.TRIAL) == ()
+
+
+@pytest.mark.req("ORCH-3803")
+@pytest.mark.parametrize(
+    ("flags", "tokens"),
+    [
+        (("--device", "CUDA0,CUDA1"), ("--device", "CUDA0,CUDA1")),
+        (("-mg", "1"), ("--main-gpu", "1")),
+        (("-ot", "a=CUDA1", "-ot", "b=CUDA0"), ("--override-tensor", "a=CUDA1,b=CUDA0")),
+        (("-ncffn", "00"), ("--n-cpu-ffn", "0")),
+        (("-ncmoe", "0"), ("--n-cpu-moe", "0")),
+        (("-ngld", "all"), ("--n-gpu-layers-draft", "999")),
+        (("--kv-offload",), ("--kv-offload",)),
+        (("--mmproj-device", "CUDA0"), ("--mmproj-device", "CUDA0")),
+        (("-fa", "-fa", "off"), ("--flash-attn", "off")),
+        (("-fa", "--no-warmup"), ("--flash-attn", "--no-warmup")),
+    ],
+)
+def test_home_takes_what_stays_on_its_gpus_without_a_word(flags: tuple[str, ...], tokens: tuple[str, ...]) -> None:
+    found = parsed(*flags)
+    assert (found.tokens, found.notes) == (tokens, ())
+
+
+@pytest.mark.req("ORCH-3803")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cpu-moe",),
+        ("-cmoe",),
+        ("--n-cpu-moe", "12"),
+        ("-ncmoe", "+12"),
+        ("--cpu-moe-draft",),
+        ("--spec-draft-ncmoe=3",),
+        ("-ngld", "20"),
+        ("-nkvo",),
+        ("--no-op-offload",),
+        ("--no-mmproj-offload",),
+        ("--mmproj-device", "none"),
+    ],
+)
+def test_what_the_operator_puts_on_the_cpu_by_its_name_stays_and_is_said(flags: tuple[str, ...]) -> None:
+    (note,) = parsed(*flags).notes
+    assert "on the CPU" in note.message
+    assert not note.refused
+    assert note.hint
+    assert parsed(*flags).tokens
+    assert parsed(*flags, profile=Profile.TRIAL).notes == ()
 
 
 def test_a_known_flag_without_its_value_is_refused() -> None:
@@ -170,13 +287,6 @@ def test_the_trial_server_understands_every_argument_it_is_given() -> None:
     assert {token for token in args if token.startswith("--")} <= FLAGS
 
 
-def test_only_whole_placeholders_are_filled_in() -> None:
-    args = ("--model", "{model}", "--host", "{host}", "--port", "{port}", "--chat-template-kwargs", '{"{model}": 1}')
-    assert fill_in(args, model="/m/{port}.gguf", host="127.0.0.1", port=0) == [
-        "--model", "/m/{port}.gguf", "--host", "127.0.0.1", "--port", "0", "--chat-template-kwargs", '{"{model}": 1}',
-    ]  # fmt: skip
-
-
 def test_the_flags_are_read_from_the_help() -> None:
     found = flags_in_help(HELP)
     assert found is not None
@@ -199,6 +309,12 @@ WORDS = [
         "--threads",
         "--threads=-1",
         "--threads=--port",
+        "-ncmoe",
+        "-ncmoe=07",
+        "--cpu-moe",
+        "-nkvo",
+        "-ot",
+        "--override-tensor=x=CUDA0",
     ),
     *("-cb", "-nocb", "--model", "-m", "--host", "--port=1", "-c", "--api-key", "--api-key=s", "--metrics", "--device"),
     *("--lora", "--foo=bar", "--foo -c 5", "0", "-1", "none", "", " ", "-", "--", "a b", "- x"),
@@ -231,7 +347,8 @@ def test_any_list_of_strings_has_an_answer_and_saying_it_again_changes_nothing(
     once = configured(flags, profile)
     again = configured(once.tokens, profile)
     assert again.tokens == once.tokens
-    assert [note for note in again.notes if not note.refused] == []
+    assert {note.flag for note in again.notes} <= {note.flag for note in once.notes}
+    assert not any("left out" in note.message for note in again.notes)
 
 
 @pytest.mark.req("EP-11")

@@ -180,6 +180,16 @@ async def test_the_environment_that_is_ours_cannot_be_configured(
     operator_sees(f"config/env-{name.lower().replace('_', '-')}", error.render())
 
 
+@pytest.mark.req("EP-11", "ORCH-3803")
+@pytest.mark.parametrize("name", ["LLAMA_ARG_N_GPU_LAYERS", "LLAMA_ARG_CPU_MOE", "LLAMA_ARG_", "MTMD_BACKEND_DEVICE"])
+async def test_no_flag_comes_in_by_the_environment(name: str, make_server: MakeServer, make_host: MakeHost) -> None:
+    make_server()
+    error = await refusal(binary_pool(env={name: "0"}), make_host)
+    assert error.cause is Cause.POLICY_DENIED
+    assert f"env sets {name}" in error.message
+    assert error.hint == "remove it, and set the flag in pools[].flags"
+
+
 # --- GPUs -------------------------------------------------------------------------------------------------------------
 
 
