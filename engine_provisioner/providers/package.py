@@ -2,20 +2,23 @@
 
 Decides when a missing one may be installed: on Arch-like systems, by pacman, where policy allows it, and with the
 rights that llama-orch has anyhow. Never escalates them and never runs another package manager: elsewhere the error
-gives the operator that system's own command. Which version is there, the caller asks the program.
+gives the operator that system's own command. Never leaves an install half done: who gives it up waits until pacman has
+ended. Which version is there, the caller asks the program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Callable, Coroutine
 
 from contracts.config import Package, Pool
 from contracts.engines import Finding
 from contracts.pools import Cause
 from engine_provisioner.base import Checklist, Progress
 from engine_provisioner.errors import ProvisionError
-from engine_provisioner.host import CommandError, Host
+from engine_provisioner.host import CommandError, CommandResult, Host
 from engine_provisioner.packages import (
     NAME_RULE,
     PACMAN,
@@ -32,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 INSTALL_S = 3600.0
 """How long pacman may take: it downloads, and it must not be ended in the middle."""
+FINISH_S = 900.0
+"""How long one that was given up may still take; what has not ended then hangs."""
 POLICY_LINE = "policy.allow_package_installs: true"
 
 
@@ -108,12 +113,35 @@ class PackageSource:
         _log.info("installing a package: %s (allowed by %s)", line, POLICY_LINE)
         progress(f"running {line}")
         try:
-            result = await self._host.run(argv, timeout_s=INSTALL_S, env={"LC_ALL": "C"})
+            running = self._host.run(argv, timeout_s=INSTALL_S, env={"LC_ALL": "C"})
+            result = await _finished(running, lambda: progress(f"waiting until {PACMAN} has ended"), FINISH_S)
         except CommandError as error:
             raise ProvisionError(Cause.ENGINE_FETCH, str(error), by_hand) from error
         if result.status != 0:
             text = f"{line} ended with status {result.status}: {result.last_line}"
             raise ProvisionError(Cause.ENGINE_FETCH, text, by_hand)
+
+
+async def _finished(
+    running: Coroutine[None, None, CommandResult], waiting: Callable[[], None], patience_s: float
+) -> CommandResult:
+    """The result. A caller that is cancelled stays until it is there, for so long, and is cancelled only then."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(running)
+    given_up = False
+    deadline = math.inf
+    while not task.done() and loop.time() < deadline:
+        try:
+            await asyncio.wait({task}, timeout=deadline - loop.time() if given_up else None)
+        except asyncio.CancelledError:
+            if not given_up:
+                given_up, deadline = True, loop.time() + patience_s
+                waiting()
+    if not given_up:
+        return await task
+    task.cancel()
+    await asyncio.wait({task})
+    raise asyncio.CancelledError
 
 
 def _package_of(pool: Pool) -> Package:

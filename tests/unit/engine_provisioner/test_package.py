@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,38 @@ async def test_an_install_for_which_the_rights_are_missing_is_left_to_the_operat
     assert "status 1: error: you cannot perform this operation unless you are root." in error.message
     assert error.hint == "run it yourself, llama-orch takes no other rights: sudo pacman -S llama.cpp"
     assert machine.ran == ["pacman -S --noconfirm --needed llama.cpp"]  # neither sudo nor anything like it
+
+
+@pytest.mark.req("EP-09")
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_install_that_is_given_up_is_not_left_half_done(machine: Machine, times: int) -> None:
+    for name in ("started", "go"):
+        os.mkfifo(machine.root / name)
+    steps = f"echo x > {machine.root}/started; read x < {machine.root}/go; echo whole >> {machine.root}/ran"
+    machine.pacman(f"{steps}\n")
+    task = asyncio.get_running_loop().create_task(machine.prepare(package_pool()))
+    await asyncio.to_thread((machine.root / "started").read_text)
+    for _ in range(times):
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    await asyncio.to_thread((machine.root / "go").write_text, "x\n")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert machine.ran[-1] == "whole"
+    assert machine.said[-1] == "waiting until pacman has ended"
+
+
+async def test_an_install_that_hangs_is_given_up_at_last(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine_provisioner.providers.package.FINISH_S", 0.1)
+    os.mkfifo(machine.root / "started")
+    machine.pacman(f"echo $$ > {machine.root}/started; exec /bin/sleep 600\n")
+    task = asyncio.get_running_loop().create_task(machine.prepare(package_pool()))
+    pid = int(await asyncio.to_thread((machine.root / "started").read_text))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not Path(f"/proc/{pid}").exists()
 
 
 async def test_a_package_without_a_server_is_said(machine: Machine, operator_sees: OperatorSees) -> None:
