@@ -263,7 +263,8 @@ class Config(Strict, frozen=True, kw_only=True):
 
 def problems(config: Config) -> list[Problem]:
     """Every contradiction in a configuration whose fields are well typed; empty when it can be used."""
-    found = [*_server_problems(config), *_duplicate_ids(config.pools), *_overlaps(config.pools)]
+    found = [*_server_problems(config), *_outbound_problems(config.policy.outbound)]
+    found += [*_duplicate_ids(config.pools), *_overlaps(config.pools)]
     for number, pool in enumerate(config.pools):
         found += _pool_problems(config, pool, f"pools[{number}]")
     return found
@@ -300,6 +301,35 @@ def _server_problems(config: Config) -> list[Problem]:
             Problem(path="server.bind", message=text, hint='use "127.0.0.1:8080", or profile: home on a GPU machine')
         ]
     return []
+
+
+def _outbound_problems(outbound: Outbound) -> list[Problem]:
+    """The patterns that no host and no scheme matches: a rule that never holds is worse than none."""
+    found = []
+    for name, patterns in (("allow", outbound.allow), ("deny", outbound.deny)):
+        for number, pattern in enumerate(patterns):
+            if not _can_match(pattern):
+                host = re.match(r"(?:[a-zA-Z][a-zA-Z0-9+.-]*://)?(?:[^/@]*@)?([^/:@\s]+)", pattern)
+                network = re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", pattern)
+                mend = f"write {host[1]!r}; " if host and host[1] != pattern and not network else ""
+                hint = f'{mend}a pattern is a host ("*.example.org"), an IP address ("10.*") or a scheme ("hf:")'
+                text = f"{pattern!r} matches no address"
+                found.append(Problem(path=f"policy.outbound.{name}[{number}]", message=text, hint=hint))
+    return found
+
+
+def _can_match(pattern: str) -> bool:
+    """Whether a pattern is a scheme with its colon, an IP address or a glob of one, or a glob of host names."""
+    if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.-]*:", pattern):
+        return True
+    if ":" not in pattern:
+        return re.search(r"[/@\s\x00-\x1f\x7f]", pattern) is None and pattern != ""
+    if re.fullmatch(r"\[[^\]]*:[^\]]*\]:.*", pattern):
+        return False  # an address with its port
+    try:
+        return bool(ip_address(re.sub(r"^\[(.*)\]$", r"\1", pattern)))
+    except ValueError:
+        return re.fullmatch(r"[0-9a-fA-F*?\[\]!-]*:[0-9a-fA-F*?\[\]!-]*:[0-9a-fA-F:.*?\[\]!-]*", pattern) is not None
 
 
 def _duplicate_ids(pools: tuple[Pool, ...]) -> list[Problem]:

@@ -20,6 +20,10 @@ def config(pools: list[dict[str, Any]] | None = None, **rest: object) -> Config:
     return msgspec.convert({"pools": [LLAMA] if pools is None else pools, **rest}, Config)
 
 
+def never(pattern: str) -> dict[str, Any]:
+    return {"outbound": {"deny": ["*.example.com", pattern]}}
+
+
 def refusal(document: object) -> Problem:
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(document, Config)
@@ -114,6 +118,13 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
             "loopback only",
         ),
         (config(server={"bind": "8080"}), "server.bind", "host:port"),
+        (config(policy=never("https://example.org/x")), "policy.outbound.deny[1]", "write 'example.org'; a pattern is"),
+        (config(policy=never("example.org:443")), "policy.outbound.deny[1]", "write 'example.org'; a pattern is"),
+        (config(policy=never("10.0.0.0/8")), "policy.outbound.deny[1]", "'10.0.0.0/8' matches no address a pattern is"),
+        (config(policy=never("[::1]:443")), "policy.outbound.deny[1]", "'[::1]:443' matches no address"),
+        (config(policy=never("me@example.org")), "policy.outbound.deny[1]", "write 'example.org'; a pattern is"),
+        (config(policy=never("")), "policy.outbound.deny[1]", "'' matches no address"),
+        (config(policy={"outbound": {"allow": ["a b"]}}), "policy.outbound.allow[0]", "'a b' matches no address"),
     ],
 )
 def test_a_contradiction_is_found_with_its_place_and_its_mend(made: Config, where: str, words: str) -> None:
@@ -139,6 +150,17 @@ def test_every_contradiction_is_told_at_once() -> None:
         "pools[1].devices",
         "pools[2].devices[0]",
     }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("example.org", "*.example.org", "Example.ORG.", "bücher.example", "*", "hf:", "HTTPS:", "git+ssh:"),
+        *("10.0.0.1", "10.*", "::1", "[::1]", "FD00::1", "fd00::*", "::ffff:10.0.0.1", "::", "host_[0-9].lan"),
+    ],
+)
+def test_a_pattern_that_some_address_matches_is_no_problem(pattern: str) -> None:
+    assert problems(config(policy=never(pattern))) == []
 
 
 def test_two_pools_may_share_a_gpu_when_both_say_so() -> None:
