@@ -57,7 +57,7 @@ _PATTERNS: MappingProxyType[Mark, tuple[str, ...]] = MappingProxyType(
     {
         Mark.GPU_LOST: (
             _CUDA + r"GPU is lost",
-            r"NVRM: .*GPU has fallen off the bus",  # the driver, in the kernel's log
+            r"NVRM: .{0,200}GPU has fallen off the bus",  # the driver, in the kernel's log
             r"(?:NVMLError_GpuIsLost|NVML_ERROR_GPU_IS_LOST)",  # NVML
         ),
         Mark.ECC: (
@@ -158,7 +158,15 @@ _PATTERNS: MappingProxyType[Mark, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-_RECOGNIZERS = tuple((mark, re.compile("|".join(patterns))) for mark, patterns in _PATTERNS.items())
+# Each by itself: alternatives of one pattern would all be tried at every character.
+RECOGNIZERS = tuple((mark, re.compile(pattern)) for mark, patterns in _PATTERNS.items() for pattern in patterns)
+_TELLING = (
+    *("rror", "ailed", "Exception: ", "UserWarning: CUDA", "Cuda failure", "not enough cuda devices", "ERROR: CUDA"),
+    *("NVRM: ", "NVML_ERROR", "NCCL WARN ", "Driver/library version mismatch"),
+    *("std::bad_alloc", "insufficient memory", "Killed", "unrecognized option"),
+    *("couldn't bind", "[Errno 98]", "already in use", "Shard process", "is not healthy"),
+)
+"""What no line lacks that a pattern matches: the lines of an engine that works have none of it, and cost no more."""
 # vLLM, TGI and llama.cpp print requests only when they are told to: what a client wrote is not the engine's.
 _QUOTES_A_REQUEST = re.compile(
     r"""Received request |prompt(?:_text)?['"]?\s*[:=]|inputs['"]?\s*[:=]\s*['"]"""
@@ -166,10 +174,17 @@ _QUOTES_A_REQUEST = re.compile(
 )
 
 
+def may_mark(line: str) -> bool:
+    """Whether the patterns are worth trying."""
+    return any(text in line for text in _TELLING)
+
+
 def marks_in(line: str) -> frozenset[Mark]:
     """What a line of an engine's output shows; as a rule nothing."""
     line = line[:MAX_CHARS]
-    found = frozenset(mark for mark, pattern in _RECOGNIZERS if pattern.search(line))
+    if not may_mark(line):
+        return frozenset()
+    found = frozenset(mark for mark, pattern in RECOGNIZERS if pattern.search(line))
     if not found or _QUOTES_A_REQUEST.search(line):
         return frozenset()
     return found

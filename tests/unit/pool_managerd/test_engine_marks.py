@@ -1,13 +1,14 @@
 # ruff: noqa: E501 - the lines are as they are
 """What engines print when they fail, as they print it, and that nothing else is taken for it."""
 
+import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pool_managerd.engine_marks import Mark, marks_in
+from pool_managerd.engine_marks import RECOGNIZERS, Mark, marks_in, may_mark
 
 LINES = [
     # llama.cpp
@@ -167,25 +168,30 @@ def test_every_mark_is_recognized_in_some_line() -> None:
     assert {mark for _, marks in LINES for mark in marks} == set(Mark)
 
 
+OF_AN_ENGINE_THAT_WORKS = [
+    "",
+    "llama_context: n_ctx_seq (8192) < n_ctx_train (131072) -- the full capacity of the model will not be utilized",
+    "load_tensors:        CUDA0 model buffer size =  4403.49 MiB",
+    "ggml_cuda_init: found 1 CUDA devices (Total VRAM: 24126 MiB):",
+    "sched_reserve:      CUDA0 compute buffer size =   258.50 MiB",
+    "srv  update_slots: all slots are idle",
+    "srv  log_server_r: done request: POST /completion 127.0.0.1 200",
+    "INFO 11-21 12:00:00 [gpu_worker.py:298] Available KV cache memory: 5.06 GiB",
+    "INFO 11-21 12:00:00 [kv_cache_utils.py:864] GPU KV cache size: 41,440 tokens",
+    "WARNING 11-21 12:00:00 [scheduler.py:1] Sequence group 7 is preempted because there is not enough KV cache space.",
+    'INFO:     127.0.0.1:36422 - "POST /v1/completions HTTP/1.1" 200 OK',
+    "I1121 12:00:00.000000 1 server.cc:674] successfully loaded 'vllm'",
+    "INFO text_generation_launcher: Shard ready in 12.1s rank=0",
+]
+
+
 @pytest.mark.req("PM-03")
 @pytest.mark.parametrize(
     "line",
     [
-        "",
-        "llama_context: n_ctx_seq (8192) < n_ctx_train (131072) -- the full capacity of the model will not be utilized",
-        "load_tensors:        CUDA0 model buffer size =  4403.49 MiB",
-        "ggml_cuda_init: found 1 CUDA devices (Total VRAM: 24126 MiB):",
-        "sched_reserve:      CUDA0 compute buffer size =   258.50 MiB",
+        *OF_AN_ENGINE_THAT_WORKS,
         "warning: failed to mlock 295501824-byte buffer (after previously locking 0 bytes): Cannot allocate memory",
-        "srv  update_slots: all slots are idle",
-        "srv  log_server_r: done request: POST /completion 127.0.0.1 200",
         "0.01.000.000 W slot update_slots: id  0 | task 7 | failed to find free space in the KV cache, retrying",
-        "INFO 11-21 12:00:00 [gpu_worker.py:298] Available KV cache memory: 5.06 GiB",
-        "INFO 11-21 12:00:00 [kv_cache_utils.py:864] GPU KV cache size: 41,440 tokens",
-        "WARNING 11-21 12:00:00 [scheduler.py:1] Sequence group 7 is preempted because there is not enough KV cache space.",
-        'INFO:     127.0.0.1:36422 - "POST /v1/completions HTTP/1.1" 200 OK',
-        "I1121 12:00:00.000000 1 server.cc:674] successfully loaded 'vllm'",
-        "INFO text_generation_launcher: Shard ready in 12.1s rank=0",
         "INFO 11-21 [logger.py:43] Received request cmpl-1: prompt: 'RuntimeError: CUDA error: out of memory', params: x",
         "Received request chat-1: MemoryError",
         'srv  params_from_: {"prompt": "what does torch.OutOfMemoryError: CUDA out of memory. mean?"}',
@@ -204,8 +210,49 @@ def test_random_text_marks_nothing(text: str) -> None:
     assert marks_in(text) == frozenset()
 
 
-def test_no_line_takes_long() -> None:
-    started = time.perf_counter()
-    for hostile in ("a" * 9000, "Error: " * 2000, "a.b." * 3000, "0.0" * 4000, "NCCL WARN " * 1000, " " * 9000):
-        marks_in(hostile)
-    assert time.perf_counter() - started < 1
+@pytest.mark.parametrize("pattern", [pattern.pattern for _, pattern in RECOGNIZERS])
+@given(data=st.data())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_whatever_a_pattern_matches_is_looked_at(pattern: str, data: st.DataObject) -> None:
+    assert may_mark(data.draw(st.from_regex(pattern)))
+
+
+@pytest.mark.req("PM-03")
+@pytest.mark.parametrize("line", OF_AN_ENGINE_THAT_WORKS)
+def test_no_pattern_is_tried_on_the_lines_of_an_engine_that_works(line: str) -> None:
+    assert not may_mark(line)
+
+
+def cost_of(pattern: re.Pattern[str], line: str) -> float:
+    """Seconds of this thread; the least of some, so that nobody else's work counts."""
+    costs = []
+    for _ in range(3):
+        before = time.thread_time()
+        pattern.search(line)
+        costs.append(time.thread_time() - before)
+    return min(costs)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(
+            "a",
+            " ",
+            "0.0",
+            "a.b.",
+            "a: ",
+            "Error: ",
+            "Error: Model architectures ",
+            "CUDA error: ",
+            "NCCL WARN ",
+            "NVRM: ",
+        ),
+        *("failed to load '", "Socket '", "allocating 1", "error loading model: ", "Error: Free memory on device "),
+        *("Stub process ", "1 E a: ", "ERROR: CUDA kernel "),
+    ],
+)
+def test_a_line_costs_in_proportion_to_its_length(part: str) -> None:
+    short, long = ("GPU has fallen" + part * (size // len(part)) for size in (1 << 11, 1 << 15))
+    for _, pattern in RECOGNIZERS:  # 16 times; were one quadratic, 256 times
+        assert cost_of(pattern, long) < 64 * cost_of(pattern, short) + 0.002, pattern.pattern
