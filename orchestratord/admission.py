@@ -220,7 +220,8 @@ def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:
     """All able pools are out of service: say why, and when to come back where that is known."""
     retries = [view for view in views if view.snapshot.retry_at_ms is not None]
     chosen = min(retries, key=lambda view: view.snapshot.retry_at_ms or 0, default=views[0]).snapshot
-    error = chosen.last_error
+    # What went wrong before says nothing of a pool that somebody drains.
+    error = chosen.last_error if chosen.state in FAILING else None
     text = f"pool {chosen.pool_id!r} is {chosen.state}" + (f": {error.message}" if error is not None else "")
     hint = error.hint if error is not None else f"GET /v1/pools/{chosen.pool_id}/health shows its state"
     retry = None if chosen.retry_at_ms is None else max(0, chosen.retry_at_ms - now_ms)

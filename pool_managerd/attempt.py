@@ -370,6 +370,9 @@ class Attempt:
                 stop_ms=self._pool.timeouts.stop_ms,
             )
         except SpecError as error:
+            if error.field.startswith("mounts"):
+                hint = "rename it, or move it to a place without such a character"
+                raise StepError(Cause.MODEL_INVALID, f"a container cannot be given this path: {error}", hint) from error
             raise StepError(Cause.INTERNAL, f"its container would not be safe: {error}", "report it") from error
 
     def _has(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+from msgspec.structs import replace
+
 from contracts.config import Pool
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import DeviceUse, Endpoint, Gpu
@@ -175,7 +177,13 @@ class EngineEffects:
         """Show the pool as it is now."""
         names = tuple(gpu.uuid for gpu in self._serving.gpus) or tuple(str(device) for device in self._pool.devices)
         offset = self._host.wall_offset_ms
-        self._host.hub.publish(snapshot(self._pool, life, wall_offset_ms=offset, devices=names, use=self._use))
+        seen = snapshot(self._pool, life, wall_offset_ms=offset, devices=names, use=self._use)
+        if (error := seen.last_error) is not None:
+            # It may quote what an engine or a build printed, and what an operator typed.
+            redact = self._host.redactor.text
+            hint = error.hint and redact(error.hint)
+            seen = replace(seen, last_error=replace(error, message=redact(error.message), hint=hint))
+        self._host.hub.publish(seen)
 
     def sampled(self, gpus: tuple[Gpu, ...]) -> None:
         """Take a sample of all GPUs: the next snapshot shows how this pool's are used."""

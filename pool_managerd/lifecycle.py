@@ -279,6 +279,9 @@ def _fail(life: Life, failure: Failure, now: int) -> Outcome:
     """What is left of the engine is ended first; whether it is tried again is decided when it is gone."""
     if life.state is PoolState.DRAINING:
         return _end(replace(life, error=failure), again=life.again)
+    if life.next_ref is not None:
+        text = f"{failure.message}; the reload to {life.next_ref} was given up with it"
+        failure = replace(failure, message=text)
     if failure.cause in _OF_A_GPU:
         return _quarantine(life, failure, now)
     after = replace(_failing(life, failure, now), state=PoolState.FAILED, run=life.run + 1)

@@ -52,11 +52,12 @@ def main() -> None:
     parser.add_argument("--host", type=str)
     parser.add_argument("--port", type=int)
     parser.add_argument("--behave", type=str, default="ok")
+    parser.add_argument("--note", type=str, default="")
     parser.add_argument("--sick", type=Path, default=Path("/nowhere"))
     options = parser.parse_args()
     say(f"I am {os.getpid()}, my key is {os.environ.get('ENGINE_KEY')}")
     if options.behave == "exit":
-        say("error: cannot load the model")
+        say("error: cannot load the model", options.note)
         raise SystemExit(1)
     if options.behave == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

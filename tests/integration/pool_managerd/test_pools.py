@@ -527,6 +527,17 @@ async def test_a_reload_that_replaces_another_waits_until_its_place_is_free(worl
         assert alive(world.pid())
 
 
+@pytest.mark.req("EP-13", "ORCH-3811")
+async def test_what_an_error_quotes_is_redacted_before_anybody_sees_it(world: World) -> None:
+    world.context.redactor.register("s3cr3t-of-an-operator")
+    world.engines.args = ("--behave", "exit", "--note", "s3cr3t-of-an-operator")
+    async with world.running():
+        failed = await world.reached(PoolState.FAILED)
+        assert failed.last_error is not None
+        assert "s3cr3t" not in failed.last_error.message
+        assert "error: cannot load the model ***" in failed.last_error.message
+
+
 async def test_who_leaves_while_a_successor_is_prepared_leaves_no_engine(world: World) -> None:
     async with world.running() as parts:
         await world.reached(PoolState.READY)

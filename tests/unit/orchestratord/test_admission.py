@@ -352,3 +352,9 @@ def test_a_deadline_before_the_predicted_start_is_refused_with_the_prediction() 
         retry_after_ms=1000,
         policy_label="deadline",
     )
+
+
+def test_what_went_wrong_earlier_is_no_reason_why_a_pool_drains() -> None:
+    error = PoolError(cause=Cause.MODEL_MISSING, message="the reload to x failed", hint="look")
+    found = refused(request(), view(state=PoolState.DRAINING, last_error=error))
+    assert found.message == "pool 'p' is draining"

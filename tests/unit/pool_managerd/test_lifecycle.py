@@ -242,6 +242,8 @@ def test_a_drain_gives_the_successor_up() -> None:
 
 def test_the_serving_engines_end_ends_its_successor_too() -> None:
     life, effects = drive(ready(), RELOAD, EXITED)
+    assert life.error is not None
+    assert life.error.message == "exited with status 1; the reload to file:/new was given up with it"
     assert (life.state, life.model_ref, life.next_ref) == (PoolState.FAILED, "file:/m", None)
     assert effects == (l.StopEngine(run=life.run),)
     assert step(life, replace(SUCCEEDED, run=life.run - 1), 0) == (life, ())
