@@ -14,6 +14,7 @@ import msgspec
 from contracts.config import Pool
 from contracts.pools import Gpu
 from engine_provisioner.cmake import NATIVE
+from engine_provisioner.gpu_mask import chosen
 
 USUAL_ROOTS = ("/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr/lib/nvidia-cuda-toolkit")
 VERSIONED_ROOTS = ("/usr/local", "cuda-*")
@@ -54,9 +55,7 @@ def root_of(nvcc: str) -> str:
 
 def devices_of(pool: Pool, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """The GPUs of a pool's mask; all of them where it names none."""
-    if not pool.devices:
-        return tuple(gpus)
-    return tuple(gpu for gpu in gpus if any(_is_named(gpu, device) for device in pool.devices))
+    return chosen(pool.devices, gpus)
 
 
 def architectures(gpus: Sequence[Gpu]) -> str:
@@ -103,7 +102,3 @@ def _architecture(capability: str | None) -> int | None:
 
 def _version(root: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", root.rpartition("/")[2]))
-
-
-def _is_named(gpu: Gpu, device: int | str) -> bool:
-    return gpu.uuid.startswith(device) if isinstance(device, str) else gpu.index == device

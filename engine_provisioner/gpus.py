@@ -14,6 +14,7 @@ from contracts.config import Pool
 from contracts.engines import Finding
 from contracts.pools import Gpu
 from engine_provisioner.gpu_faults import LostGpu, driver_fault
+from engine_provisioner.gpu_mask import named
 from engine_provisioner.nvml import Survey, connected, survey
 
 WHY = "profile home computes on NVIDIA GPUs only, and nothing ever falls back to the CPU"
@@ -63,12 +64,12 @@ def gpu_findings(pool: Pool, gpus: Callable[[], Sequence[Gpu]], *, lost: Sequenc
     if not there:
         hint = "is the card seated, powered and shown by lspci? nvidia-smi -L lists what the driver sees"
         return (Finding(check="gpu", message="the NVIDIA driver shows no GPU", why=WHY, hint=hint),)
-    named: tuple[Gpu | LostGpu, ...] = (*there, *lost)
+    known: tuple[Gpu | LostGpu, ...] = (*there, *lost)
     hint = f"set pools[].devices to some of: {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in there)}"
     found = [
         Finding(check="gpu", message=f"pool {pool.id} wants GPU {device}, which is not there", why=WHY, hint=hint)
         for device in pool.devices
-        if not any(_is_named(gpu, device) for gpu in named)
+        if not named(device, known)
     ]
     if len({type(device) for device in pool.devices}) > 1:
         text = f"pool {pool.id} names some of its GPUs by index and some by UUID"
@@ -84,8 +85,3 @@ def mask_of(pool: Pool) -> dict[str, str]:
         return {}  # every GPU
     visible = ",".join(str(device) for device in pool.devices)
     return {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-
-
-def _is_named(gpu: Gpu | LostGpu, device: int | str) -> bool:
-    """Whether this is the GPU; CUDA takes the beginning of a UUID, so do we."""
-    return (gpu.uuid or "").startswith(device) if isinstance(device, str) else gpu.index == device

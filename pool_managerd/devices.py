@@ -15,6 +15,7 @@ from contracts.base import Message
 from contracts.config import Mode, Pool
 from contracts.pools import Cause, DeviceUse, Gpu
 from engine_provisioner.gpu_faults import LostGpu, label, vanished
+from engine_provisioner.gpu_mask import chosen, named
 from pool_managerd.xid import FALLEN_OFF_THE_BUS
 
 GIB = 1 << 30
@@ -143,15 +144,15 @@ def find(mask: tuple[int | str, ...], inventory: Inventory) -> tuple[Gpu, ...] |
     if not mask:
         # The machine's only pool takes every GPU: without the lost one it would quietly be another pool.
         return _every_gpu(inventory)
-    named = [(device, _named(device, inventory)) for device in mask]
-    if missing := [str(device) for device, found in named if not found]:
+    each_named = [(device, named(device, inventory.all)) for device in mask]
+    if missing := [str(device) for device, found in each_named if not found]:
         return _wrong(f"no such GPU: {', '.join(missing)}", inventory)
-    if unclear := [str(device) for device, found in named if len(found) > 1]:
+    if unclear := [str(device) for device, found in each_named if len(found) > 1]:
         return _wrong(f"more than one GPU is called {', '.join(unclear)}", inventory)
-    chosen = [found[0] for _, found in named]
-    if lost := tuple(each for each in chosen if isinstance(each, LostGpu)):
+    those = [found[0] for _, found in each_named]
+    if lost := tuple(each for each in those if isinstance(each, LostGpu)):
         return _all_lost(lost)
-    gpus = tuple(each for each in chosen if isinstance(each, Gpu))
+    gpus = tuple(each for each in those if isinstance(each, Gpu))
     if len({gpu.uuid for gpu in gpus}) < len(gpus):
         return _wrong(f"a GPU is named twice: {', '.join(map(str, mask))}", inventory)
     return gpus
@@ -170,7 +171,8 @@ def overlaps(pools: Iterable[Pool], inventory: Inventory) -> tuple[Overlap, ...]
     local = [pool for pool in pools if pool.mode is not Mode.EXTERNAL]
     found = []
     for first, second in combinations(local, 2):
-        common = [each for each in _members(first, inventory) if each in _members(second, inventory)]
+        others = chosen(second.devices, inventory.all)
+        common = [each for each in chosen(first.devices, inventory.all) if each in others]
         if not common or (first.share and second.share):
             continue
         names = ", ".join(label(each.index, each.name, each.uuid) for each in common)
@@ -179,20 +181,6 @@ def overlaps(pools: Iterable[Pool], inventory: Inventory) -> tuple[Overlap, ...]
         trouble = Trouble(cause=Cause.WRONG_DEVICE, message=message, hint=hint)
         found.append(Overlap(pools=(first.id, second.id), trouble=trouble))
     return tuple(found)
-
-
-def _members(pool: Pool, inventory: Inventory) -> tuple[Gpu | LostGpu, ...]:
-    """The GPUs that a mask names, working or not; an empty one names all."""
-    if not pool.devices:
-        return inventory.all
-    return tuple(each for device in pool.devices for each in _named(device, inventory))
-
-
-def _named(device: int | str, inventory: Inventory) -> tuple[Gpu | LostGpu, ...]:
-    """By index, or by UUID or its beginning, as CUDA reads them."""
-    if isinstance(device, int):
-        return tuple(each for each in inventory.all if each.index == device)
-    return tuple(each for each in inventory.all if each.uuid is not None and each.uuid.startswith(device))
 
 
 def _all_lost(lost: tuple[LostGpu, ...]) -> Trouble:

@@ -46,6 +46,7 @@ from engine_provisioner.container_engines import (
     triton_repository_files,
 )
 from engine_provisioner.errors import ProvisionError, error_of
+from engine_provisioner.gpu_mask import chosen
 from engine_provisioner.gpus import GpuUnavailable, gpu_findings
 from engine_provisioner.host import Host
 from engine_provisioner.plan import StepKind, plan_for
@@ -224,9 +225,7 @@ class ContainerProvider:
             there = await asyncio.to_thread(self._host.gpus)
         except GpuUnavailable as error:
             raise ProvisionError(Cause.NO_GPU, error.message, error.hint) from error
-        if not pool.devices:
-            return there
-        return tuple(gpu for device in pool.devices for gpu in there if device == gpu.index or _begins(gpu, device))
+        return chosen(pool.devices, there)
 
     async def _found(self, pool: Pool, progress: Progress) -> Choice:
         """The runtime. Raises ProvisionError."""
@@ -377,10 +376,6 @@ def _cannot_write(path: Path, error: OSError) -> ProvisionError:
 
 def _finding(check: str, message: str, why: str, hint: str) -> Finding:
     return Finding(check=check, message=message, why=why, hint=hint)
-
-
-def _begins(gpu: Gpu, device: int | str) -> bool:
-    return isinstance(device, str) and gpu.uuid.startswith(device)
 
 
 def _short(digest: str) -> str:
