@@ -28,9 +28,25 @@ CAUSES: MappingProxyType[RuntimeCause, Cause] = MappingProxyType(
         RuntimeCause.RATE_LIMITED: Cause.ENGINE_FETCH,
         RuntimeCause.NO_SPACE: Cause.ENGINE_FETCH,
         RuntimeCause.NO_DEVICE: Cause.NO_GPU,
+        RuntimeCause.NO_RUNTIME: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.NO_ANSWER: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.NAME_TAKEN: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.BAD_MOUNT: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.NO_LIMITS: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.FAILED: Cause.CONTAINER_RUNTIME,
+        RuntimeCause.START_FAILED: Cause.ENGINE_EXIT,
+        RuntimeCause.PORT_TAKEN: Cause.ENGINE_EXIT,
+        RuntimeCause.CONTAINER_GONE: Cause.ENGINE_EXIT,
     }
 )
-"""What a runtime's failure means for the pool; every other one is a matter of the runtime or of what it was doing."""
+"""What a runtime's failure means for a pool: one for each."""
+_UNTOLD = frozenset(
+    {
+        *(RuntimeCause.NO_ANSWER, RuntimeCause.FAILED),
+        *(cause for cause, meaning in CAUSES.items() if meaning is Cause.ENGINE_EXIT),
+    }
+)
+"""Failures that, while an engine is prepared, tell of no engine: none runs yet."""
 _PASSES = frozenset({RuntimeCause.REGISTRY_UNREACHABLE, RuntimeCause.RATE_LIMITED, RuntimeCause.NO_ANSWER})
 _MEND_GPU = MappingProxyType(
     {
@@ -42,7 +58,7 @@ _MEND_GPU = MappingProxyType(
 
 def provision_error(error: ContainerError, otherwise: Cause) -> ProvisionError:
     """A runtime's failure in its own words, as a pool reports it; ``otherwise`` is for causes that tell nothing."""
-    cause = CAUSES.get(error.cause, otherwise)
+    cause = otherwise if error.cause in _UNTOLD else CAUSES[error.cause]
     return ProvisionError(cause, error.message, error.hint, retriable=error.cause in _PASSES)
 
 

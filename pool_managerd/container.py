@@ -16,7 +16,7 @@ from container_runtime.base import ContainerRuntime
 from container_runtime.choose import runtime_named
 from container_runtime.errors import ContainerError, RuntimeCause
 from container_runtime.spec import ContainerHandle, ContainerSpec, ContainerState
-from contracts.pools import Cause
+from engine_provisioner.container_checks import CAUSES
 from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog, Redacts
 from pool_managerd.errors import StepError
@@ -138,15 +138,6 @@ class EngineContainer:
             _log.warning("%s: its output cannot be read: %s", self.handle.name, error.message)
 
 
-_CAUSES = {
-    RuntimeCause.NO_RUNTIME: Cause.CONTAINER_RUNTIME,
-    RuntimeCause.NO_DEVICE: Cause.NO_GPU,
-    RuntimeCause.START_FAILED: Cause.ENGINE_EXIT,
-    RuntimeCause.PORT_TAKEN: Cause.ENGINE_EXIT,
-    RuntimeCause.CONTAINER_GONE: Cause.ENGINE_EXIT,
-}
-
-
 def step_error(error: ContainerError) -> StepError:
     """A runtime's error as a pool's."""
-    return StepError(_CAUSES.get(error.cause, Cause.ENGINE_FETCH), error.message, error.hint)
+    return StepError(CAUSES[error.cause], error.message, error.hint)

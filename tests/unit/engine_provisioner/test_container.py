@@ -26,7 +26,7 @@ from contracts.config import ContainerImage, Engine, Mode, Outbound, Policy, Poo
 from contracts.engines import BindMount, ContainerRun, Finding, HttpProbe, PreparedEngine
 from contracts.pools import Cause
 from engine_provisioner import triton_repository
-from engine_provisioner.container_checks import provision_error
+from engine_provisioner.container_checks import CAUSES, provision_error
 from engine_provisioner.errors import ProvisionError, render
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.providers.container import ContainerProvider
@@ -507,6 +507,7 @@ def test_every_failure_of_a_runtime_has_a_cause(cause: RuntimeCause) -> None:
     }  # fmt: skip
     expected = Cause.ENGINE_FETCH if cause in fetch else Cause.CONTAINER_RUNTIME
     expected = Cause.NO_GPU if cause is RuntimeCause.NO_DEVICE else expected
+    assert cause in CAUSES
     refused = provision_error(ContainerError(cause, "it failed", "mend it"), Cause.CONTAINER_RUNTIME)
     assert (refused.cause, refused.message, refused.hint) == (expected, "it failed", "mend it")
     passes = {RuntimeCause.REGISTRY_UNREACHABLE, RuntimeCause.RATE_LIMITED, RuntimeCause.NO_ANSWER}
