@@ -248,6 +248,9 @@ def _check_path(field: str, path: str) -> None:
 
 
 def _check_image(image: str, tag: str | None, digest: str | None) -> None:
+    if "@" in re.sub(rf"@{_DIGEST.pattern}$", "", image):
+        # What stands before the sign may be a password, so none of it is repeated.
+        raise SpecError("image", "the name holds a user name or a password: log in with the runtime instead")
     if not _IMAGE.fullmatch(image) or ":" in image.rpartition("/")[2]:
         raise SpecError("image", f"{image!r} is no image name without tag and digest")
     if tag is not None and not _TAG.fullmatch(tag):

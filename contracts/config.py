@@ -6,6 +6,8 @@ and adds line numbers to what is found here.
 
 from __future__ import annotations
 
+import math
+import math
 import re
 from enum import StrEnum
 from ipaddress import ip_address
@@ -359,19 +361,41 @@ def _overlaps(pools: tuple[Pool, ...]) -> list[Problem]:
 
 def _pool_problems(config: Config, pool: Pool, path: str) -> list[Problem]:
     found = [*_mode_problems(pool, path), *_device_problems(config, pool, path), *_exec_problems(pool, path)]
-    if pool.tensor_split is not None and len(pool.tensor_split) != len(pool.devices):
-        text = f"{len(pool.tensor_split)} shares for {len(pool.devices)} devices"
-        found.append(Problem(path=f"{path}.tensor_split", message=text, hint="give one share per device"))
+    found += _split_problems(pool, f"{path}.tensor_split")
     if config.profile is Profile.TRIAL and not _fits_trial(pool):
         named = pool.provisioning.package.name if pool.mode is Mode.PACKAGE and pool.provisioning.package else None
         what = f"mode {pool.mode}" if named is None else f"the package {named!r}"
         text = f"profile trial cannot use {pool.engine} from {what}"
-        hint = "use engine llamacpp with provisioning: {mode: package, package: {name: xllamacpp}}, or profile: home"
+        hint = (
+            "use engine llamacpp with provisioning: {mode: package, package: {name: xllamacpp}}, mode source or mode "
+            "container, or any engine with mode external; or profile: home"
+        )
         found.append(Problem(path=f"{path}.provisioning.mode", message=text, hint=hint))
     if config.profile is Profile.HOME and _is_trial_wheel(pool):
         text = "the wheel xllamacpp computes on the CPU, and profile home is GPU only"
         hint = "remove the provisioning block to build llama.cpp with CUDA, or set profile: trial"
         found.append(Problem(path=f"{path}.provisioning.package.name", message=text, hint=hint))
+    return found
+
+
+def _split_problems(pool: Pool, where: str) -> list[Problem]:
+    """Shares that no model can be divided by."""
+    shares = pool.tensor_split
+    if shares is None:
+        return []
+    found = []
+    if len(shares) != len(pool.devices):
+        text = f"{len(shares)} shares for {len(pool.devices)} devices"
+        found.append(Problem(path=where, message=text, hint="give one share per device"))
+    hint = "a number from 0 on, such as [2, 1] for two thirds and one third"
+    found += [
+        Problem(path=f"{where}[{number}]", message=f"{share:g} is no share of a model", hint=hint)
+        for number, share in enumerate(shares)
+        if not math.isfinite(share) or share < 0
+    ]
+    if shares and not any(shares):
+        text = "every share is 0, so no device gets any layer"
+        found.append(Problem(path=where, message=text, hint="give at least one device a share above 0"))
     return found
 
 

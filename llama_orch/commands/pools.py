@@ -20,8 +20,10 @@ def pools(*, url: UrlOption = None, config: ConfigOption = None, as_json: JsonOp
     known = {pool.pool_id: pool for pool in capabilities.pools}
     out.table(COLUMNS, [_row(pool, known.get(pool.pool_id)) for pool in health.pools], "no pools")
     for pool in health.pools:
-        if pool.last_error is not None and not pool.ready:
-            out.line(f"\n{pool.pool_id}: {pool.last_error.cause}: {pool.last_error.message}")
+        if pool.last_error is not None:
+            # A pool that is ready serves in spite of it, as after a reload that failed.
+            last = "ready, last error: " if pool.ready else ""
+            out.line(f"\n{pool.pool_id}: {last}{pool.last_error.cause}: {pool.last_error.message}")
             if pool.last_error.hint:
                 out.line(f"  hint: {pool.last_error.hint}")
     if not health.managed:

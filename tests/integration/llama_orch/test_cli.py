@@ -105,6 +105,13 @@ async def test_pools_says_why_one_is_not_ready(fake: FakeDaemon, cli: Cli) -> No
     assert as_json["pools"][0]["last_error"]["cause"] == "engine_exit"
 
 
+async def test_pools_shows_the_last_error_of_a_pool_that_is_ready_as_such(fake: FakeDaemon, cli: Cli) -> None:
+    fake.pool_error = PoolError(cause=Cause.MODEL_MISSING, message="there is no /b.gguf", hint="check the path")
+    _, row, *rest = (await cli("pools")).stdout.splitlines()
+    assert row.split("\t")[1] == "ready"
+    assert rest == ["", "trial: ready, last error: model_missing: there is no /b.gguf", "  hint: check the path"]
+
+
 async def test_tasks_and_cancel(fake: FakeDaemon, cli: Cli) -> None:
     await cli("run", "x")
     listed = await cli("tasks", "--state", "done")

@@ -21,6 +21,7 @@ from container_runtime.spec import (
     ContainerHandle,
     ContainerSpec,
     DeviceRequest,
+    ImageReference,
     Limits,
     Mount,
     PortMapping,
@@ -63,6 +64,20 @@ def test_a_digest_outranks_a_tag() -> None:
     assert spec(tag="1.0").reference.text == "ghcr.io/org/engine:1.0"
     assert spec().reference.text == "ghcr.io/org/engine"
     assert spec(image="127.0.0.1:5000/engine", tag="1.0").reference.text == "127.0.0.1:5000/engine:1.0"
+
+
+@pytest.mark.req("ORCH-3811")
+@pytest.mark.parametrize("image", ["me:sesame@ghcr.io/a/b", "sesame@ghcr.io/a", "https://me:sesame@ghcr.io/a/b:v1"])
+def test_a_password_in_the_name_of_an_image_is_not_repeated(image: str) -> None:
+    field, message = refusal(ImageReference, image=image)
+    assert field == "image"
+    assert message == "the name holds a user name or a password: log in with the runtime instead"
+
+
+def test_a_digest_in_the_name_of_an_image_is_no_password() -> None:
+    _, message = refusal(ImageReference, image=f"ghcr.io/a/b@{DIGEST}")
+    assert message == f"'ghcr.io/a/b@{DIGEST}' is no image name without tag and digest"
+    assert "sesame" not in refusal(ImageReference, image=f"me:sesame@ghcr.io/a/b@{DIGEST}")[1]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.0.2", "localhost", ""])  # noqa: S104 - they are refused

@@ -94,6 +94,15 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
         (config([LLAMA | {"env": {"A=B": "c"}}]), "pools[0].env.A=B", "without '='"),
         (config([LLAMA | {"env": {"A": "b\0"}}]), "pools[0].env.A", "null character"),
         (config([LLAMA | {"tensor_split": [1, 2]}]), "pools[0].tensor_split", "one share per device"),
+        (config([LLAMA | {"tensor_split": [0]}]), "pools[0].tensor_split", "at least one device a share above 0"),
+        (config([LLAMA | {"tensor_split": [-1]}]), "pools[0].tensor_split[0]", "a number from 0 on"),
+        (config([LLAMA | {"tensor_split": [float("nan")]}]), "pools[0].tensor_split[0]", "a number from 0 on"),
+        (config([LLAMA | {"tensor_split": [float("inf")]}]), "pools[0].tensor_split[0]", "a number from 0 on"),
+        (
+            config([LLAMA | {"devices": [0, 1], "tensor_split": [0, -0.0]}]),
+            "pools[0].tensor_split",
+            "at least one device a share above 0",
+        ),
         (
             config([LLAMA | {"engine": "vllm", "provisioning": {"mode": "source"}}]),
             "pools[0].provisioning.mode",
