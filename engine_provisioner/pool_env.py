@@ -27,7 +27,7 @@ _WHY_FLAG = "llama-server reads a flag from it, which then is not checked as tho
 
 
 def env_finding(pool: Pool, name: str, key_env: str | None) -> Finding | None:
-    """Why a variable is refused; None where it may be set. ``key_env`` is where the engine reads its key from, if it does."""
+    """Why a variable is refused; None where it may be set. ``key_env`` is where the engine reads its key from."""
     text = f"pools[{pool.id}].env sets {name}"
     if name.startswith(_FLAG_PREFIX) or name in _FLAG_NAMES:
         return Finding(check="env", message=text, why=_WHY_FLAG, hint="remove it, and set the flag in pools[].flags")

@@ -1,18 +1,22 @@
 """What an engine puts where: weights, KV cache and working memory, on the GPUs and in host memory, before it runs.
 
 Decides how many bytes each part has, from what the model says of itself and what the pool configures. The formulas are
-those of the engines: llama.cpp's placement of layers, its KV cache in cells of 256 tokens and its compute buffer. What
-is not known counts as nothing, so a footprint is never made up. Never decides whether it fits: ``vram`` and ``ram`` do.
+those of the engines: llama.cpp's KV cache in cells of 256 tokens and its compute buffer. Every layer counts as on the
+GPUs, whatever ``--n-gpu-layers`` says: the proof that an engine is there is made of these numbers, and must not be made
+of the flag that it judges. Only experts and the KV cache may be kept in host memory, by their names. What is not known
+counts as nothing, so a footprint is never made up. Never decides whether it fits: ``vram`` and ``ram`` do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 from contracts.base import Message
-from contracts.config import Engine, Pool
+from contracts.config import Engine, Pool, Profile
 from contracts.engines import KvLayout, ResolvedModel, WeightSizes
+from engine_provisioner.container_flags import configured_of
+from engine_provisioner.flags import Configured
+from engine_provisioner.gpu_only import whole
 from model_provisioner import ggml
 
 MIB = 1 << 20
@@ -39,7 +43,7 @@ class Footprint(Message, frozen=True, kw_only=True):
     gpu_output: int = 0
     """The part of ``gpu_weights`` that lies on the last GPU alone."""
     gpu_layers: int = 0
-    """How many repeating layers are on the GPUs; 0 where it is not known."""
+    """How many repeating layers the model has; 0 where it is not known."""
     gpu_kv: int = 0
     gpu_kv_fixed: int = 0
     """The part of ``gpu_kv`` that does not shrink with the context: sliding windows and recurrent states."""
@@ -60,130 +64,103 @@ def footprint(model: ResolvedModel, pool: Pool) -> Footprint | None:
             return None
 
 
-def flag(flags: tuple[str, ...], *names: str) -> str | None:
-    """The value of the last of these flags; empty for one without a value, None where there is none."""
-    found = None
-    tokens = list(_tokens(flags))
-    for number, token in enumerate(tokens):
-        name, equals, value = token.partition("=")
-        if _canonical(name) in names:
-            following = tokens[number + 1] if number + 1 < len(tokens) else ""
-            found = value if equals else following if not following.startswith("--") else ""
-    return found
+def said(pool: Pool) -> Configured:
+    """The pool's flags as its engine gets them in profile home."""
+    return configured_of(pool, Profile.HOME)
 
 
-def number_flag(flags: tuple[str, ...], *names: str, default: int) -> int:
+def count(theirs: Configured, spelled: str, default: int) -> int:
     """The value of a flag that is a whole number, not below 0; ``default`` where it is none."""
-    text = flag(flags, *names) or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
-
-
-def _tokens(flags: tuple[str, ...]) -> Iterator[str]:
-    for element in flags:
-        yield from element.split(maxsplit=1) if element.startswith("-") else [element]
-
-
-def _canonical(name: str) -> str:
-    return name.replace("_", "-") if name.startswith("--") else name
+    found = whole(theirs.value(spelled) or "")
+    return found if found is not None and found >= 0 else default
 
 
 # --- llama.cpp --------------------------------------------------------------------------------------------------------
 
 
 def _llamacpp(model: ResolvedModel, pool: Pool) -> Footprint:
-    flags = pool.flags
+    theirs = said(pool)
     weights = model.weights or WeightSizes(layers=model.size_bytes)
     layers = model.layers or 0
-    on_gpu = _offloaded(flags, layers)
-    share = Fraction(on_gpu, layers) if layers else Fraction(1)
-    output = weights.output if on_gpu or not layers else 0
-    experts = int(weights.experts * _experts_on_gpu(model, flags, layers, on_gpu))
-    gpu_weights = int((weights.layers - weights.experts) * share) + experts + output
-    growing, fixed = _kv_cache(model.kv, pool)
-    on_host = flag(flags, "--no-kv-offload", "-nkvo") is not None
-    gpu_kv = 0 if on_host else int((growing + fixed) * share)
+    experts = int(weights.experts * _experts_on_gpu(model, theirs, layers))
+    growing, fixed = _kv_cache(model.kv, pool, theirs)
+    on_host = theirs.value("--no-kv-offload") is not None
     return Footprint(
-        gpu_weights=gpu_weights,
-        gpu_output=output,
-        gpu_layers=on_gpu,
-        gpu_kv=gpu_kv,
-        gpu_kv_fixed=0 if on_host else int(fixed * share),
-        host_weights=max(weights.layers - (gpu_weights - output), 0) + weights.input + (weights.output - output),
-        host_kv=growing + fixed - gpu_kv,
-        compute=_llamacpp_compute(model, pool),
+        gpu_weights=weights.layers - weights.experts + experts + weights.output,
+        gpu_output=weights.output,
+        gpu_layers=layers,
+        gpu_kv=0 if on_host else growing + fixed,
+        gpu_kv_fixed=0 if on_host else fixed,
+        host_weights=weights.experts - experts + weights.input,
+        host_kv=growing + fixed if on_host else 0,
+        compute=_llamacpp_compute(model, pool, theirs),
         context=LLAMACPP_CONTEXT,
     )
 
 
-def _offloaded(flags: tuple[str, ...], layers: int) -> int:
-    """Repeating layers on the GPUs: of ``--n-gpu-layers`` the first is the output, then the last layers."""
-    wanted = number_flag(flags, "--n-gpu-layers", "-ngl", "--ngl", "--gpu-layers", default=layers + 1)
-    return min(max(wanted - 1, 0), layers)
-
-
-def _experts_on_gpu(model: ResolvedModel, flags: tuple[str, ...], layers: int, on_gpu: int) -> Fraction:
+def _experts_on_gpu(model: ResolvedModel, theirs: Configured, layers: int) -> Fraction:
     """The share of the experts that is on the GPUs: ``--n-cpu-moe`` keeps those of the first layers in host memory."""
+    kept = count(theirs, "--n-cpu-moe", 0)
+    if theirs.value("--cpu-moe") is not None:
+        return Fraction(0)
     with_experts = layers - min(model.dense_layers, layers)
     if not with_experts:
-        return Fraction(1)
-    kept = number_flag(flags, "--n-cpu-moe", "-ncmoe", default=0)
-    overridden = flag(flags, "--override-tensor", "-ot") or ""
-    if flag(flags, "--cpu-moe", "-cmoe") is not None or ("exps" in overridden and overridden.endswith("=CPU")):
-        kept = layers
-    first = max(model.dense_layers, kept, layers - on_gpu)
-    return Fraction(max(layers - first, 0), with_experts)
+        return Fraction(0 if kept and not layers else 1)
+    return Fraction(max(layers - max(model.dense_layers, kept), 0), with_experts)
 
 
 def kv_cache_bytes(kv: KvLayout | None, pool: Pool) -> int:
     """llama.cpp's KV cache: each slot has its own context; a windowed layer remembers the window and one batch."""
-    return sum(_kv_cache(kv, pool))
+    return sum(_kv_cache(kv, pool, said(pool)))
 
 
-def _kv_cache(kv: KvLayout | None, pool: Pool) -> tuple[int, int]:
+def _kv_cache(kv: KvLayout | None, pool: Pool, theirs: Configured) -> tuple[int, int]:
     """The part that grows with the context, and the rest."""
     if kv is None:
         return 0, 0
-    flags = pool.flags
-    cells, windowed = _rounded_up(pool.ctx), _windowed_cells(kv, pool)
-    key = _element(flags, "--cache-type-k", "-ctk")
-    value = _element(flags, "--cache-type-v", "-ctv")
+    cells, windowed = _rounded_up(pool.ctx), _windowed_cells(kv, pool, theirs)
+    key = _element(theirs, "--cache-type-k")
+    value = _element(theirs, "--cache-type-v")
     full = cells * (kv.key * key + kv.value * value)
     short = windowed * (kv.windowed_key * key + kv.windowed_value * value)
     return int(pool.slots * full), int(pool.slots * (short + 4 * kv.state))
 
 
-def _windowed_cells(kv: KvLayout, pool: Pool) -> int:
+def _windowed_cells(kv: KvLayout, pool: Pool, theirs: Configured) -> int:
     """Cells of a windowed layer, in each slot."""
     cells = _rounded_up(pool.ctx)
-    if not kv.window or flag(pool.flags, "--swa-full") is not None:
+    if not kv.window or theirs.value("--swa-full") is not None:
         return cells
-    return min(cells, _rounded_up(kv.window + _ubatch(pool)))
+    return min(cells, _rounded_up(kv.window + _ubatch(pool, theirs)))
 
 
-def _element(flags: tuple[str, ...], *names: str) -> Fraction:
+def _element(theirs: Configured, spelled: str) -> Fraction:
     """Bytes of one element of the cache; f16 is llama.cpp's default."""
-    weights, size = ggml.BLOCKS[ggml.CACHE_TYPES.get((flag(flags, *names) or "f16").lower(), 1)]
+    weights, size = ggml.BLOCKS[ggml.CACHE_TYPES.get((theirs.value(spelled) or "f16").lower(), 1)]
     return Fraction(size, weights)
 
 
-def _ubatch(pool: Pool) -> int:
-    batch = number_flag(pool.flags, "--batch-size", "-b", default=BATCH)
-    ubatch = number_flag(pool.flags, "--ubatch-size", "-ub", default=UBATCH)
+def _ubatch(pool: Pool, theirs: Configured) -> int:
+    batch = count(theirs, "--batch-size", BATCH)
+    ubatch = count(theirs, "--ubatch-size", UBATCH)
     return min(batch, ubatch, _rounded_up(pool.ctx) * pool.slots)
 
 
-def _llamacpp_compute(model: ResolvedModel, pool: Pool) -> int:
+def _llamacpp_compute(model: ResolvedModel, pool: Pool, theirs: Configured) -> int:
     """The compute buffer: the logits of one micro-batch or the widest layer, what goes in, and the attention mask.
 
     In 4-byte floats; the masks in halves, twice, for the copy that older versions make. Without flash attention the
     scores of all heads come on top. Llama 3.1 8B with 8192 tokens prints 258.5 MiB: (vocabulary + embedding) x 512 x 4.
     """
-    ubatch, cells = _ubatch(pool), _rounded_up(pool.ctx)
+    ubatch, cells = _ubatch(pool, theirs), _rounded_up(pool.ctx)
     embedding = model.embedding or 0
     width = max(model.vocabulary or USUAL_VOCABULARY, 8 * embedding) + embedding
-    scores = (model.heads or 0) * 4 if flag(pool.flags, "--flash-attn", "-fa") in {"off", "0", "false"} else 0
-    masks = cells + (_windowed_cells(model.kv, pool) if model.kv is not None and model.kv.window else 0)
+    scores = (model.heads or 0) * 4 if theirs.value("--flash-attn") in _OFF else 0
+    masks = cells + (_windowed_cells(model.kv, pool, theirs) if model.kv is not None and model.kv.window else 0)
     return ubatch * (4 * width + 2 * 2 * masks + cells * scores)
+
+
+_OFF = frozenset({"off", "disabled", "false", "0"})
 
 
 def _rounded_up(tokens: int) -> int:
@@ -195,28 +172,28 @@ def _rounded_up(tokens: int) -> int:
 
 def _torch(model: ResolvedModel, pool: Pool) -> Footprint:
     """The least with which such an engine starts: one sequence of the whole context has to fit."""
-    flags = pool.flags
+    theirs = said(pool)
     weights = model.weights.layers if model.weights is not None else model.size_bytes
-    offload = number_flag(flags, "--cpu-offload-gb", default=0) * GIB
-    tokens = number_flag(flags, "--max-num-batched-tokens", "--max-batch-prefill-tokens", default=VLLM_TOKENS)
+    offload = count(theirs, "--cpu-offload-gb", 0) * GIB
+    tokens = count(theirs, "--max-batch-prefill-tokens", count(theirs, "--max-num-batched-tokens", VLLM_TOKENS))
     # A forward pass holds some ten copies of what goes through it, of 2 bytes, and the logits of every sequence.
     activations = tokens * (model.embedding or 0) * 2 * 10
+    growing, fixed = _one_sequence(model.kv, pool, tokens, theirs.value("--kv-cache-dtype") or "")
     logits = pool.slots * (model.vocabulary or USUAL_VOCABULARY) * 4
     return Footprint(
         gpu_weights=max(weights - offload, 0),
-        gpu_kv=sum(_one_sequence(model.kv, pool, tokens)),
-        gpu_kv_fixed=_one_sequence(model.kv, pool, tokens)[1],
+        gpu_kv=growing + fixed,
+        gpu_kv_fixed=fixed,
         host_weights=min(offload, weights),
         compute=activations + logits,
         context=TORCH_CONTEXT,
     )
 
 
-def _one_sequence(kv: KvLayout | None, pool: Pool, tokens: int) -> tuple[int, int]:
+def _one_sequence(kv: KvLayout | None, pool: Pool, tokens: int, dtype: str) -> tuple[int, int]:
     """The KV cache of one sequence: the part that grows with the context, and the rest."""
     if kv is None:
         return 0, 0
-    small = (flag(pool.flags, "--kv-cache-dtype") or "").startswith(("fp8", "int8"))
     windowed = min(pool.ctx, kv.window + tokens) if kv.window else pool.ctx
-    size = 1 if small else 2
+    size = 1 if dtype.startswith(("fp8", "int8")) else 2
     return size * pool.ctx * (kv.key + kv.value), size * windowed * (kv.windowed_key + kv.windowed_value)

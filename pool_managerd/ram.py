@@ -56,5 +56,5 @@ def _mend(weights: int, kv: int, profile: Profile) -> str:
         if profile is Profile.TRIAL:
             mends.append("use a smaller model")
         else:
-            mends.append("keep less of the model off the GPUs (--n-cpu-moe, --n-gpu-layers, --cpu-offload-gb)")
+            mends.append("keep less of the model off the GPUs (--n-cpu-moe, --cpu-moe, --cpu-offload-gb)")
     return ", or ".join(mends)

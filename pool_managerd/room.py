@@ -31,13 +31,15 @@ class Room:
     resources: Callable[[], Resources] = resources
 
     async def check(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> None:
-        """Raises StepError, with the numbers, where the engine would not fit into what is free."""
+        """Raises StepError, with the numbers, where the engine does not fit into what is free or leaves layers out."""
+        self._all_on_gpus(pool, model)
         refusal = await self._refusal(pool, engine, model, mask)
         if refusal is not None:
             raise StepError(refusal.cause, refusal.message, refusal.hint)
 
     async def beside(self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]) -> bool:
-        """Whether the engine fits next to the one that serves."""
+        """Whether the engine fits next to the one that serves. Raises StepError where it leaves layers to the CPU."""
+        self._all_on_gpus(pool, model)
         if await self._ram_refusal(pool, model) is not None:
             return False
         need = await self.need(pool, engine, model, mask)
@@ -48,7 +50,11 @@ class Room:
     async def need(
         self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]
     ) -> vram.Need | None:
-        """What the engine needs on its GPUs; None for one that somebody else runs."""
+        """What the engine needs on its GPUs; None for one that somebody else runs.
+
+        Raises StepError where it leaves layers to the CPU: one that is taken over was not checked before its start.
+        """
+        self._all_on_gpus(pool, model)
         need = vram.estimate(model, pool)
         if need is None or not mask:
             return need
@@ -71,6 +77,11 @@ class Room:
         key = vram.memory_key(engine, model, pool, mask)
         await asyncio.to_thread(self.memory.remember, key, total)
         return total
+
+    def _all_on_gpus(self, pool: Pool, model: ResolvedModel) -> None:
+        refusal = vram.layers_refusal(model, pool) if self.profile is Profile.HOME else None
+        if refusal is not None:
+            raise StepError(refusal.cause, refusal.message, refusal.hint)
 
     async def _refusal(
         self, pool: Pool, engine: PreparedEngine, model: ResolvedModel, mask: tuple[Gpu, ...]

@@ -1,8 +1,9 @@
 """Whether an engine fits into the VRAM that is free, before it is started, and what to do where it does not.
 
-Decides what a start needs on each GPU of its pool, compares it with what NVML shows free there, and words the refusal
-with the numbers. An estimate decides the first start of a configuration; what a proved start was seen to hold decides
-every later one (``vram_memory`` keeps it). Never asks NVML, and never starts or stops anything.
+Decides whether all layers go to the GPUs and what a start needs on each GPU of its pool, compares it with what NVML
+shows free there, and words the refusal with the numbers. An estimate decides the first start of a configuration; what a
+proved start was seen to hold decides every later one (``vram_memory`` keeps it). Never asks NVML, and never starts or
+stops anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from contracts.base import Message
 from contracts.config import Engine, Pool
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Gpu
-from pool_managerd.footprint import GIB, flag, footprint, number_flag
+from engine_provisioner.gpu_only import ALL_LAYERS, whole
+from pool_managerd.footprint import GIB, count, footprint, said
 
 DEFAULT_FRACTION = 0.9
 """What vLLM takes of each GPU where nobody says otherwise; its newer versions take 0.92."""
@@ -27,7 +29,7 @@ TGI_ROOM = 0.9
 MEASURED_MARGIN = 32
 """A measured engine may need one part in so many more than it did: its buffers grow a little with use."""
 LEAST_ON_GPU = 0.8
-"""The part of its offloaded weights that a proved engine must be seen to hold."""
+"""The part of the weights that belong on the GPUs that a proved engine must be seen to hold."""
 SMALLEST_CTX = 512
 """Nobody is told to make do with less."""
 BESIDE_MARGIN = 20
@@ -113,20 +115,21 @@ def estimate(model: ResolvedModel, pool: Pool, *, fraction: float | None = None)
         slots=pool.slots,
     )
     replace = msgspec.structs.replace
+    theirs = said(pool)
     match pool.engine:
         case Engine.LLAMACPP:
-            alone = flag(pool.flags, "--split-mode", "-sm") == "none"
-            main = number_flag(pool.flags, "--main-gpu", "-mg", default=0)
+            alone = theirs.value("--split-mode") == "none"
+            main = count(theirs, "--main-gpu", 0)
             return replace(need, layers=found.gpu_layers, output_bytes=found.gpu_output, only=main if alone else None)
         case Engine.TGI:
-            shards = number_flag(pool.flags, "--num-shard", default=0)
-            asked = _fraction(flag(pool.flags, "--cuda-memory-fraction"), fraction, 1.0)
+            shards = count(theirs, "--num-shard", 0)
+            asked = _fraction(theirs.value("--cuda-memory-fraction"), fraction, 1.0)
             return replace(need, width=shards or None, fraction=asked * TGI_ROOM)
         case Engine.VLLM | Engine.TRITON | Engine.OPENAI:
-            stages = number_flag(pool.flags, "--pipeline-parallel-size", "-pp", default=0)
-            width = number_flag(pool.flags, "--tensor-parallel-size", "-tp", default=1 if stages else 0)
+            stages = count(theirs, "--pipeline-parallel-size", 0)
+            width = count(theirs, "--tensor-parallel-size", 1 if stages else 0)
             width *= stages or 1
-            asked = _fraction(flag(pool.flags, "--gpu-memory-utilization"), fraction, DEFAULT_FRACTION)
+            asked = _fraction(theirs.value("--gpu-memory-utilization"), fraction, DEFAULT_FRACTION)
             return replace(need, width=width or None, fraction=asked, reserves=True)
 
 
@@ -141,8 +144,30 @@ def with_measured(need: Need, measured: int | None) -> Need:
 
 
 def least_on_gpu(need: Need) -> int:
-    """The least bytes, over all GPUs of the pool, that a proved engine holds: most of the weights that it offloads."""
+    """The least bytes, over all GPUs of the pool, that a proved engine holds: most of the weights that belong there.
+
+    Those are all but the experts that the operator keeps in host memory by their name; no other flag makes it less.
+    """
     return int(need.weights_bytes * LEAST_ON_GPU)
+
+
+def layers_refusal(model: ResolvedModel, pool: Pool) -> Refusal | None:
+    """Why the pool's flags would leave layers of this model to the CPU; None where all of them go to the GPUs."""
+    said_layers = said(pool).value("--n-gpu-layers") if pool.engine is Engine.LLAMACPP else None
+    if said_layers is None:
+        return None
+    wanted = max(whole(said_layers) or 0, 0)
+    layers = int(ALL_LAYERS) if model.layers is None else model.layers + 1  # with the output
+    if wanted >= layers:
+        return None
+    left = f"leaves {layers - wanted} of {layers} layers on the CPU"
+    if model.layers is None:
+        left = "may leave layers on the CPU, for the model does not say how many it has"
+    return Refusal(
+        cause=Cause.POLICY_DENIED,
+        message=f"--n-gpu-layers {said_layers} {left}, and profile home is GPU only",
+        hint="remove it; where the model then does not fit, use a smaller quantization of it, or a smaller ctx",
+    )
 
 
 def fits_beside(need: Need, gpus: Sequence[Gpu], tensor_split: Sequence[float] | None = None) -> bool:
@@ -204,11 +229,11 @@ def _by_layers(need: Need, gpus: tuple[Gpu, ...], tensor_split: tuple[float, ...
     wanted = tensor_split if sum(tensor_split) > 0 else tuple(float(max(_free(gpu), 0)) for gpu in gpus)
     total = sum(wanted)
     shares = [part / total for part in wanted] if total else [1 / len(gpus)] * len(gpus)
-    whole = need.weights_bytes + need.kv_bytes
+    both = need.weights_bytes + need.kv_bytes
     if not need.layers:
-        return [share * whole for share in shares]
+        return [share * both for share in shares]
     ends = list(accumulate(shares))
-    layer = (whole - need.output_bytes) / need.layers
+    layer = (both - need.output_bytes) / need.layers
     parts = [0.0] * len(gpus)
     for number in range(need.layers + 1):
         at = number / (need.layers + 1)

@@ -11,13 +11,16 @@ from msgspec.structs import replace
 from contracts.config import Engine, Mode, Profile
 from contracts.engines import KvLayout, PreparedEngine, ResolvedModel, WeightSizes
 from contracts.pools import Cause, Gpu
-from pool_managerd.footprint import flag, footprint, number_flag
+from engine_provisioner.flags import flag_findings
+from pool_managerd.devices import DeviceProcess, by_presence_alone, on_its_devices
+from pool_managerd.footprint import count, footprint, said
 from pool_managerd.ram import ram_refusal
 from pool_managerd.vram import (
     Basis,
     Need,
     estimate,
     fits_beside,
+    layers_refusal,
     least_on_gpu,
     memory_key,
     refusal,
@@ -54,7 +57,8 @@ def test_llama_3_1_8b_at_8192_tokens() -> None:
         pytest.param(("--cache_type_k", "f32"), 8192, 1, 1024 + 512, id="f32 keys"),
         pytest.param(("--cache-type-k", "q9_9"), 8192, 1, 1024, id="a type that is not known"),
         pytest.param(("--no-kv-offload",), 8192, 1, 0, id="in host memory"),
-        pytest.param(("--n-gpu-layers", "17"), 8192, 1, 512, id="half of the layers"),
+        pytest.param(("--n-gpu-layers", "17"), 8192, 1, 1024, id="whatever the layers"),
+        pytest.param(("--no_kv_offload", "-kvo"), 8192, 1, 1024, id="the last one wins"),
     ],
 )
 def test_the_kv_cache_is_as_large_as_llama_cpp_makes_it(flags: tuple[str, ...], ctx: int, slots: int, mib: int) -> None:
@@ -72,18 +76,18 @@ def test_a_sliding_window_remembers_the_window_and_one_batch() -> None:
 
 
 @pytest.mark.req("PM-02")
-def test_flags_decide_how_much_is_offloaded() -> None:
-    everything = need(model()).weights_bytes
-    assert need(model(), "--n-gpu-layers", "999").weights_bytes == everything
-    assert need(model(), "-ngl", "33").weights_bytes == everything
-    assert need(model(), "--n-gpu-layers", "all").weights_bytes == everything
-    assert need(model(), "-ngl", "17").weights_bytes == 4_186_439_936 // 2 + 430_956_544
-    assert need(model(), "-ngl", "1").weights_bytes == 0  # the output alone, which is left out
+def test_experts_alone_stay_off_the_gpus() -> None:
+    assert need(model()).weights_bytes == 4_186_439_936 + 430_956_544
+    assert (need(model()).layers, need(model()).output_bytes) == (32, 430_956_544)
     assert need(MIXTURE, "--cpu-moe").weights_bytes == GIB + GIB // 2
     assert need(MIXTURE, "--n-cpu-moe", "12").weights_bytes == GIB + GIB // 2 + 12 * GIB
-    assert need(MIXTURE, "-ot", r"\.ffn_.*_exps\.=CPU").weights_bytes == GIB + GIB // 2
+    assert need(MIXTURE, "--n-cpu-moe", "99").weights_bytes == GIB + GIB // 2
     assert need(replace(MIXTURE, dense_layers=24), "--n-cpu-moe", "36").weights_bytes == GIB + GIB // 2 + 8 * GIB
-    assert need(replace(MIXTURE, dense_layers=48), "--cpu-moe").weights_bytes == 17 * GIB + GIB // 2
+    assert need(replace(MIXTURE, dense_layers=48), "--n-cpu-moe", "9").weights_bytes == 17 * GIB + GIB // 2
+    silent = replace(MIXTURE, layers=None)
+    assert need(silent).weights_bytes == 17 * GIB + GIB // 2
+    assert need(silent, "--n-cpu-moe", "12").weights_bytes == GIB + GIB // 2
+    assert need(silent, "--cpu-moe").weights_bytes == GIB + GIB // 2
 
 
 @pytest.mark.req("PM-02")
@@ -189,7 +193,8 @@ def test_engines_on_pytorch_share_every_layer_out() -> None:
     two = (gpu(0, total=12), gpu(1, total=12))
     assert refusal(need(BF16_8B, engine=Engine.VLLM), two) is None
     assert refusal(need(BF16_8B, "--tensor-parallel-size=1", engine=Engine.VLLM), two) is not None
-    assert refusal(need(BF16_8B, "-tp", "2", engine=Engine.TRITON), two) is None
+    assert need(BF16_8B, "--tensor-parallel-size", "2", engine=Engine.TRITON).width == 2
+    assert need(BF16_8B, "-tp", "2", engine=Engine.TRITON).width is None  # tritonserver's own, and no argument of vLLM
     assert need(BF16_8B, engine=Engine.VLLM).width is None  # all of the mask
     assert need(BF16_8B, "-pp", "2", engine=Engine.VLLM).width == 2
     assert need(BF16_8B, "-pp", "2", "-tp", "2", engine=Engine.VLLM).width == 4
@@ -252,6 +257,81 @@ def test_a_proved_engine_holds_most_of_its_weights() -> None:
     assert least_on_gpu(need(MIXTURE, "--cpu-moe")) == int(1.5 * GIB * 0.8)
 
 
+LAYERS = [
+    *("0", "00", "+0", "-0", "0.9", "", "0 ", "1", "12", "32", "33", "99", "999"),
+    *("-1", "-2", "all", "auto", "All", "none", "12x", "1e3", "0x21", "9999999999"),
+]
+SPELLED = st.sampled_from(["--n-gpu-layers", "--n_gpu_layers", "--gpu-layers", "--gpu_layers", "-ngl", "--ngl"])
+
+
+@st.composite
+def layer_flags(draw: st.DrawFn) -> tuple[str, ...]:
+    name, value = draw(SPELLED), draw(st.sampled_from(LAYERS) | st.integers().map(str) | st.text(max_size=6))
+    return draw(st.sampled_from([(name, value), (f"{name}={value}",), (f"{name} {value}",)]))
+
+
+@pytest.mark.req("ORCH-3803", "PM-02")
+def test_a_number_of_layers_that_leaves_some_to_the_cpu_is_refused_before_the_start() -> None:
+    found = layers_refusal(model(), pool("-ngl", "12"))
+    assert found is not None
+    assert found.cause is Cause.POLICY_DENIED
+    assert found.message == "--n-gpu-layers 12 leaves 21 of 33 layers on the CPU, and profile home is GPU only"
+    assert found.hint == (
+        "remove it; where the model then does not fit, use a smaller quantization of it, or a smaller ctx"
+    )
+    refused = {value for value in LAYERS if layers_refusal(model(), pool("--n-gpu-layers", value)) is not None}
+    assert set(LAYERS) - refused == {"33", "99", "999", "-1", "all", "auto"}
+    assert layers_refusal(model(), pool("-ngl", "0", "--gpu_layers 33")) is None
+    assert layers_refusal(model(), pool()) is None
+    assert layers_refusal(model(), pool("-ngl", "0", engine=Engine.VLLM)) is None
+    silent = replace(model(), layers=None)
+    assert layers_refusal(silent, pool("-ngl", "all")) is None
+    unsure = layers_refusal(silent, pool("-ngl", "99"))
+    assert unsure is not None
+    assert "does not say how many it has" in unsure.message
+
+
+@pytest.mark.req("ORCH-3803")
+@given(of=st.sampled_from([model(), GEMMA_12B, MIXTURE]), flags=st.lists(layer_flags(), max_size=3))
+def test_no_flag_makes_the_proof_less_than_most_of_the_dense_weights(
+    of: ResolvedModel, flags: list[tuple[str, ...]]
+) -> None:
+    assert of.weights is not None
+    dense = of.weights.layers - of.weights.experts + of.weights.output
+    every = [token for each in flags for token in each]
+    for experts in (
+        (),
+        ("--cpu-moe",),
+        ("-ncmoe", "00"),
+        ("--n-cpu-moe=999",),
+        ("-nkvo",),
+        ("--override-tensor", ".*=CPU"),
+    ):
+        assert least_on_gpu(need(of, *every, *experts)) >= int(0.8 * dense)
+    # what gets as far as a start has every layer on the GPUs
+    told = pool(*every)
+    if not flag_findings(told, Profile.HOME) and layers_refusal(of, told) is None:
+        value = said(told).value("--n-gpu-layers")
+        assert value is None or int(value) > (of.layers or 0)
+
+
+@pytest.mark.req("ORCH-3803")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(("--n-gpu-layers", value) for value in ("0", "00", "+0", "0.9", "", "0 ", "1", "32")),
+        *(("--device", "none"), ("-sm", "none", "-mg", "-1"), ("-ot", ".*=CPU"), ("--n-cpu-ffn", "99")),
+        ("--rpc", "127.0.0.1:50052"),
+    ],
+)
+def test_where_presence_is_the_proof_no_engine_started_with_layers_on_the_cpu(flags: tuple[str, ...]) -> None:
+    seen = (DeviceProcess(uuid="GPU-0", pid=7, used_bytes=None),)
+    assert on_its_devices(("GPU-0",), frozenset({7}), seen, least_on_gpu(need(model(), *flags))) is None
+    assert by_presence_alone(("GPU-0",), frozenset({7}), seen) is not None
+    told = pool(*flags)
+    assert flag_findings(told, Profile.HOME) or layers_refusal(model(), told) is not None
+
+
 def test_the_key_tells_apart_what_changes_the_need() -> None:
     engine = PreparedEngine(
         engine=Engine.LLAMACPP, engine_version="b1", provisioning_mode=Mode.SOURCE, engine_digest="sha256:1"
@@ -303,9 +383,7 @@ def test_more_context_and_more_slots_never_need_less(
     assert min(found.weights_bytes, found.kv_bytes, found.compute_bytes, found.overhead_bytes) >= 0
     assert 0 <= found.kv_fixed_bytes <= found.kv_bytes
     whole = footprint(of, pool(*flags, ctx=ctx, slots=slots))
-    plain = footprint(
-        of, pool(*(each for each in flags if each not in {"--no-kv-offload", "-ngl=20"}), ctx=ctx, slots=slots)
-    )
+    plain = footprint(of, pool(*(each for each in flags if each != "--no-kv-offload"), ctx=ctx, slots=slots))
     assert whole is not None
     assert plain is not None
     assert abs(whole.gpu_kv + whole.host_kv - plain.gpu_kv) <= 1  # it is somewhere
@@ -335,8 +413,7 @@ def test_an_engine_is_refused_only_where_it_does_not_fit(
 
 @given(st.lists(st.text(max_size=20), max_size=6).map(tuple))
 def test_flags_of_any_kind_are_read(flags: tuple[str, ...]) -> None:
-    assert flag(flags, "--cache-type-k") is None or "cache" in "".join(flags)
-    assert number_flag(flags, "-ngl", default=7) >= 0
+    assert count(said(pool(*flags)), "--main-gpu", 7) >= 0
     assert need(model(), *flags).total_bytes > 0
 
 
@@ -356,7 +433,7 @@ def test_what_is_not_offloaded_needs_host_memory() -> None:
     )
     assert (
         experts.hint
-        == "end other programs, or keep less of the model off the GPUs (--n-cpu-moe, --n-gpu-layers, --cpu-offload-gb)"
+        == "end other programs, or keep less of the model off the GPUs (--n-cpu-moe, --cpu-moe, --cpu-offload-gb)"
     )
     assert ram_refusal(MIXTURE, pool("--cpu-moe"), 17 * GIB) is None
     on_host = ram_refusal(model(), pool("--no-kv-offload"), GIB)
