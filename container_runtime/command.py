@@ -103,17 +103,21 @@ class _Pipe(asyncio.Protocol):
         self.writer = -1
         """The end that the program gets."""
         self._transport: asyncio.ReadTransport | None = None
+        self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is open."""
         self._transport = cast("asyncio.ReadTransport", transport)  # what connect_read_pipe makes, uvloop's too
+        if self._closed:  # given up before it was
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Nobody holds the other end any more, or we have closed ours."""
         self.over.set()
 
     def close(self) -> None:
-        """Read no more. Idempotent."""
+        """Read no more, nor what will only be opened. Idempotent."""
+        self._closed = True
         if self._transport is not None:
             self._transport.close()
 
@@ -188,8 +192,14 @@ async def _started(
             reader, writer = os.pipe()
             end = its.enter_context(os.fdopen(writer, "wb", buffering=0))
             pipe.writer = end.fileno()
-            await loop.connect_read_pipe(lambda pipe=pipe: pipe, os.fdopen(reader, "rb", buffering=0))  # type: ignore[misc]
             ours.callback(pipe.close)
+            source = os.fdopen(reader, "rb", buffering=0)
+            try:
+                await loop.connect_read_pipe(lambda pipe=pipe: pipe, source)  # type: ignore[misc]
+            except BaseException:
+                with contextlib.suppress(OSError):  # uvloop has closed its descriptor and not the file
+                    source.close()
+                raise
         try:
             process = await asyncio.create_subprocess_exec(
                 program,

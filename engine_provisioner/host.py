@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -157,6 +157,7 @@ class Host:
             except OSError as error:
                 raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
             try:
+                stack.enter_context(_ending(process))
                 async with asyncio.timeout(timeout_s):
                     output = await _bounded(process.stdout, file, on_line)
                     status = await process.wait()
@@ -206,6 +207,31 @@ async def _end_started(starting: asyncio.Task[asyncio.subprocess.Process]) -> No
         await _let_go(process)
 
 
+@contextmanager
+def _ending(process: asyncio.subprocess.Process) -> Iterator[None]:
+    """End what a command leaves behind as soon as it has ended itself, and soon no longer listen to what got away.
+
+    On uvloop even a child that speaks elsewhere has inherited the pipe, which would be open for as long as it runs.
+    """
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+
+        def ended() -> None:
+            stack.close()
+            _end_session(process.pid)
+            stack.callback(loop.call_later(DRAIN_S, _close, process).cancel)
+
+        try:
+            leader = os.pidfd_open(process.pid)
+        except ProcessLookupError:  # it has ended already
+            ended()
+        else:
+            stack.callback(os.close, leader)
+            loop.add_reader(leader, ended)
+            stack.callback(loop.remove_reader, leader)
+        yield
+
+
 async def _let_go(process: asyncio.subprocess.Process) -> None:
     """Wait for the end of a process that was killed.
 
@@ -216,8 +242,13 @@ async def _let_go(process: asyncio.subprocess.Process) -> None:
             while process.stdout is not None and await process.stdout.read(65_536):
                 pass
     except TimeoutError:  # somebody has left the session with the pipe
-        process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way to let go of it
+        _close(process)
     await process.wait()
+
+
+def _close(process: asyncio.subprocess.Process) -> None:
+    """Let go of a process's pipe."""
+    process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way
 
 
 def _end_session(leader: int) -> None:

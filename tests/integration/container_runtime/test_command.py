@@ -116,6 +116,28 @@ async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
     await gone(int((tmp_path / "self").read_text()))
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_one_that_is_given_up_while_it_starts_leaves_no_pipe(turns: int) -> None:
+    async with asyncio.TaskGroup() as group:
+        await group.create_task(SH.run("-c", "true", timeout_s=10))
+    before = pipes()
+    task = asyncio.get_running_loop().create_task(SH.run("-c", "sleep 1000", timeout_s=None))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(5):  # what is closed is closed in the loop's next turns
+        await asyncio.sleep(0)
+    assert pipes() <= before
+
+
+def pipes() -> set[str]:
+    """The pipes that this process holds."""
+    links = (link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return {str(link) for link in links if str(link).startswith("pipe:")}
+
+
 async def gone(*pids: int) -> None:
     """Waits until none of these processes runs."""
     for pid in pids:

@@ -11,6 +11,7 @@ from catalog_core.engines import FsEngineCatalog
 from contracts.config import Binary, Engine, Mode, Package, Pool, Provisioning
 from contracts.pools import Gpu
 from engine_provisioner.host import Host
+from tests.support.loops import Factories, asyncio_alone, every_loop
 
 HELP = """usage: llama-server [options]
 
@@ -44,6 +45,12 @@ GPUS = tuple(
     )
     for index in (0, 1)
 )
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Factories:
+    """Commands end differently on uvloop: those of test_host run on every loop that the product runs on."""
+    return every_loop() if item.path.name == "test_host.py" else asyncio_alone()
+
 
 MakeHost = Callable[..., Host]
 MakeServer = Callable[..., Path]
