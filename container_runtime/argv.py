@@ -114,6 +114,11 @@ def carried_environ(spec: ContainerSpec, key: str | None) -> dict[str, str]:
     return carried
 
 
+def log_options(*, follow: bool, tail: int | None) -> tuple[str, ...]:
+    """Which lines of a container are shown: the last so many, or all, and with ``follow`` those that come."""
+    return (*(("--follow",) if follow else ()), *(() if tail is None else (f"--tail={tail}",)))
+
+
 def whole_seconds(milliseconds: int) -> int:
     """What runtimes count in: never less than was asked for."""
     return math.ceil(milliseconds / 1000)

@@ -70,10 +70,11 @@ class ContainerRuntime(Protocol):
     async def stop(self, handle: ContainerHandle, *, timeout_ms: int) -> None:
         """TERM, wait, KILL, remove. Nothing of it is left; a container that is gone already is no error."""
 
-    def logs(self, handle: ContainerHandle, *, follow: bool) -> AsyncGenerator[str, None]:
+    def logs(self, handle: ContainerHandle, *, follow: bool, tail: int | None = None) -> AsyncGenerator[str, None]:
         """Its output from the beginning, line by line, secrets redacted, long lines cut.
 
-        With ``follow`` it ends when the container does. Close it (``contextlib.aclosing``) to stop earlier.
+        With ``tail`` it begins that many lines before the end of what is there already. With ``follow`` it ends when
+        the container does. Close it (``contextlib.aclosing``) to stop earlier.
         """
 
     async def wait(self, handle: ContainerHandle) -> ContainerState:

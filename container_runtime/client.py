@@ -167,9 +167,11 @@ class Client(ABC):
             await self._ask("stop", "-t", str(patience), handle.container_id, timeout_s=patience + _END_S)
         await self._remove(handle.container_id)
 
-    async def logs(self, handle: ContainerHandle, *, follow: bool) -> AsyncGenerator[str, None]:
-        """Its output from the beginning, line by line."""
-        options: tuple[str, ...] = ("--follow",) if follow else ()
+    async def logs(
+        self, handle: ContainerHandle, *, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[str, None]:
+        """Its output from the beginning, or from its last lines on, line by line."""
+        options = argv.log_options(follow=follow, tail=tail)
         await self._inspected(handle.container_id)  # which says what is wrong where it is gone
         while True:
             async with contextlib.aclosing(self._command.lines("logs", *options, handle.container_id)) as lines:
@@ -186,7 +188,7 @@ class Client(ABC):
             if answers.main_process(container) is None:
                 return
             # The one who followed has ended and the container has not, as when docker's daemon is started anew.
-            options = ("--follow", "--tail=0")
+            options = argv.log_options(follow=True, tail=0)
             await asyncio.sleep(_FOLLOW_AGAIN_S)
 
     async def wait(self, handle: ContainerHandle) -> ContainerState:

@@ -28,6 +28,8 @@ _LAST_WORDS_S = 1.0
 """How long the rest of the output may take after the exit."""
 _LOOK_AGAIN_S = 1.0
 RUNTIMES = ("podman", "docker")
+ADOPTED_TAIL = 200
+"""Lines of an adopted container that are logged again, for those that were printed while no manager ran."""
 
 
 class Containers(Protocol):
@@ -70,10 +72,16 @@ class MachineContainers:
 
 
 class EngineContainer:
-    """One engine's container. A RunningEngine."""
+    """One engine's container. A RunningEngine.
 
-    def __init__(self, runtime: ContainerRuntime, handle: ContainerHandle, log: EngineLog) -> None:
+    With ``tail``, only so many lines that it has printed before go into the log: its last manager has logged them all.
+    """
+
+    def __init__(
+        self, runtime: ContainerRuntime, handle: ContainerHandle, log: EngineLog, tail: int | None = None
+    ) -> None:
         self.handle = handle
+        self._tail = tail
         self._runtime = runtime
         self._log = log
         self._reading = asyncio.get_running_loop().create_task(self._read(), name=f"output of {handle.name}")
@@ -131,7 +139,7 @@ class EngineContainer:
 
     async def _read(self) -> None:
         try:
-            async with contextlib.aclosing(self._runtime.logs(self.handle, follow=True)) as lines:
+            async with contextlib.aclosing(self._runtime.logs(self.handle, follow=True, tail=self._tail)) as lines:
                 async for line in lines:
                     self._log.feed(f"{line}\n".encode())
         except ContainerError as error:

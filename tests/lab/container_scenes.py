@@ -71,8 +71,10 @@ async def containers() -> int:
     return len(stdout.split())
 
 
-async def text_of(runtime: ContainerRuntime, handle: ContainerHandle, *, follow: bool = False) -> list[str]:
-    async with contextlib.aclosing(runtime.logs(handle, follow=follow)) as lines:
+async def text_of(
+    runtime: ContainerRuntime, handle: ContainerHandle, *, follow: bool = False, tail: int | None = None
+) -> list[str]:
+    async with contextlib.aclosing(runtime.logs(handle, follow=follow, tail=tail)) as lines:
         return [line async for line in lines]
 
 
@@ -329,6 +331,7 @@ printf 'no end of line'
     handle = await runtime.run(spec("flood", flood), None)
     await runtime.wait(handle)
     kept = await text_of(runtime, handle)
+    last = await text_of(runtime, handle, tail=3)
     await runtime.stop(handle, timeout_ms=1000)
 
     endless = await runtime.run(spec("endless", "i=0; while true; do i=$((i + 1)); echo $i; sleep 0.1; done"), None)
@@ -342,6 +345,8 @@ printf 'no end of line'
             if numbers[-1] > 10:
                 break
     left = followers()
+    async with contextlib.aclosing(runtime.logs(endless, follow=True, tail=2)) as lines:
+        later = [int(await anext(lines)) for _ in range(10)]
     async with asyncio.TaskGroup() as group:
         whole = group.create_task(text_of(runtime, endless, follow=True))
         await line_with(runtime, endless, "1")
@@ -349,6 +354,8 @@ printf 'no end of line'
     return {
         "followed": [line if len(line) < 100 else len(line) for line in followed],
         "kept": len(kept),
+        "last": (len(last), last[-1].split()[0]),
+        "from the last on": later == list(range(later[0], later[0] + 10)) and later[0] > 1,
         "goes on": numbers == sorted(set(numbers)),
         "followers left": left,
         "to the end": len(whole.result()) > 10,

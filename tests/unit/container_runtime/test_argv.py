@@ -181,6 +181,21 @@ def test_a_container_that_lists_gpus_is_as_locked_in_and_has_no_network() -> Non
         assert made[-2:] == (IMAGE, "-L")
 
 
+@pytest.mark.parametrize(
+    ("follow", "tail", "options"),
+    [
+        (False, None, ()),
+        (True, None, ("--follow",)),
+        (True, 0, ("--follow", "--tail=0")),
+        (False, 200, ("--tail=200",)),
+    ],
+)
+def test_a_log_is_read_whole_or_from_its_last_lines_on(
+    follow: bool, tail: int | None, options: tuple[str, ...]
+) -> None:
+    assert argv.log_options(follow=follow, tail=tail) == options
+
+
 @pytest.mark.parametrize(("milliseconds", "seconds"), [(0, 0), (1, 1), (1_000, 1), (1_001, 2)])
 def test_a_runtime_counts_seconds_and_never_too_few(milliseconds: int, seconds: int) -> None:
     assert argv.whole_seconds(milliseconds) == seconds
