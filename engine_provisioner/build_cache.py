@@ -31,6 +31,8 @@ from engine_provisioner.cmake import Definitions
 from engine_provisioner.host import sha256_of
 
 POLL_S = 0.2
+KEPT_BUILDS = 3
+"""So many finished builds stay whatever they are, to go back to."""
 
 
 class Stamp(Message, frozen=True, kw_only=True):
@@ -120,7 +122,7 @@ class BuildCache:
     def prune(self, repo: str, commit: str) -> None:
         """Throw away what only another commit needs: its checkouts and its unfinished builds.
 
-        To be called under the lock. Finished builds stay.
+        To be called under the lock. Finished builds stay where they may still be wanted: see ``_spare``.
         """
         sources = self.source(repo, commit).parent
         for folder in _folders(sources):
@@ -129,6 +131,37 @@ class BuildCache:
         for folder in _folders(self.builds):
             if not folder.name.startswith(f"{commit[:9]}-") and not (folder / "stamp.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)
+        for identifier in self._spare():
+            self.discard(identifier)  # first: what is half removed is no build
+            shutil.rmtree(self.build(identifier), ignore_errors=True)
+
+    def _spare(self) -> list[str]:
+        """The finished builds that nobody misses.
+
+        Kept are the KEPT_BUILDS that were made last, the last one of each repository, ref and definitions, those of a
+        commit that a ref was when it was last asked for, and those that run.
+        """
+        found = [(folder.name, each[0]) for folder in _folders(self.builds) if (each := self.finished(folder.name))]
+        found.sort(key=lambda each: each[1].built_ms, reverse=True)
+        commits = self._commits()
+        running = _running()
+        seen: set[tuple[str, str, Definitions]] = set()
+        spare = []
+        for number, (identifier, stamp) in enumerate(found):
+            what = (stamp.repo, stamp.ref, stamp.definitions)
+            used = any(program.is_relative_to(self.build(identifier).resolve()) for program in running)
+            if number >= KEPT_BUILDS and what in seen and stamp.commit not in commits and not used:
+                spare.append(identifier)
+            seen.add(what)
+        return spare
+
+    def _commits(self) -> set[str]:
+        """What the refs were when they were last asked for."""
+        found = set()
+        for path in (self.root / "refs").glob("*.json"):
+            with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                found.add(msgspec.json.decode(path.read_bytes(), type=Remembered).commit)
+        return found
 
     @asynccontextmanager
     async def locked(self, waiting: Callable[[str], None]) -> AsyncIterator[int]:
@@ -191,6 +224,16 @@ def _key(*parts: str) -> str:
 def _folders(parent: Path) -> Iterator[Path]:
     with suppress(FileNotFoundError):
         yield from [path for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def _running() -> set[Path]:
+    """The programs that run, as far as this user may see them."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                found.add((entry / "exe").readlink())
+    return found
 
 
 def _try_lock(descriptor: int) -> bool:

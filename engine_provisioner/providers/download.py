@@ -1,7 +1,8 @@
 """A llama-server that is downloaded: the program itself, or an archive that has it, known by its sha256.
 
 Decides whether a download is allowed, and which file of an archive is the server. What is here is used without the
-network and without the policy. Never opens a file whose digest was not found to be the configured one.
+network and without the policy. Never opens a download before its digest was found to be the configured one. What was
+unpacked then is this user's file like any other: it is run as it lies there, and not looked at again.
 
     <cache>/llamacpp/downloads/<sha256>       what was fetched, whole and right
     <cache>/llamacpp/downloads/<sha256>.d/    unpacked; complete, because it is renamed into place

@@ -170,6 +170,7 @@ class SourceBuilder:
         """
         known = await asyncio.to_thread(self._remembered, recipe)
         if known is not None and re.fullmatch(r"[0-9a-f]{7,64}", recipe.ref) and known.startswith(recipe.ref):
+            await asyncio.to_thread(self._cache.remember, recipe.repo, recipe.ref, known)  # its build stays
             return known  # a commit, whole or short: it does not move
         try:
             if self._host.which("git") is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import NoReturn
 
@@ -292,6 +294,35 @@ def test_a_build_is_finished_when_its_stamp_and_its_program_say_so(tmp_path: Pat
     assert cache.finished("b") is None
     cache.discard("b")
     cache.discard("b")
+
+
+def made(cache: BuildCache, number: int, **parts: object) -> str:
+    """A finished build, the younger the higher its number."""
+    stamp = msgspec.structs.replace(STAMP, commit=f"{number:040x}", built_ms=number, **parts)
+    identifier = f"{number:09x}-build"
+    program = cache.build(identifier) / "llama-server"
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/sleep", program)
+    cache.finish(identifier, msgspec.structs.replace(stamp, size_bytes=program.stat().st_size))
+    return identifier
+
+
+@pytest.mark.req("EP-19")
+def test_builds_that_nobody_misses_are_thrown_away(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    runs, remembered = made(cache, 1), made(cache, 2)
+    other = {made(cache, 3, ref="b77"), made(cache, 4, repo="s"), made(cache, 5, definitions=(("A", "B"),))}
+    old = {made(cache, 6), made(cache, 7)}
+    last = {made(cache, number) for number in (8, 9, 10)}
+    cache.remember("r", "0" * 39 + "2", f"{2:040x}")
+    with subprocess.Popen([cache.build(runs) / "llama-server", "600"]) as engine:
+        cache.prune("r", f"{10:040x}")
+        left = {path.name for path in cache.builds.iterdir()}
+        engine.kill()
+    assert left == {runs, remembered} | other | last
+    assert not left & old
+    cache.prune("r", f"{10:040x}")
+    assert {path.name for path in cache.builds.iterdir()} == {remembered} | other | last
 
 
 def test_what_a_ref_was_is_remembered(tmp_path: Path) -> None:
