@@ -16,6 +16,7 @@ import yaml
 
 from container_runtime import cdi
 from container_runtime.spec import Mount, PortMapping
+from daemon_core import procfs
 
 CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
 """Where podman and docker look, and nowhere else."""
@@ -83,13 +84,9 @@ def descendants(pid: int) -> tuple[int, ...]:
     """The process and all that came from it; () where it is no more. Readable whoever they belong to."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     alive = False
-    for name in os.listdir("/proc"):  # noqa: PTH208 - names are all that is wanted
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                # After the command's name, which may hold anything: the state, then the parent.
-                state, parent = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-                alive = alive or (int(name) == pid and state not in "ZX")
-                children[int(parent)].append(int(name))
+    for stat in procfs.stats():
+        alive = alive or (stat.pid == pid and stat.alive)
+        children[stat.parent].append(stat.pid)
     if not alive:
         return ()
     found = [pid]

@@ -23,6 +23,7 @@ from catalog_core.engines import EngineCatalogStore
 from contracts.base import Message
 from contracts.config import Policy
 from contracts.pools import Cause, Gpu
+from daemon_core import procfs
 from daemon_core.child_environment import child_env
 from daemon_core.outbound import ruling_on
 from engine_provisioner.errors import ProvisionError
@@ -265,14 +266,7 @@ def _end_session(leader: int) -> None:
 
 def _session(leader: int) -> Iterator[int]:
     """The processes of a session that have not ended."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            # The command's name stands in parentheses and may hold any byte; the fields after it are plain.
-            state, _, _, session, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(session) == leader and state not in {"Z", "X"}:
-                yield int(entry.name)
+    return (stat.pid for stat in procfs.stats() if stat.session == leader and stat.alive)
 
 
 async def sha256_of(path: Path) -> str:

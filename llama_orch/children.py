@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from daemon_core import procfs
 from daemon_core.logs import FORMAT_VARIABLE
 from llama_orch.client import ApiClient
 
@@ -196,15 +197,9 @@ def child_environment(environ: Mapping[str, str], *, readable_logs: bool) -> dic
 def children_of(parent: int) -> dict[int, str]:
     """The living children of a process: pid to command line; an empty one means a zombie."""
     found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            # The command in the text may hold blanks and parentheses.
-            ours = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]) == parent
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue  # it ended meanwhile
-        if ours:
-            found[int(entry.name)] = command
+    for stat in procfs.stats():
+        if stat.parent == parent:
+            with suppress(OSError):  # it ended meanwhile
+                command = Path("/proc", str(stat.pid), "cmdline").read_bytes().replace(b"\0", b" ")
+                found[stat.pid] = command.decode(errors="replace").strip()
     return found

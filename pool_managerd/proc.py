@@ -10,11 +10,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from daemon_core import procfs
 from pool_managerd.reconcile import MARKER, ProcessSeen
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
-_DEAD = frozenset("ZX")
 
 
 def boot_id() -> str:
@@ -24,28 +24,13 @@ def boot_id() -> str:
 
 def processes() -> Iterator[ProcessSeen]:
     """Every living process, with its marker where this user may read its environment. Zombies do not count."""
-    for entry in os.scandir(_PROC):
-        if entry.name.isdigit() and (process := process_of(int(entry.name))) is not None:
-            yield process
+    yield from filter(None, map(_seen, procfs.stats()))
 
 
 def process_of(pid: int) -> ProcessSeen | None:
     """One process; None when there is none, or a zombie."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The command before the last parenthesis may hold blanks and parentheses of its own; field 3 follows it.
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in _DEAD:
-        return None
-    return ProcessSeen(
-        pid=pid,
-        start_time_ticks=int(fields[19]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        marker=variable_of(pid, MARKER),
-    )
+    stat = procfs.stat_of(pid)
+    return None if stat is None else _seen(stat)
 
 
 def send(process: ProcessSeen, number: signal.Signals) -> None:
@@ -85,3 +70,15 @@ def variable_of(pid: int, name: str) -> str | None:
     prefix = f"{name}=".encode()
     found = next((line for line in environ.split(b"\0") if line.startswith(prefix)), None)
     return None if found is None else os.fsdecode(found.removeprefix(prefix))
+
+
+def _seen(stat: procfs.Stat) -> ProcessSeen | None:
+    if not stat.alive:
+        return None
+    return ProcessSeen(
+        pid=stat.pid,
+        start_time_ticks=stat.start_time_ticks,
+        group=stat.group,
+        session=stat.session,
+        marker=variable_of(stat.pid, MARKER),
+    )
