@@ -59,6 +59,8 @@ STEPS = (
 _ON_GPU_WAIT_S = 3.0
 """How long after a generation NVML may take to list the engine's process."""
 _ON_GPU_LOOK_S = 0.2
+_TAKEN_LINES = 200
+"""Of what a container that is taken over has said before; its former manager has logged it."""
 _VRAM_BACK_S = 10.0
 """How long after an engine's end the driver may take to give its VRAM back."""
 
@@ -459,7 +461,7 @@ class Attempt:
         key = environment.get(key_env) if key_env else None
         if not state.running or not found.ports or (key_env and key is None):
             return False
-        running = EngineContainer(runtime, found, self._log)
+        running = EngineContainer(runtime, found, self._log, tail=_TAKEN_LINES)
         self._taken(running, self._container_spec(launch, container).args, running.port, key)
         return True
 
