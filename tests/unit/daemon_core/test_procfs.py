@@ -30,7 +30,7 @@ def test_a_zombie_is_there_and_not_alive() -> None:
 
 
 def test_a_name_with_blanks_parentheses_and_bytes_that_are_no_text_confuses_nobody(tmp_path: Path) -> None:
-    program = os.fsencode(tmp_path) + b"/) Z 1 \xff("
+    program = tmp_path / os.fsdecode(b") Z 1 \xff(")
     shutil.copy(shutil.which("cat") or "", program)
     with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
         seen = stat_of(child.pid)
