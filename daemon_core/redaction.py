@@ -2,7 +2,8 @@
 
 Decides what is a secret: every value that was registered, in the spellings that texts give it, and what looks like one.
 Never prints and never logs. A shape is redacted by what stands before it (a header, a variable's name) or by the prefix
-that its issuer gives it, so ordinary numbers such as ``tokens_out=12`` stay.
+that its issuer gives it, so ordinary numbers such as ``tokens_out=12`` stay. A word in lower case behind such a name is
+the next word of a sentence, unless ``=`` or ``:`` stands between them.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import quote
 
 MASK = "***"
 
 _NAMES = r"api[_-]?key|access[_-]?key|secret(?:[_-]?access)?[_-]?key|client[_-]?secret|password|passwd|private[_-]?key"
+_WORD = r"(?-i:[a-z]{1,14})(?:[\s\"',;&)}\]]|[.:!?](?:\s|$)|$)"
 _PATTERNS = (
     # Authorization: Bearer abc, Proxy-Authorization: Basic abc
     (r"(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token|digest)\s{1,4})[^\s\"',;]+", r"\1***"),
     # The bare scheme, as error texts of HTTP libraries show it.
     (r"\b(bearer\s{1,4})[A-Za-z0-9._~+/=-]{6,}", r"\1***"),
-    # api_key=abc, "x-api-key": "abc", --api-key abc, password: abc
-    (rf"((?:{_NAMES})[\"']?(?:\s{{0,4}}[:=]\s{{0,4}}|\s)[\"']?)(?!None\b|null\b)[^\s\"',;&)}}\]]+", r"\1***"),
+    # api_key=abc, "x-api-key": "abc", password: abc
+    (rf"((?:{_NAMES})[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"']?)(?!None\b|null\b)[^\s\"',;&)}}\]]+", r"\1***"),
+    # --api-key abc1, and not: --api-key is refused
+    (rf"((?:{_NAMES})[\"']?\s[\"']?)(?!None\b|null\b|{_WORD})[^\s\"',;&)}}\]]+", r"\1***"),
     # Environment variables: LLAMA_API_KEY=abc, HF_TOKEN=abc, 'LLORCH_API_TOKEN': 'abc'
     (
         r"(?-i:(\b[A-Z][A-Z0-9_]{0,60}_(?:TOKEN|KEY|SECRET|PASSWORD)))([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+",
@@ -46,6 +51,15 @@ _TRACES = (
 )
 _SK = re.compile(r"\bsk-")  # as in sk-..., and not as in task-...
 SHAPES = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS)
+
+
+LEAST_LENGTH = 8
+"""Characters of a variable's value below which it is no secret: a mask in place of every ``1`` hides the text."""
+
+
+def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of the variables whose name says that they hold a secret (``HF_TOKEN``), for a Redactor."""
+    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and _names_a_secret(name))
 
 
 def fingerprint(token: str) -> str:
@@ -74,9 +88,16 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text with ``***`` in place of every secret."""
-        if self._known is not None and any(spelling in text for spelling in self._spellings):
-            text = self._known.sub(MASK, text)
-        return _without_shapes(text)
+        return _without_shapes(self.prose(text))
+
+    def prose(self, text: str) -> str:
+        """The text with ``***`` in place of every registered secret: for what we wrote ourselves.
+
+        What only looks like a secret stays. What another program said, and what somebody configured, wants ``text``.
+        """
+        if self._known is None or not any(spelling in text for spelling in self._spellings):
+            return text
+        return self._known.sub(MASK, text)
 
     def value(self, value: object) -> object:
         """A log field with its secrets taken out; what is not JSON comes back as its redacted text."""

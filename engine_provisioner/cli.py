@@ -23,6 +23,7 @@ from contracts.config import Config, Pool
 from daemon_core import config_file
 from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.paths import Paths, default_config_path
+from daemon_core.redaction import Redactor, secrets_of
 from engine_provisioner.base import EngineProvider
 from engine_provisioner.display import shown
 from engine_provisioner.errors import ProvisionError
@@ -98,12 +99,19 @@ def _run(config_path: Path | None, wanted: str | None, work: Work, *, as_json: b
     paths = Paths.resolve(config.paths, environ)
     pools = _chosen(config, wanted)
     host = Host(environ=environ, catalog=FsEngineCatalog(paths.catalog), cache=paths.cache, policy=config.policy)
+    secrets = (value for known in (environ, *(pool.env for pool in config.pools)) for value in secrets_of(known))
+    redactor = Redactor(tuple(secrets))
+
+    def say(result: Result) -> None:
+        if not as_json:
+            _print(readable(result, redactor))
+
     try:
-        results = asyncio.run(_results(config, pools, host, work, say=_ignore if as_json else _print))
+        results = asyncio.run(_results(config, pools, host, work, say))
     except asyncio.CancelledError as error:
         raise KeyboardInterrupt from error
     if as_json:
-        _print(document(results))
+        _print(document(results, redactor))
     raise typer.Exit(exit_status(results))
 
 
@@ -116,14 +124,14 @@ def _chosen(config: Config, wanted: str | None) -> tuple[Pool, ...]:
 
 
 async def _results(
-    config: Config, pools: tuple[Pool, ...], host: Host, work: Work, say: Callable[[str], None]
+    config: Config, pools: tuple[Pool, ...], host: Host, work: Work, say: Callable[[Result], None]
 ) -> list[Result]:
     """One result after the other, each told as it comes. Ends what it started when it is canceled."""
     _cancel_on_signals()
     results = []
     for pool in pools:
         result = await _result(config, pool, host, work)
-        say(readable(result))
+        say(result)
         results.append(result)
     return results
 
@@ -146,10 +154,6 @@ def _cancel_on_signals() -> None:
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _ignore(_text: str) -> None:
-    """The document comes at the end."""
 
 
 if __name__ == "__main__":

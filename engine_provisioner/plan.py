@@ -6,9 +6,12 @@ that turns out to be impossible there is a finding of ``preflight``.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import assert_never
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec.structs import replace
 
 from contracts.config import MODES, TRIAL_WHEEL, Engine, Mode, Pool, Profile, SourceBuild
 from contracts.engines import Plan, PlanStep
@@ -111,6 +114,11 @@ def without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def _nobody_in(image: str) -> str:
+    """The name of an image as it may be shown: without user name and password, with which it is refused later."""
+    return re.sub(r".*@(?!sha256:)", "", image)
+
+
 def _refuse_nonsense(pool: Pool) -> None:
     legal = MODES.get(pool.engine)
     if legal is None:
@@ -204,7 +212,8 @@ def _source_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
 
 def _container_steps(pool: Pool, profile: Profile) -> tuple[PlanStep, ...]:
     image = image_of(pool, profile)
-    fetch = f"pull {image_text(image)}, unless it is here" if image else "pull the image (provisioning.container)"
+    named = image and replace(image, image=_nobody_in(image.image))
+    fetch = f"pull {image_text(named)}, unless it is here" if named else "pull the image (provisioning.container)"
     steps = [
         _check_step(pool, profile),
         PlanStep(kind=StepKind.FIND, detail="find a container runtime that works: rootless podman, else docker"),

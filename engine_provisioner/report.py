@@ -1,7 +1,8 @@
 """What plan, preflight and ensure found out, as an operator reads it and as a program does.
 
-Decides the words, the exit status and what is left out: what is or looks like a secret is shown as ``***``. Never asks
-a provider anything.
+Decides the words, the exit status and what is left out: a secret that is known is shown as ``***`` everywhere, what
+looks like one where an engine's arguments and environment are shown, and never in our own sentences. Never asks a
+provider anything.
 """
 
 from __future__ import annotations
@@ -64,18 +65,35 @@ def exit_status(results: Sequence[Result]) -> int:
     return EXIT_RETRY if all(result.error is not None and result.error.retriable for result in bad) else EXIT_FAILURE
 
 
-def readable(result: Result) -> str:
+def readable(result: Result, redactor: Redactor) -> str:
     """The lines about one pool, without a line break at the end."""
-    return Redactor().text("\n".join(_lines(result)))
+    return redactor.prose("\n".join(_lines(result, redactor)))
 
 
-def document(results: Sequence[Result]) -> str:
+def document(results: Sequence[Result], redactor: Redactor) -> str:
     """The JSON document about all pools."""
-    shown = Redactor().value(msgspec.to_builtins(results))
+    shown = [_shown(msgspec.to_builtins(result), redactor) for result in results]
     return msgspec.json.format(msgspec.json.encode(shown)).decode()
 
 
-def _lines(result: Result) -> list[str]:
+def _shown(result: dict[str, object], redactor: Redactor) -> dict[str, object]:
+    """A result in built-in types: its engine is values throughout, all else is prose."""
+    return {name: redactor.value(item) if name == "engine" else _prose(item, redactor) for name, item in result.items()}
+
+
+def _prose(item: object, redactor: Redactor) -> object:
+    match item:
+        case str():
+            return redactor.prose(item)
+        case dict():
+            return {name: _prose(value, redactor) for name, value in item.items()}
+        case list() | tuple():
+            return [_prose(value, redactor) for value in item]
+        case _:
+            return item
+
+
+def _lines(result: Result, redactor: Redactor) -> list[str]:
     name = result.pool_id
     if result.error is not None:
         error = result.error
@@ -87,10 +105,10 @@ def _lines(result: Result) -> list[str]:
     if result.findings is not None:
         found = result.findings
         return [f"{name}: {len(found)} found", *map(render, found)] if found else [f"{name}: nothing is in the way"]
-    return [name] if result.engine is None else _engine_lines(name, result.engine)
+    return [name] if result.engine is None else _engine_lines(name, result.engine, redactor)
 
 
-def _engine_lines(name: str, engine: PreparedEngine) -> list[str]:
+def _engine_lines(name: str, engine: PreparedEngine, redactor: Redactor) -> list[str]:
     version = engine.engine_version.removeprefix(f"{engine.engine} ")
     if engine.build_ref and engine.build_ref != version and engine.container is None:
         version = f"{version} {engine.build_ref}"
@@ -98,8 +116,8 @@ def _engine_lines(name: str, engine: PreparedEngine) -> list[str]:
     facts = [
         ("endpoint", engine.url),
         *(_container_facts(engine.container) if engine.container else ()),
-        ("command", shlex.join(argv)),
-        ("env", _environment(engine)),
+        ("command", redactor.text(shlex.join(argv))),
+        ("env", _environment(engine, redactor)),
         ("key", f"a new one at each start, in {engine.key_env}" if engine.key_env and engine.url is None else None),
         ("digest", engine.engine_digest),
         ("catalog", engine.engine_catalog_id),
@@ -117,6 +135,5 @@ def _container_facts(run: ContainerRun) -> list[tuple[str, str | None]]:
     ]
 
 
-def _environment(engine: PreparedEngine) -> str:
-    redactor = Redactor()
+def _environment(engine: PreparedEngine, redactor: Redactor) -> str:
     return " ".join(f"{name}={redactor.member(name, value)}" for name, value in sorted(engine.env.items()))

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon_core import redaction
-from daemon_core.redaction import MASK, Redactor, fingerprint
+from daemon_core.redaction import MASK, Redactor, fingerprint, secrets_of
 
 
 @pytest.mark.req("ORCH-3811")
@@ -51,6 +51,11 @@ def test_an_empty_secret_is_none() -> None:
         ("https://user:pw@host/x", "https://***@host/x"),
         ("got hf_ABCDEFGHIJKLMNOPQRSTUV", "got ***"),
         ("password: hunter2", "password: ***"),
+        ("--api-key hunter2, then", "--api-key ***, then"),
+        ("password 'Sesame'", "password '***'"),
+        ("--api-key abcdefghijklmnopqrst", "--api-key ***"),
+        ("--api-key=sesame", "--api-key=***"),
+        ("password: sesame", "password: ***"),
     ],
 )
 def test_what_looks_like_a_secret_is_redacted(text: str, redacted: str) -> None:
@@ -66,6 +71,9 @@ def test_what_looks_like_a_secret_is_redacted(text: str, redacted: str) -> None:
         "a bearer of news",
         "MISSING_TOKEN 401",
         "http://127.0.0.1:8080/v1/tasks?limit=5&after=3",
+        "--api-key would put a secret on the command line",
+        "file:///etc/passwd has not the sha256 that is configured",
+        "take out --api-key. The password is never shown; a password",
         "https://github.com/ggml-org/llama.cpp",
     ],
 )
@@ -77,6 +85,19 @@ def test_ordinary_text_stays(text: str) -> None:
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     once = Redactor().text(text)
     assert Redactor().text(once) == once
+
+
+@pytest.mark.req("ORCH-3811")
+def test_prose_keeps_all_words_but_registered_secrets() -> None:
+    redactor = Redactor(("s3cret-value",))
+    assert redactor.prose("--alias 'passwd Is nice', with s3cret-value") == "--alias 'passwd Is nice', with ***"
+    assert Redactor().prose("api_key=abc") == "api_key=abc"
+
+
+@pytest.mark.req("ORCH-3811")
+def test_the_secrets_of_an_environment_are_the_long_values_of_telling_names() -> None:
+    environ = {"HF_TOKEN": "sesame-open", "PATH": "/usr/bin:/bin", "USE_KEY": "1", "GIT_PASSWORD": "correct horse"}
+    assert secrets_of(environ) == ("sesame-open", "correct horse")
 
 
 def test_fields_are_redacted_to_their_depth() -> None:

@@ -19,6 +19,7 @@ import pytest
 from contracts.config import Engine, Mode
 from contracts.engines import ContainerRun, Plan, PlanStep, PreparedEngine
 from contracts.pools import Cause
+from daemon_core.redaction import Redactor
 from engine_provisioner.cli import main
 from engine_provisioner.display import shown
 from engine_provisioner.errors import ProvisionError
@@ -211,7 +212,7 @@ CONTAINER = PreparedEngine(
 def test_a_container_is_shown_with_its_runtime_and_digest_and_no_secret() -> None:
     result = Result(pool_id="small", engine=CONTAINER)
     digest = "sha256:" + "ab" * 32
-    assert readable(result).splitlines() == [
+    assert readable(result, Redactor()).splitlines() == [
         "small: vllm v0.11.0, mode container",
         f"  image:    docker.io/vllm/vllm-openai@{digest} (tag v0.11.0)",
         "  runtime:  podman: rootless podman works",
@@ -220,9 +221,32 @@ def test_a_container_is_shown_with_its_runtime_and_digest_and_no_secret() -> Non
         "  key:      a new one at each start, in VLLM_API_KEY",
         f"  digest:   {digest}",
     ]
-    (shown_as_json,) = json.loads(document([result]))
+    (shown_as_json,) = json.loads(document([result], Redactor()))
     assert shown_as_json["engine"]["container"]["digest"] == digest
-    assert "sesame" not in document([result])
+    assert "sesame" not in document([result], Redactor())
+
+
+@pytest.mark.req("EP-13", "ORCH-3811")
+def test_our_own_words_stay_and_only_secrets_go() -> None:
+    text = "--api-key would put a secret there; s3cret-value; file:///etc/passwd has the sha256 X; --alias 'passwd Is'"
+    kept = text.replace("s3cret-value", "***")
+    result = failed("a", ProvisionError(Cause.ENGINE_FETCH, text, text))
+    redactor = Redactor(("s3cret-value",))
+    assert readable(result, redactor).splitlines() == ["a: failed", f"engine_fetch: {kept}", f"  mend: {kept}"]
+    (found,) = json.loads(document([result], redactor))
+    assert found["error"]["message"] == kept
+
+
+@pytest.mark.req("ORCH-3811")
+def test_the_secrets_of_the_environment_are_in_no_result(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_TOKEN", "sesame-open")
+    config = write(tmp_path, key=", api_key_env: sesame-open")
+    for more in ((), ("--json",)):
+        said = run("preflight", "--config", config, "--pool", "far", *more).stdout
+        assert "the environment variable *** is not set" in said
+        assert "sesame" not in said
 
 
 @pytest.mark.parametrize(("retriable", "status"), [((), 0), ((True,), 75), ((True, False), 1), ((False,), 1)])

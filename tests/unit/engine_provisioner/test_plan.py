@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.config import MODES, Binary, Engine, External, Mode, Package, Pool, Profile, Provisioning
+from contracts.config import MODES, Binary, ContainerImage, Engine, External, Mode, Package, Pool, Profile, Provisioning
 from contracts.engines import Plan, PlanStep
 from contracts.pools import Cause
 from engine_provisioner.base import Checklist
@@ -116,6 +116,15 @@ def test_a_plan_shows_no_secret_of_a_download() -> None:
         "compute the sha256 of llama-server",
         "record the engine in the engine catalog",
     ]
+
+
+@pytest.mark.req("ORCH-3811")
+@pytest.mark.parametrize("behind", ["", f"@sha256:{'a' * 64}"])
+def test_a_plan_shows_no_secret_in_the_name_of_an_image(behind: str) -> None:
+    image = ContainerImage(image=f"me:ses@me@ghcr.io/a/b{behind}", tag="v1")
+    pool = a_pool(provisioning=Provisioning(mode=Mode.CONTAINER, container=image))
+    details = [step.detail for step in plan_for(pool, Profile.HOME).steps]
+    assert f"pull ghcr.io/a/b{behind}:v1, unless it is here" in details
 
 
 @pytest.mark.req("EP-09")
