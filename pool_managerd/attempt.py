@@ -23,7 +23,7 @@ from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
 from pool_managerd import devices, proc, process, vram
 from pool_managerd.condemned import Condemned
-from pool_managerd.container import Containers, EngineContainer, step_error
+from pool_managerd.container import ADOPTED_TAIL, Containers, EngineContainer, step_error
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
 from pool_managerd.engine_log import EngineLog, Redacts
 from pool_managerd.errors import StepError, StillRunningError
@@ -59,8 +59,6 @@ STEPS = (
 _ON_GPU_WAIT_S = 3.0
 """How long after a generation NVML may take to list the engine's process."""
 _ON_GPU_LOOK_S = 0.2
-_TAKEN_LINES = 200
-"""Of what a container that is taken over has said before; its former manager has logged it."""
 _VRAM_BACK_S = 10.0
 """How long after an engine's end the driver may take to give its VRAM back."""
 
@@ -461,7 +459,7 @@ class Attempt:
         key = environment.get(key_env) if key_env else None
         if not state.running or not found.ports or (key_env and key is None):
             return False
-        running = EngineContainer(runtime, found, self._log, tail=_TAKEN_LINES)
+        running = EngineContainer(runtime, found, self._log, tail=ADOPTED_TAIL)
         self._taken(running, self._container_spec(launch, container).args, running.port, key)
         return True
 

@@ -14,7 +14,7 @@ from pool_managerd import proc, process
 from pool_managerd.attempt import end_containers
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
-from pool_managerd.devices import GpuEvent
+from pool_managerd.devices import GpuEvent, Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_watch import GpuWatch
@@ -62,6 +62,8 @@ class Supervisor:
         self._watch = watch
         self._condemned = condemned
         self._boot_id = boot_id
+        self._said: tuple[str | None, tuple[str, ...]] = (None, ())
+        """What is wrong with the GPUs, as it was last logged."""
 
     def post(self, pool_id: str, event: Event) -> None:
         """Give an event to a pool's owner. Raises KeyError where there is no such pool."""
@@ -159,23 +161,24 @@ class Supervisor:
 
     async def _sample(self, watch: GpuWatch) -> None:
         """Show how full and busy the GPUs are, and have it noticed when one fails."""
-        problem: str | None = None
-        lost: tuple[str, ...] = ()
         while True:
-            inventory = await watch.look()
-            self._condemned.seen(inventory)
-            if (now_lost := tuple(gone.message for gone in inventory.lost)) != lost:
-                lost = now_lost
-                _log.warning("GPUs: %s", "; ".join(lost) or "all answer again")
-            if inventory.problem != problem:
-                problem = inventory.problem
-                _log.warning("GPUs: %s", problem or "can be listed again")
-            if inventory.gpus:
-                self._hub.sampled(inventory.gpus)
-                for pool in self._pools.values():
-                    pool.effects.sampled(inventory.gpus)
-                    pool.owner.refresh()
+            try:
+                self._show(await watch.look())
+            except Exception as error:  # noqa: BLE001 - a sample that fails must not end the pools
+                _log.error("GPUs: a defect: %r", error, exc_info=error)
             await asyncio.sleep(SAMPLE_S)
+
+    def _show(self, inventory: Inventory) -> None:
+        self._condemned.seen(inventory)
+        lost = tuple(gone.message for gone in inventory.lost)
+        if (said := (inventory.problem, lost)) != self._said:
+            self._said = said
+            _log.warning("GPUs: %s", inventory.problem or "; ".join(lost) or "all answer again")
+        if inventory.gpus:
+            self._hub.sampled(inventory.gpus)
+            for pool in self._pools.values():
+                pool.effects.sampled(inventory.gpus)
+                pool.owner.refresh()
 
     def _happened(self, event: GpuEvent) -> None:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
