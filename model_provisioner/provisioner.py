@@ -69,24 +69,7 @@ class ModelProvisioner:
         and then nothing was added to the catalog.
         """
         expected = _expected(digest)
-        place = reference.parse(ref, self._base_dir)
-        match place:
-            case reference.LocalFile():
-                return await self._local(place, ref, expected, progress, engine)
-            case _:
-                message = f"{reference.shown(place)} cannot be fetched by this version; download it and give its path"
-                raise ModelError(Cause.MODEL_FETCH, message, "a path is written as /models/name.gguf or name.gguf")
-
-    async def _local(
-        self,
-        place: reference.LocalFile,
-        ref: str,
-        expected: str | None,
-        progress: Callable[[str], None],
-        engine: Engine | None,
-    ) -> ResolvedModel:
-        inspected = await asyncio.to_thread(local.inspect, place.path)
-        local.require_fit(inspected, engine)
+        inspected = await asyncio.to_thread(examine, ref, self._base_dir, engine)
         digest = await self._digest(inspected, progress)
         path = inspected.path
         if expected is not None and digest != expected:
@@ -155,6 +138,20 @@ class ModelProvisioner:
             recovery = self._catalog.recover()
             entries = self._catalog.list()
         return {entry.id: entry for entry in entries}, recovery
+
+
+def examine(ref: str, base_dir: PurePosixPath, engine: Engine | None) -> Inspected:
+    """The model that ``ref`` means, as its name and its first bytes show it: all that is known before its digest.
+
+    Relative paths start from ``base_dir``, which is absolute. Blocks, and changes nothing. Raises ModelError.
+    """
+    place = reference.parse(ref, base_dir)
+    if not isinstance(place, reference.LocalFile):
+        message = f"{reference.shown(place)} cannot be fetched by this version; download it and give its path"
+        raise ModelError(Cause.MODEL_FETCH, message, "a path is written as /models/name.gguf or name.gguf")
+    inspected = local.inspect(place.path)
+    local.require_fit(inspected, engine)
+    return inspected
 
 
 def choose_id(stem: str, path: Path, digest: str, entries: dict[str, ModelEntry]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llama_orch.doctor.base import Check
-from llama_orch.doctor.checks import config, daemons, engine, gpus, paths, port, token
+from llama_orch.doctor.checks import config, daemons, engine, gpus, model, paths, port, token
 
 CHECKS: tuple[Check, ...] = (
     config.check,
@@ -11,6 +11,7 @@ CHECKS: tuple[Check, ...] = (
     paths.check,
     gpus.check,
     engine.check,
+    model.check,
     port.check,
     daemons.check,
 )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from contracts.config import Mode, Profile
+from engine_provisioner.gpu_sharing import shared_gpus
 from engine_provisioner.gpus import gpu_findings
 from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
 from llama_orch.gpus import NoGpuError, look_at_gpus
@@ -33,5 +34,9 @@ async def check(machine: Machine) -> Sequence[Result]:
         for pool in pools
         for finding in gpu_findings(pool, lambda: seen.gpus, lost=seen.lost)
     ]
+    taken_twice = [
+        failed(CHECK, shared.message, "pool-managerd refuses to start with it (exit status 78)", shared.hint)
+        for shared in shared_gpus(pools, (*seen.gpus, *seen.lost))
+    ]
     names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in seen.gpus)
-    return lost + missing or [ok(CHECK, f"driver {seen.gpus[0].driver}; {names}")]
+    return lost + missing + taken_twice or [ok(CHECK, f"driver {seen.gpus[0].driver}; {names}")]

@@ -10,9 +10,11 @@ from llama_orch.doctor import Machine, Result, Status, examine
 from llama_orch.trial import trial_config
 from tests.integration.llama_orch.conftest import run
 from tests.unit.llama_orch.fake import TOKEN, FakeDaemon
+from tests.unit.model_provisioner.heads import write_model
 
 
 def machine(tmp_path: Path, url: str, text: str | None = None, **environ: str) -> Machine:
+    write_model(tmp_path / "m.gguf")
     path = tmp_path / "config.yaml"
     path.write_text(trial_config(tmp_path / "m.gguf", url.removeprefix("http://")) if text is None else text)
     # A short path for the socket; nothing is made there.
@@ -54,6 +56,15 @@ async def test_each_problem_of_the_file_is_a_failure_and_the_rest_is_skipped(tmp
         "2: pools: expected array of length >= 1",
     ]
     assert by_check(results, Status.SKIPPED).keys() >= {"token", "paths", "port", "daemons"}
+
+
+async def test_a_model_that_is_not_here_is_a_failure_of_its_own(tmp_path: Path, url: str) -> None:
+    examined = machine(tmp_path, url)
+    assert by_check(await examine(examined), Status.OK)["model"].what == f"pool trial: {tmp_path}/m.gguf"
+    (tmp_path / "m.gguf").unlink()
+    failure = by_check(await examine(examined), Status.FAILED)["model"]
+    assert failure.what == f"pool trial: there is no model file {tmp_path}/m.gguf"
+    assert failure.mend
 
 
 async def test_a_free_port_and_no_daemon(tmp_path: Path) -> None:

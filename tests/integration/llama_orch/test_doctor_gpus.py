@@ -40,6 +40,19 @@ async def test_gpus_that_work_are_named(doctor: Doctor) -> None:
     assert fine.what == "driver 550.163.01; 0: NVIDIA GeForce RTX 3090, 24 GiB; 1: NVIDIA GeForce RTX 3060, 12 GiB"
 
 
+async def test_one_gpu_under_two_names_is_a_failure(tmp_path: Path, loaded_gpus: FakeGpus) -> None:
+    path = tmp_path / "config.yaml"
+    pools = (
+        f"{{id: {name}, engine: llamacpp, model: x, devices: [{device}]}}"
+        for name, device in (("a", 0), ("b", loaded_gpus.uuids[0]))
+    )
+    path.write_text(f"pools: [{', '.join(pools)}]\n")
+    machine = Machine(config_path=path, url=None, environ={"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/tmp"})
+    (failure,) = await check(machine)
+    assert failure.status is Status.FAILED
+    assert failure.what.startswith("pools a and b both want GPU 0")
+
+
 async def test_a_lost_gpu_is_said_once_and_the_others_are_looked_at(
     loaded_gpus: FakeGpus, doctor: Doctor, operator_sees: OperatorSees
 ) -> None:

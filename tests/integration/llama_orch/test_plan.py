@@ -22,6 +22,7 @@ from tests.integration.pool_managerd.support import alive, until
 from tests.plugins.failures import OperatorSees
 from tests.support.llamacpp_source import TinyRepository, cuda_toolkit, kept
 from tests.support.nvml import FakeGpus
+from tests.unit.model_provisioner.heads import write_model
 
 pytest_plugins = ["tests.support.nvml.fixtures"]
 pytestmark = pytest.mark.needs("gcc")
@@ -67,6 +68,10 @@ async def test_the_preflight_finds_all_that_an_empty_machine_lacks_at_once(comma
     large, small = json.loads(done.stdout)
     said = " ".join(finding["message"] for finding in large["findings"])
     assert all(tool in said for tool in ("git", "cmake", "ninja", "g++"))
+    for pool, model in ((large, "hf:bartowski/"), (small, "hf:Qwen/")):
+        (finding,) = [finding for finding in pool["findings"] if finding["check"] == "model"]
+        assert f"{model}" in finding["message"]
+        assert "cannot be fetched by this version" in finding["message"]
     assert "no container runtime" in " ".join(finding["message"] for finding in small["findings"])
     assert all(finding["why"] and finding["hint"] for pool in (large, small) for finding in pool["findings"])
     assert files_below(tmp_path / "home") == []
@@ -93,7 +98,9 @@ async def test_a_card_that_is_not_there_is_found_before_anything_else(
     done = await command("ensure", "--config", str(EXAMPLE), "--pool", "small")
     assert done.status == 1
     operator_sees("gpu/card-missing", done.stdout)
-    assert done.stderr == "small: check the GPUs (1) and the flags of pool small\n"
+    model, check = done.stderr.splitlines()
+    assert "cannot be fetched by this version" in model
+    assert check == "small: check the GPUs (1) and the flags of pool small"
 
 
 @pytest.mark.req("OP-02", "OP-06")
@@ -130,6 +137,7 @@ def tiny(tmp_path: Path) -> TinyRepository:
     """A repository with a llama-server of a few lines, which the command's configuration builds."""
     repository = TinyRepository(tmp_path / "upstream")
     (tmp_path / "home").mkdir(exist_ok=True)
+    write_model(tmp_path / "home/m.gguf")
     (tmp_path / "home/source.yaml").write_text(SOURCE.format(repo=repository.url))
     return repository
 

@@ -26,6 +26,7 @@ from engine_provisioner.errors import ProvisionError
 from engine_provisioner.report import Result, document, exit_status, failed, readable
 from tests.integration.pool_managerd.support import alive, until
 from tests.plugins.failures import OperatorSees
+from tests.unit.model_provisioner.heads import write_model
 
 CONFIG = """\
 profile: trial
@@ -61,6 +62,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def write(tmp_path: Path, key: str = "") -> Path:
+    write_model(tmp_path / "m.gguf")
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.format(data=tmp_path / "data", key=key))
     return path

@@ -1,0 +1,29 @@
+"""Every pool's model is here and can be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from contracts.config import Mode
+from engine_provisioner.surroundings import model_findings
+from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
+
+CHECK = "model"
+
+
+async def check(machine: Machine) -> Sequence[Result]:
+    """The model of each pool, as far as its reference and its first bytes tell."""
+    if machine.config is None:
+        return [skipped(CHECK)]
+    base_dir = machine.config_path.absolute().parent
+    results: list[Result] = []
+    for pool in machine.config.pools:
+        if pool.mode is Mode.EXTERNAL:
+            results.append(skipped(CHECK, f"pool {pool.id}: its endpoint has the model"))
+            continue
+        findings = await asyncio.to_thread(model_findings, pool, base_dir)
+        results += [failed(CHECK, finding.message, finding.why, finding.hint) for finding in findings]
+        if not findings:
+            results.append(ok(CHECK, f"pool {pool.id}: {pool.model}"))
+    return results
