@@ -120,7 +120,11 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
             "pools[0].provisioning.mode",
             "xllamacpp",
         ),
-        (config([LLAMA | {"engine": "vllm"}], profile="trial"), "pools[0].provisioning.mode", "mode container"),
+        (
+            config([LLAMA | {"engine": "vllm"}], profile="trial"),
+            "pools[0].provisioning.mode",
+            "mode source or mode container",
+        ),
         (
             config([LLAMA | {"provisioning": TRIAL}], profile="trial", server={"bind": "0.0.0.0:8080"}),
             "server.bind",
