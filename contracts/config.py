@@ -7,7 +7,6 @@ and adds line numbers to what is found here.
 from __future__ import annotations
 
 import math
-import math
 import re
 from enum import StrEnum
 from ipaddress import ip_address

@@ -25,13 +25,14 @@ from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
 from daemon_core.reload import follow_reloads
 from daemon_core.version import version
+from engine_provisioner.gpu_sharing import shared_gpus
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
 from pool_managerd.attempt import Engines, Host, Models
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
-from pool_managerd.devices import Inventory, overlaps
+from pool_managerd.devices import Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.gpu import Gpus, NvmlGpus
@@ -197,8 +198,8 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
 
 def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:
     """One GPU under two names, its index and its UUID: only here, with the GPUs at hand, is it seen."""
-    for found in overlaps(pools, inventory):
-        raise StartupError(found.trouble.message, found.trouble.hint, EXIT_CONFIG)
+    for shared in shared_gpus(pools, inventory.all):
+        raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
 
 
 def _recover(catalog: FsModelCatalog | FsEngineCatalog) -> None:

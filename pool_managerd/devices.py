@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from itertools import combinations
 
 from msgspec.structs import replace
 
 from contracts.base import Message
-from contracts.config import Mode, Pool
 from contracts.pools import Cause, DeviceUse, Gpu
-from engine_provisioner.gpu_faults import LostGpu, label, vanished
-from engine_provisioner.gpu_mask import chosen, named
+from engine_provisioner.gpu_faults import LostGpu, vanished
+from engine_provisioner.gpu_mask import named
 from pool_managerd.xid import FALLEN_OFF_THE_BUS
 
 GIB = 1 << 30
@@ -92,13 +90,6 @@ class Trouble(Message, frozen=True, kw_only=True):
     """A later look will not show anything else."""
 
 
-class Overlap(Message, frozen=True, kw_only=True):
-    """Two pools that have a GPU in common and do not both agree to share it."""
-
-    pools: tuple[str, str]
-    trouble: Trouble
-
-
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
@@ -164,23 +155,6 @@ def _every_gpu(inventory: Inventory) -> tuple[Gpu, ...] | Trouble:
     trouble = _all_lost(inventory.lost)
     others = ", ".join(str(gpu.index) for gpu in inventory.gpus)
     return replace(trouble, hint=f"{trouble.hint}; or set devices: [{others}]") if others else trouble
-
-
-def overlaps(pools: Iterable[Pool], inventory: Inventory) -> tuple[Overlap, ...]:
-    """Pairs of pools whose masks name the same GPU, be it by index and by UUID, where not both have ``share: true``."""
-    local = [pool for pool in pools if pool.mode is not Mode.EXTERNAL]
-    found = []
-    for first, second in combinations(local, 2):
-        others = chosen(second.devices, inventory.all)
-        common = [each for each in chosen(first.devices, inventory.all) if each in others]
-        if not common or (first.share and second.share):
-            continue
-        names = ", ".join(label(each.index, each.name, each.uuid) for each in common)
-        message = f"pools {first.id} and {second.id} both want {names}"
-        hint = "give each pool its own GPU, or set share: true on both pools"
-        trouble = Trouble(cause=Cause.WRONG_DEVICE, message=message, hint=hint)
-        found.append(Overlap(pools=(first.id, second.id), trouble=trouble))
-    return tuple(found)
 
 
 def _all_lost(lost: tuple[LostGpu, ...]) -> Trouble:

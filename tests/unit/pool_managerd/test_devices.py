@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from contracts.config import Engine, External, Mode, Pool, Provisioning
+from contracts.config import Engine, Pool
 from contracts.pools import Cause, Gpu
 from engine_provisioner.gpu_faults import lost_gpu
 from pool_managerd.devices import (
@@ -21,7 +21,6 @@ from pool_managerd.devices import (
     by_presence_alone,
     find,
     on_its_devices,
-    overlaps,
     settle,
     use_of,
 )
@@ -207,36 +206,6 @@ def test_every_known_gpu_works_or_is_lost_and_keeps_its_index(data: st.DataObjec
 
 def pool(name: str, *devices: int | str, share: bool = False) -> Pool:
     return Pool(id=name, engine=Engine.LLAMACPP, model="file:/m", devices=devices, share=share)
-
-
-@pytest.mark.req("ORCH-3820")
-def test_two_pools_that_name_one_gpu_in_two_ways_are_found(operator_sees: OperatorSees) -> None:
-    (overlap,) = overlaps([pool("a", 0), pool("b", 1), pool("c", "GPU-big")], BOTH)
-    assert overlap.pools == ("a", "c")
-    operator_sees("gpu/two-pools-on-one", rendered(overlap.trouble))
-
-
-@pytest.mark.req("ORCH-3820")
-@pytest.mark.parametrize(
-    ("pools", "found"),
-    [
-        ((pool("a", 0), pool("b", 1)), 0),
-        ((pool("a", 0, share=True), pool("b", "GPU-big", share=True)), 0),
-        ((pool("a", 0, share=True), pool("b", "GPU-big")), 1),
-        ((pool("a"), pool("b", "GPU-small")), 1),
-        ((pool("a", 0), pool("b", "GPU-b"), pool("c", "GPU-big")), 3),
-        ((pool("a", 7), pool("b", 7)), 0),
-    ],
-    ids=["apart", "shared", "one-sided", "every-gpu", "three", "not-there"],
-)
-def test_what_is_shared_must_be_shared_by_both(pools: tuple[Pool, ...], found: int) -> None:
-    assert len(overlaps(pools, BOTH)) == found
-
-
-def test_an_external_pool_takes_no_gpu_and_a_lost_gpu_is_still_somebodys() -> None:
-    elsewhere = Provisioning(mode=Mode.EXTERNAL, external=External(url="http://127.0.0.1:8000"))
-    assert overlaps([pool("a"), replace(pool("b"), provisioning=elsewhere)], BOTH) == ()
-    assert len(overlaps([pool("a", 0), pool("b", "GPU-big")], Inventory(gpus=(SMALL,), lost=(BIG_LOST,)))) == 1
 
 
 # --- where an engine is -----------------------------------------------------------------------------------------------
