@@ -29,7 +29,6 @@ from engine_provisioner.gpu_sharing import shared_gpus
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
-from pool_managerd.attempt import Engines, Host, Models
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
 from pool_managerd.devices import Inventory
@@ -38,6 +37,7 @@ from pool_managerd.engine_log import EngineLog
 from pool_managerd.gpu import Gpus, NvmlGpus
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
+from pool_managerd.host import Engines, Host, Models
 from pool_managerd.hub import Hub
 from pool_managerd.instance_lock import single_instance
 from pool_managerd.life import Life

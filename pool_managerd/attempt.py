@@ -9,38 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from container_runtime.errors import ContainerError, SpecError
-from container_runtime.spec import ContainerHandle, ContainerSpec
-from contracts.config import Engine, Mode, Pool, Profile
-from contracts.engines import ContainerRun, Finding, Handoff, Plan, PreparedEngine, ResolvedModel
+from container_runtime.errors import SpecError
+from container_runtime.spec import ContainerSpec
+from contracts.config import Mode, Pool, Profile
+from contracts.engines import ContainerRun, Handoff, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
-from pool_managerd import devices, proc, process, vram
-from pool_managerd.condemned import Condemned
-from pool_managerd.container import ADOPTED_TAIL, Containers, EngineContainer, step_error
+from pool_managerd import devices, proc, process
+from pool_managerd.container import EngineContainer
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
-from pool_managerd.engine_log import EngineLog, Redacts
+from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StepError, StillRunningError
-from pool_managerd.gpu import Gpus
-from pool_managerd.gpu_watch import GpuWatch
-from pool_managerd.handles import HandleFiles
-from pool_managerd.hub import Hub
+from pool_managerd.gpu_proof import Subject, find_devices, prove, vram_back
+from pool_managerd.host import Engines, Host
 from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
-from pool_managerd.probe import Prober
+from pool_managerd.leftovers import Taken, clear, take_over
 from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
-from pool_managerd.reconcile import Handle, belonging, instance_of, leader_of
-from pool_managerd.room import Room
+from pool_managerd.reconcile import Handle, instance_of
 from pool_managerd.snapshot import replica_id
 
 _log = logging.getLogger(__name__)
-
-Progress = Callable[[str], None]
 
 STEPS = (
     "check_devices",
@@ -55,54 +46,6 @@ STEPS = (
     "hand_over",
 )
 """A manager may die in any of them: the next one starts from the first, and what is done already costs little."""
-
-_ON_GPU_WAIT_S = 3.0
-"""How long after a generation NVML may take to list the engine's process."""
-_ON_GPU_LOOK_S = 0.2
-_VRAM_BACK_S = 10.0
-"""How long after an engine's end the driver may take to give its VRAM back."""
-
-
-class Models(Protocol):
-    """Brings models to this disk."""
-
-    async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
-        """The model behind a reference, which this engine can load. Raises StepError."""
-
-
-class Engines(Protocol):
-    """Makes one pool's engine startable."""
-
-    def plan(self, pool: Pool) -> Plan:
-        """What ``ensure`` would do. Raises StepError."""
-
-    async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
-        """What would stop ``ensure``. Raises StepError."""
-
-    async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
-        """Do it. Raises StepError."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Host:
-    """What the pools of one daemon share."""
-
-    profile: Profile
-    models: Models
-    prober: Prober
-    gpus: Gpus
-    watch: GpuWatch | None
-    """None in profile trial, which leaves GPUs alone."""
-    condemned: Condemned
-    room: Room
-    containers: Containers
-    files: HandleFiles
-    hub: Hub
-    redactor: Redacts
-    environ: Mapping[str, str]
-    boot_id: str
-    wall_offset_ms: int
-    """Unix milliseconds minus the loop's: what turns one into the other for people."""
 
 
 class Attempt:
@@ -149,7 +92,7 @@ class Attempt:
         """Steps check_devices and stage_model; None for an engine that somebody else runs."""
         if self._on_gpu:
             self._step("check_devices")
-            self.gpus = await self._check_devices()
+            self.gpus = await find_devices(self._pool, self._host)
         if self._pool.mode is Mode.EXTERNAL:
             return None
         self._step("stage_model")
@@ -181,7 +124,9 @@ class Attempt:
         native = gpu_env(uuids) if self._on_gpu and engine.container is None else {}
         self._launch = launch_of(engine, model, {**self._pool.env, **engine.env, **native}, uuids)
         self._step("take_over")
-        if await self._take_over(self._launch):
+        taken = await take_over(self._launch, self._pool, self._sides, self._log, self._host)
+        if taken is not None:
+            self._has_taken(taken, self._launch)
             await self._clear(keep=self.side)
         else:
             await self._clear(keep=None)
@@ -293,7 +238,7 @@ class Attempt:
         self._running = None
         self._log.end()
         if self._on_gpu and pids:
-            await self._vram_back(pids)
+            await vram_back(self._pool.id, pids, self._host)
         self._forget(self.instance)
 
     async def kill(self) -> None:
@@ -380,6 +325,17 @@ class Attempt:
         self._flags = flags
         self._endpoint = Endpoint(url=f"http://{process.LOOPBACK}:{port}", api_key=key)
 
+    def _has_taken(self, taken: Taken, launch: Launch) -> None:
+        self.side = taken.side
+        container = launch.engine.container
+        if container is not None:
+            flags = self._container_spec(launch, container).args
+        else:
+            self._port = taken.port
+            flags = fill(launch.engine.args, model=launch.model_path, host=process.LOOPBACK, port=taken.port)
+        self._has(taken.running, flags, taken.port, taken.key)
+        self._progress(f"taking over the engine that runs on port {taken.port}")
+
     def _handle(self, launch: Launch, port: int, **what: int | str) -> Handle:
         handle = Handle(
             pool_id=self._pool.id,
@@ -407,71 +363,6 @@ class Attempt:
             self._host.redactor.register(key)
         return Endpoint(url=url.rstrip("/"), api_key=key)
 
-    # --- taking over --------------------------------------------------------------------------------------------------
-
-    async def _take_over(self, launch: Launch) -> bool:
-        """Have the engine that a former manager left running, where it is the very one that would be started."""
-        for side in self._sides:
-            handle = await asyncio.to_thread(self._host.files.read, instance_of(self._pool.id, side))
-            if handle is None or handle.launch_hash != launch.hash:
-                continue
-            self._log.begin(f"{self._pool.id}: taking over the engine that runs on port {handle.port}")
-            if handle.container_id is not None:
-                taken = await self._take_over_container(handle, launch)
-            else:
-                taken = await self._take_over_process(handle, launch)
-            if taken:
-                self.side = side
-                self._progress(f"taking over the engine that runs on port {handle.port}")
-                return True
-        return False
-
-    async def _take_over_process(self, handle: Handle, launch: Launch) -> bool:
-        seen = await asyncio.to_thread(proc.process_of, handle.pid)
-        leader = None if seen is None else leader_of(handle, (seen,), self._host.boot_id)
-        key_env = launch.engine.key_env
-        key = proc.variable_of(handle.pid, key_env) if key_env else None
-        if leader is None or (key_env and key is None):
-            return False
-        files = self._host.files
-        try:
-            output = str(files.output(handle.instance))
-            running = await EngineProcess.adopt(leader, files.marker(handle.instance), output, self._log)
-        except OSError:
-            return False
-        self._port = handle.port
-        args = fill(launch.engine.args, model=launch.model_path, host=process.LOOPBACK, port=handle.port)
-        self._taken(running, args, handle.port, key)
-        return True
-
-    async def _take_over_container(self, handle: Handle, launch: Launch) -> bool:
-        found = await self._find_container(handle)
-        container = launch.engine.container
-        if found is None or container is None:
-            return False
-        runtime = self._host.containers.runtime(found.runtime)
-        try:
-            state = await runtime.inspect(found)
-            environment = await runtime.environment(found)
-        except ContainerError:
-            return False
-        key_env = launch.engine.key_env
-        key = environment.get(key_env) if key_env else None
-        if not state.running or not found.ports or (key_env and key is None):
-            return False
-        running = EngineContainer(runtime, found, self._log, tail=ADOPTED_TAIL)
-        self._taken(running, self._container_spec(launch, container).args, running.port, key)
-        return True
-
-    async def _find_container(self, handle: Handle) -> ContainerHandle | None:
-        found = await self._host.containers.find(self._host.files.marker(handle.instance), handle.runtime)
-        return next((one for one in found if one.container_id == handle.container_id), None)
-
-    def _taken(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
-        if key is not None:
-            self._host.redactor.register(key)
-        self._has(running, flags, port, key)
-
     # --- what must not be there ---------------------------------------------------------------------------------------
 
     async def _clear(self, keep: str | None) -> None:
@@ -480,68 +371,17 @@ class Attempt:
             if side != keep:
                 await clear(self._pool, side, self._host)
 
-    async def _vram_back(self, pids: frozenset[int]) -> None:
-        """Wait until NVML shows none of these processes any more: the next engine needs the room."""
-        give_up = self._loop.time() + _VRAM_BACK_S
-        while held := await self._held_by(pids):
-            if self._loop.time() >= give_up:
-                text = "%s: NVML still shows ended processes with VRAM: pid %s"
-                names = ", ".join(map(str, sorted(held)))
-                _log.warning(text, self._pool.id, names, extra={"pool_id": self._pool.id})
-                return
-            await asyncio.sleep(_ON_GPU_LOOK_S)
-
-    async def _held_by(self, pids: frozenset[int]) -> frozenset[int]:
-        seen = await asyncio.to_thread(self._host.gpus.processes)
-        return pids & {one.pid for one in seen if isinstance(one, devices.DeviceProcess)}
-
     # --- GPUs ---------------------------------------------------------------------------------------------------------
 
     @property
     def _on_gpu(self) -> bool:
         return self._host.profile is Profile.HOME and self._pool.mode is not Mode.EXTERNAL
 
-    async def _check_devices(self) -> tuple[Gpu, ...]:
-        inventory = await asyncio.to_thread(self._host.gpus.inventory)
-        found = devices.find(self._pool.devices, inventory)
-        if isinstance(found, devices.Trouble):
-            raise StepError(found.cause, found.message, found.hint)
-        if (event := self._host.condemned.of(gpu.uuid for gpu in found)) is not None:
-            raise StepError(event.cause, event.message, event.hint)
-        return found
-
     async def _prove_devices(self) -> None:
-        """NVML must show the engine on its devices, with most of its model; it may take a moment to."""
         if self._running is None or self._engine is None:
             raise AssertionError("nothing was started")
-        mask = tuple(gpu.uuid for gpu in self.gpus)
-        need = None
-        if self._model is not None:
-            need = await self._host.room.need(self._pool, self._engine, self._model, self.gpus)
-        least = vram.least_on_gpu(need) if need is not None else None
-        give_up = self._loop.time() + _ON_GPU_WAIT_S
-        while True:
-            self._last_pids = await self._running.pids()
-            seen = await asyncio.to_thread(self._host.gpus.processes)
-            trouble = devices.on_its_devices(mask, self._last_pids, seen, least)
-            if trouble is None:
-                break
-            if trouble.final or self._loop.time() >= give_up:
-                raise StepError(trouble.cause, trouble.message, trouble.hint)
-            await asyncio.sleep(_ON_GPU_LOOK_S)
-        if (said := devices.by_presence_alone(mask, self._last_pids, seen)) is not None:
-            self._progress(said)
-        await self._remember(seen, need)
-
-    async def _remember(self, seen: tuple[devices.DeviceProcess | devices.Untold, ...], need: vram.Need | None) -> None:
-        """What the engine holds now decides whether the next one like it fits."""
-        if self._engine is None or self._model is None:
-            return
-        held = tuple(one for one in seen if isinstance(one, devices.DeviceProcess) and one.pid in self._last_pids)
-        total = await self._host.room.remember(self._pool, self._engine, self._model, self.gpus, held)
-        if total is not None:
-            wanted = f"; {need.basis}: {vram.gib(need.total_on(len(self.gpus)))}" if need is not None else ""
-            self._progress(f"on its GPUs, with {vram.gib(total)} of VRAM{wanted}")
+        subject = Subject(pool=self._pool, engine=self._engine, model=self._model, gpus=self.gpus)
+        self._last_pids = await prove(subject, self._running, self._host, self._progress)
 
     # --- small things -------------------------------------------------------------------------------------------------
 
@@ -564,29 +404,3 @@ class Attempt:
 
     def _warn(self, text: str, error: OSError) -> None:
         _log.warning(f"{self._pool.id}: {text}", error, extra={"pool_id": self._pool.id})
-
-
-async def clear(pool: Pool, side: str, host: Host) -> None:
-    """End whatever runs in one of a pool's places, whoever started it. Raises StillRunningError or StepError."""
-    instance = instance_of(pool.id, side)
-    marker = host.files.marker(instance)
-    handle = await asyncio.to_thread(host.files.read, instance)
-    seen = tuple(await asyncio.to_thread(lambda: tuple(proc.processes())))
-    first = belonging(handle, {marker}, seen, host.boot_id)
-    await process.end_all(lambda: process.remains(first, marker), pool.timeouts.stop_ms)
-    runtime = handle.runtime if handle is not None else None
-    if pool.mode is Mode.CONTAINER or runtime is not None:
-        await end_containers(host.containers, marker, runtime, pool.timeouts.stop_ms)
-    host.files.remove(instance)
-
-
-async def end_containers(containers: Containers, marker: str, runtime: str | None, stop_ms: int) -> None:
-    """End and remove the containers that carry a handle file's path. Raises StepError, also where it cannot be told.
-
-    ``runtime`` is the one that must answer for it to be sure that none is left.
-    """
-    for found in await containers.find(marker, runtime):
-        try:
-            await containers.runtime(found.runtime).stop(found, timeout_ms=stop_ms)
-        except ContainerError as error:
-            raise step_error(error) from error

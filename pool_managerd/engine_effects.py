@@ -15,8 +15,10 @@ from contracts.config import Pool
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import DeviceUse, Endpoint, Gpu
 from pool_managerd import devices, process
-from pool_managerd.attempt import Attempt, Engines, Host, clear
+from pool_managerd.attempt import Attempt
 from pool_managerd.engine_log import EngineLog
+from pool_managerd.host import Engines, Host
+from pool_managerd.leftovers import clear
 from pool_managerd.life import EngineExited, Life
 from pool_managerd.owner import Successor
 from pool_managerd.reconcile import BLUE, GREEN, SIDES, ProcessSeen, instance_of

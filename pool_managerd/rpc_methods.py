@@ -30,9 +30,9 @@ from contracts.rpc import (
     answer,
     same_major,
 )
-from pool_managerd.attempt import Engines
 from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
+from pool_managerd.host import Engines
 from pool_managerd.hub import Hub
 from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked
 from pool_managerd.rpc_server import RpcError

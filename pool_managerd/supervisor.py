@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pool_managerd import proc, process
-from pool_managerd.attempt import end_containers
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
 from pool_managerd.devices import GpuEvent, Inventory
@@ -20,6 +19,7 @@ from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
+from pool_managerd.leftovers import end_containers
 from pool_managerd.life import DevicesFailed, Event, ReloadAsked, RestartAsked, Start, StopAsked
 from pool_managerd.owner import Owner
 from pool_managerd.reconcile import Handle, Leftover, Reconciliation, pool_of, reconcile

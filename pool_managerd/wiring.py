@@ -13,8 +13,8 @@ from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
 from model_provisioner.errors import ModelError
 from model_provisioner.provisioner import ModelProvisioner
-from pool_managerd.attempt import Progress
 from pool_managerd.errors import StepError
+from pool_managerd.host import Progress
 
 
 class ProvisionedModels:
@@ -24,7 +24,7 @@ class ProvisionedModels:
         self._provisioner = provisioner
 
     async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
-        """See ``pool_managerd.attempt.Models``."""
+        """See ``pool_managerd.host.Models``."""
         try:
             return await self._provisioner.ensure_present(ref, digest, progress, engine=engine)
         except ModelError as error:
@@ -39,21 +39,21 @@ class ProvisionedEngines:
         self._host = host
 
     def plan(self, pool: Pool) -> Plan:
-        """See ``pool_managerd.attempt.Engines``."""
+        """See ``pool_managerd.host.Engines``."""
         try:
             return self._provider(pool).plan(pool)
         except ProvisionError as error:
             raise _step_error(error) from error
 
     async def preflight(self, pool: Pool) -> tuple[Finding, ...]:
-        """See ``pool_managerd.attempt.Engines``."""
+        """See ``pool_managerd.host.Engines``."""
         try:
             return await self._provider(pool).preflight(pool)
         except ProvisionError as error:
             raise _step_error(error) from error
 
     async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
-        """See ``pool_managerd.attempt.Engines``."""
+        """See ``pool_managerd.host.Engines``."""
         try:
             return await self._provider(pool).ensure(pool, progress)
         except ProvisionError as error:

@@ -10,8 +10,9 @@ import pytest
 
 from contracts.config import Engine, Pool, Timeouts
 from pool_managerd import proc
-from pool_managerd.attempt import Host, clear
 from pool_managerd.handles import HandleFiles
+from pool_managerd.host import Host
+from pool_managerd.leftovers import clear
 from pool_managerd.process import EngineProcess
 from pool_managerd.reconcile import Handle, ProcessSeen
 from tests.integration.pool_managerd.support import log_at, python, until

@@ -10,9 +10,9 @@ import pytest
 from container_runtime.errors import ContainerError, RuntimeCause
 from contracts.pools import Cause
 from daemon_core.redaction import Redactor
-from pool_managerd.attempt import end_containers
 from pool_managerd.container import MachineContainers, step_error
 from pool_managerd.errors import StepError
+from pool_managerd.leftovers import end_containers
 
 
 def machine(path: Path, *programs: str) -> MachineContainers:

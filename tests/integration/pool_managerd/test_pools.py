@@ -23,10 +23,10 @@ from daemon_core.entry import DaemonContext
 from daemon_core.notify import Notifier
 from daemon_core.paths import Paths
 from daemon_core.redaction import Redactor
-from pool_managerd import app, attempt, process
-from pool_managerd.attempt import Progress
+from pool_managerd import app, gpu_proof, process
 from pool_managerd.devices import DeviceProcess, GpuEvent, Inventory
 from pool_managerd.errors import StepError
+from pool_managerd.host import Progress
 from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
 from pool_managerd.process import marked
@@ -361,7 +361,7 @@ async def test_a_missing_model_is_told_at_the_first_gate(world: World) -> None:
 
 
 async def test_an_engine_that_never_gets_healthy_runs_out_of_time(tmp_path: Path, operator_sees: OperatorSees) -> None:
-    world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(start_ms=400, stop_ms=200)))
+    world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(start_ms=2500, stop_ms=200)))
     world.engines.args = ("--behave", "loading")
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
@@ -598,7 +598,7 @@ async def test_an_engine_on_the_wrong_device_is_stopped(
     cause: Cause,
     words: str,
 ) -> None:
-    monkeypatch.setattr(attempt, "_ON_GPU_WAIT_S", 0.1)
+    monkeypatch.setattr(gpu_proof, "_ON_GPU_WAIT_S", 0.1)
     world = World(tmp_path, TRIAL, Profile.HOME)
     world.gpus = FakeGpus(Inventory(gpus=(CARD, OTHER)), *on)
     world.gpus.pids = lambda: [world.pid()]

@@ -22,9 +22,9 @@ from contracts.rpc import MAX_FRAME_BYTES, PROTOCOL, RpcCode
 from daemon_core.errors import StartupError
 from daemon_core.paths import make_private_dir
 from pool_managerd import rpc_server
-from pool_managerd.attempt import Progress
 from pool_managerd.devices import DeviceProcess, GpuEvent, Inventory
 from pool_managerd.errors import StepError
+from pool_managerd.host import Progress
 from pool_managerd.hub import Hub
 from pool_managerd.instance_lock import single_instance
 from pool_managerd.life import DrainAsked, Event, Life, ReloadAsked, RestartAsked
