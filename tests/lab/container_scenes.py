@@ -327,7 +327,8 @@ printf 'no end of line'
     handle = await runtime.run(spec("talker", script, key_env="ENGINE_KEY"), KEY)
     followed = await text_of(runtime, handle, follow=True)
     await runtime.stop(handle, timeout_ms=1000)
-    flood = f"i=0; while [ $i -lt 14000 ]; do i=$((i + 1)); echo $i {'x' * 1000}; done"
+    # The last lines come alone: podman cuts lines where one of its reads ends, and counts the second half as a line.
+    flood = f"i=0; while [ $i -lt 14000 ]; do i=$((i + 1)); echo $i {'x' * 1000}; done; sleep 1; echo a; echo b; echo c"
     handle = await runtime.run(spec("flood", flood), None)
     await runtime.wait(handle)
     kept = await text_of(runtime, handle)
@@ -354,7 +355,7 @@ printf 'no end of line'
     return {
         "followed": [line if len(line) < 100 else len(line) for line in followed],
         "kept": len(kept),
-        "last": (len(last), last[-1].split()[0]),
+        "last": last,
         "from the last on": later == list(range(later[0], later[0] + 10)) and later[0] > 1,
         "goes on": numbers == sorted(set(numbers)),
         "followers left": left,
