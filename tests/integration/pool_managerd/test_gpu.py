@@ -205,7 +205,11 @@ def test_an_engine_is_found_on_the_gpu_that_its_mask_names(loaded_gpus: FakeGpus
     big, small = loaded_gpus.uuids
     loaded_gpus.engines_hold(2 * GIB)
     env = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": big}
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=env) as engine:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=env) as engine:
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        engine.stdin.write(b"up\n")
+        assert engine.stdout.readline() == b"up\n"  # a program that has just begun shows no environment yet
         seen = nvml.processes()
         used = [gpu.vram_used_bytes for gpu in nvml.inventory().gpus]
         engine.communicate()
