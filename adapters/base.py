@@ -48,10 +48,17 @@ class EngineError(Exception):
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """One generation to ask for: exactly one of ``prompt`` and ``messages``."""
+    """One piece of work to ask an engine for.
 
+    A completion has ``prompt``, a chat ``messages``, an embedding ``inputs``, and a rerank the query as ``prompt`` and
+    the documents as ``inputs``. Each input's embedding or score is one text of the stream, in the order of the inputs:
+    the JSON object ``{"index":0,"embedding":[...]}`` or ``{"index":0,"score":0.9}``.
+    """
+
+    workload: Workload = Workload.COMPLETION
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] | None = None
+    inputs: tuple[str, ...] | None = None
     max_tokens: int | None = None
     seed: int = 0
     sampling: Sampling = Sampling()
@@ -82,6 +89,9 @@ class Props(msgspec.Struct, frozen=True, kw_only=True):
     engine_version: str | None = None
     ctx_max: int | None = None
     slots: int | None = None
+    workloads: tuple[Workload, ...] = ()
+    """What this running engine, with the model it has, was found to serve."""
+    features: tuple[str, ...] = ()
 
 
 class Health(StrEnum):

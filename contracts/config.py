@@ -239,6 +239,15 @@ class Pool(Strict, frozen=True, kw_only=True):
         return self.provisioning.mode or MODES[self.engine][0]
 
 
+class Models(Strict, frozen=True, kw_only=True):
+    """What is kept of the models that were fetched. Files of the user's own are never counted and never removed."""
+
+    max_bytes: Annotated[int, Meta(ge=1)] | None = None
+    """Fetched models together take no more; the least recently used goes first. Left out, nothing is removed."""
+    pinned: tuple[str, ...] = ()
+    """References of models that are never removed to make room, beside those of the pools."""
+
+
 class Logging(Strict, frozen=True, kw_only=True):
     """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
 
@@ -255,6 +264,7 @@ class Config(Strict, frozen=True, kw_only=True):
     auth: Auth = Auth()
     policy: Policy = Policy()
     paths: Paths = Paths()
+    models: Models = Models()
     sessions: Sessions = Sessions()
     logging: Logging = Logging()
 

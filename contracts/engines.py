@@ -191,6 +191,10 @@ class ResolvedModel(Message, frozen=True, kw_only=True):
     kv: KvLayout | None = None
     """None where the model does not say enough."""
     weights: WeightSizes | None = None
+    tokenizer: str | None = None
+    """The kind of tokenizer, in the model's own words."""
+    chat_template_sha256: str | None = None
+    """Bare hex, over the template's UTF-8; None where the model has no chat template."""
 
 
 class ModelState(StrEnum):
@@ -209,9 +213,20 @@ class ModelEntry(Message, frozen=True, kw_only=True):
     size_bytes: int
     digest: str
     state: ModelState = ModelState.ACTIVE
+    format: ModelFormat = ModelFormat.GGUF
     ctx_max: int | None = None
     arch: str | None = None
     quant: str | None = None
+    layers: int | None = None
+    heads: int | None = None
+    tokenizer: str | None = None
+    chat_template_sha256: str | None = None
+    fetched: bool = False
+    """It was downloaded into our cache, so it may be removed to make room; a user's own file never is."""
+    source: str | None = None
+    """What ``ref`` came to when it was fetched (a commit, a version, a digest), without secrets."""
+    pinned: bool = False
+    """Never removed to make room."""
     created_ms: int = 0
     verified_ms: int | None = None
 
