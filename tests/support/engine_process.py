@@ -1,0 +1,115 @@
+"""A real engine as a child of the tests: what it says is kept and can be waited for, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "engines"
+"""Where ``make engines`` makes them."""
+KEPT = ("PATH", "LANG", "LLAMA_ORCH_TEST_RUN")
+
+
+class EngineProcess:
+    """One program with its children, as a context manager. Its environment is what is given, and what finds programs.
+
+    Its methods wait: a coroutine calls them with ``asyncio.to_thread``.
+    """
+
+    def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str | Path], *, cwd: Path, keep: int | None = None) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        self.process = subprocess.Popen(
+            [str(part) for part in argv],
+            cwd=cwd,
+            env=kept | {name: str(value) for name, value in environ.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=() if keep is None else (keep,),
+            start_new_session=True,  # so that all of it can be ended at once
+        )
+        self._reader = threading.Thread(target=self._read, name=f"lines of {self.process.pid}")
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The program itself."""
+        return self.process.pid
+
+    def said(self, *words: str, within_s: float) -> str:
+        """The first line with all these words, waited for while the program runs."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if all(word in line for word in words)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None or not self._reader.is_alive(), within_s)
+            line = found()
+        assert line is not None, f"it did not say {words} within {within_s:.0f} s:\n" + "\n".join(self.lines[-60:])
+        return line
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal for the program alone."""
+        self.process.send_signal(number)
+
+    def ended(self, within_s: float) -> int:
+        """Wait for its end; the answer is its exit status."""
+        return self.process.wait(within_s)
+
+    def kill(self) -> None:
+        """End the program and every process that it started and that did not leave its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def children(self, command: str) -> list[int]:
+        """The processes of its group whose command line has this in it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
+                continue
+            try:
+                group = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[2])
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it ended meanwhile
+            if group == self.process.pid and command in line:
+                found.append(int(entry.name))
+        return found
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.decode(errors="replace").rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
