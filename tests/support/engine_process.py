@@ -24,7 +24,9 @@ class EngineProcess:
     Its methods wait: a coroutine calls them with ``asyncio.to_thread``.
     """
 
-    def __init__(self, argv: Sequence[str | Path], environ: Mapping[str, str | Path], *, cwd: Path, keep: int | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str | Path], environ: Mapping[str, str | Path], *, cwd: Path, keep: int | None = None
+    ) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_port
 
@@ -82,9 +83,18 @@ def real_triton(repository: Path, *options: str) -> Iterator[RealTriton]:
 
 
 def write_toy(
-    repository: Path, name: str = "toy", *, build: str = "1", inputs: dict[str, str] = PLAIN, **outputs: str
+    repository: Path,
+    name: str = "toy",
+    *,
+    build: str = "1",
+    inputs: Mapping[str, str] = PLAIN,
+    outputs: Mapping[str, str] = MappingProxyType({}),
+    gate: Path | None = None,
 ) -> Path:
-    """Adds a model to the folder, and answers with the folder. Another ``build`` draws other words."""
+    """Adds a model to the folder, and answers with the folder.
+
+    Another ``build`` draws other words. One with a ``gate`` is not loaded before that file is there.
+    """
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     shutil.copy(MODEL, folder / "model.py")
@@ -94,6 +104,7 @@ def write_toy(
         "model_transaction_policy { decoupled: True }",
         "instance_group [ { kind: KIND_CPU count: 1 } ]",
         f'parameters {{ key: "build" value {{ string_value: "{build}" }} }}',
+        f'parameters {{ key: "gate" value {{ string_value: "{gate or ""}" }} }}',
         'input { name: "text_input" data_type: TYPE_STRING dims: [1] }',
         'output { name: "text_output" data_type: TYPE_STRING dims: [1] }',
     ]

@@ -51,7 +51,7 @@ def hf_models(factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @contextmanager
 def real_vllm(model: Path, *options: str, home: Path) -> Iterator[RealVllm]:
-    """A server with this model, named SERVED_AS; gone with its workers when the block ends. It may write to ``home``."""
+    """A server with this model, named SERVED_AS; gone with its workers when the block ends. ``home`` is its."""
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     argv: list[str | Path] = ["nice", PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model]

@@ -1,4 +1,4 @@
-"""A model for the real Triton's Python backend: words drawn from a seed, sent one by one. Triton loads it, no test does.
+"""A model for the real Triton's Python backend: words drawn from a seed, sent one by one. Only Triton loads it.
 
 A prompt is also what the model is to do: "refuse" is refused before the first word, "break after 3" breaks then,
 "slowly" takes its time over every word. What befalls it is said on standard output, for a test to wait for.
@@ -10,6 +10,7 @@ import json
 import random
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,14 @@ class TritonPythonModel:
     """What the backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Reads of which build this is: another build draws other words."""
+        """Reads of which build this is, since another build draws other words, and waits for its gate."""
         config = json.loads(args["model_config"])
-        self.build = config["parameters"]["build"]["string_value"]
+        told = {name: parameter["string_value"] for name, parameter in config["parameters"].items()}
+        self.build = told["build"]
         self.outputs = {output["name"] for output in config["output"]}
+        print("toy: loads", flush=True)  # noqa: T201 - the backend's own log cannot be followed
+        while told["gate"] and not Path(told["gate"]).exists():
+            threading.Event().wait(PAUSE_S)
 
     def execute(self, requests: list[Any]) -> None:
         """Answers each request in a thread of its own, as a decoupled model may."""
@@ -41,7 +46,7 @@ class TritonPythonModel:
             for response in self._words(asked, sender):
                 sender.send(triton.InferenceResponse(response))
         except ValueError as error:
-            print(f"toy: refused or broke: {error}", flush=True)  # noqa: T201 - the backend's own log cannot be followed
+            print(f"toy: refused or broke: {error}", flush=True)  # noqa: T201 - as above
             sender.send(triton.InferenceResponse(error=triton.TritonError(str(error))), flags=final)
         else:
             sender.send(flags=final)
@@ -83,12 +88,13 @@ class TritonPythonModel:
 
 
 def _asked(request: Any) -> dict[str, Any]:  # noqa: ANN401 - the backend has no types
-    """Every input that came, by its name; what ``sampling_parameters`` holds counts as if it stood beside it."""
+    """Every input that came, by its name. What ``sampling_parameters`` or the request's parameters hold counts too."""
     asked: dict[str, Any] = {}
     for tensor in request.inputs():
         values = [value.decode() if isinstance(value, bytes) else value.item() for value in tensor.as_numpy().flat]
         asked[tensor.name()] = values if tensor.name() == "stop" else values[0]
-    return asked | json.loads(asked.pop("sampling_parameters", "{}"))
+    more = asked.pop("sampling_parameters", None) or request.parameters() or "{}"
+    return asked | json.loads(more)
 
 
 def _text(word: str) -> Any:  # noqa: ANN401 - the backend has no types
