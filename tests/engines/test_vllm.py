@@ -13,21 +13,21 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
-from adapters.base import Adapter, Failure, Generation, Health
+from adapters.base import Adapter, EngineError, Failure, Generation, Health
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Engine
+from contracts.config import Engine, Timeouts
 from contracts.events import FinishReason
 from contracts.pools import Endpoint
 from contracts.tasks import ChatMessage, Role, Sampling, Workload
 from tests.engines.generating import generate
-from tests.integration.orchestratord.house import house
-from tests.support.raw_http import raw
+from tests.integration.orchestratord.house import house, read_until, tokens_in
 from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllm
-from tests.unit.orchestratord.frames import events_of, text_of
+from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import pool
 
 pytestmark = [
@@ -56,7 +56,8 @@ def adapter_at(server: RealVllm, http: EngineHttp) -> Adapter:
 
 async def running(server: RealVllm) -> float:
     """How many requests it works at."""
-    metrics = (await raw(server.url, "/metrics")).body.decode()
+    async with aiohttp.ClientSession(server.url) as client, client.get("/metrics") as answered:
+        metrics = await answered.text()
     found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
     assert found is not None
     return float(found[1])
@@ -172,21 +173,26 @@ async def test_leaving_frees_the_request(vllm: RealVllm, http: EngineHttp) -> No
             pass
 
 
-async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: EngineHttp) -> None:
-    """It says an error in the stream, and then [DONE] as if nothing were. The last test of this server."""
-    adapter = adapter_at(vllm, http)
-    async with asyncio.TaskGroup() as tasks:
-        streaming = tasks.create_task(generate(adapter, LONG))
-        async with asyncio.timeout(AT_ONCE_S):
-            while not await running(vllm):
-                pass
-        vllm.process.send(signal.SIGTERM)
-        answer = await streaming
-    assert answer.finished is None
-    assert answer.failure is not None
-    assert answer.failure.failure is Failure.BROKEN
+@pytest.mark.req("HP-17")
+async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: EngineHttp, tmp_path: Path) -> None:
+    """The last test of this server.
+
+    It says an error in the stream and then [DONE] as if nothing were; or, where its own processes end in another
+    order, it says nothing any more and waits for the client to leave. Then the idle limit sees it.
+    """
+    watched = pool(engine=Engine.VLLM, timeouts=Timeouts(idle_ms=2_000))
+    async with house(tmp_path, vllm.url, watched) as here:
+        task = await here.submit(prompt="once", max_tokens=LONG.max_tokens)
+        async with here.client.get(f"/v1/tasks/{task}/stream") as answer:
+            stream = await read_until(answer, lambda got: tokens_in(got) >= 3)
+            vllm.process.send(signal.SIGTERM)
+            async with asyncio.timeout(AT_ONCE_S):
+                stream += await answer.read()
+    last = frames_of(stream)[-1]
+    assert last.event == "error"
+    assert (last.data["code"], last.data["retriable"]) in {("WORKER_RESET", True), ("DECODE_TIMEOUT", True)}
     await asyncio.to_thread(vllm.process.ended, 30)
-    assert await adapter.health() is Health.DOWN
+    assert await adapter_at(vllm, http).health() is Health.DOWN
 
 
 async def test_a_worker_that_is_killed_is_broken_at_once(
@@ -195,18 +201,14 @@ async def test_a_worker_that_is_killed_is_broken_at_once(
     """The server says 503, and then exits as if all were well."""
     with real_vllm(hf_models(tmp_path_factory)[0], "--max-num-seqs=4", home=tmp_path) as server:
         adapter = adapter_at(server, http)
-        async with asyncio.TaskGroup() as tasks:
-            streaming = tasks.create_task(generate(adapter, LONG))
-            async with asyncio.timeout(AT_ONCE_S):
-                while not await running(server):
-                    pass
-            (worker,) = server.workers()
+        (worker,) = server.workers()
+        async with asyncio.timeout(AT_ONCE_S), adapter.submit(LONG) as batches:
+            await anext(batches)
             os.kill(worker, signal.SIGKILL)
-            async with asyncio.timeout(AT_ONCE_S):
-                answer = await streaming
-        assert answer.finished is None
-        assert answer.failure is not None
-        assert answer.failure.failure is Failure.BROKEN
+            with pytest.raises(EngineError) as caught:
+                async for batch in batches:
+                    assert batch.finished is None
+        assert caught.value.failure is Failure.BROKEN
         assert await adapter.health() is Health.DOWN
         assert await asyncio.to_thread(server.process.ended, 30) == 0
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,18 @@ class EngineProcess:
             line = found()
         assert line is not None, f"it did not say {words} within {within_s:.0f} s:\n" + "\n".join(self.lines[-60:])
         return line
+
+    def listens(self, port: int, *, within_s: float) -> None:
+        """Wait until it takes connections: some say that they are ready a moment before."""
+        end = time.monotonic() + within_s
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                assert self.process.poll() is None, "it ended:\n" + "\n".join(self.lines[-60:])
+                assert time.monotonic() < end, f"it does not listen at {port}:\n" + "\n".join(self.lines[-60:])
+            else:
+                return
 
     def send(self, number: signal.Signals) -> None:
         """A signal for the program alone."""

@@ -1,7 +1,8 @@
 """Writes random Llamas as transformers keeps them, for the real vLLM: python tiny_hf_llama.py FOLDER=SEED...
 
-Runs with the interpreter of vLLM's environment, which has torch. Every character is a token, and there is no end of a
-text: a generation ends by its limit or a stop word.
+Runs with the interpreter of vLLM's environment, which has torch. Every character is a token. As in ``tiny_gguf`` the
+first dimension of the residual stream is held constant and serves as a bias on the output, so that the end of a text is
+never drawn: a generation ends by its limit, a stop word or a grammar.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 4096
+CONSTANT, NEVER = 1.0, -40.0
+SPECIAL = ["<unk>", "<s>", "</s>"]
 CHARACTERS = [*(chr(code) for code in range(32, 127)), "\n", "é", "ß", "雨", "🌧"]
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
@@ -22,7 +25,7 @@ TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token for each character."""
-    vocabulary = {text: number for number, text in enumerate(["<unk>", "<s>", *CHARACTERS])}
+    vocabulary = {text: number for number, text in enumerate([*SPECIAL, *CHARACTERS])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     made.decoder = decoders.Fuse()
@@ -30,6 +33,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=made,
         unk_token="<unk>",
         bos_token="<s>",
+        eos_token="</s>",
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
@@ -52,11 +56,16 @@ def write(folder: str, seed: int) -> None:
         max_position_embeddings=CONTEXT,
         initializer_range=0.2,
         bos_token_id=words.bos_token_id,
-        eos_token_id=None,
+        eos_token_id=words.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():  # the special tokens are never drawn
-        model.lm_head.weight[:2] = 0.0
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = CONSTANT
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[: len(SPECIAL), 0] = NEVER
     model.save_pretrained(folder)
 
 
