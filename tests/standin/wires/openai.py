@@ -83,12 +83,7 @@ class OpenAi:
                 card = {"id": knobs.model, "object": "model", "created": CREATED, "owned_by": "us"}
                 return Answer(200, ENCODE({"object": "list", "data": [card]}))
             case "GET", "/openapi.json":
-                paths: dict[str, object] = {
-                    path: {} for path, kind in openai_style.TASKS.items() if kind in knobs.serves
-                }
-                info = {"title": "FastAPI", "version": "0.1.0"}
-                said = {"openapi": "3.1.0", "info": info, "paths": {"/v1/models": {}, **paths}}
-                return Answer(200, ENCODE(said))
+                return Answer(200, ENCODE(openai_style.openapi(knobs)))
             case "GET", "/metrics" if knobs.metrics:
                 return Answer(200, knobs.metrics.encode(), "text/plain")
             case _:

@@ -58,6 +58,20 @@ def job_of(kind: Kind, body: dict[str, Any], *, usual_limit: int | None = None) 
     )
 
 
+def openapi(knobs: Knobs, *fields: str) -> dict[str, object]:
+    """The document that FastAPI makes of the routes; ``fields``: what the bodies of generations have of their own."""
+    usual = ("model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "stop", "seed", *fields)
+    known = {Kind.EMBEDDING: ("model", "input"), Kind.RERANK: ("model", "query", "documents", "top_n")}
+    paths: dict[str, object] = {"/v1/models": {"get": {}}}
+    for path, kind in TASKS.items():
+        if kind in knobs.serves:
+            names = known.get(kind, (FIELD[kind], *usual))
+            schema = {"type": "object", "properties": {name: {} for name in names}}
+            content = {"application/json": {"schema": schema}}
+            paths[path] = {"post": {"requestBody": {"content": content, "required": True}}}
+    return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths}
+
+
 def wants_usage(job: Job) -> bool:
     options = job.body.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import Any
 
 from tests.standin.connection import Request
 from tests.standin.knobs import Fault, Knobs
@@ -218,10 +219,16 @@ def _card(knobs: Knobs) -> dict[str, object]:
     }
 
 
-def _openapi(knobs: Knobs) -> dict[str, object]:
-    paths = ["/health", "/ping", "/version", "/v1/models", "/tokenize", "/detokenize", "/metrics"]
-    paths += [path for path, kind in openai_style.TASKS.items() if kind in knobs.serves]
-    return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": {path: {} for path in paths}}
+def _openapi(knobs: Knobs) -> dict[str, Any]:
+    own = ("top_k", "min_p", "repetition_penalty", "response_format", "structured_outputs", "cache_salt", "priority")
+    document: dict[str, Any] = openai_style.openapi(knobs, *own)
+    names = ("model", "prompt", "messages")
+    schema = {"type": "object", "properties": {name: {} for name in names}}
+    document["paths"] |= {
+        "/tokenize": {"post": {"requestBody": {"content": {"application/json": {"schema": schema}}}}},
+        **{path: {"get": {}} for path in ("/health", "/ping", "/version", "/metrics")},
+    }
+    return document
 
 
 def _tokenized(request: Request, knobs: Knobs) -> Answer:
