@@ -114,6 +114,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     build: str = "b0-standin"
     metrics: str | None = None
     """The body of ``/metrics``; None is the engine's usual, and an empty one leaves it without the route."""
+    tells: bool = True
+    """Triton's model can say how a generation ended and how many tokens it had; one of somebody's own often cannot."""
     serves: tuple[str, ...] = ("completion", "chat")
     """What it was started for: engines embed or rerank instead of generating."""
 

@@ -57,6 +57,7 @@ class StandIn(State):
         self._loaded_at = 0.0
         self._server: asyncio.Server | None = None
         self._later: asyncio.TimerHandle | None = None
+        self._listening = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.tasks.__aenter__()
@@ -69,7 +70,7 @@ class StandIn(State):
         self._server = await loop.create_server(lambda: Connection(self), sock=bound, start_serving=False)
         self.set(self.knobs)
         if not (self.wire.listens_late and self._loading):
-            await self._server.start_serving()
+            await self._start_listening()
         return self
 
     async def __aexit__(
@@ -98,6 +99,10 @@ class StandIn(State):
         if self.wire.listens_late and self._server is not None and not self._server.is_serving():
             self._later = loop.call_at(self._loaded_at, self._listen)
         self.changed()
+
+    async def listening(self) -> None:
+        """Wait until the engine listens."""
+        await self._listening.wait()
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -128,12 +133,16 @@ class StandIn(State):
         return asyncio.get_running_loop().time() < self._loaded_at
 
     def _listen(self) -> None:
+        self.tasks.create_task(self._start_listening())
+
+    async def _start_listening(self) -> None:
         if self._server is not None:
-            self.tasks.create_task(self._server.start_serving())
+            await self._server.start_serving()
+            self._listening.set()
 
     async def _answer(self, connection: Connection, answer: Answer) -> None:
         await connection.write(self.wire.answer(answer))
-        if answer.status >= 400:
+        if answer.status >= 400 and self.wire.closes_after_errors:
             connection.transport.close()
 
     def _own(self, request: Request) -> Answer | None:

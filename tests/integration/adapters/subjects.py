@@ -22,8 +22,9 @@ from contracts.tasks import ChatMessage, Role, Workload
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import WIRES, StandIn
 
-MANY = 10**9
-"""More tokens than any test lets come: an engine that is not told a limit has one of its own."""
+MANY = 1_000_000
+"""More tokens than any test lets come, and what fits into the stand-in's context: an engine that is not told a limit
+has one of its own."""
 CHAT = (ChatMessage(role=Role.USER, content="tell me a story"),)
 DOCUMENTS = ("the cat sat", "on the mat", "and purred")
 GENERATIONS = {
@@ -39,6 +40,7 @@ class Manners:
     """What an engine documents, where the engines differ."""
 
     clean_eof_is_an_end: bool = False
+    """Nothing but the end of the body ends a stream."""
     says_done: bool = True
     """Its streams end with ``data: [DONE]``; chats of TGI do, and its completions do not."""
     context_in_numbers: bool = False
@@ -63,12 +65,14 @@ MANNERS: Mapping[Engine, Manners] = {
     Engine.VLLM: Manners(loading=Failure.REFUSED, events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}),
     Engine.TGI: Manners(events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}),
     Engine.TRITON: Manners(
-        clean_eof_is_an_end=True,
         says_done=False,
         loading=Failure.REFUSED,
         events={Fault.ERROR: Failure.BROKEN, Fault.ERROR_STRING: Failure.BROKEN},
     ),
-    Engine.OPENAI: Manners(events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}),
+    Engine.OPENAI: Manners(
+        loading=Failure.OVERLOADED,  # a 503 in plain text, which its full queue says too
+        events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED},
+    ),
 }
 SERVED: Mapping[Engine, tuple[Workload, ...]] = {
     Engine.LLAMACPP: tuple(Workload),
@@ -88,10 +92,12 @@ class Subject:
     workload: Workload
     max_tokens: int | None = MANY
     """Above what the tests let come, unless they say otherwise."""
+    tells: bool = True
+    """False: one of Triton's models that says nothing but text."""
 
     @property
     def name(self) -> str:
-        return f"{self.engine} {self.workload}"
+        return f"{self.engine} {self.workload}" + ("" if self.tells else " of text alone")
 
     @property
     def generation(self) -> Generation:
@@ -105,7 +111,8 @@ class Subject:
 
     @property
     def manners(self) -> Manners:
-        return MANNERS[self.engine]
+        own = MANNERS[self.engine]
+        return own if self.tells else dataclasses.replace(own, clean_eof_is_an_end=True)
 
     @property
     def says_done(self) -> bool:
@@ -116,7 +123,7 @@ class Subject:
     def knobs(self, **changes: Any) -> Knobs:  # noqa: ANN401 - any knob
         """An engine that was started for this workload."""
         draws = self.workload in {Workload.COMPLETION, Workload.CHAT}
-        return Knobs(**({} if draws else {"serves": (self.workload,)}) | changes)
+        return Knobs(**({} if draws else {"serves": (self.workload,)}) | {"tells": self.tells} | changes)
 
     def serve(self, knobs: Knobs) -> StandIn:
         """A stand-in of this engine."""
@@ -127,7 +134,10 @@ class Subject:
         return adapter_for(self.engine, Endpoint(url=url, api_key=key), http)
 
 
-SUBJECTS = tuple(Subject(engine=engine, workload=workload) for engine in Engine for workload in SERVED[engine])
+SUBJECTS = (
+    *(Subject(engine=engine, workload=workload) for engine in Engine for workload in SERVED[engine]),
+    Subject(engine=Engine.TRITON, workload=Workload.COMPLETION, tells=False),
+)
 STREAMED = tuple(each for each in SUBJECTS if each.workload in {Workload.COMPLETION, Workload.CHAT})
 ANSWERED = tuple(each for each in SUBJECTS if each not in STREAMED)
 ONE_EACH = tuple(next(each for each in STREAMED if each.engine is engine) for engine in Engine)

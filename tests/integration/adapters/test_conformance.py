@@ -41,8 +41,8 @@ async def test_a_stream_comes_whole_with_the_engines_own_counts(subject: Subject
     assert answer.texts == [WORDS[i % len(WORDS)] for i in range(20)]
     assert answer.finished is not None
     assert answer.finished.reason is FinishReason.STOP
-    assert answer.finished.tokens_out == 20
-    assert answer.finished.tokens_in is not None
+    assert answer.finished.tokens_out == (20 if subject.tells else None)
+    assert (answer.finished.tokens_in is not None) is subject.tells
     assert len(answer.batches) > 1  # it did not wait for the end
 
 
@@ -85,7 +85,7 @@ async def test_pings_are_no_progress(subject: Subject, http: EngineHttp) -> None
     slow = subject.knobs(tokens=3, tokens_per_write=1, first_token_delay_ms=20, token_delay_ms=10, ping_ms=1)
     answer = await outcome(subject, http, slow)
     assert answer.text == text_of(3)
-    assert all(batch.texts or batch.finished for batch in answer.batches)
+    assert sum(not batch.texts for batch in answer.batches) <= 2  # the end, which Triton tells in two parts
 
 
 @pytest.mark.trap(15)
@@ -100,7 +100,8 @@ async def test_a_limit_that_is_reached_is_told(subject: Subject, http: EngineHtt
     answer = await outcome(asked, http, subject.knobs())
     assert answer.text == text_of(5)
     assert answer.finished is not None
-    assert (answer.finished.reason, answer.finished.tokens_out) == (FinishReason.LENGTH, 5)
+    told = (FinishReason.LENGTH, 5) if subject.tells else (FinishReason.STOP, None)
+    assert (answer.finished.reason, answer.finished.tokens_out) == told
 
 
 # --- bad ends ---------------------------------------------------------------------------------------------------------

@@ -126,8 +126,10 @@ async def test_a_stream_that_ends_at_any_byte_is_no_success(subject: Subject) ->
             answer = await read(cut, adapter, subject, [body[:at]])
             assert "".join(WORDS).startswith(answer.text)
             between = at == 0 or body[:at].endswith(b"\n\n")
-            # The empty lines of the last event may be missing where the event itself is whole.
+            # The empty lines of the last event may be missing where the event itself is whole; of a chat of TGI, whose
+            # older releases end without one, the whole [DONE].
             whole = at >= len(body) - len(last) + len(last.rstrip(b"\n"))
+            whole |= subject.name == "tgi chat" and between and at > len(tokens)
             if eof_ends and between:
                 assert answer.failure is None, f"cut off at byte {at}"
             elif not whole:

@@ -68,6 +68,7 @@ async def test_refused_loading_and_serving_are_three_states(subject: Subject, ht
         assert await adapter.health() is (Health.DOWN if late else Health.LOADING)
         loading = await generate(adapter, subject)
         engine.set(subject.knobs(tokens=2))
+        await engine.listening()
         assert await adapter.health() is Health.OK
         assert (await generate(adapter, subject)).failure is None
     assert await adapter.health() is Health.DOWN

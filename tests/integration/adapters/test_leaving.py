@@ -6,7 +6,7 @@ import pytest
 
 from adapters.base import Health
 from adapters.http import EngineHttp
-from tests.integration.adapters.harness import FOR_EVER_MS, Answer, facing, generate, text_of
+from tests.integration.adapters.harness import FOR_EVER_MS, facing, generate, text_of
 from tests.integration.adapters.subjects import Subject
 from tests.standin.knobs import Fault
 
@@ -64,11 +64,13 @@ async def test_an_engine_that_is_not_read_has_to_wait(subject: Subject, http: En
 @pytest.mark.trap(18)
 async def test_a_stalled_stream_is_silence_until_somebody_gives_it_up(subject: Subject, http: EngineHttp) -> None:
     async with facing(subject, http, subject.knobs(tokens=8, fault=Fault.HANG, fault_after=3)) as (engine, adapter):
-        answer = Answer()
-        with pytest.raises(TimeoutError):  # the watchdog's own, not an engine's error
-            await asyncio.wait_for(generate(adapter, subject, answer), 0.1)
-        assert answer.text == text_of(3)
-        assert await adapter.health() is Health.OK
+        text = ""
+        async with adapter.submit(subject.generation) as batches:
+            while text != text_of(3):
+                text += "".join((await anext(batches)).texts)
+            with pytest.raises(TimeoutError):  # the watchdog's own, not an engine's error
+                await asyncio.wait_for(anext(batches), 0.05)
+            assert await adapter.health() is Health.OK
         await engine.until(lambda stats: stats.cancelled == 1 and stats.running == 0)
 
 
@@ -77,10 +79,9 @@ async def test_pings_do_not_keep_a_stalled_stream_alive(subject: Subject, http: 
     """Whoever waits for tokens sees none, however many comments come."""
     knobs = subject.knobs(first_token_delay_ms=FOR_EVER_MS, ping_ms=1)
     async with facing(subject, http, knobs) as (engine, adapter):
-        answer = Answer()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(generate(adapter, subject, answer), 0.1)
-        assert answer.batches == []
+        async with adapter.submit(subject.generation) as batches:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(batches), 0.05)
         await engine.until(lambda stats: stats.cancelled == 1)
 
 

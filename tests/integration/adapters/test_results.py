@@ -65,8 +65,9 @@ async def test_an_answer_that_is_cut_off_or_no_json(
 
 async def test_an_answer_that_stalls_is_silence_until_somebody_gives_it_up(subject: Subject, http: EngineHttp) -> None:
     async with facing(subject, http, subject.knobs(fault=Fault.HANG)) as (engine, adapter):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(generate(adapter, subject), 0.1)
+        async with adapter.submit(subject.generation) as batches:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(batches), 0.05)
         await engine.until(lambda stats: stats.cancelled == 1)
 
 

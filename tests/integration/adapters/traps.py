@@ -52,7 +52,6 @@ NOT_APPLICABLE: Mapping[tuple[int, str], str] = MappingProxyType(
         **_NO_SLOT_FILES,
         **_NO_CHILDREN,
         (5, str(Engine.TRITON)): "has no usage event",
-        (8, str(Engine.TRITON)): "EOF is its end (17)",
         (16, str(Engine.TRITON)): "has no [DONE]",
     }
 )

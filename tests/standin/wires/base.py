@@ -109,6 +109,8 @@ class Wire(Protocol):
     listens_late: bool
     """Nobody listens while the model loads; the others answer 503."""
     worker_death: WorkerDeath
+    closes_after_errors: bool
+    """An answer with an error is the last one of its connection."""
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         """What is refused before any handler sees it."""

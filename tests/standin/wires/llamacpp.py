@@ -61,6 +61,7 @@ class LlamaCpp:
     ping = b":\n\n"
     listens_late = False
     worker_death = WorkerDeath.TAKES_ALL
+    closes_after_errors = True
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         if not authorized and request.path not in OPEN_PATHS:

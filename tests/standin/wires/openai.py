@@ -40,6 +40,7 @@ class OpenAi:
     ping = b": keep-alive\n\n"
     listens_late = False
     worker_death = WorkerDeath.TRUNCATES
+    closes_after_errors = False
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         if not authorized and request.path != "/-/healthz":

@@ -57,6 +57,7 @@ class Tgi:
     ping = b":\n\n"
     listens_late = False
     worker_death = WorkerDeath.REPORTED
+    closes_after_errors = False
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         if not authorized and (request.path in TASKS or request.path == "/tokenize"):

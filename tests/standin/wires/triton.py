@@ -57,6 +57,7 @@ class Triton:
     ping = b": ping\n\n"  # it sends none; a proxy on the way may
     listens_late = True
     worker_death = WorkerDeath.HANGS
+    closes_after_errors = False
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         return None if authorized else Answer(401, b"", None)
@@ -110,7 +111,7 @@ class Triton:
         kind = b"" if answer.content_type is None else b"Content-Type: %b\r\n" % answer.content_type.encode()
         return b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
             answer.status,
-            REASONS[answer.status].encode(),
+            REASONS.get(answer.status, "Error").encode(),
             kind,
             len(answer.body),
             answer.body,
@@ -192,7 +193,7 @@ class _Asked(NamedTuple):
 
 def _asked(job: Job, knobs: Knobs) -> _Asked:
     names = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
-    reason, inputs, outputs = (job.body.get(name) is True for name in names)
+    reason, inputs, outputs = (knobs.tells and job.body.get(name) is True for name in names)
     return _Asked(reason, inputs, outputs, job.evaluated, knobs.model, knobs.claims)
 
 
@@ -224,8 +225,8 @@ def _metadata(knobs: Knobs) -> dict[str, object]:
         "name": knobs.model,
         "versions": ["1"],
         "platform": "vllm",
-        "inputs": tensors(INPUTS),
-        "outputs": tensors(OUTPUTS),
+        "inputs": tensors(INPUTS if knobs.tells else INPUTS[:3]),
+        "outputs": tensors(OUTPUTS if knobs.tells else OUTPUTS[:1]),
     }
 
 
@@ -235,8 +236,14 @@ def _config(knobs: Knobs) -> dict[str, object]:
         "platform": "",
         "backend": "vllm",
         "max_batch_size": 0,
-        "input": [{"name": name, "data_type": f"TYPE_{kind}", "dims": [1]} for name, kind in INPUTS],
-        "output": [{"name": name, "data_type": f"TYPE_{kind}", "dims": [-1]} for name, kind in OUTPUTS],
+        "input": [
+            {"name": name, "data_type": f"TYPE_{kind}", "dims": [1]}
+            for name, kind in (INPUTS if knobs.tells else INPUTS[:3])
+        ],
+        "output": [
+            {"name": name, "data_type": f"TYPE_{kind}", "dims": [-1]}
+            for name, kind in (OUTPUTS if knobs.tells else OUTPUTS[:1])
+        ],
         "model_transaction_policy": {"decoupled": True},
         "parameters": {},
     }

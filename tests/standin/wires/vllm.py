@@ -57,6 +57,7 @@ class Vllm:
     ping = b": ping\n\n"  # it sends none; a proxy on the way may
     listens_late = True
     worker_death = WorkerDeath.REPORTED
+    closes_after_errors = False
 
     def gate(self, request: Request, *, authorized: bool, loading: bool) -> Answer | None:
         if not authorized and request.path.startswith(("/v1", "/v2", "/inference")):
