@@ -51,7 +51,7 @@ class Manners:
     """What its error events mean; a fault that is not here is none of its own."""
 
 
-_BROKEN = {fault: Failure.BROKEN for fault in (Fault.ERROR, Fault.ERROR_DONE, Fault.ERROR_STRING)}
+_BROKEN = dict.fromkeys((Fault.ERROR, Fault.ERROR_DONE, Fault.ERROR_STRING), Failure.BROKEN)
 MANNERS: Mapping[Engine, Manners] = {
     Engine.LLAMACPP: Manners(
         context_in_numbers=True,

@@ -197,22 +197,22 @@ async def test_an_end_that_is_not_clean_is_one_for_nobody(subject: Subject, http
 
 
 @pytest.mark.parametrize(
-    ("fault", "failure", "message"),
+    ("fault", "expected"),
     [
-        (Fault.GARBAGE, Failure.PROTOCOL, "the engine sent an event that cannot be read: "),
-        (Fault.NOT_UTF8, Failure.PROTOCOL, "the engine sent an event that cannot be read: "),
-        (Fault.CUT, Failure.BROKEN, "the engine's stream ended inside an event"),
-        (Fault.CLOSE, Failure.BROKEN, "the engine's connection broke: "),
+        (Fault.GARBAGE, (Failure.PROTOCOL, "the engine sent an event that cannot be read: ")),
+        (Fault.NOT_UTF8, (Failure.PROTOCOL, "the engine sent an event that cannot be read: ")),
+        (Fault.CUT, (Failure.BROKEN, "the engine's stream ended inside an event")),
+        (Fault.CLOSE, (Failure.BROKEN, "the engine's connection broke: ")),
     ],
 )
 @pytest.mark.parametrize("after", [0, 3])
 async def test_what_cannot_be_read_ends_the_stream(
-    subject: Subject, http: EngineHttp, fault: Fault, failure: Failure, message: str, after: int
+    subject: Subject, http: EngineHttp, fault: Fault, expected: tuple[Failure, str], after: int
 ) -> None:
     answer = await outcome(subject, http, subject.knobs(tokens=8, fault=fault, fault_after=after))
     assert answer.error is not None
-    assert answer.failure is failure
-    assert answer.error.message.startswith(message)
+    assert answer.failure is expected[0]
+    assert answer.error.message.startswith(expected[1])
     assert answer.text == text_of(after)
 
 

@@ -19,11 +19,11 @@ from adapters.sse import SseParser
 from contracts.pools import Endpoint
 from tests.integration.adapters.harness import Answer, generate, text_of
 from tests.integration.adapters.subjects import Subject
-from tests.standin.server import WIRES, StandIn
+from tests.standin.server import StandIn
 from tests.standin.wires.base import Answer as Refusal
 from tests.standin.wires.base import Run
 
-pytestmark = [pytest.mark.req("AD-03"), pytest.mark.trap(7)]
+pytestmark = pytest.mark.req("AD-03")
 
 TOKENS = 6
 """One of them is a character of two bytes, one of three, and one of four."""
@@ -88,6 +88,7 @@ async def read(cut: CutHttp, adapter: Adapter, subject: Subject, reads: Iterable
     return await generate(adapter, subject)
 
 
+@pytest.mark.trap(7)
 async def test_a_cut_at_any_byte_changes_nothing(subject: Subject) -> None:
     async with streams(subject) as (cut, adapter, tokens, end):
         body = tokens + end
@@ -98,6 +99,7 @@ async def test_a_cut_at_any_byte_changes_nothing(subject: Subject) -> None:
             assert (answer.texts, answer.finished) == (whole.texts, whole.finished), f"cut at byte {at}"
 
 
+@pytest.mark.trap(7)
 async def test_reads_of_a_single_byte_change_nothing(subject: Subject) -> None:
     async with streams(subject) as (cut, adapter, tokens, end):
         body = tokens + end
@@ -106,6 +108,7 @@ async def test_reads_of_a_single_byte_change_nothing(subject: Subject) -> None:
         assert (answer.texts, answer.finished) == (whole.texts, whole.finished)
 
 
+@pytest.mark.trap(7)
 async def test_line_ends_of_another_kind_and_a_proxys_pings_change_nothing(subject: Subject) -> None:
     async with streams(subject) as (cut, adapter, tokens, end):
         body = tokens + end
@@ -117,6 +120,7 @@ async def test_line_ends_of_another_kind_and_a_proxys_pings_change_nothing(subje
                 assert (answer.texts, answer.finished) == (whole.texts, whole.finished)
 
 
+@pytest.mark.trap(17)
 async def test_a_stream_that_ends_at_any_byte_is_no_success(subject: Subject) -> None:
     """But for the engine whose only end is the end of the body, where that falls between two events."""
     eof_ends = subject.manners.clean_eof_is_an_end
@@ -140,13 +144,10 @@ def _last_event(end: bytes) -> bytes:
     return end[end.rstrip(b"\n").rfind(b"\n\n") + 2 :] if b"\n\n" in end.rstrip(b"\n") else end
 
 
+@pytest.mark.trap(7)
 async def test_the_same_over_a_socket_byte_by_byte(subject: Subject, http: EngineHttp) -> None:
     knobs = subject.knobs(tokens=TOKENS, split_every=1)
     async with subject.serve(knobs) as engine:
         answer = await generate(subject.adapter(engine.url, http), subject)
     assert answer.text == text_of(TOKENS)
     assert answer.finished is not None
-
-
-def test_every_wire_is_a_wire_of_an_engine() -> None:
-    assert set(WIRES) == {"llamacpp", "vllm", "tgi", "triton", "openai"}

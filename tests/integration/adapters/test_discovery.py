@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from adapters.base import EngineError, Failure, Health
+from adapters.base import Adapter, EngineError, Failure, Health
 from adapters.http import EngineHttp
 from contracts.config import Engine
 from contracts.tasks import Workload
-from tests.integration.adapters.harness import facing, generate, outcome, text_of
+from tests.integration.adapters.harness import facing, generate, names, outcome, text_of
 from tests.integration.adapters.subjects import ONE_EACH, STREAMED, SUBJECTS, Subject
 from tests.standin.server import WIRES, StandIn
 
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.req("AD-03")
 
 each_engine = pytest.mark.parametrize("subject", ONE_EACH, ids=lambda subject: subject.name)
 each_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+LLAMACPP = [each for each in STREAMED if each.engine is Engine.LLAMACPP]
 RENAMED = "# TYPE engine_tokens_renamed_total counter\nengine_tokens_renamed_total 7\n"
 
 
@@ -90,14 +91,24 @@ async def test_metrics_decide_nothing(subject: Subject, http: EngineHttp, metric
 
 
 @pytest.mark.trap(10)
-async def test_what_a_restore_reports_is_no_warmth(http: EngineHttp) -> None:
+@pytest.mark.parametrize("subject", LLAMACPP, ids=names(LLAMACPP))
+async def test_what_a_restore_reports_is_no_warmth(subject: Subject, http: EngineHttp) -> None:
     """The restore of a slot that is of no use reports success: what was spared, only the generation itself tells."""
-    subject = next(each for each in ONE_EACH if each.engine is Engine.LLAMACPP)
     async with facing(subject, http, subject.knobs(tokens=3)) as (engine, adapter):
         answer = await generate(adapter, subject)
         assert not any(request.path.startswith("/slots") for request in engine.requests)
     assert answer.finished is not None
     assert answer.finished.cached_tokens == 0
+
+
+async def said_to_serve(adapter: Adapter) -> tuple[Workload, ...]:
+    """What a server says that it serves; nothing, where what it says cannot be understood."""
+    try:
+        return (await adapter.props()).workloads
+    except EngineError as error:
+        if error.failure not in {Failure.PROTOCOL, Failure.INVALID}:
+            raise
+        return ()
 
 
 @each_engine
@@ -118,12 +129,7 @@ async def test_an_engine_that_answers_nonsense_is_told_as_such(subject: Subject,
         adapter = subject.adapter(engine.url, http)
         answer = await generate(adapter, subject)
         assert answer.failure in {Failure.PROTOCOL, Failure.INVALID}
-        try:
-            props = await adapter.props()
-        except EngineError as error:
-            assert error.failure in {Failure.PROTOCOL, Failure.INVALID}
-        else:
-            assert props.workloads == ()
+        assert await said_to_serve(adapter) == ()
 
 
 async def test_the_outcome_of_a_generation_does_not_hang_on_discovery(subject: Subject, http: EngineHttp) -> None:

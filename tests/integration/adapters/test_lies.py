@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.base import Failure
-from adapters.http import EngineHttp, Patience
+from adapters.http import EngineHttp
 from contracts.config import Engine
 from tests.integration.adapters.harness import facing, generate, outcome, text_of
 from tests.integration.adapters.subjects import STREAMED, Subject
@@ -99,9 +99,8 @@ async def test_a_huge_event_is_refused_before_it_is_kept(subject: Subject, split
     assert answer.error.message == "the engine sent an event of more than 100000 bytes"
 
 
-async def test_headers_that_never_end_are_given_up(subject: Subject) -> None:
-    async with EngineHttp(patience=Patience(answer_s=20.0)) as http:
-        async with facing(subject, http, subject.knobs(fault=Fault.HEADERS)) as (engine, adapter):
-            answer = await generate(adapter, subject)
-            assert answer.failure in {Failure.PROTOCOL, Failure.BROKEN}
-            await engine.until(lambda stats: stats.running == 0)
+async def test_headers_that_never_end_are_given_up(subject: Subject, http: EngineHttp) -> None:
+    async with facing(subject, http, subject.knobs(fault=Fault.HEADERS)) as (engine, adapter):
+        answer = await generate(adapter, subject)
+        assert answer.failure in {Failure.PROTOCOL, Failure.BROKEN}
+        await engine.until(lambda stats: stats.running == 0)

@@ -20,6 +20,15 @@ pytestmark = [
 ]
 
 
+def both(items: list[tuple[int, list[float], float | None]]) -> str:
+    """An answer of either workload: index, embedding and score of each item."""
+    said = {
+        "data": [{"index": index, "embedding": embedding} for index, embedding, _ in items],
+        "results": [{"index": index, "relevance_score": score} for index, _, score in items],
+    }
+    return msgspec.json.encode(said).decode()
+
+
 def expected(subject: Subject) -> list[dict[str, object]]:
     if subject.workload is Workload.EMBEDDING:
         return [{"index": index, "embedding": vector(text)} for index, text in enumerate(DOCUMENTS)]
@@ -84,17 +93,15 @@ async def test_a_count_that_cannot_be_is_none_or_an_error(subject: Subject, http
     [
         "[]",
         "{}",
-        '{"data":[],"results":[]}',
-        '{"data":[{"index":0,"embedding":[1.0]}],"results":[{"index":0,"relevance_score":1}]}',
-        '{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]},{"index":2,"embedding":[1]}],'
-        '"results":[{"index":0,"relevance_score":1},{"index":0,"relevance_score":1},{"index":2,"relevance_score":1}]}',
-        '{"data":[{"index":0,"embedding":[1]},{"index":1,"embedding":[1,2]},{"index":2,"embedding":[1]}],'
-        '"results":[{"index":0},{"index":1},{"index":2}]}',
-        '{"data":[{"index":-1,"embedding":[1]},{"index":1,"embedding":[1]},{"index":2,"embedding":[1]}],'
-        '"results":[{"index":-1,"relevance_score":1},{"index":1,"relevance_score":1},{"index":2,"relevance_score":1}]}',
+        both([]),
+        both([(0, [1.0], 1)]),
+        both([(0, [1], 1), (0, [1], 1), (2, [1], 1)]),
+        both([(0, [1], 1), (1, [1, 2], None), (2, [1], 1)]),
+        both([(-1, [1], 1), (1, [1], 1), (2, [1], 1)]),
         "<html>hello</html>",
         "",
     ],
+    ids=["list", "object", "none", "too few", "twice", "unlike", "negative", "page", "nothing"],
 )
 async def test_an_answer_to_another_question_is_a_breach_of_protocol(
     subject: Subject, http: EngineHttp, body: str

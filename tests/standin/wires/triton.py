@@ -6,6 +6,7 @@ status and is an event all the same, and nothing but the end of the body says th
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from tests.standin.wires.base import (
 
 STREAM = "text/event-stream; charset=utf-8"
 USUAL_LIMIT = 16
+_MODEL_VERB = re.compile(r"/v2/models/[^/]+(/versions/[0-9]+)?/generate(_stream)?")
 INPUTS = (
     ("text_input", "BYTES"),
     ("stream", "BOOL"),
@@ -63,7 +65,7 @@ class Triton:
         return None if authorized else Answer(401, b"", None)
 
     def generates(self, request: Request) -> bool:
-        return request.method == "POST" and request.path.endswith(("/generate", "/generate_stream"))
+        return request.method == "POST" and _MODEL_VERB.fullmatch(request.path) is not None
 
     def job(self, request: Request, knobs: Knobs) -> Job | Answer:
         model, verb = _parts(request.path)
