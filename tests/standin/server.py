@@ -85,6 +85,10 @@ class StandIn(State):
         await self.tasks.__aexit__(None, None, None)  # a failing test's own exception stays what it is
 
     @property
+    def port(self) -> int:
+        return self._port
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 

@@ -7,6 +7,7 @@ from adapters.http import EngineHttp
 from adapters.registry import ADAPTERS
 from contracts.config import Engine
 from contracts.events import FinishReason
+from contracts.tasks import Workload
 from tests.integration.adapters.harness import WORDS, drain, facing, generate, names, outcome, text_of
 from tests.integration.adapters.subjects import SERVED, STREAMED, SUBJECTS, Subject
 from tests.standin.knobs import Fault, HttpError
@@ -20,6 +21,7 @@ WITH_USAGE = tuple(
 )
 """Streams that tell their counts in an event that has no choices."""
 FAULTS = [(subject, fault) for subject in STREAMED for fault in subject.manners.events]
+INSIDE = [(subject, fault) for subject, fault in FAULTS if subject.engine is not Engine.TRITON]
 WITH_DONE = [each for each in STREAMED if each.says_done]
 
 
@@ -120,15 +122,29 @@ async def test_a_failure_in_the_stream_comes_after_what_was_said_before(
 
 
 @pytest.mark.trap(1)
-@pytest.mark.parametrize(("subject", "fault"), FAULTS, ids=[f"{subject.name} {fault}" for subject, fault in FAULTS])
-async def test_a_failure_that_comes_first_is_none_of_the_text(subject: Subject, http: EngineHttp, fault: Fault) -> None:
-    """In a 200, but for Triton, whose first response also decides the status."""
+@pytest.mark.parametrize(("subject", "fault"), INSIDE, ids=[f"{subject.name} {fault}" for subject, fault in INSIDE])
+async def test_a_failure_that_comes_first_in_a_200_is_no_text(subject: Subject, http: EngineHttp, fault: Fault) -> None:
     answer = await outcome(subject, http, subject.knobs(tokens=8, fault=fault))
     assert answer.error is not None
     assert answer.texts == []
-    expected = Failure.INVALID if subject.engine is Engine.TRITON else subject.manners.events[fault]
-    assert answer.failure in {expected, subject.manners.events[fault]}
+    assert answer.failure is subject.manners.events[fault]
     assert answer.error.message.startswith("the engine answered: ")
+
+
+@pytest.mark.parametrize(("fault", "status"), [(Fault.ERROR, 400), (Fault.OVERLOADED, 503)])
+async def test_an_event_with_a_status_of_its_own_is_read_as_the_event_that_it_is(
+    http: EngineHttp, fault: Fault, status: int
+) -> None:
+    """The first response of Triton also decides the status."""
+    subject = Subject(engine=Engine.TRITON, workload=Workload.COMPLETION)
+    answer = await outcome(subject, http, subject.knobs(tokens=8, fault=fault))
+    assert answer.error is not None
+    assert answer.error.status == status
+    assert answer.failure in {Failure.INVALID, Failure.BROKEN, Failure.OVERLOADED}
+    assert answer.error.message in {
+        "the engine answered: Error generating stream: EngineCore encountered an issue.",
+        "the engine answered: Exceeds maximum queue size",
+    }
 
 
 @pytest.mark.trap(16)

@@ -51,6 +51,7 @@ NOT_APPLICABLE: Mapping[tuple[int, str], str] = MappingProxyType(
         **_NOT_SUPERVISED,
         **_NO_SLOT_FILES,
         **_NO_CHILDREN,
+        (1, str(Engine.TRITON)): "an error that comes first has a status of its own",
         (5, str(Engine.TRITON)): "has no usage event",
         (16, str(Engine.TRITON)): "has no [DONE]",
     }

@@ -14,6 +14,7 @@ from tests.standin.knobs import Fault, Knobs
 from tests.standin.wires.base import (
     CREATED,
     ENCODE,
+    END_OF_BODY,
     REASONS,
     Answer,
     Job,
@@ -33,6 +34,7 @@ from tests.standin.wires.base import (
 )
 
 PREFIX = b"data:"
+STREAM = "text/event-stream"
 DONE = b"data:[DONE]\n\n"
 TASKS = {
     "/generate": Kind.COMPLETION,
@@ -89,7 +91,7 @@ class Tgi:
         events = data(said or error(refused, "validation"), PREFIX) + (DONE if kind is Kind.CHAT else b"")
         if not job.stream:
             return Answer(422, ENCODE(error(refused, "validation")))
-        return Answer(200, events, "text/event-stream")
+        return Answer(200, events, STREAM)
 
     def plain(self, request: Request, engine: Looks) -> Answer:
         knobs = engine.knobs
@@ -110,13 +112,15 @@ class Tgi:
                 return Answer(404, content_type=None)
 
     def answer(self, answer: Answer) -> bytes:
+        if answer.content_type == STREAM:  # a stream whose only event is its refusal
+            return self.head(answer.status, None) + chunk(answer.body) + END_OF_BODY
         return answer_bytes(answer, after=DATE)
 
     def head(self, status: int, content_type: str | None) -> bytes:
         return (
             b"HTTP/1.1 %d %b\r\nx-compute-type: gpu+optimized\r\nx-compute-characters: 5\r\nx-accel-buffering: no\r\n"
             b"content-type: %b\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n%b\r\n"
-        ) % (status, REASONS[status].encode(), (content_type or "text/event-stream").encode(), DATE)
+        ) % (status, REASONS[status].encode(), (content_type or STREAM).encode(), DATE)
 
     def block(self, job: Job, knobs: Knobs, index: int, count: int) -> bytes:
         if _is_limited(job, knobs) and index + count == job.limit:

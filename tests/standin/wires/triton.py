@@ -14,6 +14,7 @@ from tests.standin.connection import Request
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.wires.base import (
     ENCODE,
+    END_OF_BODY,
     REASONS,
     Answer,
     Job,
@@ -110,6 +111,8 @@ class Triton:
         return Answer(200, ENCODE(said))
 
     def answer(self, answer: Answer) -> bytes:
+        if answer.content_type == STREAM:  # a stream whose only response is a failure
+            return self.head(answer.status, None) + chunk(answer.body) + END_OF_BODY
         kind = b"" if answer.content_type is None else b"Content-Type: %b\r\n" % answer.content_type.encode()
         return b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
             answer.status,
