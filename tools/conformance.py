@@ -22,8 +22,12 @@ from tests.integration.adapters.traps import NOT_APPLICABLE, ROWS, TRAPS
 Field = tuple[int, str]
 """A trap and a row."""
 ROOT = Path(__file__).parents[1]
-PLACES = ("tests/integration/adapters", "tests/integration/orchestratord", "tests/integration/pool_managerd")
-PLACES += ("tests/unit/pool_managerd",)
+PLACES = (
+    "tests/integration/adapters",
+    "tests/integration/orchestratord",
+    "tests/integration/pool_managerd",
+    "tests/unit/pool_managerd",
+)
 """Where tests of traps are."""
 WIDTH = 14
 

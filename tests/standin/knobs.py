@@ -125,7 +125,7 @@ class Stats(msgspec.Struct):
 
     connections: int = 0
     requests: int = 0
-    """Generations asked for, refused ones included."""
+    """Generations that could be done; a question that only looks for a route has nothing to do."""
     waiting: int = 0
     running: int = 0
     peak: int = 0

@@ -118,14 +118,10 @@ class StandIn(State):
     async def respond(self, request: Request, connection: Connection) -> None:
         """Answer one request."""
         self.requests.append(request)
-        generates = self.wire.generates(request)
-        if generates:
-            self.stats.requests += 1
-            self.changed()
         answer = self._own(request) or self._refusal(request)
         if answer is not None:
             await self._answer(connection, answer)
-        elif generates:
+        elif self.wire.generates(request):
             await self._generate(request, connection)
         else:
             await self._answer(connection, self.wire.plain(request, self))
@@ -167,11 +163,13 @@ class StandIn(State):
         return self.wire.gate(request, authorized=authorized, loading=self._loading)
 
     async def _generate(self, request: Request, connection: Connection) -> None:
-        if (canned := self.knobs.http_error) is not None:
-            await self._answer(connection, Answer(canned.status, canned.body.encode(), canned.content_type))
-            return
         job = self.wire.job(request, self.knobs)
         if isinstance(job, Answer):
             await self._answer(connection, job)
+            return
+        self.stats.requests += 1
+        self.changed()
+        if (canned := self.knobs.http_error) is not None:
+            await self._answer(connection, Answer(canned.status, canned.body.encode(), canned.content_type))
             return
         await Generation(self, connection, job).run()
