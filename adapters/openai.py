@@ -33,6 +33,7 @@ REFUSALS = Refusals(
     by_type={
         "context_length_exceeded": Failure.CONTEXT,
         "exceed_context_size_error": Failure.CONTEXT,
+        "invalid_api_key": Failure.UNAUTHORIZED,
         "invalid_request_error": Failure.INVALID,
         "authentication_error": Failure.UNAUTHORIZED,
         "rate_limit_exceeded": Failure.OVERLOADED,

@@ -20,7 +20,7 @@ from msgspec import UNSET
 
 from adapters.base import EngineError, Failure, Generation
 from contracts.config import Engine
-from contracts.tasks import Sampling, Workload
+from contracts.tasks import Determinism, KvHint, Sampling, TaskRequest, Workload
 
 
 class Parameter(StrEnum):
@@ -195,31 +195,41 @@ _OPENAI_CHAT: Table = {
     _P.REST_OF_CONTEXT: Honoured(name="max_tokens left out"),
 }
 
+_ALONE: Table = {
+    _P.COLD: Honoured(name="nothing", note="no prompt is cached"),
+    _P.STRICT: Honoured(name="nothing", note="with slots: 1"),
+}
+_RESULTS: Table = {**_ALONE, _P.STRICT: _BATCHED}
+_RESULTS_UNKNOWN: Table = {**_ALONE, _P.STRICT: _STRICT_UNKNOWN}
+
 TABLES: Mapping[Engine, Mapping[Workload, Table]] = MappingProxyType(
     {
         Engine.LLAMACPP: {
             Workload.COMPLETION: _LLAMACPP,
             Workload.CHAT: {**_LLAMACPP, _P.MAX_TOKENS: Honoured(name="max_tokens")},
+            Workload.EMBEDDING: _ALONE,
+            Workload.RERANK: _ALONE,
         },
         Engine.VLLM: {
             Workload.COMPLETION: _VLLM,
             Workload.CHAT: {**_VLLM, _P.REST_OF_CONTEXT: Honoured(name="max_tokens left out")},
+            Workload.EMBEDDING: _RESULTS,
+            Workload.RERANK: _RESULTS,
         },
         Engine.TGI: {Workload.COMPLETION: _TGI_COMPLETION, Workload.CHAT: _TGI_CHAT},
         Engine.TRITON: {Workload.COMPLETION: _TRITON},
-        Engine.OPENAI: {Workload.COMPLETION: _OPENAI_COMPLETION, Workload.CHAT: _OPENAI_CHAT},
+        Engine.OPENAI: {
+            Workload.COMPLETION: _OPENAI_COMPLETION,
+            Workload.CHAT: _OPENAI_CHAT,
+            Workload.EMBEDDING: _RESULTS_UNKNOWN,
+            Workload.RERANK: _RESULTS_UNKNOWN,
+        },
     }
 )
-"""Every engine's answer for each workload that draws tokens."""
+"""Every engine's answer for each workload that can be asked of it."""
 
 WORKLOADS: Mapping[Engine, tuple[Workload, ...]] = MappingProxyType(
-    {
-        Engine.LLAMACPP: tuple(Workload),
-        Engine.VLLM: tuple(Workload),
-        Engine.TGI: GENERATING,
-        Engine.TRITON: (Workload.COMPLETION,),
-        Engine.OPENAI: tuple(Workload),
-    }
+    {engine: tuple(tables) for engine, tables in TABLES.items()}
 )
 """What can be asked of an engine at all; which of it a running one serves, it says itself."""
 
@@ -233,6 +243,21 @@ _SCALARS = {
     _P.MIN_P: "min_p",
     _P.REPEAT_PENALTY: "repeat_penalty",
 }
+
+
+def asked_by(request: TaskRequest) -> dict[Parameter, Any]:
+    """All that a request asks for, with the values."""
+    asked: dict[Parameter, Any] = {}
+    if request.workload in GENERATING:
+        asked = {_P.REST_OF_CONTEXT: True} if request.max_tokens is None else {_P.MAX_TOKENS: request.max_tokens}
+        if request.seed is not None:
+            asked[_P.SEED] = request.seed
+        asked |= asked_of(request.sampling)
+    if request.kv_hint is KvHint.COLD:
+        asked[_P.COLD] = request.kv_hint
+    if request.determinism is Determinism.STRICT:
+        asked[_P.STRICT] = request.determinism
+    return asked
 
 
 def asked_of(sampling: Sampling) -> dict[Parameter, Any]:

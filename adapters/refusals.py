@@ -52,8 +52,8 @@ class Refusals(msgspec.Struct, frozen=True, kw_only=True):
         words = message.lower()
         failure = (
             next((known for phrase, known in self.by_words.items() if phrase in words), None)
+            or (self.by_type.get(detail.code) if isinstance(detail.code, str) else None)  # says more than the type
             or self.by_type.get(detail.type or "")
-            or (self.by_type.get(detail.code) if isinstance(detail.code, str) else None)
             or self.by_status.get(status, Failure.BROKEN)
         )
         if detail.n_prompt_tokens is not None and detail.n_ctx is not None:

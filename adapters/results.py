@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
 from adapters import results_wire as wire
+from adapters.account import believable
 from adapters.base import Batch, EngineError, Generation
 from adapters.http import Document, EngineHttp, StatusError
 from contracts.pools import Endpoint
@@ -40,8 +41,10 @@ class Results:
         except EngineError as error:
             self._failure = error
             raise
-        self._finished = batch.finished is not None
-        return batch
+        if batch.finished is None:
+            return batch
+        self._finished = True
+        return Batch(batch.texts, believable(batch.finished))
 
     async def _answer(self) -> bytes:
         document, self._first = self._first, None

@@ -177,6 +177,10 @@ REFUSALS = Refusals(
         "`max_new_tokens` must be <=": Failure.CONTEXT,
         "`inputs` must have less than": Failure.CONTEXT,
         "incorrect api key": Failure.UNAUTHORIZED,
+        # A chat says 422 of every failure, whoever is to blame.
+        "request failed during generation": Failure.BROKEN,
+        "incomplete generation": Failure.BROKEN,
+        "model is overloaded": Failure.OVERLOADED,
     },
     by_type={
         "overloaded": Failure.OVERLOADED,

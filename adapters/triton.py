@@ -64,7 +64,7 @@ class TritonAdapter:
         model = await self._model()
         body = wire.body(generation, model)
         async with self._http.stream(self._endpoint, model.stream, body, wire.refusal) as stream:
-            yield Batches(stream, wire.StreamReader())
+            yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
 
     async def _model(self) -> wire.Model:
         if self._known is None:

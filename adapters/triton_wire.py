@@ -93,6 +93,11 @@ class Model(msgspec.Struct, frozen=True):
         return self.backend == "vllm" or "sampling_parameters" in self.inputs
 
     @property
+    def tells_reasons(self) -> bool:
+        """Whether it says why a generation ended, having been asked to."""
+        return ASKED_FOR[0] in self.inputs and "finish_reason" in self.outputs
+
+    @property
     def stream(self) -> str:
         """The path of a generation."""
         return f"/v2/models/{self.name}/generate_stream"
@@ -188,8 +193,9 @@ def _name(parameter: str, model: Model) -> str | None:
 class StreamReader:
     """Reads one ``generate_stream`` stream, which ends well when it ends without an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells_reasons: bool = False) -> None:
         self.failure: EngineError | None = None
+        self._tells_reasons = tells_reasons
         self._reason: str | None = None
         self._tokens_in: int | None = None
         self._tokens_out: int | None = None
@@ -210,7 +216,7 @@ class StreamReader:
 
     def at_end(self) -> Finished | None:
         """The clean end. A model that tells its reasons and gave none for this has been cut off."""
-        if self._reason in {"None", "abort"}:
+        if self._reason in {"None", "abort"} or (self._reason is None and self._tells_reasons):
             return None
         reason = FinishReason.LENGTH if self._reason == "length" else FinishReason.STOP
         return Finished(reason=reason, tokens_in=self._tokens_in, tokens_out=self._tokens_out)

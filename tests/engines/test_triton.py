@@ -210,10 +210,10 @@ async def test_a_server_that_is_stopped_ends_its_streams_and_takes_no_more(alone
     async with adapter.submit(slowly) as batches:
         texts = (await anext(batches)).texts
         alone.process.send(signal.SIGTERM)
-        await asyncio.to_thread(alone.process.said, "Waiting for in-flight requests", within_s=AT_ONCE_S)
+        await asyncio.to_thread(alone.process.said, "HTTP service connections", within_s=AT_ONCE_S)
         refused = await generate(adapter, SLOWLY)
         assert refused.failure is not None
-        assert refused.failure.failure is Failure.REFUSED
+        assert refused.failure.failure in {Failure.REFUSED, Failure.BROKEN}  # the listener closes meanwhile
         finished = None
         async for batch in batches:
             texts += batch.texts

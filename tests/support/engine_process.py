@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from typing import Self
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "engines"
 """Where ``make engines`` makes them."""
+SHARED_MEMORY = Path("/dev/shm")
+MAPPED = re.compile(r" (\d+) +/dev/shm/")
 KEPT = ("PATH", "LANG", "LLAMA_ORCH_TEST_RUN")
 
 
@@ -29,6 +32,7 @@ class EngineProcess:
         self, argv: Sequence[str | Path], environ: Mapping[str, str | Path], *, cwd: Path, keep: int | None = None
     ) -> None:
         self.lines: list[str] = []
+        self._memory: set[int] = set()
         self._news = threading.Condition()
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         self.process = subprocess.Popen(
@@ -90,28 +94,33 @@ class EngineProcess:
         return self.process.wait(within_s)
 
     def kill(self) -> None:
-        """End the program and every process that it started and that did not leave its group."""
+        """End the program and every process of its group, and remove the shared memory that they had."""
+        self.note_memory()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
+        for file in SHARED_MEMORY.iterdir():
+            if file.lstat().st_ino in self._memory:
+                file.unlink()
         if self.process.stdout is not None:
             self.process.stdout.close()
 
     def children(self, command: str) -> list[int]:
         """The processes of its group whose command line has this in it."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
-                continue
-            try:
-                group = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[2])
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue  # it ended meanwhile
-            if group == self.process.pid and command in line:
-                found.append(int(entry.name))
-        return found
+        found = {pid: _read(pid, "cmdline").replace("\0", " ") for pid in self._group() if pid != self.pid}
+        return [pid for pid, line in found.items() if command in line]
+
+    def note_memory(self) -> None:
+        """Remember which shared memory its processes have: one that dies at once leaves it behind."""
+        for pid in self._group():
+            # By inode: a semaphore's file is mapped under another name than it has.
+            self._memory |= {int(inode) for inode in MAPPED.findall(_read(pid, "maps"))}
+
+    def _group(self) -> list[int]:
+        running = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        stats = {pid: _read(pid, "stat").rpartition(")")[2].split() for pid in running}
+        return [pid for pid, stat in stats.items() if stat and int(stat[2]) == self.pid]
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -121,6 +130,14 @@ class EngineProcess:
                 self._news.notify_all()
         with self._news:
             self._news.notify_all()
+
+
+def _read(pid: int, name: str) -> str:
+    """What /proc tells of a process; nothing of one that ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def free_port() -> int:

@@ -60,4 +60,5 @@ def real_vllm(model: Path, *options: str, home: Path) -> Iterator[RealVllm]:
     with EngineProcess(argv, {**ENVIRON, "HOME": home}, cwd=home) as process:
         process.said("Application startup complete", within_s=READY_S)
         process.listens(port, within_s=READY_S)
+        process.note_memory()
         yield RealVllm(process, f"http://127.0.0.1:{port}")
