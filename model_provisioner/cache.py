@@ -245,9 +245,9 @@ class ModelCache:
                 self._prune(Path(file.path).parent)
             size = sum(file.size_bytes for file in each.files)
             lines.append(f"removed {name or each.name} from the cache, {size} bytes")
-            if each.id is not None or name is not None:
+            if identifier := each.id or name:
                 event = events.Event(
-                    at_ms=self._clock(), kind=events.EventKind.REMOVED, id=each.id or name, message=lines[-1]
+                    at_ms=self._clock(), kind=events.EventKind.REMOVED, id=identifier, message=lines[-1]
                 )
                 events.note(self._journal, event)
         return tuple(lines)

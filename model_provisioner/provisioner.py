@@ -22,7 +22,7 @@ from catalog_core.models import FsModelCatalog
 from contracts.config import Engine
 from contracts.engines import ModelEntry, ModelFormat, ModelState, ResolvedModel
 from contracts.pools import Cause
-from model_provisioner import hf_directory, local, provenance, reference
+from model_provisioner import hf_directory, holds, local, provenance, reference
 from model_provisioner.digest import ChangedError, DigestMemory, NotRegularError, sha256_of
 from model_provisioner.errors import ModelError
 from model_provisioner.hf_directory import ModelFile
@@ -61,14 +61,19 @@ class ModelProvisioner:
         digest: str | None = None,
         progress: Callable[[str], None] = lambda _: None,
         engine: Engine | None = None,
+        *,
+        revive: bool = False,
     ) -> ResolvedModel:
-        """The model that ``ref`` means, on this disk and in the catalog as Active.
+        """The model that ``ref`` means, on this disk and in the catalog.
 
         ``digest`` is what the model must have, as ``sha256:<hex>`` or bare hex. ``progress`` gets lines for people, in
-        the event loop's thread. Where ``engine`` is known, a model that it cannot load is refused. Raises ModelError,
-        and then nothing was added to the catalog.
+        the event loop's thread. Where ``engine`` is known, a model that it cannot load is refused. One that is Retired
+        is refused before anything is done, unless ``revive`` says that somebody asks for it by name: then it is Active
+        afterwards. Raises ModelError, and then nothing was added to the catalog.
         """
         expected = _expected(digest)
+        if not revive:
+            await asyncio.to_thread(self._refuse_retired, ref)
         inspected = await asyncio.to_thread(examine, ref, self._base_dir, engine)
         digest = await self._digest(inspected, progress)
         path = inspected.path
@@ -82,7 +87,7 @@ class ModelProvisioner:
             progress(f"{path.name} was not verified, because no digest is configured; it has {digest}")
         async with self._admitting:  # two models of one name at once must see each other's id
             model, recovery = await asyncio.to_thread(
-                self._admit, inspected, ref, digest, verified=expected is not None
+                self._admit, inspected, ref, digest, verified=expected is not None, revive=revive
             )
         if recovery is not None:
             progress(recovery.render())
@@ -113,7 +118,7 @@ class ModelProvisioner:
             return digest
 
     def _admit(
-        self, inspected: Inspected, ref: str, digest: str, *, verified: bool
+        self, inspected: Inspected, ref: str, digest: str, *, verified: bool, revive: bool
     ) -> tuple[ResolvedModel, Recovery | None]:
         """Write down what is new about the model, if anything is. Blocks."""
         now_ms = self._clock()
@@ -122,13 +127,26 @@ class ModelProvisioner:
             identifier = choose_id(_named(inspected), inspected.path, digest, entries)
             model = _resolved(inspected, ref, digest, identifier)
             known = entries.get(identifier)
+            if known is not None and not revive:
+                require_active(known)
             entry = _entry(model, known, now_ms if verified else None)
             if known is None or replace(entry, created_ms=known.created_ms) != known:
                 provenance.record(self._provenance, model, now_ms=now_ms)
-                recovery = self._catalog.put(entry, now_ms=now_ms) or recovery
+                keep = self._catalog.put if revive else self._catalog.admit
+                recovery = keep(entry, now_ms=now_ms) or recovery
         except CatalogError as error:
             raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
         return model, recovery
+
+    def _refuse_retired(self, ref: str) -> None:
+        """A start must not bring back what was taken out of use. Blocks. Raises ModelError."""
+        try:
+            entries = self._catalog.list(ModelState.RETIRED)
+        except CatalogError:
+            return  # whoever writes the catalog down mends or reports it
+        for entry in entries:
+            if holds.holders(entry, (holds.Hold(by="this", ref=ref),), self._base_dir):
+                require_active(entry)
 
     def _entries(self) -> tuple[dict[str, ModelEntry], Recovery | None]:
         recovery = None
@@ -152,6 +170,14 @@ def examine(ref: str, base_dir: PurePosixPath, engine: Engine | None) -> Inspect
     inspected = local.inspect(place.path)
     local.require_fit(inspected, engine)
     return inspected
+
+
+def require_active(entry: ModelEntry) -> None:
+    """Raises ModelError where a model was taken out of use."""
+    if entry.state is ModelState.RETIRED:
+        why = entry.state_reason or "an operator took it out of use"
+        hint = "give the pool another model; `llama-orch models pull` with its reference brings this one back"
+        raise ModelError(Cause.MODEL_RETIRED, f"the model {entry.id} is Retired: {why}", hint)
 
 
 def choose_id(stem: str, path: Path, digest: str, entries: dict[str, ModelEntry]) -> str:
@@ -209,7 +235,7 @@ def _entry(model: ResolvedModel, known: ModelEntry | None, verified_ms: int | No
         local_path=model.local_path,
         size_bytes=model.size_bytes,
         digest=model.digest,
-        state=ModelState.ACTIVE,
+        pinned=known is not None and known.pinned,
         ctx_max=model.ctx_max,
         arch=model.arch,
         quant=model.quant,
