@@ -22,6 +22,7 @@ from catalog_core.errors import CatalogError
 from catalog_core.index import Rebuilding
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
+from contracts.pools import Cause, PoolState
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
@@ -49,7 +50,7 @@ from pool_managerd.host import Engines, Host, Models
 from pool_managerd.hub import Hub
 from pool_managerd.in_use import InUse
 from pool_managerd.instance_lock import single_instance
-from pool_managerd.life import Life
+from pool_managerd.life import Life, RestartAsked
 from pool_managerd.owner import Owner
 from pool_managerd.probe import Prober, Timing
 from pool_managerd.process import KILL_WAIT_S
@@ -203,7 +204,15 @@ def _catalog_of(
     hub.notices = stock.notices
     stock.in_use.follow(lambda: hub.pools().pools)
     jobs = CatalogJobs(show=hub.worked, redact=context.redactor.text, now_ms=stock.now_ms)
-    watch = StockWatch(stock, retired, supervisor.refresh)
+
+    def changed() -> None:
+        supervisor.refresh()
+        for pool in hub.pools().pools:
+            refused = pool.last_error is not None and pool.last_error.cause is Cause.MODEL_RETIRED
+            if refused and pool.state in {PoolState.BACKOFF, PoolState.BROKEN}:
+                supervisor.post(pool.pool_id, RestartAsked())  # the model may be in use again
+
+    watch = StockWatch(stock, retired, changed)
     return CatalogMethods(stock, jobs, watch.look), (jobs.run, watch.run)
 
 

@@ -46,5 +46,5 @@ class Retired:
 
 def _error(entry: ModelEntry, now_ms: int) -> PoolError:
     why = f" ({entry.state_reason})" if entry.state_reason else ""
-    text = f"the model {entry.id} is Retired{why}: this engine goes on until the pool is reloaded, drained or restarted"
+    text = f"{entry.id} was taken out of use{why}; an engine that has it goes on until its pool is reloaded or drained"
     return PoolError(cause=Cause.MODEL_RETIRED, message=text, hint=HINT, at_ms=now_ms)
