@@ -22,6 +22,8 @@ from orchestratord.pools import PoolDirectory
 log = logging.getLogger(__name__)
 
 MAX_JOBS = 512
+_ORDER = {state: min(number, 2) for number, state in enumerate(JobState)}
+"""Waiting, running, over."""
 
 
 class CatalogView:
@@ -58,12 +60,15 @@ class CatalogView:
     def take(self, job: CatalogJob) -> bool:
         """Take a job as pool-managerd tells it; whether it was seen to end now."""
         key = (job.kind, job.asked_id)
-        known = self._jobs.pop(key, None)
+        known = self._jobs.get(key)
+        same = known is not None and (known.number, known.started_ms) == (job.number, job.started_ms)
+        if known is not None and same and _ORDER[known.state] > _ORDER[job.state]:
+            return False  # the answer to a call, and the news have overtaken it
+        self._jobs.pop(key, None)
         self._jobs[key] = job
         if len(self._jobs) > MAX_JOBS:
             del self._jobs[next(iter(self._jobs))]
         self._news.set()
-        same = known is not None and (known.number, known.started_ms) == (job.number, job.started_ms)
         return job.over and same and known is not None and not known.over
 
     async def ended(self, job: CatalogJob, patience_s: float) -> CatalogJob:
