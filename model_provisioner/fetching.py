@@ -63,7 +63,7 @@ class Fetcher:
         self._gate = gate
         self._environ = environ
         self._digests = digests
-        self._transfer = transfer
+        self._transfer = transfer or Transfer(gate)
         self._room = room
 
     def where(self, fetched: Fetched) -> Path:
@@ -145,7 +145,7 @@ class Fetcher:
             for line in await asyncio.to_thread(self._room.make_room, missing, self._shelf.root / folder):
                 progress(line)
         try:
-            transfer = self._transfer or Transfer(self._gate.through(places.scheme_of(ref)))
+            transfer = self._transfer.through(places.scheme_of(ref))
             await asyncio.to_thread(self._shelf.make, str(folder))
             known = await asyncio.to_thread(self._shelf.remembered, ref)
             same = known is not None and known.folder == str(folder)

@@ -67,8 +67,10 @@ class Hub:
     def endpoint(self) -> str:
         return self.server.base
 
-    def add(self, repo: str, files: dict[str, bytes], **parts: bool) -> Repository:
-        self.repositories[repo] = Repository(files=files, **parts)
+    def add(
+        self, repo: str, files: dict[str, bytes], *, gated: bool = False, private: bool = False
+    ) -> Repository:
+        self.repositories[repo] = Repository(files=files, gated=gated, private=private)
         return self.repositories[repo]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
