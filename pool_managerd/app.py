@@ -32,8 +32,9 @@ from engine_provisioner.gpu_sharing import shared_gpus
 from model_provisioner import events
 from model_provisioner.cache import ModelCache
 from model_provisioner.digest import DigestMemory
-from model_provisioner.provenance import known_models
+from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
+from model_provisioner.survivors import surviving
 from model_provisioner.verify import ModelVerifier
 from pool_managerd import proc
 from pool_managerd.catalog_jobs import CatalogJobs
@@ -220,7 +221,7 @@ def stock_of(context: DaemonContext) -> Stock:
     """Where the models come from. A relative path in a reference starts at the configuration file."""
     paths = context.paths
     base = context.config_path.absolute().parent
-    catalog = FsModelCatalog(paths.catalog, discover=partial(known_models, paths.provenance))
+    catalog = FsModelCatalog(paths.catalog, discover=partial(surviving, paths.provenance, paths.models))
     notices = _recover(catalog, paths.provenance)
     in_use = InUse(context.config.pools, paths.handles)
     cache = ModelCache(
@@ -232,10 +233,13 @@ def stock_of(context: DaemonContext) -> Stock:
         clock=_unix_ms,
         holds=in_use,
     )
-    provisioner = ModelProvisioner(paths.models, catalog, paths.provenance, base, _unix_ms)
+    gate = OutboundGate(policy=context.config.policy, environ=context.environ)
+    provisioner = ModelProvisioner(
+        paths.models, catalog, paths.provenance, base, _unix_ms, gate=gate, environ=context.environ, room=cache
+    )
     digests = DigestMemory(paths.models / "digests.json")
     return Stock(
-        models=ProvisionedModels(provisioner, cache.used),
+        models=ProvisionedModels(provisioner),
         catalog=catalog,
         cache=cache,
         verifier=ModelVerifier(catalog, cache, digests, journal=paths.provenance, clock=_unix_ms),

@@ -98,6 +98,7 @@ class CatalogMethods:
             final = await asyncio.to_thread(finish)
         except CatalogError as error:
             raise _step_error(error) from error
+        await self._note(events.EventKind.ACTIVATED, final, "it was pulled")
         self._changed()
         return Done(model_id=final, message=f"{final} is here, with the digest {model.digest}")
 
@@ -126,8 +127,10 @@ class CatalogMethods:
     async def _set_state(self, wanted: SetStateParams) -> Empty:
         entry = await self._entry(wanted.model_id)
         await self._do(lambda: self._stock.catalog.set_state(entry.id, wanted.state, wanted.reason))
-        why = f": {wanted.reason}" if wanted.state is ModelState.RETIRED and wanted.reason else ""
-        await self._note(events.EventKind.STATE, entry.id, f"{wanted.state}{why}")
+        if wanted.state is ModelState.RETIRED:
+            await self._note(events.EventKind.RETIRED, entry.id, wanted.reason or "an operator asked for it")
+        else:
+            await self._note(events.EventKind.ACTIVATED, entry.id, "an operator asked for it")
         self._changed()
         return Empty()
 

@@ -5,9 +5,6 @@ Decides nothing.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from contracts.config import Engine, Pool, Profile
 from contracts.engines import Finding, Plan, PreparedEngine, ResolvedModel
 from engine_provisioner.base import EngineProvider
@@ -21,20 +18,17 @@ from pool_managerd.host import Progress
 
 
 class ProvisionedModels:
-    """Models by way of ``model_provisioner``. ``used`` is told of each one that a pool starts with; it blocks."""
+    """Models by way of ``model_provisioner``."""
 
-    def __init__(self, provisioner: ModelProvisioner, used: Callable[[str], None]) -> None:
+    def __init__(self, provisioner: ModelProvisioner) -> None:
         self._provisioner = provisioner
-        self._used = used
 
     async def ensure_present(self, ref: str, digest: str | None, progress: Progress, engine: Engine) -> ResolvedModel:
         """See ``pool_managerd.host.Models``."""
         try:
-            model = await self._provisioner.ensure_present(ref, digest, progress, engine=engine)
+            return await self._provisioner.ensure_present(ref, digest, progress, engine=engine)
         except ModelError as error:
             raise StepError(error.cause, error.message, error.hint) from error
-        await asyncio.to_thread(self._used, model.id)
-        return model
 
     async def pull(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
         """A model that somebody asks for by its reference: whatever engine it is for, and also if it is Retired.
