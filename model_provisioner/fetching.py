@@ -30,7 +30,7 @@ from model_provisioner.shelf import Fetched, FileHere, Shelf
 from model_provisioner.sources import hf, hf_words, listing
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
-from model_provisioner.transfer import Progress, Transfer
+from model_provisioner.transfer import Progress, Transfer, disk_error
 
 _WEIGHTS = (listing.GGUF, listing.WEIGHTS)
 
@@ -80,7 +80,7 @@ class Fetcher:
                 if not await self._is_right(fetched.folder, file.name, file.size_bytes, file.sha256, progress):
                     return None
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
         return fetched
 
     async def fetch(
@@ -115,7 +115,7 @@ class Fetcher:
                 raise hf_words.refusal(ref, error.status, error.code, endpoint=endpoint, has_token=has_token) from error
             raise fetch_words.model_error(error, ref) from error
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
 
     async def forget(self, ref: RemoteRef) -> None:
         """Ask upstream again next time: what is here turned out to be no model."""
@@ -322,9 +322,3 @@ def _with_digest(ref: RemoteRef, located: Located, expected: str | None) -> Loca
     if file.sha256 is not None and file.sha256 != expected:
         raise fetch_words.other_digest_there(ref, file.sha256, expected)
     return replace(located, files=(replace(file, sha256=expected),))
-
-
-def _disk_error(error: OSError) -> ModelError:
-    where = error.filename or "the cache"
-    message = f"cannot use {where}: {error.strerror or error}"
-    return ModelError(Cause.MODEL_FETCH, message, "see that this user may write to the cache, or set paths.cache")
