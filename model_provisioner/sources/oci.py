@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -35,11 +35,15 @@ _LIKE = "a model is an artifact whose layers are files: `oras push REGISTRY/REPO
 
 
 class OciSource:
-    """Registries. ``require`` is asked before each request, with its address, and raises ModelError."""
+    """Registries.
+
+    ``require`` is asked before each request, with its URL; it answers with the addresses that the host may be reached
+    at (none: wherever its name leads), and what it raises comes out of here.
+    """
 
     def __init__(
         self,
-        require: Callable[[str], None],
+        require: Callable[[str], Sequence[str]],
         *,
         environ: Mapping[str, str] = os.environ,
         plain_http: frozenset[str] = frozenset(),
@@ -236,7 +240,7 @@ def _place(ref: OciRef) -> tuple[str, str]:
 
 
 def _client(
-    host: str, require: Callable[[str], None], plain: Callable[[str], bool], login: oci_auth.Login | None
+    host: str, require: Callable[[str], Sequence[str]], plain: Callable[[str], bool], login: oci_auth.Login | None
 ) -> Client:
     try:
         from model_provisioner.sources.oci_client import Client  # noqa: PLC0415 - optional, and slow to import

@@ -47,7 +47,9 @@ def log_in(home: Path, address: str, password: str = PASSWORD) -> None:
 
 async def test_a_file_by_its_title(open_registry: OciRegistry, tmp_path: Path) -> None:
     digest = open_registry.push("org/haiku", "v1", [Layer(b"GGUF....", "haiku.gguf")])
-    located = await source(tmp_path).locate(OciRef(registry=open_registry.address, repository="org/haiku", tag_name="v1"))
+    located = await source(tmp_path).locate(
+        OciRef(registry=open_registry.address, repository="org/haiku", tag_name="v1")
+    )
     assert located.entry == "haiku.gguf"
     (file,) = located.files
     assert (file.name, file.size_bytes, file.sha256) == ("haiku.gguf", 8, digest_of(b"GGUF....")[7:])
