@@ -204,8 +204,8 @@ class _Door(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self,
         request: requests.PreparedRequest,
-        verify: Any,
-        cert: Any = None,  # noqa: ANN401 - as requests has it
+        verify: bool | str | None,  # noqa: FBT001 - as requests has it
+        cert: str | tuple[str, str] | None = None,
     ) -> tuple[Any, Any]:
         """To whom a connection is made, and to whom it must belong."""
         place, how = super().build_connection_pool_key_attributes(request, verify, cert)

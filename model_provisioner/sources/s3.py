@@ -19,7 +19,7 @@ import msgspec
 
 from contracts.pools import Cause
 from daemon_core.version import version
-from model_provisioner.errors import ModelError
+from model_provisioner.errors import FetchError, ModelError, Trouble
 from model_provisioner.reference import S3Ref
 from model_provisioner.sources import listing, s3_words
 from model_provisioner.sources.base import Located, RemoteFile
@@ -33,6 +33,7 @@ DEFAULT_REGION = "us-east-1"
 CONNECT_S = 20
 SILENCE_S = 30
 ATTEMPTS = 3
+PAGE_KEYS = 1000
 SIGNED_S = 7 * 24 * 3600
 """How long a signed address holds: the most there is, since a large model on a slow line takes days."""
 
@@ -53,20 +54,23 @@ class _Object(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class S3Source:
-    """Object stores. ``require`` is asked before each request, with its address, and raises what comes out of here."""
+    """Object stores.
+
+    ``require`` is asked before each request, with its URL, and raises FetchError, which comes out of here.
+    """
 
     def __init__(self, require: Callable[[str], object]) -> None:
         self._require = require
 
     async def locate(self, ref: S3Ref) -> Located:
-        """The objects of the reference, with signed addresses. Raises ModelError."""
+        """The objects of the reference, with signed addresses. Raises ModelError, FetchError."""
         return await asyncio.to_thread(self._locate, ref)
 
     def _locate(self, ref: S3Ref) -> Located:
         try:
             import botocore.session  # noqa: PLC0415 - optional, and slow to import
         except ImportError as error:
-            message = f"s3:// needs the Python package botocore, which is not installed ({error.name} is missing)"
+            message = "s3:// needs the Python package botocore, which is not installed"
             raise ModelError(Cause.MODEL_FETCH, message, f"pip install 'llama-orch[{EXTRA}]'") from error
         from botocore import exceptions  # noqa: PLC0415
 
@@ -169,7 +173,7 @@ class _Store:
 
     def _names(self, prefix: str) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._ref.bucket, Prefix=prefix, Delimiter="/"
+            Bucket=self._ref.bucket, Prefix=prefix, Delimiter="/", PaginationConfig={"PageSize": PAGE_KEYS}
         )
         names: list[str] = []
         for page in pages:
@@ -228,7 +232,9 @@ class _Store:
             return session
         try:
             self._require(session.get_config_variable("ec2_metadata_service_endpoint") or s3_words.METADATA_SERVICE)
-        except ModelError:
+        except FetchError as error:
+            if error.trouble is not Trouble.POLICY:
+                raise
             return session
         return self._session(new_session, metadata=True)
 

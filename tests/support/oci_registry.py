@@ -30,8 +30,8 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 OCTETS = "application/octet-stream"
 TITLE = "org.opencontainers.image.title"
-USER, PASSWORD = "user", "pass"
-HTPASSWD = "user:$2b$04$abcdefghijklmnopqrstuufznL8bkzdtHwLhca4To/v9Lo9bA7fR6\n"
+USER, PASSWORD = "user", "hush-hush-5"
+HTPASSWD = "user:$2b$04$abcdefghijklmnopqrstuueGv6nQ13Vm325C5Gfk/hxE535nLNEpC\n"
 _LISTENING = re.compile(rb"listening on (127\.0\.0\.1:\d+)")
 
 

@@ -11,16 +11,19 @@ from model_provisioner.sources.oci_manifest import Artifact, Index, Manifest, Ma
 
 pytestmark = pytest.mark.req("MP-04")
 
+Layer = dict[str, Any]
 TITLE = "org.opencontainers.image.title"
 DIGESTS = [f"sha256:{number:064x}" for number in range(20)]
 
 
-def layer(number: int, title: str | None = None, media_type: str = "application/octet-stream", key: str = TITLE) -> Any:
-    found = {"mediaType": media_type, "digest": DIGESTS[number], "size": 10 + number}
+def layer(
+    number: int, title: str | None = None, media_type: str = "application/octet-stream", key: str = TITLE
+) -> Layer:
+    found: Layer = {"mediaType": media_type, "digest": DIGESTS[number], "size": 10 + number}
     return found | ({"annotations": {key: title}} if title is not None else {})
 
 
-def encoded(*layers: Any, **more: object) -> bytes:
+def encoded(*layers: Layer, **more: object) -> bytes:
     return msgspec.json.encode({"schemaVersion": 2, "layers": layers} | more)
 
 
@@ -28,7 +31,7 @@ def digest_of(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
-def artifact_of(*layers: Any) -> Artifact:
+def artifact_of(*layers: Layer) -> Artifact:
     manifest = oci_manifest.read(encoded(*layers), None)
     assert isinstance(manifest, Manifest)
     return oci_manifest.artifact(manifest, "smollm2")
@@ -81,7 +84,7 @@ CNCF = "org.cncf.model.filepath"
         ),
     ],
 )
-def test_the_conventions_in_use(layers: list[Any], names: dict[str, int], entry: str | None) -> None:
+def test_the_conventions_in_use(layers: list[Layer], names: dict[str, int], entry: str | None) -> None:
     found = artifact_of(*layers)
     assert (names_of(found), found.entry) == ([(name, DIGESTS[number]) for name, number in names.items()], entry)
 
@@ -104,7 +107,7 @@ TAR = "application/vnd.oci.image.layer.v1.tar+gzip"
     ],
 )
 @pytest.mark.req("MP-02")
-def test_what_is_not_a_model(layers: list[Any], reason: str) -> None:
+def test_what_is_not_a_model(layers: list[Layer], reason: str) -> None:
     with pytest.raises(NotAModelError, match=reason):
         artifact_of(*layers)
 
@@ -136,7 +139,7 @@ def test_hostile_titles_are_refused(title: str) -> None:
     ],
 )
 @pytest.mark.req("MP-02")
-def test_ambiguous_and_incomplete_artifacts_are_refused(layers: list[Any], reason: str) -> None:
+def test_ambiguous_and_incomplete_artifacts_are_refused(layers: list[Layer], reason: str) -> None:
     with pytest.raises(ManifestError, match=reason):
         artifact_of(*layers)
 
@@ -145,7 +148,7 @@ def test_ambiguous_and_incomplete_artifacts_are_refused(layers: list[Any], reaso
 def test_a_manifest_must_be_the_one_that_was_asked_for() -> None:
     body = encoded(layer(1, "a.gguf"))
     assert oci_manifest.read(body, digest_of(body)).digest == digest_of(body)
-    with pytest.raises(ManifestError, match="was asked for as sha256:0{64}, and what came is sha256:"):
+    with pytest.raises(ManifestError, match=r"was asked for as sha256:0{64}, and what came is sha256:"):
         oci_manifest.read(body, DIGESTS[0])
 
 

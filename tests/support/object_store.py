@@ -1,0 +1,89 @@
+"""An object store (moto's) on the loopback, in a process of its own, and what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.config import Config
+
+BUCKET = "models"
+KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+_RUNNING = re.compile(rb"Running on http://(127\.0\.0\.1:\d+)")
+
+
+class ObjectStore:
+    """A store that answers at ``address``; ``client`` is botocore's, for filling it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.url = f"http://{address}"
+        session = botocore.session.Session()
+        session.set_config_variable("metadata_service_num_attempts", 0)
+        session.set_credentials(KEY_ID, SECRET)
+        self.client: Any = session.create_client(
+            "s3", region_name="us-east-1", endpoint_url=self.url, config=Config(retries={"total_max_attempts": 1})
+        )
+
+    def put(self, key: str, data: bytes, *, bucket: str = BUCKET, **more: str) -> None:
+        """Put an object."""
+        self.client.put_object(Bucket=bucket, Key=key, Body=data, **more)
+
+
+@asynccontextmanager
+async def object_store(bucket: str = BUCKET) -> AsyncIterator[ObjectStore]:
+    """A store with one bucket."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            address = await _address(process.stderr)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(process.stderr.read())  # else it would wait for somebody to read
+            store = ObjectStore(address)
+            await asyncio.to_thread(store.client.create_bucket, Bucket=bucket)
+            try:
+                yield store
+            finally:
+                store.client.close()
+                reading.cancel()
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def _address(said: asyncio.StreamReader) -> str:
+    heard = b""
+    while line := await said.readline():
+        heard += line
+        if found := _RUNNING.search(line):
+            return found[1].decode()
+    raise AssertionError(heard.decode())
+
+
+def use(store: str, patch: pytest.MonkeyPatch, home: str, **more: str) -> None:
+    """The environment of somebody with credentials for the store at this URL, and with nothing else of AWS's."""
+    nobody(patch, home)
+    given = {"AWS_ENDPOINT_URL": store, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name, value in (given | more).items():
+        patch.setenv(name, value)
+
+
+def nobody(patch: pytest.MonkeyPatch, home: str) -> None:
+    """The environment of somebody who was never near AWS."""
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            patch.delenv(name)
+    patch.setenv("HOME", home)
