@@ -204,7 +204,7 @@ class _Door(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self,
         request: requests.PreparedRequest,
-        verify: bool | str | None,  # noqa: FBT001 - as requests has it
+        verify: bool | str,  # noqa: FBT001 - as requests has it
         cert: str | tuple[str, str] | None = None,
     ) -> tuple[Any, Any]:
         """To whom a connection is made, and to whom it must belong."""
