@@ -1,0 +1,197 @@
+"""Pulls of ``s3:`` and ``oci:`` from real servers, through the provisioner: killed, resumed, changed, tampered with."""
+
+import hashlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from contracts.engines import ModelFormat
+from contracts.pools import Cause
+from model_provisioner.errors import ModelError
+from tests.integration.model_provisioner.pulling import catalog_at, child, pull
+from tests.support.object_store import nobody, object_store, use
+from tests.support.oci_registry import Layer, OciRegistry, digest_of, registry
+from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.valve import Valve, valve
+
+pytestmark = [pytest.mark.req("MP-04"), pytest.mark.timeout(60), pytest.mark.slow]
+
+STOP = 3 << 20
+"""Bytes after which the line is held; models are larger."""
+
+
+@dataclass
+class Upstream:
+    """One model at ``ref``, behind a tap. ``put`` puts files there in the place of what is there."""
+
+    ref: str
+    tap: Valve
+    put: Callable[[dict[str, bytes]], None]
+
+
+Opens = Callable[[Path, pytest.MonkeyPatch, AsyncExitStack], Awaitable[Upstream]]
+
+
+async def in_a_store(root: Path, patch: pytest.MonkeyPatch, stack: AsyncExitStack) -> Upstream:
+    store = await stack.enter_async_context(object_store())
+    tap = await stack.enter_async_context(valve(store.address))
+    use(f"http://{tap.address}", patch, str(root))
+
+    def put(files: dict[str, bytes]) -> None:
+        for name, data in files.items():
+            store.put(f"m/{name}", data)
+
+    return Upstream("s3://models/m", tap, put)
+
+
+async def in_a_registry(root: Path, patch: pytest.MonkeyPatch, stack: AsyncExitStack) -> Upstream:
+    opened = await stack.enter_async_context(registry(root / "registry"))
+    tap = await stack.enter_async_context(valve(opened.address))
+    nobody(patch, str(root))
+
+    def put(files: dict[str, bytes]) -> None:
+        opened.push("org/m", "v1", [Layer(data, name) for name, data in files.items()])
+
+    return Upstream(f"oci://{tap.address}/org/m:v1", tap, put)
+
+
+@pytest.fixture(params=[in_a_store, pytest.param(in_a_registry, marks=pytest.mark.needs("docker-registry"))])
+async def upstream(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Upstream]:
+    opens: Opens = request.param
+    async with AsyncExitStack() as stack:
+        yield await opens(tmp_path, monkeypatch, stack)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """Two models of some ten megabytes."""
+    folder = tmp_path_factory.mktemp("models")
+    one, two = (write_tiny_gguf(folder / f"{seed}.gguf", layers=4, dim=256, seed=seed) for seed in (1, 2))
+    return one.read_bytes(), two.read_bytes()
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+async def killed_on_the_way(root: Path, upstream: Upstream) -> int:
+    """Pull, and kill -9 it when the line is held; the bytes that are on the disk."""
+    upstream.tap.shut_after(STOP)
+    async with child(root, upstream.ref) as process:
+        await upstream.tap.shut.wait()
+        await part_of(root, STOP // 2)
+        process.send_signal(signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
+    upstream.tap.open()
+    (part,) = (root / "models").rglob("*.part")
+    return part.stat().st_size
+
+
+async def part_of(root: Path, size: int) -> None:
+    """Wait until so many bytes of a file that is on its way are on the disk."""
+    import asyncio
+
+    while sum(part.stat().st_size for part in (root / "models").rglob("*.part")) < size:
+        await asyncio.sleep(0)
+
+
+async def test_a_pull_that_was_killed_goes_on_where_it_was(
+    upstream: Upstream, tmp_path: Path, models: tuple[bytes, bytes]
+) -> None:
+    upstream.put({"haiku.gguf": models[0]})
+    root = tmp_path / "root"
+    here = await killed_on_the_way(root, upstream)
+    lines: list[str] = []
+    model = await pull(root, upstream.ref, lines.append)
+    assert model.digest == sha256(models[0])
+    assert Path(model.local_path).read_bytes() == models[0]
+    assert any(f"bytes={here}-" in head for head in upstream.tap.asked("Range: "))
+    assert len(models[0]) - here <= upstream.tap.passed < len(models[0]) - here + 100_000, (
+        "what was here was fetched again"
+    )
+    assert any("going on after" in line for line in lines)
+    upstream.tap.open()
+    assert (await pull(root, upstream.ref)).digest == model.digest
+    assert upstream.tap.heads == [], "what is here needs no network"
+    (entry,) = catalog_at(root).list()
+    assert (entry.ref, entry.fetched, entry.digest) == (upstream.ref, True, model.digest)
+
+
+async def test_what_changed_meanwhile_is_fetched_anew(
+    upstream: Upstream, tmp_path: Path, models: tuple[bytes, bytes]
+) -> None:
+    upstream.put({"haiku.gguf": models[0]})
+    root = tmp_path / "root"
+    await killed_on_the_way(root, upstream)
+    upstream.put({"haiku.gguf": models[1]})
+    model = await pull(root, upstream.ref)
+    assert model.digest == sha256(models[1])
+    assert Path(model.local_path).read_bytes() == models[1]
+    assert upstream.tap.passed > len(models[1])
+
+
+async def test_a_moved_reference_is_fetched_again_on_demand_only(
+    upstream: Upstream, tmp_path: Path, models: tuple[bytes, bytes]
+) -> None:
+    upstream.put({"haiku.gguf": models[0]})
+    root = tmp_path / "root"
+    await pull(root, upstream.ref)
+    upstream.put({"haiku.gguf": models[1]})
+    assert (await pull(root, upstream.ref)).digest == sha256(models[0])
+    lines: list[str] = []
+    assert (await pull(root, upstream.ref, lines.append, refresh=True)).digest == sha256(models[1])
+    assert any("has changed" in line for line in lines)
+    assert upstream.tap.address not in {""}
+
+
+async def test_a_split_model_and_a_directory(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    folder.mkdir()
+    write_tiny_gguf(folder / "big.gguf", split=8)
+    parts = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    assert len(parts) > 2
+    upstream.put(parts)
+    model = await pull(tmp_path / "root", upstream.ref)
+    assert Path(model.local_path).name == next(iter(parts))
+    assert {path.name: path.read_bytes() for path in Path(model.local_path).parent.iterdir()} == parts
+
+
+async def test_another_digest_than_the_configured_one_is_refused(
+    upstream: Upstream, tmp_path: Path, models: tuple[bytes, bytes]
+) -> None:
+    upstream.put({"haiku.gguf": models[0]})
+    root = tmp_path / "root"
+    with pytest.raises(ModelError) as caught:
+        await pull(root, upstream.ref, digest=sha256(models[1]))
+    assert caught.value.cause is Cause.MODEL_DIGEST
+    assert catalog_at(root).list() == []
+    assert (await pull(root, upstream.ref, digest=sha256(models[0]))).digest == sha256(models[0])
+
+
+@pytest.mark.needs("docker-registry")
+@pytest.mark.req("MP-03")
+async def test_a_layer_that_was_tampered_with_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: tuple[bytes, bytes]
+) -> None:
+    nobody(monkeypatch, str(tmp_path))
+    async with registry(tmp_path / "registry") as opened:
+        opened.push("m", "v1", [Layer(models[0], "haiku.gguf")])
+        tampered = models[0][:-1] + bytes([models[0][-1] ^ 1])
+        opened.stored(digest_of(models[0])).write_bytes(tampered)
+        root = tmp_path / "root"
+        with pytest.raises(ModelError) as caught:
+            await pull(root, f"oci://{opened.address}/m:v1")
+        assert caught.value.cause is Cause.MODEL_DIGEST
+        assert "was set aside" in caught.value.message
+        assert catalog_at(root).list() == []
+        assert not list((root / "models/oci").rglob("*.gguf"))
+        (aside,) = [path for path in (root / "models/quarantine").iterdir() if path.suffix == ".gguf"]
+        assert aside.read_bytes() == tampered
+        opened.stored(digest_of(models[0])).write_bytes(models[0])
+        assert (await pull(root, f"oci://{opened.address}/m:v1")).digest == sha256(models[0])
