@@ -30,7 +30,7 @@ from model_provisioner.one_fetch import alone
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.quarantine import Quarantine
 from model_provisioner.reference import HfRef, HttpsRef, OciRef, RemoteRef, S3Ref
-from model_provisioner.sources import hf, hf_words, listing
+from model_provisioner.sources import hf, hf_words, listing, oci_auth
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
 from model_provisioner.transfer import Progress, Transfer
@@ -334,7 +334,7 @@ def require_way(ref: RemoteRef, gate: OutboundGate) -> None:
         case HttpsRef(url=url):
             pass
         case OciRef(registry=registry):
-            url = f"https://{registry}"
+            url = f"https://{oci_auth.server_of(registry)}"
         case S3Ref():
             return  # where it lies is the configuration of the S3 client's to say
         case _:

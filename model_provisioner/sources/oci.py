@@ -233,9 +233,8 @@ def _codes(body: bytes) -> frozenset[str]:
 
 def _place(ref: OciRef) -> tuple[str, str]:
     """The host that answers for a registry, and the repository as it knows it."""
-    if ref.registry != oci_auth.HUB:
-        return ref.registry, ref.repository
-    return oci_auth.HUB_SERVER, ref.repository if "/" in ref.repository else f"library/{ref.repository}"
+    short = ref.registry == oci_auth.HUB and "/" not in ref.repository
+    return oci_auth.server_of(ref.registry), f"library/{ref.repository}" if short else ref.repository
 
 
 def _client(

@@ -1,4 +1,4 @@
-"""A tap on the way to a server: it counts what the server sends, can stop it after so many bytes, and notes requests."""
+"""A tap on the way to a server: counts what the server sends, stops it after so many bytes, and notes requests."""
 
 from __future__ import annotations
 
@@ -93,5 +93,4 @@ async def valve(target: str) -> AsyncIterator[Valve]:
     finally:
         tap.open()
         server.close()
-        server.close_clients() if hasattr(server, "close_clients") else None
         await server.wait_closed()
