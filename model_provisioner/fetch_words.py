@@ -54,7 +54,7 @@ def wrong_digest(what: str, found: str, expected: str, aside: str) -> ModelError
     return ModelError(
         Cause.MODEL_DIGEST,
         f"{what} came with the digest sha256:{found}, but sha256:{expected} is required: it was set aside as {aside}",
-        "it is not used, nor fetched again while it is kept there: remove it to try again when the source was mended, or "
+        "it is not used, nor fetched again while it is kept there: remove it when its source was mended and try again; "
         "set model_sha256 to this digest only if you trust it",
     )
 

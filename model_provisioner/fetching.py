@@ -138,7 +138,7 @@ class Fetcher:
             directory = located.entry is None
             accepts(reference.shown(ref), ModelFormat.HF_DIRECTORY if directory else ModelFormat.GGUF)
             _require_names(located)
-            return await self._bring(ref, _with_digest(ref, located, expected), progress, transferred)
+            return await self._brought(ref, located, expected, progress, transferred)
         except FetchError as error:
             if isinstance(ref, HfRef) and error.trouble is Trouble.ANSWER and error.status is not None:
                 endpoint = hf.endpoint_of(self._environ)
@@ -165,6 +165,28 @@ class Fetcher:
     async def _locate(self, ref: RemoteRef) -> Located:
         gate = self._gate.through(places.scheme_of(ref))
         return await source_for(ref, gate, self._environ).locate(ref)
+
+    async def _brought(
+        self,
+        ref: RemoteRef,
+        located: Located,
+        expected: str | None,
+        progress: Progress,
+        transferred: Callable[[Transferred], None],
+    ) -> Fetched:
+        """Bring the files, with new addresses and tokens as often as the old ones expire on the way."""
+        while True:
+            located = _with_digest(ref, located, expected)
+            folder = str(places.folder_of(ref, located.revision))
+            missing = await asyncio.to_thread(self._missing_bytes, folder, located)
+            try:
+                return await self._bring(ref, located, progress, transferred)
+            except FetchError as error:
+                may_expire = isinstance(ref, S3Ref | OciRef) and error.status in {401, 403}
+                if not may_expire or await asyncio.to_thread(self._missing_bytes, folder, located) >= missing:
+                    raise
+            progress("what it was fetched with has expired: asking for something new")
+            located = await self._locate(ref)
 
     async def _bring(
         self, ref: RemoteRef, located: Located, progress: Progress, transferred: Callable[[Transferred], None]

@@ -1,6 +1,7 @@
 """Pulls of ``s3:`` and ``oci:`` from real servers, through the provisioner: killed, resumed, changed, tampered with."""
 
 import hashlib
+import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from contracts.engines import ModelFormat
 from contracts.pools import Cause
@@ -203,3 +206,68 @@ async def test_a_layer_that_was_tampered_with_is_set_aside(
         opened.stored(digest_of(models[0])).write_bytes(models[0])
         aside.unlink()
         assert (await pull(root, f"oci://{opened.address}/m:v1")).digest == sha256(models[0])
+
+
+async def test_a_token_that_expires_on_the_way_is_had_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: tuple[bytes, bytes]
+) -> None:
+    nobody(monkeypatch, str(tmp_path))
+    data = models[0]
+    manifest = json.dumps({"schemaVersion": 2, "layers": [Layer(data, "haiku.gguf").descriptor()]}).encode()
+    tokens = ["first"]
+    spans: list[tuple[str, str | None]] = []
+
+    async def token(_: web.Request) -> web.Response:
+        return web.json_response({"token": tokens[-1]})
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {tokens[-1]}":
+            realm = f'Bearer realm="http://{request.host}/token",scope="repository:m:pull"'
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        if "/manifests/" in request.path:
+            return web.Response(body=manifest)
+        start = request.http_range.start or 0
+        spans.append((tokens[-1], request.headers.get("Range")))
+        span = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        response = web.StreamResponse(status=206 if start else 200, headers={"ETag": '"x"'} | span)
+        response.content_length = len(data) - start
+        await response.prepare(request)
+        if len(tokens) < 3:  # the line breaks, and the token is over
+            await response.write(data[start : start + STOP])
+            tokens.append(f"number {len(tokens)}")
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(data[start:])
+        return response
+
+    app = web.Application()
+    app.router.add_get("/token", token)
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        lines: list[str] = []
+        model = await pull(tmp_path / "root", f"oci://{server.host}:{server.port}/m", lines.append)
+    assert Path(model.local_path).read_bytes() == data
+    assert [name for name, _ in spans] == ["first", "number 1", "number 2"]
+    assert [span is not None for _, span in spans] == [False, True, True]
+    assert lines.count("what it was fetched with has expired: asking for something new") == 2
+
+
+async def test_a_login_that_opens_the_manifest_alone_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody(monkeypatch, str(tmp_path))
+    manifest = json.dumps({"schemaVersion": 2, "layers": [Layer(b"GGUF", "haiku.gguf").descriptor()]}).encode()
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(body=manifest) if "/manifests/" in request.path else web.Response(status=403)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server:
+        with pytest.raises(ModelError) as caught:
+            await pull(tmp_path / "root", f"oci://{server.host}:{server.port}/m")
+    assert "the server answers 403" in caught.value.message
+    assert len(asked) == 2
