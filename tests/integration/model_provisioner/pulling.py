@@ -1,7 +1,8 @@
 """A process that pulls one model, to be killed in the middle.
 
 As a program (``python -m``): has the model of ``--ref`` in the cache below ``--root``, where addresses of the loopback
-are allowed, and prints each line of progress as it comes.
+are allowed, and prints each line of progress as it comes. With ``--measured`` it ends with the
+memory that it took.
 """
 
 from __future__ import annotations
@@ -56,20 +57,31 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--ref", required=True)
+    parser.add_argument("--measured", action="store_true")
     arguments = parser.parse_args()
+    before = _memory_kib("VmRSS")
     try:
         asyncio.run(pull(arguments.root, arguments.ref, lambda line: print(line, flush=True)))  # noqa: T201
     except ModelError as error:
         sys.exit(error.render())
+    if arguments.measured:
+        print(f"memory: {before} KiB before, {_memory_kib('VmHWM')} KiB at most")  # noqa: T201
+
+
+def _memory_kib(name: str) -> int:
+    """What the kernel says of this process: ``VmRSS`` is what it holds, ``VmHWM`` the most that it ever held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 @asynccontextmanager
 async def child(
-    root: Path, ref: str, environ: Mapping[str, str] = os.environ
+    root: Path, ref: str, environ: Mapping[str, str] = os.environ, *, measured: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process that pulls; gone at the end, whatever happens."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __spec__.name, "--root", str(root), "--ref", ref),
+        *(("--measured",) if measured else ()),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
