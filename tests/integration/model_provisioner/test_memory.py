@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.integration.model_provisioner.pulling import child
+from tests.integration.model_provisioner.object_pulls import child
 from tests.support.object_store import use
 from tests.unit.model_provisioner.heads import STRING, U32, head, key, number, tensor, text
 

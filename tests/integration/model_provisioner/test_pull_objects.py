@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from contracts.engines import ModelFormat
 from contracts.pools import Cause
 from model_provisioner.errors import ModelError
-from tests.integration.model_provisioner.pulling import catalog_at, child, pull
+from tests.integration.model_provisioner.object_pulls import catalog_at, child, pull
 from tests.support.object_store import nobody, object_store, use
 from tests.support.oci_registry import Layer, digest_of, registry
 from tests.support.tiny_gguf import write_tiny_gguf
