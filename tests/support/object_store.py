@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+import http.client
 import os
 import re
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 import botocore.session
 import pytest
@@ -32,41 +34,49 @@ class ObjectStore:
             "s3", region_name="us-east-1", endpoint_url=self.url, config=Config(retries={"total_max_attempts": 1})
         )
 
+    def empty(self) -> None:
+        """Forget everything, and have the bucket."""
+        connection = http.client.HTTPConnection(self.address, timeout=10)
+        connection.request("POST", "/moto-api/reset")
+        assert connection.getresponse().status == 200
+        connection.close()
+        self.client.create_bucket(Bucket=BUCKET)
+
     def put(self, key: str, data: bytes, *, bucket: str = BUCKET, **more: str) -> None:
         """Put an object."""
         self.client.put_object(Bucket=bucket, Key=key, Body=data, **more)
 
 
-@asynccontextmanager
-async def object_store(bucket: str = BUCKET) -> AsyncIterator[ObjectStore]:
-    """A store with one bucket."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A store with one empty bucket. It is slow to start: tests may have one together, and ``empty`` it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
     )
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(20):
-            address = await _address(process.stderr)
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(process.stderr.read())  # else it would wait for somebody to read
-            store = ObjectStore(address)
-            await asyncio.to_thread(store.client.create_bucket, Bucket=bucket)
-            try:
-                yield store
-            finally:
-                store.client.close()
-                reading.cancel()
+        store = ObjectStore(_address(process.stderr))
+        reader = threading.Thread(target=process.stderr.read)  # else it would wait for somebody to read
+        reader.start()
+        try:
+            store.empty()
+            yield store
+        finally:
+            store.client.close()
+            process.kill()
+            reader.join()
     finally:
         process.kill()
-        await process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
-async def _address(said: asyncio.StreamReader) -> str:
+def _address(said: IO[bytes]) -> str:
     heard = b""
-    while line := await said.readline():
+    for line in said:
         heard += line
         if found := _RUNNING.search(line):
             return found[1].decode()

@@ -41,7 +41,7 @@ Opens = Callable[[Path, pytest.MonkeyPatch, AsyncExitStack], Awaitable[Upstream]
 
 
 async def in_a_store(root: Path, patch: pytest.MonkeyPatch, stack: AsyncExitStack) -> Upstream:
-    store = await stack.enter_async_context(object_store())
+    store = stack.enter_context(object_store())
     tap = await stack.enter_async_context(valve(store.address))
     use(f"http://{tap.address}", patch, str(root))
 

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,11 +29,17 @@ DATA = b"GGUF" + bytes(1000)
 LOOPBACK = Policy(outbound=Outbound(allow=("127.0.0.1",)))
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[ObjectStore]:
+    with object_store() as found:
+        yield found
+
+
 @pytest.fixture
-async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ObjectStore]:
-    async with object_store() as opened:
-        use(opened.url, monkeypatch, str(tmp_path))
-        yield opened
+def store(opened: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    opened.empty()
+    use(opened.url, monkeypatch, str(tmp_path))
+    return opened
 
 
 @pytest.fixture
@@ -166,10 +172,12 @@ async def test_what_cannot_be_found_is_said(
 # --- who we are -----------------------------------------------------------------------------------------------------
 
 
-async def test_credentials_that_the_store_does_not_know(store: ObjectStore) -> None:
-    await require_credentials(store)
-    error = await refused("haiku.gguf")
-    assert error.message.startswith(f"{store.address} does not know the credentials that were found")
+async def test_credentials_that_the_store_does_not_know(environ: Callable[..., None]) -> None:
+    with object_store() as strict:
+        environ(strict.url)
+        await require_credentials(strict)
+        error = await refused("haiku.gguf")
+    assert error.message.startswith(f"{strict.address} does not know the credentials that were found")
 
 
 async def test_nobody_reads_what_is_not_open(
