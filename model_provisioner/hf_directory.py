@@ -93,9 +93,10 @@ def _tokenizer(directory: Path, names: tuple[str, ...]) -> hf_tokenizer.Tokenize
     def read(name: str, parse: Callable[[bytes], _T], default: _T) -> _T:
         return _parsed(directory, name, hf_tokenizer.LIMITS[name], parse) if name in names else default
 
+    none: dict[str, str] = {}
     found = read(hf_tokenizer.CONFIG, hf_tokenizer.config, hf_tokenizer.Tokenizer())
-    templates = read(hf_tokenizer.TEMPLATE, hf_tokenizer.template, {}) or found.templates
-    templates = templates or read(hf_tokenizer.TEMPLATE_JSON, hf_tokenizer.template_json, {})
+    templates = read(hf_tokenizer.TEMPLATE, hf_tokenizer.template, none) or found.templates
+    templates = templates or read(hf_tokenizer.TEMPLATE_JSON, hf_tokenizer.template_json, none)
     kind = found.kind
     if kind is None and hf_tokenizer.TOKENIZER in names:
         path = _inside(directory, hf_tokenizer.TOKENIZER)

@@ -197,6 +197,8 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
         dense_layers=facts.dense_layers,
         kv=facts.kv,
         weights=inspected.weights,
+        tokenizer=facts.tokenizer,
+        chat_template_sha256=facts.chat_template_sha256,
     )
 
 
@@ -210,9 +212,14 @@ def _entry(model: ResolvedModel, known: ModelEntry | None, verified_ms: int | No
         size_bytes=model.size_bytes,
         digest=model.digest,
         state=ModelState.ACTIVE,
+        format=model.format,
         ctx_max=model.ctx_max,
         arch=model.arch,
         quant=model.quant,
+        layers=model.layers,
+        heads=model.heads,
+        tokenizer=model.tokenizer,
+        chat_template_sha256=model.chat_template_sha256,
         verified_ms=before if before is not None else verified_ms,
     )
 

@@ -62,7 +62,11 @@ async def test_tokenizer_and_chat_template_come_from_the_files_beside_it(place: 
     assert hf_directory.inspect(path).facts.ctx_max == 4096
     (path / "chat_template.jinja").write_text("file")
     assert read(path) == ("LlamaTokenizerFast", "file", ("default",))
-    assert (await place.ensure("llama")).tokenizer == "LlamaTokenizerFast"
+    model, entry = await place.ensure("llama"), place.catalog.get("llama")
+    assert model.chat_template_sha256 == hashlib.sha256(b"file").hexdigest()
+    for shown in (model, entry):
+        assert (shown.tokenizer, shown.layers, shown.heads) == ("LlamaTokenizerFast", 32, 32)
+        assert (shown.format, shown.chat_template_sha256) == (ModelFormat.HF_DIRECTORY, model.chat_template_sha256)
     (path / "tokenizer_config.json").write_text("{")
     error = await place.refuse("llama")
     assert error.message.startswith(f"{path / 'tokenizer_config.json'} cannot be used: it is no JSON")
