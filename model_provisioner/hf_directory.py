@@ -123,7 +123,7 @@ def _all_of(path: Path, limit: int) -> bytes:
 
 def _front(path: Path, limit: int) -> bytes:
     with os.fdopen(open_regular(path), "rb") as file:
-        return file.read(limit)
+        return file.read(min(limit, os.fstat(file.fileno()).st_size + 1))  # what is asked for is allocated at once
 
 
 def _names(directory: Path) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from model_provisioner.json_fields import ConfigError, Shape
+from model_provisioner.json_fields import ConfigError
 
 MAX_HEAD_BYTES = 16 << 20
 """Of one file; real ones have a few megabytes at most."""
-MAX_INDEX_BYTES = 64 << 20
+MAX_INDEX_BYTES = 32 << 20
 MAX_FILES = 4096
 WEIGHTS = ".safetensors"
 
@@ -24,9 +24,12 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rb'\{[^"{}]*+(?:' + _STRING + rb'[^"{}]*+)*+\}'
 _NAMED_OBJECT = re.compile(rb"\s*+(" + _STRING + rb")\s*+:\s*+(" + _FLAT + rb")\s*+([,}])", re.DOTALL)
 _NAMED_STRING = re.compile(rb"\s*+(" + _STRING + rb")\s*+:\s*+(" + _STRING + rb")\s*+([,}])", re.DOTALL)
-_EMPTY = re.compile(rb"\{\s*+\}")
+_OPENED = re.compile(rb"\s*+\{\s*+(\})?")
 _METADATA = b'"__metadata__"'
-_INDEX = Shape("weight_map")
+
+
+class _Index(msgspec.Struct):
+    weight_map: msgspec.Raw
 
 
 class _Tensor(msgspec.Struct):
@@ -54,7 +57,10 @@ def tensors_end(head: bytes) -> int:
 
 def files_in(index: bytes) -> tuple[str, ...]:
     """The files with weights that a ``model.safetensors.index.json`` names. Raises ConfigError."""
-    weight_map = _INDEX.read(index).get("weight_map", b"")
+    try:
+        weight_map = memoryview(msgspec.json.decode(index, type=_Index).weight_map)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ConfigError(f"it is no JSON object with a weight_map: {error}") from error
     names: set[bytes] = set()
     for _, value in _entries(weight_map, _NAMED_STRING):
         names.add(value)
@@ -73,18 +79,16 @@ def _is_plain(name: str) -> bool:
     return "/" not in name and name.endswith(WEIGHTS) and name.isprintable()
 
 
-def _entries(document: bytes, form: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _entries(document: bytes | memoryview, form: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The names and values of an object of which all values have this form. Raises ConfigError."""
     try:
         msgspec.json.decode(document, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"it is no JSON: {error}") from error
-    document = document.strip()
-    if _EMPTY.fullmatch(document):
-        return
-    if not document.startswith(b"{"):
+    opened = _OPENED.match(document)
+    if opened is None:
         raise ConfigError("it is no JSON object")
-    at, closed = 1, False
+    at, closed = opened.end(), opened[1] is not None
     while not closed:
         found = form.match(document, at)
         if found is None:

@@ -97,9 +97,9 @@ def test_an_index_leads_nowhere_else(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "it is no JSON"),
-        (b"{}", "it is no JSON"),
-        (b"[]", "it is no JSON object"),
+        (b"", "it is no JSON object with a weight_map"),
+        (b"{}", "it is no JSON object with a weight_map"),
+        (b"[]", "it is no JSON object with a weight_map"),
         (b'{"weight_map": 1}', "it is no JSON object"),
         (b'{"weight_map": {}}', "does not name files"),
         (b'{"weight_map": {"a": 1}}', "something else at byte 1"),
@@ -127,7 +127,7 @@ def test_a_million_entries_cost_no_more_than_their_bytes() -> None:
         assert tensors_end(data) == 400_000
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
         assert files_in(index) == ("w.safetensors",)
-        assert tracemalloc.get_traced_memory()[1] < 3 * len(index)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
