@@ -28,7 +28,6 @@ LIMITS: MappingProxyType[str, int] = MappingProxyType(
 _DEFAULT = "default"
 _MAX_TEMPLATE_BYTES = 1 << 20
 _CONFIG = Shape("tokenizer_class", "model_max_length", "chat_template")
-_NAMED = Shape("name", "template")
 _MODEL = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"([A-Za-z0-9_]{1,64})"')
 
 
@@ -44,6 +43,11 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     def default(self) -> str | None:
         """The template that is used when nobody names one."""
         return _DEFAULT if _DEFAULT in self.templates else None
+
+
+class _Named(msgspec.Struct):
+    name: msgspec.Raw
+    template: msgspec.Raw
 
 
 def config(data: bytes) -> Tokenizer:
@@ -88,12 +92,11 @@ def _templates(value: bytes) -> dict[str, str]:
         return _hashed({_DEFAULT: value})
     if not value.startswith(b"[") or len(value) > _MAX_TEMPLATE_BYTES:
         raise ConfigError("chat_template is neither a text nor a list of them")
-    named: dict[str, bytes] = {}
-    for each in msgspec.json.decode(value, type=list[msgspec.Raw]):
-        fields = _NAMED.read(bytes(each))
-        if fields.keys() != {"name", "template"}:
-            raise ConfigError("chat_template lists something without a name and a template")
-        named[json_fields.name_in("chat_template.name", fields["name"])] = fields["template"]
+    try:
+        listed = msgspec.json.decode(value, type=list[_Named])
+    except msgspec.DecodeError:
+        raise ConfigError("chat_template lists something without a name and a template") from None
+    named = {json_fields.name_in("chat_template.name", bytes(each.name)): bytes(each.template) for each in listed}
     return _hashed(named)
 
 

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ MAX_NAME = 128
 """Characters of a name that is shown."""
 MAX_FIELD_BYTES = 256 << 10
 """No list, number or name that matters here is longer."""
+
+_CHUNK = 1 << 16
 
 Fields = Mapping[str, bytes]
 """The fields that are there and not null, by name; each as it stands in the document."""
@@ -36,6 +39,7 @@ class Shape:
 
     def read(self, data: bytes) -> Fields:
         """The fields. Raises ConfigError."""
+        require_utf8(data)
         try:
             found = msgspec.json.decode(data, type=self._type)
         except msgspec.ValidationError:
@@ -44,6 +48,17 @@ class Shape:
             raise ConfigError(f"it is no JSON: {error}") from error
         fields = ((name, bytes(getattr(found, name))) for name in self._names)
         return {name: value for name, value in fields if value not in {b"", b"null"}}
+
+
+def require_utf8(data: bytes | memoryview) -> None:
+    """Raise ConfigError where it is no text; the reader of JSON looks only at what is asked for."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for at in range(0, len(data), _CHUNK):
+            decoder.decode(data[at : at + _CHUNK])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ConfigError("it is no JSON: it is no UTF-8") from error
 
 
 def integer(name: str, value: bytes) -> int:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from model_provisioner.json_fields import ConfigError
+from model_provisioner.json_fields import ConfigError, require_utf8
 
 MAX_HEAD_BYTES = 16 << 20
 """Of one file; real ones have a few megabytes at most."""
 MAX_INDEX_BYTES = 32 << 20
 MAX_FILES = 4096
+MAX_NAME_BYTES = 1024
+"""Of a file, with every letter of it escaped."""
 WEIGHTS = ".safetensors"
 
 # No quantifier here gives anything back, so each byte is looked at once.
@@ -38,6 +40,7 @@ class _Tensor(msgspec.Struct):
 
 def tensors_end(head: bytes) -> int:
     """Where the last tensor ends, in bytes from the end of the head. Raises ConfigError."""
+    require_utf8(head)
     end = sizes = 0
     for name, value in _entries(head, _NAMED_OBJECT):
         if name == _METADATA:
@@ -57,12 +60,15 @@ def tensors_end(head: bytes) -> int:
 
 def files_in(index: bytes) -> tuple[str, ...]:
     """The files with weights that a ``model.safetensors.index.json`` names. Raises ConfigError."""
+    require_utf8(index)
     try:
         weight_map = memoryview(msgspec.json.decode(index, type=_Index).weight_map)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"it is no JSON object with a weight_map: {error}") from error
     names: set[bytes] = set()
     for _, value in _entries(weight_map, _NAMED_STRING):
+        if len(value) > MAX_NAME_BYTES:
+            raise ConfigError("its weight_map names files that nobody can have: a name without end")
         names.add(value)
         if len(names) > MAX_FILES:
             raise ConfigError(f"its weight_map names more than {MAX_FILES} files")

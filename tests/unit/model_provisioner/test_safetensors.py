@@ -104,13 +104,15 @@ def test_an_index_leads_nowhere_else(name: str) -> None:
         (b'{"weight_map": {}}', "does not name files"),
         (b'{"weight_map": {"a": 1}}', "something else at byte 1"),
         (b'{"weight_map": {"a": {"b": "c"}}}', "something else at byte 1"),
-        (b'{"weight_map": {"a": "\xff"}}', "names files that nobody can have"),
+        (b'{"weight_map": {"a": "\xff"}}', "it is no UTF-8"),
+        (b'{"weight_map": {"a": "%s.safetensors"}}' % (b"a" * 2000), "a name without end"),
+        (b'{"weight_map": {"a": "\\ud800.safetensors"}}', "names files that nobody can have|is no JSON"),
         (
             json.dumps({"weight_map": {str(n): f"{n}.safetensors" for n in range(MAX_FILES + 1)}}).encode(),
             f"its weight_map names more than {MAX_FILES} files",
         ),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_a_hostile_index_is_an_error(data: bytes, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
