@@ -161,7 +161,7 @@ def test_where_the_document_does_not_say_enough_there_is_no_layout() -> None:
     [
         (b"", "it is no JSON"),
         (b"<!DOCTYPE html>", "it is no JSON"),
-        (b'{"model_type": "\xff"}', 'model_type is "\ufffd", which cannot be read'),
+        (b'{"model_type": "\xff"}', "it is no JSON: it is no UTF-8"),
         (b"[" * 100_000, "it is no JSON"),
         (b"[]", "it is no JSON object"),
         (b"{}", "it names neither architectures nor model_type"),
