@@ -8,7 +8,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 ENGINES := triton vllm ray
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast conformance determinism check trace bench engines generate lock lock-engines clean
+.PHONY: help demo test test-fast conformance determinism check trace bench fuzz engines generate lock lock-engines clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -45,6 +45,11 @@ determinism: .venv/dev ## 64 seeds on two replicas of every engine that is there
 
 engines: $(UV) ## real Triton, vLLM and Ray Serve for the tests: 2.5 GB below .cache/engines, with Python 3.11
 	@for engine in $(ENGINES); do sh tools/engine_environment.sh $$engine || missing=1; done; test -z "$$missing"
+
+SECONDS_EACH := 30
+
+fuzz: .venv/dev ## hostile models, guided by coverage, where atheris is installed; SECONDS_EACH=30
+	$(PYTHON) -m tools.fuzz --seconds $(SECONDS_EACH)
 
 generate: .venv/dev ## OpenAPI documents and schemas from the types in contracts
 	$(PYTHON) -m tools.generate_contracts
