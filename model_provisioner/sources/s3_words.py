@@ -120,7 +120,7 @@ def unreachable(place: Place) -> ModelError:
     """The error for a store that does not answer."""
     text = f"{place.host} cannot be reached, so {place.shown} is not fetched"
     hint = "see that this machine reaches it; another store than Amazon's is named by AWS_ENDPOINT_URL"
-    return ModelError(Cause.MODEL_FETCH, text, hint)
+    return ModelError(Cause.MODEL_FETCH, text, hint, retriable=True)
 
 
 def unproved(place: Place) -> ModelError:
