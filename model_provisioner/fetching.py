@@ -30,7 +30,7 @@ from model_provisioner.shelf import Fetched, FileHere, Shelf
 from model_provisioner.sources import hf, hf_words, listing, oci_auth
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
-from model_provisioner.transfer import Progress, Transfer
+from model_provisioner.transfer import Progress, Transfer, disk_error
 
 _WEIGHTS = (listing.GGUF, listing.WEIGHTS)
 
@@ -80,7 +80,7 @@ class Fetcher:
                 if not await self._is_right(fetched.folder, file.name, file.size_bytes, file.sha256, progress):
                     return None
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
         return fetched
 
     async def fetch(
@@ -112,7 +112,7 @@ class Fetcher:
                 raise hf_words.refusal(ref, error.status, error.code, endpoint=endpoint, has_token=has_token) from error
             raise fetch_words.model_error(error, ref) from error
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
 
     async def forget(self, ref: RemoteRef) -> None:
         """Ask upstream again next time: what is here turned out to be no model."""
@@ -138,8 +138,7 @@ class Fetcher:
     ) -> Fetched:
         """Bring the files, with new addresses and tokens as often as the old ones expire on the way."""
         while True:
-            only = located.files[0] if len(located.files) == 1 and located.entry is not None else None
-            held = None if only is None or only.sha256 is not None else expected
+            held = None if any(file.sha256 for file in located.files) else expected
             located = _with_digest(ref, located, expected)
             folder = str(places.folder_of(ref, located.revision))
             missing = await asyncio.to_thread(self._shelf.missing_bytes, folder, located)
@@ -229,7 +228,8 @@ class Fetcher:
         suspect = one.suspect(file, found, came=True)
         aside = await asyncio.to_thread(self._shelf.set_aside, one.folder, f"{file.name}.part", suspect)
         await one.transfer.discard(target, below=self._shelf.root)
-        return fetch_words.wrong_digest(f"{file.name} of {one.located.source}", found, wanted, str(aside))
+        shown = f"{file.name} of {one.located.source}"
+        return fetch_words.wrong_digest(shown, found, wanted, str(aside), held=one.held is not None)
 
     async def _here(self, one: _Errand, file: RemoteFile) -> FileHere | None:
         """The file, where it was fetched before; one of another content is set aside."""
@@ -259,7 +259,7 @@ class Fetcher:
         if known is not None and known.found != one.held:
             aside = str(self._shelf.root / quarantine.NAME)
             shown = f"{file.name} of {one.located.source}"
-            raise fetch_words.wrong_digest(shown, known.found, one.held, aside)
+            raise fetch_words.wrong_digest(shown, known.found, one.held, aside, held=True)
 
     async def _is_right(self, folder: str, name: str, size: int, sha256: str, progress: Progress) -> bool:
         identity = await asyncio.to_thread(self._shelf.identity, folder, name)
@@ -343,9 +343,3 @@ def _with_digest(ref: RemoteRef, located: Located, expected: str | None) -> Loca
     if file.sha256 is not None and file.sha256 != expected:
         raise fetch_words.other_digest_there(ref, file.sha256, expected)
     return replace(located, files=(replace(file, sha256=expected),))
-
-
-def _disk_error(error: OSError) -> ModelError:
-    where = error.filename or "the cache"
-    message = f"cannot use {where}: {error.strerror or error}"
-    return ModelError(Cause.MODEL_FETCH, message, "see that this user may write to the cache, or set paths.cache")
