@@ -79,7 +79,8 @@ def test_the_blocks_of_the_provisioning_page_are_valid_and_show_every_mode() -> 
 def test_the_blocks_of_the_models_page_are_valid_and_its_references_mean_what_it_says() -> None:
     page = (EXAMPLES.parent / "docs/models.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    configs = [parse(block, "models.md") for block in blocks]
+    pool = "pools: [{id: a, engine: llamacpp, model: a.gguf, devices: [0]}]\n"
+    configs = [parse(block if "pools:" in block else block + pool, "models.md") for block in blocks]
     assert any(config.models.pinned and config.models.max_bytes for config in configs)
     assert any(config.policy.outbound.allow for config in configs)
     base = PurePosixPath("/")
