@@ -1,5 +1,6 @@
 """The model catalog and the engine catalog."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -198,10 +199,8 @@ def test_a_catalog_of_a_newer_version_is_refused_with_the_way_back(tmp_path: Pat
 
 @pytest.mark.req("CAT-02")
 def test_a_catalog_of_schema_1_is_converted(tmp_path: Path) -> None:
-    entry = (
-        '{"id": "m", "ref": "m", "local_path": "/m/Llama-3.1-8B", "size_bytes": 1, "digest": "sha256:0", "arch": "x"}'
-    )
-    (tmp_path / "models.json").write_text('{"schema": 1, "entries": {"m": %s}}' % entry)
+    entry = {"id": "m", "ref": "m", "local_path": "/m/Llama-3.1-8B", "size_bytes": 1, "digest": "sha256:0", "arch": "x"}
+    (tmp_path / "models.json").write_text(json.dumps({"schema": 1, "entries": {"m": entry}}))
     assert FsModelCatalog(tmp_path).get("m").format is ModelFormat.HF_DIRECTORY
     assert isinstance(FsModelCatalog(tmp_path).recover(), Conversion)
     assert FsModelCatalog(tmp_path).get("m").arch == "x"
