@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from catalog_core.errors import EntryNotFoundError, OutsideRootError
 from catalog_core.index import Index, Recovery
+from catalog_core.migrations import MODELS
 from contracts.engines import ModelEntry, ModelState
 
 
@@ -29,13 +30,14 @@ class FsModelCatalog:
         self._index = Index(
             root / "models.json",
             ModelEntry,
+            steps=MODELS,
             keep=lambda entry: self._path_of(entry).exists(),
             discover=discover,
             lock_wait_s=lock_wait_s,
         )
 
     def recover(self) -> Recovery | None:
-        """Mend the index if it cannot be read: to be called once at the start of a daemon, which reports the result."""
+        """Mend an index that cannot be read, convert an older one: a daemon does it first, and says it."""
         return self._index.recover()
 
     def put(self, entry: ModelEntry, *, now_ms: int) -> Recovery | None:

@@ -213,6 +213,8 @@ class ModelEntry(Message, frozen=True, kw_only=True):
     size_bytes: int
     digest: str
     state: ModelState = ModelState.ACTIVE
+    state_reason: str | None = None
+    """Why it is Retired."""
     format: ModelFormat = ModelFormat.GGUF
     ctx_max: int | None = None
     arch: str | None = None

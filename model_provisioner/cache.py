@@ -1,8 +1,8 @@
 """The models that were fetched: what they take on the disk, who used them when, and their removal.
 
 Carries out what ``eviction`` decides. An entry leaves the catalog before its files leave the disk, so a manager that
-dies in between leaves files without an entry, which ``sweep`` finds, and never an entry without its files. Never touches
-a file outside the cache, nor through a symbolic link. Every method blocks on files.
+dies in between leaves files without an entry, which the next one finds, and never an entry without its files. Never
+touches a file outside the cache, nor one through a symbolic link. Every method blocks on files.
 """
 
 from __future__ import annotations

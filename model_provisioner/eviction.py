@@ -3,9 +3,9 @@
 Decides from values alone: sizes, times of use, and who needs what. Never counts or removes a file of the user's own:
 such a file is in no value that comes in here. What was half fetched, set aside or forgotten goes before any model.
 
-Invariants, held by property tests: nothing that is held goes; no file goes that something that stays needs; what goes is
-the front of the line, but for models whose end would free nothing; either there is enough room afterwards, or nothing
-goes at all and the answer says who holds what.
+Invariants, held by property tests: nothing that is held goes; no file goes that something that stays needs; what goes
+is the front of the line, but for models whose end would free nothing; either there is enough room afterwards, or
+nothing goes at all and the answer says who holds what.
 """
 
 from __future__ import annotations

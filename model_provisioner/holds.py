@@ -1,8 +1,8 @@
 """Who needs which model: what pools serve, prepare and are configured with, and what an operator has pinned.
 
 Decides whether a hold means a catalog entry. A hold may know a model by its reference, its id, its path or its digest,
-since a pool that has not resolved its model yet knows the reference alone, and an engine that a dead manager left behind
-is known by its digest. Never looks at a disk.
+since a pool that has not resolved its model yet knows the reference alone, and of an engine that a dead manager left
+behind the digest is known. Never looks at a disk.
 """
 
 from __future__ import annotations
