@@ -31,6 +31,11 @@ class Output:
         return self._stdout.isatty()
 
     @property
+    def width(self) -> int:
+        """The columns of the terminal that standard output is, as it is now."""
+        return Console(file=self._stdout).width
+
+    @property
     def notes_are_read(self) -> bool:
         """Whether a person reads standard error."""
         return self._stderr.isatty()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from llama_orch.progress import LARGE_BYTES, ROWS, Bars, Lines, shown
@@ -158,7 +158,7 @@ def test_a_row_is_never_broken_and_the_rows_never_fill_the_terminal(
         bars.moved(at(done << 27, None if total is None else total << 27, f"{number}{name}"))
     lines = drawn(bars, screen)
     assert len(lines) <= ROWS + 1
-    assert all(len(line) <= width for line in lines)
+    assert all(cell_len(line) <= width for line in lines)
 
 
 def test_files_that_are_here_give_way_to_those_that_are_not() -> None:
@@ -182,10 +182,10 @@ def test_the_width_is_that_of_the_moment() -> None:
 
 
 @pytest.fixture
-def terminal(log: Log, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+def terminal(log: Log, monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.setattr(log, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
-    yield log
+    return log
 
 
 def test_a_terminal_that_cannot_be_drawn_on_gets_lines(terminal: Log, monkeypatch: pytest.MonkeyPatch) -> None:
