@@ -21,8 +21,8 @@ from contracts.config import Config
 from contracts.engines import ModelEntry, ModelState
 from daemon_core.paths import Paths
 from llama_orch.errors import ApiError
-from llama_orch.models.shelf import Details, File, Known, Pulled, Removed, Stock, Verdict, Wish
 from llama_orch.models.usage import configured, in_use, served, unknown
+from llama_orch.models.values import Details, File, Known, Past, Pulled, Removed, Stock, Verdict, Wish
 from llama_orch.models.words import ref_text
 from llama_orch.progress import Shown
 from llama_orch.session import Session
@@ -57,11 +57,11 @@ class HereShelf:
         """See Shelf."""
         with _told():
             entry = self._named(name)
-            history = tuple(line for line in provenance.lines(self._paths.provenance) if line.id == entry.id)
+            lines = [line for line in provenance.lines(self._paths.provenance) if line.id == entry.id]
         return Details(
             known=self._known(entry, await self._holds()),
             files=tuple(_files(Path(entry.local_path))),
-            history=history,
+            history=tuple(msgspec.convert(line, Past, from_attributes=True) for line in lines),
         )
 
     async def pull(self, wish: Wish, shown: Shown) -> Pulled:

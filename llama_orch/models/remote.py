@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contracts.catalog import CatalogModel
 from contracts.engines import ModelState
-from llama_orch.models.shelf import Details, Pulled, Removed, Stock, Verdict, Wish
+from llama_orch.models.values import Details, Pulled, Removed, Stock, Verdict, Wish
 from llama_orch.progress import Shown
 from llama_orch.session import Session
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from contracts.catalog import CatalogModel, VerifyReason, VerifyResult
 from contracts.engines import ModelState
 from llama_orch.amounts import size_text, tokens_text
-from llama_orch.models.shelf import Details, File, Known, Pulled, Removed, Stock, Verdict
+from llama_orch.models.values import Details, File, Known, Pulled, Removed, Stock, Verdict
 from model_provisioner import reference
 from model_provisioner.errors import ReferenceInvalidError
 

@@ -20,7 +20,8 @@ from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import ApiError
 from llama_orch.models import words
 from llama_orch.models.find import find_shelf
-from llama_orch.models.shelf import Known, Shelf
+from llama_orch.models.shelf import Shelf
+from llama_orch.models.values import Known
 from llama_orch.output import Output
 
 Done = tuple[str, dict[str, object]]

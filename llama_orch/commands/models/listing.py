@@ -16,7 +16,7 @@ from llama_orch.commands.models.options import complete
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.models import words
 from llama_orch.models.find import find_shelf
-from llama_orch.models.shelf import Known, Stock
+from llama_orch.models.values import Known, Stock
 from llama_orch.output import Output
 
 EMPTY = "no models; llama-orch models pull REF fetches one"

@@ -13,7 +13,7 @@ from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import EXIT_INTERRUPTED
 from llama_orch.models import words
 from llama_orch.models.find import find_shelf
-from llama_orch.models.shelf import Wish
+from llama_orch.models.values import Wish
 from llama_orch.output import Output
 
 AGAIN = "ended; run it again: it goes on where it stopped"

@@ -17,7 +17,8 @@ from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import ApiError
 from llama_orch.models import words
 from llama_orch.models.find import find_shelf
-from llama_orch.models.shelf import Shelf, Verdict
+from llama_orch.models.shelf import Shelf
+from llama_orch.models.values import Verdict
 from llama_orch.output import Output
 
 
