@@ -81,7 +81,7 @@ class HereShelf:
             entry = self._named(name)
             if state is ModelState.RETIRED:
                 await self._refuse_used(entry, "retired")
-            self._catalog.set_state(entry.id, state)
+            self._catalog.set_state(entry.id, state, reason)
             return _model(self._catalog.get(entry.id), ())
 
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
@@ -127,7 +127,7 @@ class HereShelf:
         async with self._session.client() as client:
             if await client.is_up():
                 pools = await client.pools()
-                return served(pools, await client.capabilities(), self._config)
+                return served(pools, (await client.capabilities()).pools, self._config)
         return configured(self._config)
 
 

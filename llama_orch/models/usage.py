@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from contracts.base import nearest
 from contracts.config import Config
 from contracts.errors import ErrorCode
-from contracts.pools import Capabilities, PoolList
+from contracts.pools import Capability, PoolList
 from llama_orch.errors import ApiError
 from model_provisioner.holds import Hold
 
 
-def served(pools: PoolList, capabilities: Capabilities, config: Config) -> tuple[Hold, ...]:
+def served(pools: PoolList, capabilities: Sequence[Capability], config: Config) -> tuple[Hold, ...]:
     """What a daemon's pools use; what they are configured with as well while nobody knows how they are."""
     found = [
         Hold(by=pool.pool_id, ref=ref, serves=True)
@@ -25,7 +25,7 @@ def served(pools: PoolList, capabilities: Capabilities, config: Config) -> tuple
     ]
     found += [
         Hold(by=pool.pool_id, id=pool.model_id, digest=pool.model_digest, serves=True)
-        for pool in capabilities.pools
+        for pool in capabilities
         if pool.model_id is not None
     ]
     return (*found, *(() if pools.managed else configured(config)))

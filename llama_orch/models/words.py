@@ -49,7 +49,10 @@ def fitting(models: Sequence[Known], when: When, width: int) -> tuple[Row, ...] 
     References give way first, to what kind they are of, then what matters least; ``llama-orch models show`` has all.
     """
     rows = [COLUMNS, *(row(known, when) for known in models)]
-    kinds = [rows[0], *((*cells[:_FROM], kind_of(known.model)) for cells, known in zip(rows[1:], models, strict=True))]
+    kinds = [
+        rows[0],
+        *((*cells[:_FROM], kind_of(known.model.ref)) for cells, known in zip(rows[1:], models, strict=True)),
+    ]
     least = [tuple(cells[number] for number in _INDISPENSABLE) for cells in kinds]
     return next((tuple(table) for table in (rows, kinds, least) if _width(table) <= width), None)
 
@@ -79,7 +82,7 @@ def beside(known: Known) -> tuple[str, str] | None:
     """What is wrong with a model, and the mend; None where nothing is."""
     model, job = known.model, known.model.job
     if not known.here:
-        again = "put it back" if kind_of(model) == OWN else f"llama-orch models pull {ref_text(model.ref)}"
+        again = "put it back" if kind_of(model.ref) == OWN else f"llama-orch models pull {ref_text(model.ref)}"
         return f"{model.id}: {model.local_path} is gone", f"{again}; or llama-orch models rm {model.id}"
     if job is not None and job.hint is not None:
         return f"{model.id}: {job.message}", job.hint
@@ -129,7 +132,7 @@ def pulled_text(pulled: Pulled) -> str:
     """What a pull came to."""
     model = pulled.known.model
     what = ", ".join(part for part in (size_text(model.size_bytes or 0), model.digest) if part)
-    if kind_of(model) == OWN:
+    if kind_of(model.ref) == OWN:
         return f"{model.id} is your own file, and is in the catalog: {what}"
     was = " already, and the network was not asked" if pulled.fetched is False else ""
     return f"{model.id} is here{was}: {what}"
@@ -160,24 +163,20 @@ def removed_text(removed: Removed) -> str:
     return f"removed {removed.id}; {size_text(removed.freed_bytes)} freed"
 
 
-def kind_of(model: CatalogModel) -> str:
+def kind_of(ref: str) -> str:
     """What kind of place a model is from, in a word: ``hf``, ``https``, ``s3``, ``oci``, or somebody's own file."""
-    return _kind(model.ref)
+    scheme = ref.partition(":")[0].lower()
+    return scheme if scheme in reference.FORMS and scheme != "file" else OWN
 
 
 def ref_text(ref: str) -> str:
     """A reference without what may be a secret."""
-    if _kind(ref) == OWN:
+    if kind_of(ref) == OWN:
         return ref
     try:
         return reference.shown(reference.parse(ref, PurePosixPath("/")))
     except ReferenceInvalidError:
         return ref.partition("?")[0]
-
-
-def _kind(ref: str) -> str:
-    scheme = ref.partition(":")[0].lower()
-    return scheme if scheme in reference.FORMS and scheme != "file" else OWN
 
 
 def _traits(model: CatalogModel) -> list[str]:
