@@ -53,13 +53,39 @@ class FsModelCatalog:
 
         return self._index.update(change)
 
-    def set_state(self, identifier: str, state: ModelState) -> Recovery | None:
-        """Make a model Active or Retired. Raises EntryNotFoundError."""
+    def admit(self, entry: ModelEntry, *, now_ms: int) -> Recovery | None:
+        """As ``put``, but what was decided about a known model stays: its state with the reason, and that it is pinned.
+
+        So a model that was taken out of use does not come back because somebody starts a pool with it.
+        """
 
         def change(entries: dict[str, ModelEntry]) -> None:
-            entries[identifier] = replace(_entry_in(entries, identifier), state=state)
+            known = entries.get(entry.id)
+            if known is None:
+                entries[entry.id] = replace(entry, created_ms=entry.created_ms or now_ms)
+                return
+            entries[entry.id] = replace(
+                entry,
+                created_ms=known.created_ms,
+                state=known.state,
+                state_reason=known.state_reason,
+                pinned=known.pinned or entry.pinned,
+            )
 
         return self._index.update(change)
+
+    def set_state(self, identifier: str, state: ModelState, reason: str | None = None) -> Recovery | None:
+        """Make a model Active or Retired; ``reason`` is why it is Retired. Raises EntryNotFoundError."""
+        kept = reason if state is ModelState.RETIRED else None
+        return self.alter(identifier, lambda entry: replace(entry, state=state, state_reason=kept))
+
+    def alter(self, identifier: str, change: Callable[[ModelEntry], ModelEntry]) -> Recovery | None:
+        """Replace an entry by what ``change`` makes of it as it is now. Raises EntryNotFoundError."""
+
+        def apply(entries: dict[str, ModelEntry]) -> None:
+            entries[identifier] = change(_entry_in(entries, identifier))
+
+        return self._index.update(apply)
 
     def delete(self, identifier: str) -> Recovery | None:
         """Forget a model; its file stays. Raises EntryNotFoundError."""

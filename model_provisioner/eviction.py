@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from contracts.base import Message
 
 GIB = 1 << 30
@@ -30,7 +32,7 @@ class CachedFile(Message, frozen=True, kw_only=True):
 
 
 class Cached(Message, frozen=True, kw_only=True):
-    """What can be removed as a whole: a catalogued model, or a leftover, whose ``id`` is None."""
+    """What can be removed as a whole: a catalogued model, or a file that no entry knows, whose ``id`` is None."""
 
     files: tuple[CachedFile, ...]
     used_ms: int
@@ -38,6 +40,8 @@ class Cached(Message, frozen=True, kw_only=True):
     id: str | None = None
     held_by: tuple[str, ...] = ()
     """Who needs it, for people: ``pool gpu0``, ``models.pinned``. Held is what has at least one."""
+    leftover: bool = False
+    """Half of a download, or set aside for having been wrong: it goes in any case when it is old."""
 
     @property
     def name(self) -> str:
@@ -90,10 +94,9 @@ class NoRoom(Message, frozen=True, kw_only=True):
 def decide(stock: Iterable[Cached], wanted: Wanted, now_ms: int) -> Removal | NoRoom:
     """What is removed so that ``wanted`` fits; leftovers that are old go in any case. ``now_ms``: Unix milliseconds."""
     stock = tuple(stock)
-    overdue = [each for each in _free(stock) if each.id is None and now_ms - each.used_ms >= LEFTOVER_KEPT_MS]
-    line = overdue + [each for each in _free(stock) if each not in overdue]
+    line = sorted(_free(stock), key=lambda each: not _overdue(each, now_ms))
     limit = wanted.max_bytes
-    chosen = len(overdue)
+    chosen = sum(_overdue(each, now_ms) for each in line)
     if limit is not None:
         need = wanted.size_bytes + wanted.reserved_bytes
         while chosen < len(line) and _size(stock, line[:chosen]) + need > limit:
@@ -108,10 +111,14 @@ def size_of(stock: Iterable[Cached]) -> int:
     return sum({file.inode: file.size_bytes for each in stock for file in each.files}.values())
 
 
+def _overdue(each: Cached, now_ms: int) -> bool:
+    return each.leftover and now_ms - each.used_ms >= LEFTOVER_KEPT_MS
+
+
 def _free(stock: Sequence[Cached]) -> list[Cached]:
     """What may go, in the order in which it goes."""
     free = [each for each in stock if not each.held_by]
-    return sorted(free, key=lambda each: (each.id is not None, each.used_ms, each.name))
+    return sorted(free, key=lambda each: (each.id is not None, not each.leftover, each.used_ms, each.name))
 
 
 def _size(stock: Sequence[Cached], without: Sequence[Cached]) -> int:
@@ -127,7 +134,7 @@ def _removal(stock: Sequence[Cached], chosen: Sequence[Cached]) -> Removal:
         names.subtract(file.path for file in each.files)
         # A name that two share goes with the last of them.
         files = tuple(file for file in each.files if names[file.path] == 0)
-        gone.append(Cached(files=files, used_ms=each.used_ms, id=each.id))
+        gone.append(replace(each, files=files))
     return Removal(gone=tuple(gone), freed_bytes=size_of(stock) - _size(stock, chosen))
 
 

@@ -169,6 +169,49 @@ def test_at_every_system_call_a_change_is_made_or_not(tmp_path: Path, writer: Wr
     assert seen == {False, True} or fault == "full_at" or act == "convert", "it was killed before and after the change"
 
 
+@pytest.mark.req("MP-06", "CAT-04")
+@pytest.mark.parametrize("fault", ["kill_at", "full_at"])
+def test_an_eviction_that_dies_leaves_no_entry_without_its_files_and_no_file_for_good(
+    tmp_path: Path, writer: Writer, fault: str
+) -> None:
+    template = tmp_path / "template"
+    for name, size in (("a", 40), ("b", 40), ("c", 10)):
+        for part in ("1", "2"):
+            path = template / f"cache/hf/{name}/{name}-0000{part}-of-00002.gguf"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * (size // 2))
+
+    def fill(root: Path) -> None:
+        for name in "abc":
+            path = str(root / f"cache/hf/{name}/{name}-00001-of-00002.gguf")
+            entry = msgspec.structs.replace(model(name, 1), local_path=path, fetched=True)
+            FsModelCatalog(root / "catalog").put(entry, now_ms=ord(name))
+
+    def order(root: Path, **at: int) -> Order:
+        return Order(root=str(root), kind="cache", act="make_room", number=80, **at)
+
+    def files(root: Path) -> set[str]:
+        return {path.name for path in (root / "cache/hf").rglob("*.gguf")}
+
+    whole = tmp_path / "whole"
+    shutil.copytree(template, whole)
+    fill(whole)
+    outcome = writer.do(order(whole))
+    assert files(whole) == {"c-00001-of-00002.gguf", "c-00002-of-00002.gguf"}
+    for point in range(1, 1 + (outcome.calls if fault == "kill_at" else outcome.writes)):
+        root = tmp_path / str(point)
+        shutil.copytree(template, root)
+        fill(root)
+        writer.do(order(root, **{fault: point}))
+        entries = FsModelCatalog(root / "catalog").list()
+        for entry in entries:
+            assert files(root) >= {f"{entry.id}-0000{part}-of-00002.gguf" for part in "12"}, point
+        assert {"c"} <= {entry.id for entry in entries}
+        assert writer.do(order(root)).ended == "done"
+        assert files(root) == files(whole), point
+        shutil.rmtree(root)
+
+
 ACTS = {
     "models": {"put", "set_state", "delete", "recover", "damage"},
     "engines": {"put", "delete", "recover", "damage"},

@@ -15,14 +15,16 @@ from catalog_core.errors import CatalogError
 from catalog_core.index import Index
 from catalog_core.journal import append_line
 from catalog_core.models import FsModelCatalog
-from contracts.config import Engine
+from contracts.config import Engine, Models
 from contracts.engines import EngineEntry, ModelEntry, ModelState
+from model_provisioner.cache import ModelCache
+from model_provisioner.errors import ModelError
 from model_provisioner.provenance import FILE, Provenance
 from tests.support import syscalls
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. ``kind`` is models, engines or provenance; ``act`` put, set_state, delete, recover or convert."""
+    """One change. ``kind`` is models, engines, provenance or cache; ``act`` what is done to it."""
 
     root: str
     kind: str
@@ -52,6 +54,14 @@ def older_engines(root: Path) -> Index[EngineEntry]:
     return Index(root / "engines.json", EngineEntry, steps={1: lambda entry: {**entry, "version": "converted"}})
 
 
+def cache(root: Path) -> ModelCache:
+    settings = Models(max_bytes=100)
+    catalog = FsModelCatalog(root / "catalog")
+    return ModelCache(
+        root / "cache", catalog, settings=settings, journal=root / "log", base_dir=root, clock=lambda: 1 << 41
+    )
+
+
 def work_of(order: Order) -> Callable[[], object]:
     root, name = Path(order.root), order.name
     models, engines = FsModelCatalog(root), FsEngineCatalog(root)
@@ -66,6 +76,8 @@ def work_of(order: Order) -> Callable[[], object]:
             return partial(models.delete, name)
         case "models", "recover" | "convert":
             return models.recover
+        case "cache", "make_room":
+            return partial(cache(root).make_room, order.number, root / "cache/hf/new")
         case "engines", "put":
             return partial(engines.put, engine(name, order.number), now_ms=1)
         case "engines", "delete":
@@ -82,7 +94,9 @@ def main() -> None:
     for text in sys.stdin:
         order = msgspec.json.decode(text, type=Order)
         work = work_of(order)
-        found = syscalls.run(lambda work=work: work(), CatalogError, kill_at=order.kill_at, full_at=order.full_at)  # type: ignore[misc]
+        found = syscalls.run(
+            lambda work=work: work(), (CatalogError, ModelError), kill_at=order.kill_at, full_at=order.full_at
+        )  # type: ignore[misc]
         sys.stdout.write(f'["{found.ended}", {found.calls}, {found.writes}]\n')
         sys.stdout.flush()
 
