@@ -6,6 +6,7 @@ files never drives the terminal. Never decides when something is done: it shows 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ ROWS = 8
 _BARS_WIDTH, _SPEED_WIDTH = 72, 52
 """Columns from which on there is room for bars, and for the speed."""
 _REDRAW_HZ = 8
+_MOVED = re.compile(r"^(downloaded|going on after) ")
+"""What a transfer says of its bytes, which ``moved`` is told as well."""
+_FIGURE = re.compile(r": \d+ %$")
+"""How far something else has come: worth a look, and on a terminal not a line of its own."""
 
 
 class Shown(Protocol):
@@ -72,8 +77,9 @@ class Lines:
 
     def say(self, line: str) -> None:
         """See Shown."""
-        self._stream.write(f"{clean(line)}\n")
-        self._stream.flush()
+        if not _MOVED.search(line):
+            self._stream.write(f"{clean(line)}\n")
+            self._stream.flush()
 
     def moved(self, at: Transferred) -> None:
         """See Shown."""
@@ -138,14 +144,17 @@ class Bars:
 
     def say(self, line: str) -> None:
         """See Shown."""
-        self._console.print(Text(clean(line)), soft_wrap=True)
+        if _FIGURE.search(line):
+            self.display.beside = _flat(line)
+        elif not _MOVED.search(line):
+            self.display.beside = ""
+            self._console.print(Text(clean(line)), soft_wrap=True)
 
     def moved(self, at: Transferred) -> None:
         """See Shown."""
         row = self._rows.get(at.name)
         if row is None:
-            name = clean(at.name).replace("\n", " ").replace("\t", " ")
-            self._rows[at.name] = self.display.add_task(name, total=at.total_bytes, completed=at.done_bytes)
+            self._rows[at.name] = self.display.add_task(_flat(at.name), total=at.total_bytes, completed=at.done_bytes)
         else:
             self.display.update(row, total=at.total_bytes, completed=at.done_bytes)
         self._make_room()
@@ -162,6 +171,8 @@ class _Table(Progress):
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         self._screen = console
+        self.beside = ""
+        """How far something is that is no file."""
         self._rates = (_Cell(_amount, 13), _Cell(_speed, 11), _Cell(_left, 5))
         self._bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
         super().__init__(console=console, get_time=clock, refresh_per_second=_REDRAW_HZ)
@@ -176,16 +187,18 @@ class _Table(Progress):
         else:
             self.columns = (_Cell(_name(width - 17)), _Cell(_percent, 5), self._rates[2])
         self.expand = width >= _BARS_WIDTH
-        yield from self._beside()
+        yield from self._uncounted()
         yield self.make_tasks_table([task for task in self.tasks if task.visible][:ROWS])
 
-    def _beside(self) -> Iterator[RenderableType]:
-        """How many files have no row."""
+    def _uncounted(self) -> Iterator[RenderableType]:
+        """How many files have no row, and how far something is that is no file."""
         here = sum(not task.visible for task in self.tasks)
         waiting = len(self.tasks) - here - ROWS
         words = [f"{here} more are here"] * (here > 0) + [f"{waiting} more are on their way"] * (waiting > 0)
         if words:
             yield Text(", ".join(words), no_wrap=True, overflow="ellipsis")
+        if self.beside:
+            yield Text(self.beside, no_wrap=True, overflow="ellipsis")
 
 
 class _Cell(ProgressColumn):
@@ -200,6 +213,10 @@ class _Cell(ProgressColumn):
     def render(self, task: Task) -> Text:
         """See ProgressColumn."""
         return Text(self._text(task))
+
+
+def _flat(text: str) -> str:
+    return clean(text).replace("\n", " ").replace("\t", " ")
 
 
 def _name(width: int) -> Callable[[Task], str]:

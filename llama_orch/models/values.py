@@ -83,14 +83,11 @@ class Verdict(Message, frozen=True, kw_only=True):
 
     id: str
     result: VerifyResult
+    message: str
     reason: VerifyReason | None = None
-    digest: str | None = None
-    """What it has."""
-    expected: str | None = None
-    quarantined: str | None = None
-    """Where a wrong file was put."""
-    message: str = ""
     hint: str | None = None
+    digest: str | None = None
+    """What it has, where that was read and told."""
 
     @property
     def good(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from typing import assert_never
 
 from contracts.catalog import CatalogModel, VerifyReason, VerifyResult
 from contracts.engines import ModelState
@@ -22,6 +23,8 @@ _GAP = 2
 """Columns of space between two columns of a table."""
 _FROM = COLUMNS.index("FROM")
 _INDISPENSABLE = tuple(number for number, name in enumerate(COLUMNS) if name not in {"ARCH", "VERIFIED"})
+
+_WRONG = {VerifyReason.DIGEST_MISMATCH, VerifyReason.SIZE_CHANGED}
 
 When = Callable[[int], str]
 Row = tuple[object, ...]
@@ -140,16 +143,15 @@ def pulled_text(pulled: Pulled) -> str:
 
 def verdict_text(verdict: Verdict) -> str:
     """What a verification found, in one line."""
-    if verdict.reason is VerifyReason.DIGEST_MISMATCH and verdict.expected is not None:
-        set_aside = f"; it is set aside: {verdict.quarantined}" if verdict.quarantined else ""
-        return f"{verdict.id}: WRONG: it has {verdict.digest}, and should have {verdict.expected}{set_aside}"
     match verdict.result:
         case VerifyResult.OK:
             return f"{verdict.id}: ok, {verdict.digest or verdict.message}"
         case VerifyResult.WARNING:
             return f"{verdict.id}: not verified: {verdict.message}"
         case VerifyResult.FAILED:
-            return f"{verdict.id}: FAILED: {verdict.message}"
+            return f"{verdict.id}: {'WRONG' if verdict.reason in _WRONG else 'FAILED'}: {verdict.message}"
+        case _:
+            assert_never(verdict.result)
 
 
 def removed_text(removed: Removed) -> str:

@@ -152,29 +152,20 @@ def test_what_a_pull_came_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "text"),
+    ("result", "reason", "text"),
     [
-        (Verdict(id="m", result=VerifyResult.OK, reason=VerifyReason.MATCHED, digest=DIGEST), f"m: ok, {DIGEST}"),
-        (
-            Verdict(id="m", result=VerifyResult.WARNING, reason=VerifyReason.NO_DIGEST, message="no digest is known"),
-            "m: not verified: no digest is known",
-        ),
-        (
-            Verdict(
-                id="m",
-                result=VerifyResult.FAILED,
-                reason=VerifyReason.DIGEST_MISMATCH,
-                digest=DIGEST,
-                expected=OTHER,
-                quarantined="/q/m",
-            ),
-            f"m: WRONG: it has {DIGEST}, and should have {OTHER}; it is set aside: /q/m",
-        ),
-        (Verdict(id="m", result=VerifyResult.FAILED, reason=VerifyReason.MISSING, message="gone"), "m: FAILED: gone"),
+        ("ok", "matched", f"m: ok, {DIGEST}"),
+        ("warning", "no_digest", "m: not verified: why"),
+        ("failed", "digest_mismatch", "m: WRONG: why"),
+        ("failed", "size_changed", "m: WRONG: why"),
+        ("failed", "missing", "m: FAILED: why"),
     ],
 )
-def test_what_a_verification_found(verdict: Verdict, text: str) -> None:
+def test_what_a_verification_found(result: str, reason: str, text: str) -> None:
+    found = VerifyResult(result), VerifyReason(reason)
+    verdict = Verdict(id="m", result=found[0], reason=found[1], message="why", digest=DIGEST)
     assert words.verdict_text(verdict) == text
+    assert verdict.good == (result != "failed")
 
 
 def test_what_became_of_a_model_that_was_removed() -> None:
