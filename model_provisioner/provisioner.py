@@ -89,8 +89,8 @@ class ModelProvisioner:
         return model
 
     async def _digest(self, inspected: Inspected, progress: Callable[[str], None]) -> str:
-        """Of a file its own; of a directory that of the list of its files with theirs."""
-        if inspected.format is ModelFormat.GGUF:
+        """Of a file its own; of a directory or a split model that of the list of its files with theirs."""
+        if inspected.format is ModelFormat.GGUF and len(inspected.files) == 1:
             return await self._digest_of(inspected.files[0], progress)
         digests = [(file.name, await self._digest_of(file, progress)) for file in inspected.files]
         return f"sha256:{hashlib.sha256(hf_directory.digest_lines(digests)).hexdigest()}"

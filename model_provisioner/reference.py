@@ -95,6 +95,7 @@ _OCI = re.compile(
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
+_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}\Z")
 _SEGMENTS_THAT_LEAD_AWAY = {"", ".", ".."}
 
 
@@ -150,8 +151,12 @@ def shown(reference: Reference) -> str:
 
 
 def model_id(path: PurePosixPath) -> str:
-    """The id of a model in a file: the file's stem, with what does not fit into a URL or a label made a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "model"
+    """The id of a model in a file: the file's stem, with what does not fit into a URL or a label made a dash.
+
+    Which part of a split model the file is does not belong to it.
+    """
+    stem = _PART.sub("", path.stem)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
 
 
 def _local(path: str, base_dir: PurePosixPath) -> LocalFile:

@@ -15,10 +15,10 @@ import pytest
 
 from contracts.engines import KvLayout, ModelState, ResolvedModel, WeightSizes
 from contracts.pools import Cause
-from model_provisioner import digest, local
+from model_provisioner import digest, gguf_head, local
 from model_provisioner.digest import NotRegularError
 from model_provisioner.errors import GgufError, ModelError
-from tests.unit.model_provisioner.heads import STRING, head, key, number, tensor, text, write_model
+from tests.unit.model_provisioner.heads import STRING, head, key, tensor, text, write_model
 from tests.unit.model_provisioner.place import NOW, Place
 
 
@@ -263,17 +263,9 @@ async def test_a_file_that_was_cut_off_is_refused(place: Place) -> None:
     assert error.message.startswith(f"{path} cannot be used: the file ends in the middle of the value of 'tokenizer")
 
 
-async def test_a_part_of_a_split_model_is_refused(place: Place) -> None:
-    part = key("split.count", 2, number(2, 3))
-    (place.models / "part-00001-of-00003.gguf").write_bytes(head(part, tensors=(tensor("w", [1]),)) + b"\0" * 99)
-    error = await place.refuse("part-00001-of-00003.gguf")
-    assert "is one of 3 parts of a model" in error.message
-    assert "llama-gguf-split --merge" in error.hint
-
-
-async def test_a_head_longer_than_the_first_read_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "FIRST_READ_BYTES", 16)
-    write_model(place.models / "haiku.gguf", vocabulary=3000)
+async def test_a_head_longer_than_a_window_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_head, "WINDOW", 1 << 17)
+    write_model(place.models / "haiku.gguf", vocabulary=30_000)
     assert (await place.ensure("haiku.gguf")).ctx_max == 256
 
 
