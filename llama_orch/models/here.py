@@ -6,6 +6,7 @@ Daemon and command line go by the same locks. Never removes a file that nobody f
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,10 +27,14 @@ from llama_orch.models.values import Details, File, Known, Past, Pulled, Removed
 from llama_orch.models.words import ref_text
 from llama_orch.progress import Shown
 from llama_orch.session import Session
-from model_provisioner import holds, provenance
+from model_provisioner import events, holds, local, provenance
+from model_provisioner.cache import ModelCache, engines_left
+from model_provisioner.digest import DigestMemory
 from model_provisioner.errors import ModelError
+from model_provisioner.events import Event, EventKind
 from model_provisioner.holds import Hold
 from model_provisioner.provisioner import ModelProvisioner
+from model_provisioner.verify import ModelVerifier
 
 
 class HereShelf:
@@ -41,9 +46,9 @@ class HereShelf:
         self._config = config
         self._paths = paths
         self._session = session
-        self._base_dir = session.config_path.absolute().parent
+        self._base_dir = PurePosixPath(session.config_path.absolute().parent)
         self._catalog = FsModelCatalog(paths.catalog, discover=partial(provenance.known_models, paths.provenance))
-        self._models = ModelProvisioner(paths.models, self._catalog, paths.provenance, self._base_dir, _unix_ms)
+        self._models = ModelProvisioner(paths.models, self._catalog, paths.provenance, Path(self._base_dir), _unix_ms)
 
     async def stock(self) -> Stock:
         """See Shelf."""
@@ -60,7 +65,7 @@ class HereShelf:
             lines = [line for line in provenance.lines(self._paths.provenance) if line.id == entry.id]
         return Details(
             known=self._known(entry, await self._holds()),
-            files=tuple(_files(Path(entry.local_path))),
+            files=tuple(_files(entry)),
             history=tuple(msgspec.convert(line, Past, from_attributes=True) for line in lines),
         )
 
@@ -73,24 +78,41 @@ class HereShelf:
 
     async def verify(self, name: str, shown: Shown) -> Verdict:
         """See Shelf."""
-        raise NotImplementedError
+        with _told():
+            entry = self._named(name)
+            verdict = await self._verifier(await self._holds()).verify(entry.id, shown.say)
+        return Verdict(
+            id=entry.id,
+            result=verdict.result,
+            reason=verdict.reason,
+            message=verdict.message,
+            hint=verdict.hint,
+            digest=verdict.digest,
+        )
 
     async def set_state(self, name: str, state: ModelState, reason: str | None = None) -> CatalogModel:
         """See Shelf."""
         with _told():
-            entry = self._named(name)
+            entry, held = self._named(name), await self._holds()
             if state is ModelState.RETIRED:
-                await self._refuse_used(entry, "retired")
+                self._refuse_used(entry, held, "retired")
             self._catalog.set_state(entry.id, state, reason)
-            return _model(self._catalog.get(entry.id), ())
+            why = f": {reason}" if reason else ""
+            self._note(EventKind.STATE, entry.id, f"{entry.id} is {state}, as the command line asked{why}")
+            return self._known(self._catalog.get(entry.id), held).model
 
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
         """See Shelf."""
         with _told():
-            entry = self._named(name)
-            await self._refuse_used(entry, "removed")
+            entry, held = self._named(name), await self._holds()
+            self._refuse_used(entry, held, "removed")
+            files = () if keep_files or not entry.fetched else tuple(_files(entry))
             self._catalog.delete(entry.id)
-        return Removed(id=entry.id, path=entry.local_path, own=not entry.fetched)
+            self._note(EventKind.DELETED, entry.id, f"{entry.id} was removed, as the command line asked")
+            if files:
+                await asyncio.to_thread(self._cache(held).remove_files, entry)
+            freed = await asyncio.to_thread(_gone, files)
+        return Removed(id=entry.id, path=entry.local_path, freed_bytes=freed, own=not entry.fetched)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -107,20 +129,39 @@ class HereShelf:
         for entry in entries:
             if entry.id == name:
                 return entry
-        wanted = holds.normal(name, PurePosixPath(self._base_dir))
+        wanted = holds.normal(name, self._base_dir)
         for entry in entries:
-            if wanted in {holds.normal(entry.ref, PurePosixPath(self._base_dir)), entry.local_path}:
+            if wanted in {holds.normal(entry.ref, self._base_dir), entry.local_path}:
                 return entry
         raise unknown(name, [entry.id for entry in entries])
 
     def _known(self, entry: ModelEntry, used: Sequence[Hold]) -> Known:
-        pools = holds.holders(entry, used, PurePosixPath(self._base_dir))
+        pools = holds.holders(entry, used, self._base_dir)
         return Known(model=_model(entry, pools), here=Path(entry.local_path).exists())
 
-    async def _refuse_used(self, entry: ModelEntry, what: str) -> None:
-        used = self._known(entry, await self._holds()).model.pools
+    def _refuse_used(self, entry: ModelEntry, held: Sequence[Hold], what: str) -> None:
+        used = holds.holders(entry, held, self._base_dir)
         if used:
             raise in_use(entry.id, used, what)
+
+    def _cache(self, held: Sequence[Hold]) -> ModelCache:
+        return ModelCache(
+            self._paths.models,
+            self._catalog,
+            settings=self._config.models,
+            journal=self._paths.provenance,
+            base_dir=Path(self._base_dir),
+            clock=_unix_ms,
+            holds=lambda: held,
+        )
+
+    def _verifier(self, held: Sequence[Hold]) -> ModelVerifier:
+        digests = DigestMemory(self._paths.models / "digests.json")
+        return ModelVerifier(self._catalog, self._cache(held), digests, journal=self._paths.provenance, clock=_unix_ms)
+
+    def _note(self, kind: EventKind, identifier: str, message: str) -> None:
+        event = Event(at_ms=_unix_ms(), kind=kind, id=identifier, message=message)
+        events.note(self._paths.provenance, event)
 
     async def _holds(self) -> tuple[Hold, ...]:
         """What the pools serve, or are to serve. Raises ApiError where a daemon runs and does not tell."""
@@ -128,7 +169,7 @@ class HereShelf:
             if await client.is_up():
                 pools = await client.pools()
                 return served(pools, (await client.capabilities()).pools, self._config)
-        return configured(self._config)
+        return (*configured(self._config), *engines_left(self._paths.handles))
 
 
 @contextmanager
@@ -143,14 +184,23 @@ def _told() -> Iterator[None]:
         raise ApiError("CATALOG", error.message, hint=error.hint) from error
 
 
-def _files(path: Path) -> Iterator[File]:
-    """The files of a model; a folder's in the order of their names."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for file in files:
+def _files(entry: ModelEntry) -> Iterator[File]:
+    """The files of a model: one, all parts of a split one, or those of a folder in the order of their names. Blocks."""
+    path = Path(entry.local_path)
+    try:
+        found = [file.path for file in local.inspect(entry.local_path).files]
+    except ModelError:  # it is damaged, or gone: what lies there counts all the same
+        found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    for file in found:
         try:
             yield File(path=str(file), size_bytes=file.stat().st_size)
         except OSError:
             yield File(path=str(file), size_bytes=None)
+
+
+def _gone(files: Sequence[File]) -> int:
+    """How many bytes left the disk: what another entry has as well is still there. Blocks."""
+    return sum(file.size_bytes or 0 for file in files if not Path(file.path).exists())
 
 
 def _model(entry: ModelEntry, pools: tuple[str, ...]) -> CatalogModel:

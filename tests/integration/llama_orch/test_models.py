@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from tests.integration.llama_orch.conftest import Outcome, run
+from catalog_core.models import FsModelCatalog
+from llama_orch.cli import main
+from tests.integration.llama_orch.conftest import Outcome
 from tests.unit.model_provisioner.heads import write_model
 
-Models = Callable[..., Awaitable[Outcome]]
+Models = Callable[..., Outcome]
 
 CONFIG = """\
 profile: trial
@@ -19,6 +23,22 @@ server: {bind: "127.0.0.1:9"}
 pools:
   - {id: trial, engine: llamacpp, model: served.gguf, provisioning: {mode: package, package: {name: xllamacpp}}}
 """
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
+    """`llama-orch models`, in this process and in a home of its own."""
+    for name in os.environ:
+        if name.startswith(("LLORCH_", "XDG_", "CREDENTIALS_", "COLUMNS")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        return Outcome(main(["models", *arguments]), *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture
@@ -33,67 +53,64 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def models(home: Path) -> Models:
-    async def call(*arguments: str, **more: str) -> Outcome:
-        return await run(home, ["models", *arguments], **more)
-
-    return call
+def models(home: Path, program: Models) -> Models:
+    return program
 
 
 @pytest.fixture
-async def stocked(home: Path, models: Models) -> Models:
+def stocked(home: Path, models: Models) -> Models:
     """Both models are in the catalog."""
     for name in ("served", "own"):
-        done = await models("pull", f"{name}.gguf")
+        done = models("pull", f"{name}.gguf")
         assert done.status == 0, done.stderr
     return models
 
 
-async def test_an_empty_catalog_says_what_fills_it(models: Models) -> None:
-    assert await models("list") == (0, "no models; llama-orch models pull REF fetches one\n", "")
-    assert json.loads((await models("list", "--json")).stdout)["models"] == []
+def test_an_empty_catalog_says_what_fills_it(models: Models) -> None:
+    assert models("list") == (0, "no models; llama-orch models pull REF fetches one\n", "")
+    assert json.loads(models("list", "--json").stdout)["models"] == []
 
 
 @pytest.mark.req("MP-01")
-async def test_a_file_of_the_users_own_is_cataloged_where_it_is(home: Path, models: Models) -> None:
-    done = await models("pull", "own.gguf", "--json")
+def test_a_file_of_the_users_own_is_cataloged_where_it_is(home: Path, models: Models) -> None:
+    done = models("pull", "own.gguf", "--json")
     assert done.status == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["local_path"] == str(home / ".config/llama-orch/own.gguf")
     assert (document["id"], document["fetched"], document["pools"]) == ("own", False, [])
-    heading, row = (await models("list")).stdout.splitlines()
+    heading, row = models("list").stdout.splitlines()
     assert heading.split("\t")[:3] == ["MODEL", "STATE", "SIZE"]
     assert row.split("\t")[:2] == ["own", "Active"]
 
 
-async def test_the_list_says_which_pools_use_a_model_and_can_be_narrowed(stocked: Models) -> None:
-    await stocked("retire", "own", "--reason", "too old")
-    _, own, served = (await stocked("list")).stdout.splitlines()
+def test_the_list_says_which_pools_use_a_model_and_can_be_narrowed(stocked: Models) -> None:
+    stocked("retire", "own", "--reason", "too old")
+    _, own, served = stocked("list").stdout.splitlines()
     assert own.split("\t")[1] == "Retired"
     assert served.split("\t")[6] == "trial"
-    assert (await stocked("list", "--state", "active")).stdout.splitlines()[1:] == [served]
-    assert json.loads((await stocked("list", "--state", "Retired", "--json")).stdout)["models"][0]["id"] == "own"
+    assert stocked("list", "--state", "active").stdout.splitlines()[1:] == [served]
+    assert json.loads(stocked("list", "--state", "Retired", "--json").stdout)["models"][0]["id"] == "own"
 
 
-async def test_a_model_is_shown_by_its_id_and_by_its_reference(home: Path, stocked: Models) -> None:
-    by_id = await stocked("show", "served")
+def test_a_model_is_shown_by_its_id_and_by_its_reference(home: Path, stocked: Models) -> None:
+    by_id = stocked("show", "served")
     assert by_id.status == 0
-    assert await stocked("show", "served.gguf") == by_id
-    assert await stocked("show", str(home / ".config/llama-orch/served.gguf")) == by_id
+    assert stocked("show", "served.gguf") == by_id
+    assert stocked("show", str(home / ".config/llama-orch/served.gguf")) == by_id
     told = dict(line.split(maxsplit=1) for line in by_id.stdout.splitlines()[1:])
     assert told["pools"] == "trial"
     assert told["kept"] == "your own file: never removed"
     assert told["digest"].startswith("sha256:")
     assert told["history"].endswith("from served.gguf")
-    document = json.loads((await stocked("show", "served", "--json")).stdout)
+    document = json.loads(stocked("show", "served", "--json").stdout)
     assert document["digest"] == told["digest"]
     assert [file["size_bytes"] for file in document["files"]] == [document["size_bytes"]]
     assert document["history"][0]["ref"] == "served.gguf"
 
 
-async def test_an_unknown_name_is_told_with_the_nearest(stocked: Models) -> None:
+def test_an_unknown_name_is_told_with_the_nearest(stocked: Models) -> None:
     for arguments in (["show", "swerved"], ["retire", "swerved"], ["rm", "--yes", "swerved"]):
-        done = await stocked(*arguments)
+        done = stocked(*arguments)
         assert (done.status, done.stdout) == (1, ""), arguments
         assert done.stderr == (
             "llama-orch: NOT_FOUND: there is no model 'swerved' in the catalog\n  hint: did you mean 'served'?\n"
@@ -101,27 +118,27 @@ async def test_an_unknown_name_is_told_with_the_nearest(stocked: Models) -> None
 
 
 @pytest.mark.req("CAT-03")
-async def test_a_model_is_retired_and_taken_back(stocked: Models) -> None:
-    retired = await stocked("retire", "own", "--reason", "too old")
+def test_a_model_is_retired_and_taken_back(stocked: Models) -> None:
+    retired = stocked("retire", "own", "--reason", "too old")
     assert retired == (0, "own is Retired (too old): it stays on the disk, and no pool starts with it\n", "")
-    assert "Retired: too old" in (await stocked("show", "own")).stdout
-    assert await stocked("activate", "own", "own") == (0, "own is Active\n", "")
+    assert "Retired: too old" in stocked("show", "own").stdout
+    assert stocked("activate", "own", "own") == (0, "own is Active\n", "")
 
 
 @pytest.mark.req("CAT-03")
-async def test_what_a_pool_is_to_serve_is_neither_retired_nor_removed(home: Path, stocked: Models) -> None:
+def test_what_a_pool_is_to_serve_is_neither_retired_nor_removed(home: Path, stocked: Models) -> None:
     for arguments, what in ((["retire"], "retired"), (["rm", "--yes"], "removed")):
-        done = await stocked(*arguments, "served")
+        done = stocked(*arguments, "served")
         assert (done.status, done.stdout) == (1, "")
         assert done.stderr == (
             f"llama-orch: CONFLICT: served is used by pool trial, and is not {what}\n"
             "  hint: llama-orch reload trial --model OTHER gives the pool another one; or change the configuration\n"
         )
-    assert json.loads((await stocked("show", "served", "--json")).stdout)["state"] == "Active"
+    assert json.loads(stocked("show", "served", "--json").stdout)["state"] == "Active"
 
 
-async def test_every_model_is_tried_and_json_is_one_document(stocked: Models) -> None:
-    done = await stocked("retire", "served", "own", "nobody", "--json")
+def test_every_model_is_tried_and_json_is_one_document(stocked: Models) -> None:
+    done = stocked("retire", "served", "own", "nobody", "--json")
     assert (done.status, done.stderr) == (1, "")
     served, own, nobody = json.loads(done.stdout)["results"]
     assert (served["id"], served["error"]["code"]) == ("served", "CONFLICT")
@@ -130,55 +147,106 @@ async def test_every_model_is_tried_and_json_is_one_document(stocked: Models) ->
 
 
 @pytest.mark.req("MP-06")
-async def test_a_file_of_the_users_own_is_forgotten_and_never_removed(home: Path, stocked: Models) -> None:
+def test_a_file_of_the_users_own_is_forgotten_and_never_removed(home: Path, stocked: Models) -> None:
     path = home / ".config/llama-orch/own.gguf"
     before = path.read_bytes()
-    done = await stocked("rm", "own", "--yes")
+    done = stocked("rm", "own", "--yes")
     assert done == (0, f"own is not in the catalog any more; {path} is your own file, and stays\n", "")
     assert path.read_bytes() == before
-    assert (await stocked("show", "own")).status == 1
+    assert stocked("show", "own").status == 1
 
 
-async def test_nothing_is_removed_unasked(stocked: Models) -> None:
-    done = await stocked("rm", "own")
+@pytest.fixture
+def fetched(home: Path, models: Models) -> Path:
+    """A model that was fetched, in the cache and in the catalog."""
+    path = home / ".cache/llama-orch/models/hf/org/repo/commit/big.gguf"
+    path.parent.mkdir(parents=True)
+    write_model(path)
+    assert (models("pull", str(path))).status == 0
+    catalog = FsModelCatalog(home / ".local/share/llama-orch/catalog")
+    catalog.alter("big", lambda entry: replace(entry, ref="hf:org/repo/big.gguf", fetched=True))
+    return path
+
+
+@pytest.mark.req("MP-06")
+def test_what_was_fetched_leaves_the_disk_and_the_bytes_are_told(fetched: Path, models: Models) -> None:
+    assert models("rm", "hf:org/repo/big.gguf", "--yes") == (0, "removed big; 60.7 KiB freed\n", "")
+    assert not fetched.exists()
+    assert models("list").stdout.startswith("no models")
+
+
+def test_what_was_fetched_can_be_forgotten_and_kept(fetched: Path, models: Models) -> None:
+    done = models("rm", "big", "--yes", "--keep-files")
+    assert done == (0, f"big is not in the catalog any more; its files stay: {fetched}\n", "")
+    assert fetched.exists()
+
+
+@pytest.mark.req("CAT-03")
+def test_a_verification_tells_right_from_wrong_and_sets_aside_what_was_fetched(
+    home: Path, stocked: Models, fetched: Path
+) -> None:
+    good = stocked("verify", "--all")
+    assert good.status == 0, good.stderr
+    assert [line.split(", ")[0] for line in good.stdout.splitlines()] == ["big: ok", "own: ok", "served: ok"]
+    for path in (fetched, home / ".config/llama-orch/own.gguf"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    bad = stocked("verify", "own", "big", "own", "nobody", "--json")
+    assert (bad.status, bad.stderr) == (1, "")
+    document = json.loads(bad.stdout)
+    own, big, nobody = document["results"]
+    assert document["ok"] is False
+    assert [(found["result"], found["reason"]) for found in (own, big, nobody)] == [
+        ("failed", "digest_mismatch"),
+        ("failed", "digest_mismatch"),
+        ("failed", None),
+    ]
+    assert "quarantine" in big["message"]
+    assert (fetched.exists(), (home / ".config/llama-orch/own.gguf").exists()) == (False, True)
+    assert json.loads(stocked("show", "own", "--json").stdout)["state"] == "Retired"
+
+
+def test_nothing_is_removed_unasked(stocked: Models) -> None:
+    done = stocked("rm", "own")
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr == "llama-orch: rm asks before it removes, and nobody can answer here\n  hint: say --yes\n"
-    assert (await stocked("show", "own")).status == 0
+    assert stocked("show", "own").status == 0
 
 
-async def test_a_file_that_is_gone_is_told_with_its_mend(home: Path, stocked: Models) -> None:
+def test_a_file_that_is_gone_is_told_with_its_mend(home: Path, stocked: Models) -> None:
     path = home / ".config/llama-orch/own.gguf"
     path.unlink()
-    done = await stocked("list")
+    done = stocked("list")
     assert done.status == 0
     assert done.stderr == f"own: {path} is gone\n  hint: put it back; or llama-orch models rm own\n"
-    assert f"{path} (gone)" in (await stocked("show", "own")).stdout
+    assert f"{path} (gone)" in stocked("show", "own").stdout
 
 
-async def test_wrong_usage_is_2(models: Models) -> None:
+def test_wrong_usage_is_2(models: Models) -> None:
     for arguments in (["verify"], ["verify", "a", "--all"], ["rm"], ["pull"], ["list", "--state", "Gone"], []):
-        done = await models(*arguments)
+        done = models(*arguments)
         assert done.status == 2, arguments
         assert "Traceback" not in done.stderr
 
 
 @pytest.mark.req("HP-26")
-async def test_no_configuration_and_a_wrong_one_are_78(tmp_path: Path) -> None:
-    none = await run(tmp_path, ["models", "list"])
+def test_no_configuration_and_a_wrong_one_are_78(tmp_path: Path, program: Models) -> None:
+    none = program("list")
     assert none.status == 78
     assert "llama-orch init writes one" in none.stderr
     (tmp_path / "wrong.yaml").write_text("pools: []\n")
     for command in (["list"], ["pull", "m.gguf"], ["rm", "--yes", "m"], ["verify", "--all"]):
-        done = await run(tmp_path, ["models", *command, "--config", "wrong.yaml"])
+        done = program(*command, "--config", "wrong.yaml")
         assert (done.status, done.stdout) == (78, ""), command
         assert "wrong.yaml:1: pools: " in done.stderr
 
 
-async def test_a_reference_that_means_nothing_is_a_failure_with_the_forms_there_are(models: Models) -> None:
-    done = await models("pull", "http://host/m.gguf")
+def test_a_reference_that_means_nothing_is_a_failure_with_the_forms_there_are(models: Models) -> None:
+    done = models("pull", "http://host/m.gguf")
     assert (done.status, done.stdout) == (1, "")
     assert done.stderr.startswith("llama-orch: MODEL_INVALID: ")
     assert "  hint: " in done.stderr
-    as_json = await models("pull", "nothing.gguf", "--json")
+    as_json = models("pull", "nothing.gguf", "--json")
     assert (as_json.status, as_json.stderr) == (1, "")
     assert json.loads(as_json.stdout)["error"]["code"] == "MODEL_MISSING"
