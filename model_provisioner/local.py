@@ -64,15 +64,20 @@ FORMATS: MappingProxyType[Engine, ModelFormat] = MappingProxyType(
 
 def require_fit(model: Inspected, engine: Engine | None) -> None:
     """Raises ModelError where this engine cannot load a model of this format."""
+    require_format(str(model.path), model.format, engine)
+
+
+def require_format(name: str, found: ModelFormat, engine: Engine | None) -> None:
+    """Raises ModelError where this engine cannot load what ``name`` is, a model that need not be here yet."""
     wanted = None if engine is None else FORMATS.get(engine)
-    if wanted is None or wanted is model.format:
+    if wanted is None or wanted is found:
         return
     if wanted is ModelFormat.GGUF:
-        message = f"{model.path} is a directory, and {engine} loads one GGUF file"
-        hint = "give the path of a .gguf file (llama.cpp's convert_hf_to_gguf.py makes one), or set engine: vllm"
+        message = f"{name} is a directory, and {engine} loads one GGUF file"
+        hint = "give a .gguf file (llama.cpp's convert_hf_to_gguf.py makes one), or set engine: vllm"
     else:
-        message = f"{model.path} is a GGUF file, and {engine} loads a directory with config.json and *.safetensors"
-        hint = "give the path of such a directory, or set engine: llamacpp"
+        message = f"{name} is a GGUF file, and {engine} loads a directory with config.json and *.safetensors"
+        hint = "give such a directory, or set engine: llamacpp"
     raise ModelError(Cause.MODEL_INVALID, message, hint)
 
 

@@ -66,7 +66,7 @@ class OutboundGate:
         ``before-send``, a requests ``Session.send``). Such a client resolves once more when it connects: one that must
         not be led astray in between connects to one of the addresses that this returns. Blocks. Raises FetchError.
         """
-        host = self._require_by_name(url)
+        host = self.require_name(url)
         if self.anywhere:
             return ()
         try:
@@ -83,7 +83,7 @@ class OutboundGate:
 
         Raises FetchError.
         """
-        await asyncio.to_thread(self._require_by_name, url)
+        await asyncio.to_thread(self.require_name, url)
 
     def require_address(self, host: str, address: str) -> None:
         """See that an address that a host came to may be reached; what is refused is logged. Raises FetchError."""
@@ -97,8 +97,8 @@ class OutboundGate:
         resolver = None if self.anywhere else _JudgingResolver(self)
         return aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, ssl=self.tls or True)
 
-    def _require_by_name(self, url: str) -> str:
-        """The host, which may be reached as far as it can be told without connecting. Blocks. Raises FetchError."""
+    def require_name(self, url: str) -> str:
+        """The host, which may be reached as far as can be told without resolving it. Blocks. Raises FetchError."""
         ruling = ruling_on(url, self.policy.outbound, self.via)
         self._log(ruling)
         if not ruling.allowed:

@@ -58,9 +58,9 @@ def note_of(ref: RemoteRef) -> str:
     return f"{_digest(reference.render(ref))[:32]}.json"
 
 
-def lock_of(file: PurePosixPath) -> str:
+def lock_of(file: str) -> str:
     """The name of the lock of a file, whose path is relative to the cache."""
-    return f"{_digest(str(file))[:32]}.lock"
+    return f"{_digest(file)[:32]}.lock"
 
 
 def segment(text: str) -> str:

@@ -201,7 +201,7 @@ class Transfer:
                 await one.digest()  # each byte is hashed once: those that are here now, the others as they come
                 part.pieced = True
                 one.progress(f"going on after {_mb(span.start)} that are here")
-            self._require_room(part.path, None if span.total is None else span.total - span.start)
+            self.require_room(part.path, None if span.total is None else span.total - span.start)
             await self._write(response, one, _Meter(span.start, span.total))
 
     async def _write(self, response: aiohttp.ClientResponse, one: _One, meter: _Meter) -> None:
@@ -219,7 +219,7 @@ class Transfer:
                     if line:
                         one.progress(line)
                         if meter.total is None:
-                            self._require_room(one.part.path, 0)
+                            self.require_room(one.part.path, 0)
             finally:
                 await _written(file.write, pending)
         one.told(meter)
@@ -235,11 +235,11 @@ class Transfer:
         source = _path_of(one.file.url)
         one.progress(f"copying {source}")
         size = await asyncio.to_thread(lambda: source.stat().st_size)
-        self._require_room(one.part.path, size)
+        self.require_room(one.part.path, size)
         one.part.begin(None, size)
         await in_thread(lambda stop: _copied(source, one.part, stop))
 
-    def _require_room(self, path: Path, length: int | None) -> None:
+    def require_room(self, path: Path, length: int | None) -> None:
         """See that so many more bytes fit on the disk. Raises FetchError, OSError."""
         free = self._free_bytes(path.parent)
         if (length or 0) > free - SPARE_BYTES:

@@ -26,6 +26,7 @@ from daemon_core.paths import make_private_dir
 from daemon_core.reload import follow_reloads
 from daemon_core.version import version
 from engine_provisioner.gpu_sharing import shared_gpus
+from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd import proc
@@ -183,7 +184,11 @@ def models_of(context: DaemonContext) -> Models:
     base = context.config_path.absolute().parent
     catalog = FsModelCatalog(paths.catalog, discover=partial(known_models, paths.provenance))
     _recover(catalog)
-    return ProvisionedModels(ModelProvisioner(paths.models, catalog, paths.provenance, base, _unix_ms))
+    gate = OutboundGate(policy=context.config.policy, environ=context.environ)
+    provisioner = ModelProvisioner(
+        paths.models, catalog, paths.provenance, base, _unix_ms, gate=gate, environ=context.environ
+    )
+    return ProvisionedModels(provisioner)
 
 
 def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:

@@ -277,22 +277,6 @@ def test_a_file_that_shrinks_while_its_head_is_read_ends_well(tmp_path: Path) ->
 
 
 @pytest.mark.req("MP-02")
-@pytest.mark.parametrize(
-    ("ref", "shown"),
-    [
-        ("hf:org/repo/haiku.gguf", "hf:org/repo/haiku.gguf"),
-        ("https://host/haiku.gguf?signature=secret", "https://host/haiku.gguf"),
-        ("s3://bucket/haiku.gguf", "s3://bucket/haiku.gguf"),
-        ("oci://ghcr.io/org/haiku:v1", "oci://ghcr.io/org/haiku:v1"),
-    ],
-)
-async def test_what_cannot_be_fetched_is_said_plainly(place: Place, ref: str, shown: str) -> None:
-    error = await place.refuse(ref)
-    assert error.cause is Cause.MODEL_FETCH
-    assert error.message == f"{shown} cannot be fetched by this version; download it and give its path"
-
-
-@pytest.mark.req("MP-02")
 async def test_an_unknown_scheme_is_refused(place: Place) -> None:
     error = await place.refuse("ftp://host/haiku.gguf")
     assert error.cause is Cause.MODEL_INVALID
