@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from rich.console import Console, JustifyMethod, RenderableType
+from rich.constrain import Constrain
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
@@ -26,8 +27,10 @@ LARGE_BYTES = 16 << 20
 STEP_PERCENT = 10
 ROWS = 8
 """So many files are shown at once; those that are here give way to others first."""
-_BARS_WIDTH, _SPEED_WIDTH = 72, 52
+_BARS_WIDTH, _SPEED_WIDTH = 70, 50
 """Columns from which on there is room for bars, and for the speed."""
+_ECHO_WIDTH = 3
+"""Columns that stay free, for the ``^C`` that a terminal adds: a row that it breaks would be drawn twice."""
 _REDRAW_HZ = 8
 _MOVED = re.compile(r"^(downloaded|going on after) ")
 """What a transfer says of its bytes, which ``moved`` is told as well."""
@@ -179,7 +182,7 @@ class _Table(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """All that is drawn; asked for at each redraw, as the terminal may have another width by then."""
-        width = self._screen.width
+        width = max(self._screen.width - _ECHO_WIDTH, 1)
         if width >= _BARS_WIDTH:
             self.columns = (_Cell(_name(width - 44)), self._bar, *self._rates)
         elif width >= _SPEED_WIDTH:
@@ -188,7 +191,7 @@ class _Table(Progress):
             self.columns = (_Cell(_name(width - 17)), _Cell(_percent, 5), self._rates[2])
         self.expand = width >= _BARS_WIDTH
         yield from self._uncounted()
-        yield self.make_tasks_table([task for task in self.tasks if task.visible][:ROWS])
+        yield Constrain(self.make_tasks_table([task for task in self.tasks if task.visible][:ROWS]), width)
 
     def _uncounted(self) -> Iterator[RenderableType]:
         """How many files have no row, and how far something is that is no file."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from daemon_core import config_file
-from daemon_core.paths import Paths
 from llama_orch.models.here import HereShelf
 from llama_orch.models.remote import RemoteShelf
 from llama_orch.models.shelf import Shelf
@@ -28,4 +27,4 @@ def find_shelf(config_path: Path | None, url: str | None, environ: Mapping[str, 
     if asked and (session.config is None or asked != url_of(session.config.server.bind)):
         return RemoteShelf(session)
     config = session.config or config_file.load(session.config_path)
-    return HereShelf(config, Paths.resolve(config.paths, environ), session)
+    return HereShelf(config, session, environ)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from msgspec.structs import replace
 
 from catalog_core.errors import CatalogError, CorruptIndexError
 from catalog_core.models import FsModelCatalog
@@ -33,7 +34,9 @@ from model_provisioner.digest import DigestMemory
 from model_provisioner.errors import ModelError
 from model_provisioner.events import Event, EventKind
 from model_provisioner.holds import Hold
+from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
+from model_provisioner.sources.base import Transferred
 from model_provisioner.verify import ModelVerifier
 
 
@@ -42,13 +45,15 @@ class HereShelf:
 
     place = None
 
-    def __init__(self, config: Config, paths: Paths, session: Session) -> None:
+    def __init__(self, config: Config, session: Session, environ: Mapping[str, str]) -> None:
         self._config = config
-        self._paths = paths
+        self._paths = Paths.resolve(config.paths, environ)
+        self._environ = environ
         self._session = session
         self._base_dir = PurePosixPath(session.config_path.absolute().parent)
-        self._catalog = FsModelCatalog(paths.catalog, discover=partial(provenance.known_models, paths.provenance))
-        self._models = ModelProvisioner(paths.models, self._catalog, paths.provenance, Path(self._base_dir), _unix_ms)
+        self._catalog = FsModelCatalog(
+            self._paths.catalog, discover=partial(provenance.known_models, self._paths.provenance)
+        )
 
     async def stock(self) -> Stock:
         """See Shelf."""
@@ -71,10 +76,20 @@ class HereShelf:
 
     async def pull(self, wish: Wish, shown: Shown) -> Pulled:
         """See Shelf."""
+        held, came = await self._holds(), False
+
+        def moved(at: Transferred) -> None:
+            nonlocal came
+            came = True
+            shown.moved(at)
+
         with _told():
-            model = await self._models.ensure_present(wish.ref, wish.digest, shown.say, wish.engine)
-            entry = self._catalog.get(model.id)
-        return Pulled(known=self._known(entry, await self._holds()))
+            model = await self._provisioner(held).ensure_present(
+                wish.ref, wish.digest, shown.say, wish.engine, refresh=wish.refresh, transferred=moved
+            )
+            if wish.pinned:
+                self._catalog.alter(model.id, lambda entry: replace(entry, pinned=True))
+            return Pulled(known=self._known(self._catalog.get(model.id), held), fetched=came)
 
     async def verify(self, name: str, shown: Shown) -> Verdict:
         """See Shelf."""
@@ -153,6 +168,18 @@ class HereShelf:
             base_dir=Path(self._base_dir),
             clock=_unix_ms,
             holds=lambda: held,
+        )
+
+    def _provisioner(self, held: Sequence[Hold]) -> ModelProvisioner:
+        return ModelProvisioner(
+            self._paths.models,
+            self._catalog,
+            self._paths.provenance,
+            Path(self._base_dir),
+            _unix_ms,
+            gate=OutboundGate(policy=self._config.policy, environ=self._environ),
+            environ=self._environ,
+            room=self._cache(held),
         )
 
     def _verifier(self, held: Sequence[Hold]) -> ModelVerifier:

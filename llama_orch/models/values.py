@@ -42,13 +42,14 @@ class File(Message, frozen=True, kw_only=True):
 
 
 class Past(Message, frozen=True, kw_only=True):
-    """One line of provenance: what ``ref`` came to at that time."""
+    """One line of provenance: what ``ref`` came to at that time, and where that came from if it was fetched."""
 
     at_ms: int
     ref: str
     resolved: str
     digest: str
     size_bytes: int
+    source: str | None = None
 
 
 class Details(Message, frozen=True, kw_only=True):

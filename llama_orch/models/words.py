@@ -12,7 +12,7 @@ from typing import assert_never
 from contracts.catalog import CatalogModel, VerifyReason, VerifyResult
 from contracts.engines import ModelState
 from llama_orch.amounts import size_text, tokens_text
-from llama_orch.models.values import Details, File, Known, Pulled, Removed, Stock, Verdict
+from llama_orch.models.values import Details, File, Known, Past, Pulled, Removed, Stock, Verdict
 from model_provisioner import reference
 from model_provisioner.errors import ReferenceInvalidError
 
@@ -112,7 +112,7 @@ def facts(details: Details, when: When) -> list[tuple[str, str]]:
     ]
     if len(details.files) > 1:
         found += [("file", _file_text(file, model)) for file in details.files]
-    found += [("history", f"{when(past.at_ms)} {past.digest} from {ref_text(past.ref)}") for past in details.history]
+    found += [("history", _past_text(past, model, when)) for past in details.history]
     return [(name, value) for name, value in found if value]
 
 
@@ -208,6 +208,11 @@ def _kept(model: CatalogModel) -> str:
     if not model.fetched:
         return "your own file: never removed"
     return "pinned: never removed to make room" if model.pinned else "fetched: may be removed to make room"
+
+
+def _past_text(past: Past, model: CatalogModel, when: When) -> str:
+    other = "" if past.digest == model.digest else f", which was {past.digest}"
+    return f"{when(past.at_ms)}: {past.source or ref_text(past.ref)}{other}"
 
 
 def _file_text(file: File, model: CatalogModel) -> str:

@@ -114,7 +114,9 @@ def _agreed(models: Sequence[Known], *, keep_files: bool) -> bool:
     """Ask the person at the terminal. Raises StartupError where there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise StartupError("rm asks before it removes, and nobody can answer here", "say --yes", EXIT_USAGE)
-    names = ", ".join(known.model.id for known in models)
-    freed = 0 if keep_files else sum(known.model.size_bytes or 0 for known in models if known.model.fetched)
-    what = f"; {size_text(freed)} are freed" if freed else "; no file is removed"
-    return typer.confirm(f"remove {names} from the catalog{what}?", err=True)
+    going = [known.model for known in models if not known.model.pools]
+    if not going:
+        return True  # each of them is refused with its reason
+    freed = 0 if keep_files else sum(model.size_bytes or 0 for model in going if model.fetched)
+    what = f"{size_text(freed)} are freed" if freed else "no file is removed"
+    return typer.confirm(f"remove {', '.join(model.id for model in going)} from the catalog? {what}", err=True)

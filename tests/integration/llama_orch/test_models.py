@@ -101,7 +101,7 @@ def test_a_model_is_shown_by_its_id_and_by_its_reference(home: Path, stocked: Mo
     assert told["pools"] == "trial"
     assert told["kept"] == "your own file: never removed"
     assert told["digest"].startswith("sha256:")
-    assert told["history"].endswith("from served.gguf")
+    assert told["history"].endswith(": served.gguf")
     document = json.loads(stocked("show", "served", "--json").stdout)
     assert document["digest"] == told["digest"]
     assert [file["size_bytes"] for file in document["files"]] == [document["size_bytes"]]

@@ -138,7 +138,7 @@ def test_all_facts_of_a_model_and_no_empty_ones() -> None:
     assert told["verified"] == "never: no digest was known that it should have"
     assert told["template"] == "no chat template"
     assert told["file"] == "/c/x (gone)"
-    assert told["history"] == f"at 7 {OTHER} from https://host/m.gguf"
+    assert told["history"] == f"at 7: https://host/m.gguf, which was {OTHER}"
     own = dict(words.facts(Details(known=MODELS[1]), when))
     assert own["kept"] == "your own file: never removed"
 
