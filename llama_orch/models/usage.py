@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from contracts.base import nearest
-from contracts.config import Config
+from contracts.config import Config, Mode
 from contracts.errors import ErrorCode
 from contracts.pools import Capability, PoolList
 from llama_orch.errors import ApiError
@@ -16,24 +16,29 @@ from model_provisioner.holds import Hold
 
 
 def served(pools: PoolList, capabilities: Sequence[Capability], config: Config) -> tuple[Hold, ...]:
-    """What a daemon's pools use; what they are configured with as well while nobody knows how they are."""
+    """What a daemon's pools use; what they are configured with as well while nobody knows how they are.
+
+    An endpoint that somebody else runs has its model elsewhere.
+    """
+    elsewhere = {pool.pool_id for pool in capabilities if pool.provisioning_mode is Mode.EXTERNAL}
     found = [
         Hold(by=pool.pool_id, ref=ref, serves=True)
         for pool in pools.pools
         for ref in (pool.model_ref, pool.next_model_ref)
-        if ref is not None
+        if ref is not None and pool.pool_id not in elsewhere
     ]
     found += [
         Hold(by=pool.pool_id, id=pool.model_id, digest=pool.model_digest, serves=True)
         for pool in capabilities
-        if pool.model_id is not None
+        if pool.model_id is not None and pool.pool_id not in elsewhere
     ]
     return (*found, *(() if pools.managed else configured(config)))
 
 
 def configured(config: Config) -> tuple[Hold, ...]:
     """What the pools of a configuration are to serve."""
-    return tuple(Hold(by=pool.id, ref=pool.model, serves=True) for pool in config.pools)
+    pools = (pool for pool in config.pools if pool.mode is not Mode.EXTERNAL)
+    return tuple(Hold(by=pool.id, ref=pool.model, serves=True) for pool in pools)
 
 
 def unknown(name: str, known: Sequence[str]) -> ApiError:
