@@ -54,6 +54,14 @@ class Output:
         """A line beside the result, on standard error."""
         self._write(self._stderr, f"{clean(text) if self._stderr.isatty() else text}\n")
 
+    def ask(self, question: str) -> bool:
+        """Whether the person at the terminal says yes; no answer is none."""
+        self._write(self._stderr, f"{clean(question)} [y/N] ")
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            self._write(self._stderr, "\n")
+        return answer.strip().lower() in {"y", "yes"}
+
     def data(self, value: object) -> None:
         """The result for programs; only ``--json`` shows it."""
         if self.as_json:

@@ -32,7 +32,7 @@ _BARS_WIDTH, _SPEED_WIDTH = 70, 50
 _ECHO_WIDTH = 3
 """Columns that stay free, for the ``^C`` that a terminal adds: a row that it breaks would be drawn twice."""
 _REDRAW_HZ = 8
-_MOVED = re.compile(r"^(downloaded|going on after) ")
+_MOVED = re.compile(r"^downloaded ")
 """What a transfer says of its bytes, which ``moved`` is told as well."""
 _FIGURE = re.compile(r": \d+ %$")
 """How far something else has come: worth a look, and on a terminal not a line of its own."""
@@ -115,11 +115,7 @@ def _first(at: Transferred) -> str | None:
     total, done = at.total_bytes, at.done_bytes
     if total is not None and done >= total:
         return f"{size_text(total)}, all of it"
-    if done:
-        return f"goes on at {amount_text(done, total)}"
-    if total is None or total >= LARGE_BYTES:
-        return "begins" if total is None else f"begins, {size_text(total)}"
-    return None
+    return amount_text(done, total) if total is None or total >= LARGE_BYTES else None
 
 
 def _next(told: Transferred, at: Transferred, speed: float | None) -> str | None:

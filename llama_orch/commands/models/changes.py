@@ -70,7 +70,7 @@ def rm(
         removed = await shelf.remove(name, keep_files=keep_files)
         return words.removed_text(removed), msgspec.to_builtins(removed)
 
-    if not yes and not _agreed(run(_known(shelf, names)), keep_files=keep_files):
+    if not yes and not _agreed(out, run(_known(shelf, names)), keep_files=keep_files):
         out.data({"results": []})
         out.note("nothing was removed")
         return EXIT_FAILURE
@@ -110,13 +110,13 @@ async def _known(shelf: Shelf, names: Sequence[str]) -> list[Known]:
     return [(await shelf.details(name)).known for name in names]
 
 
-def _agreed(models: Sequence[Known], *, keep_files: bool) -> bool:
+def _agreed(out: Output, models: Sequence[Known], *, keep_files: bool) -> bool:
     """Ask the person at the terminal. Raises StartupError where there is none."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (sys.stdin.isatty() and out.notes_are_read):
         raise StartupError("rm asks before it removes, and nobody can answer here", "say --yes", EXIT_USAGE)
     going = [known.model for known in models if not known.model.pools]
     if not going:
         return True  # each of them is refused with its reason
     freed = 0 if keep_files else sum(model.size_bytes or 0 for model in going if model.fetched)
     what = f"{size_text(freed)} are freed" if freed else "no file is removed"
-    return typer.confirm(f"remove {', '.join(model.id for model in going)} from the catalog? {what}", err=True)
+    return out.ask(f"remove {', '.join(model.id for model in going)} from the catalog? {what}")

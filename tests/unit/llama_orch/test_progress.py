@@ -51,7 +51,7 @@ def test_a_pipe_gets_the_beginning_every_tenth_part_and_the_end(log: Log) -> Non
         lines.moved(at(GIB // 100 * step if step < 100 else GIB))
         clock.now += 1.0
     assert len(log.lines) == 11
-    assert log.lines[0] == "m.gguf: begins, 1.0 GiB"
+    assert log.lines[0] == "m.gguf: 0.0/1.0 GiB"
     assert log.lines[2] == "m.gguf: 20 % of 1.0 GiB, 10.2 MiB/s, 1 min 19 s left"
     assert log.lines[-1] == "m.gguf: 1.0 GiB, all of it, 10.2 MiB/s"
 
@@ -62,14 +62,14 @@ def test_a_transfer_that_goes_on_says_where_and_its_speed_is_that_of_this_run(lo
     lines.moved(at(GIB // 2))
     clock.now = 512.0
     lines.moved(at(GIB))
-    assert log.lines == ["m.gguf: goes on at 0.5/1.0 GiB", "m.gguf: 1.0 GiB, all of it, 1.0 MiB/s"]
+    assert log.lines == ["m.gguf: 0.5/1.0 GiB", "m.gguf: 1.0 GiB, all of it, 1.0 MiB/s"]
 
 
 def test_a_transfer_that_begins_anew_says_so(log: Log) -> None:
     lines = Lines(log, Clock())
     for done in (GIB // 2, 0, GIB):
         lines.moved(at(done))
-    assert log.lines[1] == "m.gguf: begins, 1.0 GiB"
+    assert log.lines[1] == "m.gguf: 0.0/1.0 GiB"
 
 
 def test_a_small_file_is_one_line(log: Log) -> None:
@@ -83,7 +83,7 @@ def test_a_file_of_unknown_size_gets_fewer_lines_the_longer_it_takes(log: Log) -
     lines = Lines(log, Clock())
     for step in range(1024):
         lines.moved(at(step << 20, None))
-    assert log.lines[:2] == ["m.gguf: begins", "m.gguf: 16.0 MiB"]
+    assert log.lines[:2] == ["m.gguf: 0 B", "m.gguf: 16.0 MiB"]
     assert len(log.lines) == 7
 
 
@@ -133,9 +133,9 @@ def drawn(bars: Bars, screen: Console) -> list[str]:
 @pytest.mark.parametrize(
     ("width", "row"),
     [
-        (80, "Llama-3.2-3B-Instruct-Q4_K_M.gguf ━━━━━━━          0.5/1.0 GiB "),
-        (60, "Llama-3.2…truct-Q4_K_M.gguf   0.5/1.0 GiB "),
-        (40, "Llama-3.…ct-Q4_K_M.gguf  50 %"),
+        (80, "Llama-3.2-3B-Instruct-Q4_K_M.gguf ━━━━━╸        0.5/1.0 GiB "),
+        (60, "Llama-3.…uct-Q4_K_M.gguf   0.5/1.0 GiB "),
+        (40, "Llama-3…-Q4_K_M.gguf  50 %"),
     ],
 )
 def test_a_row_has_what_there_is_room_for(width: int, row: str) -> None:
