@@ -10,61 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, assert_never
 
-import msgspec
 from msgspec.structs import replace
 
-from contracts.base import Message
 from contracts.engines import ModelFormat
 from contracts.pools import Cause
-from model_provisioner import fetch_words, places, reference
+from model_provisioner import fetch_words, places, quarantine, reference, shelf
 from model_provisioner.digest import ChangedError, Digests, Identity, NotRegularError
 from model_provisioner.errors import FetchError, ModelError, Trouble
-from model_provisioner.folder import Folder
 from model_provisioner.one_fetch import alone
 from model_provisioner.outbound_gate import OutboundGate
-from model_provisioner.quarantine import Quarantine
+from model_provisioner.quarantine import Quarantine, Suspect
 from model_provisioner.reference import HfRef, HttpsRef, OciRef, RemoteRef, S3Ref
+from model_provisioner.shelf import Fetched, FileHere, Shelf
 from model_provisioner.sources import hf, hf_words, listing
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
 from model_provisioner.transfer import Progress, Transfer
 
-NOTES = ".fetched"
-LOCKS = ".locks"
-MAX_NOTE_BYTES = 16 << 20
 _WEIGHTS = (listing.GGUF, listing.WEIGHTS)
-
-
-class FileHere(Message, frozen=True, kw_only=True):
-    """One file of a fetched model. ``sha256`` is bare hex."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-class Fetched(Message, frozen=True, kw_only=True):
-    """What a reference came to, all of whose files are here. ``folder`` is relative to the cache."""
-
-    ref: str
-    source: str
-    revision: str
-    folder: str
-    entry: str | None
-    files: tuple[FileHere, ...]
-    checked: bool = False
-    """The source names the digests of the weights, and what came has them."""
-
-    @property
-    def path(self) -> str:
-        """The file or the folder to load, relative to the cache."""
-        return self.folder if self.entry is None else f"{self.folder}/{self.entry}"
 
 
 class Room(Protocol):
@@ -87,26 +55,25 @@ class Fetcher:
         gate: OutboundGate,
         environ: Mapping[str, str],
         digests: Digests,
-        quarantine: Quarantine,
+        aside: Quarantine,
         transfer: Transfer | None = None,
         room: Room | None = None,
     ) -> None:
-        self._root = Path(os.path.realpath(root))
+        self._shelf = Shelf(root, aside)
         self._gate = gate
         self._environ = environ
         self._digests = digests
-        self._quarantine = quarantine
-        self._transfer = transfer
+        self._transfer = transfer or Transfer(gate)
         self._room = room
 
     def where(self, fetched: Fetched) -> Path:
         """The file or the folder to load."""
-        return self._root / fetched.path
+        return self._shelf.root / fetched.path
 
     async def present(self, ref: RemoteRef, progress: Progress) -> Fetched | None:
         """What is here of a reference, if it is all here and still what came. Asks no network. Raises ModelError."""
         try:
-            fetched = await asyncio.to_thread(self._remembered, ref)
+            fetched = await asyncio.to_thread(self._shelf.remembered, ref)
             if fetched is None:
                 return None
             for file in fetched.files:
@@ -138,7 +105,10 @@ class Fetcher:
             directory = located.entry is None
             accepts(reference.shown(ref), ModelFormat.HF_DIRECTORY if directory else ModelFormat.GGUF)
             _require_names(located)
-            return await self._bring(ref, _with_digest(ref, located, expected), progress, transferred)
+            only = located.files[0] if len(located.files) == 1 and located.entry is not None else None
+            held = None if only is None or only.sha256 is not None else expected
+            located = _with_digest(ref, located, expected)
+            return await self._bring(ref, located, held, progress, transferred)
         except FetchError as error:
             if isinstance(ref, HfRef) and error.trouble is Trouble.ANSWER and error.status is not None:
                 endpoint = hf.endpoint_of(self._environ)
@@ -149,39 +119,45 @@ class Fetcher:
 
     async def forget(self, ref: RemoteRef) -> None:
         """Ask upstream again next time: what is here turned out to be no model."""
-
-        def work() -> None:
-            with Folder.open(self._root / NOTES, below=self._root) as notes:
-                notes.remove(places.note_of(ref))
-
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(work)
+            await asyncio.to_thread(self._shelf.forget, ref)
 
     def release(self, fetched: Fetched) -> None:
         """The catalog has the model, or never will."""
         if self._room is not None:
-            self._room.release(self._root / fetched.folder)
+            self._room.release(self._shelf.root / fetched.folder)
 
     async def _locate(self, ref: RemoteRef) -> Located:
         gate = self._gate.through(places.scheme_of(ref))
         return await source_for(ref, gate, self._environ).locate(ref)
 
     async def _bring(
-        self, ref: RemoteRef, located: Located, progress: Progress, transferred: Callable[[Transferred], None]
+        self,
+        ref: RemoteRef,
+        located: Located,
+        held: str | None,
+        progress: Progress,
+        transferred: Callable[[Transferred], None],
     ) -> Fetched:
         folder = places.folder_of(ref, located.revision)
-        missing = await asyncio.to_thread(self._missing_bytes, str(folder), located)
+        missing = await asyncio.to_thread(self._shelf.missing_bytes, str(folder), located)
         if self._room is not None:
-            for line in await asyncio.to_thread(self._room.make_room, missing, self._root / folder):
+            for line in await asyncio.to_thread(self._room.make_room, missing, self._shelf.root / folder):
                 progress(line)
         try:
-            transfer = self._transfer or Transfer(self._gate.through(places.scheme_of(ref)))
-            await asyncio.to_thread(self._make, folder)
-            transfer.require_room(self._root / folder, missing)
+            transfer = self._transfer.through(places.scheme_of(ref))
+            await asyncio.to_thread(self._shelf.make, str(folder))
+            known = await asyncio.to_thread(self._shelf.remembered, ref)
+            same = known is not None and known.folder == str(folder)
+            before = {file.name: file.sha256 for file in known.files} if known is not None and same else {}
+            if missing:
+                transfer.require_room(self._shelf.root / folder, missing)
             one = _Errand(
                 ref=ref,
                 located=located,
                 folder=str(folder),
+                held=held,
+                before=before,
                 transfer=transfer,
                 progress=progress,
                 transferred=transferred,
@@ -196,31 +172,31 @@ class Fetcher:
                 files=tuple(files),
                 checked=all(file.sha256 for file in located.files if file.name.endswith(_WEIGHTS)),
             )
-            await asyncio.to_thread(self._remember, ref, fetched)
+            await asyncio.to_thread(self._shelf.remember, ref, fetched)
         except BaseException:
             if self._room is not None:
-                self._room.release(self._root / folder)
+                self._room.release(self._shelf.root / folder)
             raise
         return fetched
 
     async def _file(self, one: _Errand, file: RemoteFile) -> FileHere:
         """Have one file here. Whoever else wants it waits, and finds it."""
-        target = self._root / one.folder / file.name
-        lock = self._root / LOCKS / places.lock_of(f"{one.folder}/{file.name}")
+        target = self._shelf.root / one.folder / file.name
+        lock = self._shelf.lock(one.folder, file.name)
         async with alone(lock, file.name, one.progress):
             here = await self._here(one, file)
             if here is not None:
                 return here
-            await self._look_aside(one, file, target)
+            await self._look_aside(one, file)
             try:
                 sha256 = await one.transfer.fetch(
-                    file, target, below=self._root, progress=one.progress, transferred=one.transferred
+                    file, target, below=self._shelf.root, progress=one.progress, transferred=one.transferred
                 )
             except FetchError as error:
                 if error.trouble is not Trouble.DIGEST or error.found is None:
                     raise
                 raise await self._wrong(one, file, target, error.found) from error
-            identity = await asyncio.to_thread(self._identity, one.folder, file.name)
+            identity = await asyncio.to_thread(self._shelf.identity, one.folder, file.name)
             if identity is None:
                 raise FetchError(Trouble.DISK, f"{target} was removed while it was fetched")
             await self._digests.learn(target, identity, f"sha256:{sha256}")
@@ -229,89 +205,46 @@ class Fetcher:
     async def _wrong(self, one: _Errand, file: RemoteFile, target: Path, found: str) -> ModelError:
         """What came is not what was wanted: it is set aside."""
         wanted = file.sha256 or ""
-        aside = await asyncio.to_thread(self._set_aside, one, file.name, f"{target.name}.part", found, wanted)
-        await one.transfer.discard(target, below=self._root)
+        suspect = one.suspect(file, found, came=True)
+        aside = await asyncio.to_thread(self._shelf.set_aside, one.folder, f"{file.name}.part", suspect)
+        await one.transfer.discard(target, below=self._shelf.root)
         return fetch_words.wrong_digest(f"{file.name} of {one.located.source}", found, wanted, str(aside))
 
     async def _here(self, one: _Errand, file: RemoteFile) -> FileHere | None:
         """The file, where it was fetched before; one of another content is set aside."""
-        identity = await asyncio.to_thread(self._identity, one.folder, file.name)
+        identity = await asyncio.to_thread(self._shelf.identity, one.folder, file.name)
         if identity is None or (file.size_bytes is not None and identity.size_bytes != file.size_bytes):
             return None
-        digest = await self._digest(self._root / one.folder / file.name, identity, one.progress)
-        if file.sha256 is not None and digest != file.sha256:
-            await asyncio.to_thread(self._set_aside, one, file.name, Path(file.name).name, digest, file.sha256)
+        digest = await self._digest(self._shelf.root / one.folder / file.name, identity, one.progress)
+        wanted = file.sha256 or one.before.get(file.name, digest)
+        if digest != wanted:
+            suspect = one.suspect(replace(file, sha256=wanted), digest, came=False)
+            await asyncio.to_thread(self._shelf.set_aside, one.folder, file.name, suspect)
             one.progress(f"{file.name} is not what was fetched any more: it is set aside and fetched anew")
             return None
         return FileHere(name=file.name, size_bytes=identity.size_bytes, sha256=digest)
 
-    async def _look_aside(self, one: _Errand, file: RemoteFile, target: Path) -> None:
+    async def _look_aside(self, one: _Errand, file: RemoteFile) -> None:
         """Nothing is fetched that was fetched before and set aside: it would be the same again."""
         if file.sha256 is None:
             return
-        wanted = file.sha256
-
-        def give_back() -> bool:
-            with Folder.open(target.parent, below=self._root, create=True) as folder:
-                return self._quarantine.give_back(wanted, folder, f"{target.name}.part")
-
-        if await asyncio.to_thread(give_back):
+        part = f"{file.name}.part"
+        if await asyncio.to_thread(self._shelf.give_back, file.sha256, one.folder, part):
             one.progress(f"{file.name} had been set aside, and is what is wanted now")
             return
-        known = await asyncio.to_thread(self._quarantine.known, one.located.source, file.name)
-        if known is not None and known.expected == wanted:
-            aside = f"{self._root / 'quarantine'}"
+        if one.held is None:
+            return  # what came was not even what its source names: it may come right now
+        known = await asyncio.to_thread(self._shelf.came_before, one.located.source, file.name)
+        if known is not None and known.found != one.held:
+            aside = str(self._shelf.root / quarantine.NAME)
             shown = f"{file.name} of {one.located.source}"
-            raise fetch_words.wrong_digest(shown, known.found, wanted, aside)
-
-    # --- what blocks --------------------------------------------------------------------------------------------------
-
-    def _make(self, folder: os.PathLike[str]) -> None:
-        for place in (self._root / folder, self._root / LOCKS):
-            Folder.open(place, below=self._root, create=True).close()
-
-    def _remembered(self, ref: RemoteRef) -> Fetched | None:
-        try:
-            with Folder.open(self._root / NOTES, below=self._root) as notes:
-                data = notes.read(places.note_of(ref), MAX_NOTE_BYTES)
-            fetched = msgspec.json.decode(data or b"", type=Fetched)
-        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        named = fetched.folder == str(places.folder_of(ref, fetched.revision))
-        return fetched if named and all(listing.safe_name(file.name) for file in fetched.files) else None
-
-    def _remember(self, ref: RemoteRef, fetched: Fetched) -> None:
-        with Folder.open(self._root / NOTES, below=self._root, create=True) as notes:
-            notes.write(places.note_of(ref), msgspec.json.encode(fetched))
-
-    def _identity(self, folder: str, name: str) -> Identity | None:
-        path = self._root / folder / name
-        try:
-            with Folder.open(path.parent, below=self._root) as opened:
-                status = opened.status(path.name)
-        except FileNotFoundError:
-            return None
-        return None if status is None else Identity.of(status)
-
-    def _missing_bytes(self, folder: str, located: Located) -> int:
-        missing = 0
-        for file in located.files:
-            if self._identity(folder, file.name) is None:
-                part = self._identity(folder, f"{file.name}.part")
-                missing += max(0, (file.size_bytes or 0) - (part.size_bytes if part else 0))
-        return missing
-
-    def _set_aside(self, one: _Errand, file: str, name: str, found: str, expected: str) -> Path:
-        path = self._root / one.folder / file
-        with Folder.open(path.parent, below=self._root) as folder:
-            shown = reference.shown(one.ref)
-            return self._quarantine.take(folder, name, shown, one.located.source, file, expected=expected, found=found)
+            raise fetch_words.wrong_digest(shown, known.found, one.held, aside)
 
     async def _is_right(self, folder: str, name: str, size: int, sha256: str, progress: Progress) -> bool:
-        identity = await asyncio.to_thread(self._identity, folder, name)
+        identity = await asyncio.to_thread(self._shelf.identity, folder, name)
         if identity is None or identity.size_bytes != size:
             return False
-        return await self._digest(self._root / folder / name, identity, progress) == sha256
+        return await self._digest(self._shelf.root / folder / name, identity, progress) == sha256
 
     async def _digest(self, path: Path, identity: Identity, progress: Progress) -> str:
         try:
@@ -323,7 +256,7 @@ class Fetcher:
 
 def is_remembered(cache_dir: Path, ref: RemoteRef) -> bool:
     """Whether a reference was fetched before, which does not say that all of it is still here. Blocks."""
-    return (cache_dir / NOTES / places.note_of(ref)).is_file()
+    return (cache_dir / shelf.NOTES / places.note_of(ref)).is_file()
 
 
 def require_way(ref: RemoteRef, gate: OutboundGate) -> None:
@@ -352,9 +285,24 @@ class _Errand:
     ref: RemoteRef
     located: Located
     folder: str
+    held: str | None
+    """The digest that the configuration alone says, where the source names none."""
+    before: Mapping[str, str]
+    """The digests of the files as they came when they were fetched before."""
     transfer: Transfer
     progress: Progress
     transferred: Callable[[Transferred], None]
+
+    def suspect(self, file: RemoteFile, found: str, *, came: bool) -> Suspect:
+        """What is known of a file with a wrong digest."""
+        return Suspect(
+            ref=reference.shown(self.ref),
+            source=self.located.source,
+            file=file.name,
+            expected=file.sha256 or "",
+            found=found,
+            came=came,
+        )
 
 
 def _require_names(located: Located) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -17,6 +18,7 @@ from typing import IO, Self
 PRIVATE = 0o600
 READABLE = 0o644
 """What engines read, some of them as another user in a container."""
+_NUMBERS = count()
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -100,8 +102,8 @@ class Folder:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace a small file, whole or not at all. To be called by one at a time. Raises OSError."""
-        temporary = f".{name}.tmp"
+        """Replace a small file, whole or not at all; of two writers at once the last one wins. Raises OSError."""
+        temporary = f".{name}.{os.getpid()}-{next(_NUMBERS)}.tmp"
         self.remove(temporary)
         try:
             descriptor = os.open(

@@ -28,6 +28,7 @@ from daemon_core.policy_hook import objection
 from model_provisioner.errors import FetchError, Trouble
 
 _log = logging.getLogger(__name__)
+_HOOK = "policy.hook"
 
 Lookup = Callable[[str, int], tuple[str, ...]]
 """The addresses of a host name. Blocks. Raises OSError."""
@@ -99,29 +100,31 @@ class OutboundGate:
 
     def require_name(self, url: str) -> str:
         """The host, which may be reached as far as can be told without resolving it. Blocks. Raises FetchError."""
-        ruling = ruling_on(url, self.policy.outbound, self.via)
+        ruling = self._ruling(url)
         self._log(ruling)
         if not ruling.allowed:
             raise refusal(ruling)
-        if not self.anywhere:
-            self._require_remote(url, ruling.host)
-        if self.policy.hook is not None:
-            reason = objection(self.policy.hook, self.action, url, ruling.host, self.environ)
-            if reason is not None:
-                asked = Ruling(allowed=False, host=ruling.host, rule=f"policy.hook {self.policy.hook}: {reason}")
-                self._log(asked)
-                raise FetchError(Trouble.POLICY, _refused(asked), hint="see what that program decides, and why")
         return ruling.host
 
-    def _require_remote(self, url: str, host: str) -> None:
-        if _is_address(host):
-            self.require_address(host, host)
-        elif is_this_machine(url) and host not in {name.lower() for name in self.policy.outbound.allow}:
-            ruling = Ruling(
-                allowed=False, host=host, rule="it is this machine, and policy.outbound.allow has no name for it"
-            )
-            self._log(ruling)
-            raise refusal(ruling)
+    def _ruling(self, url: str) -> Ruling:
+        outbound = self.policy.outbound
+        ruling = ruling_on(url, outbound, self.via)
+        if not ruling.allowed:
+            return ruling
+        host = ruling.host
+        if not self.anywhere:
+            if _is_address(host):
+                judged = address_ruling(host, host, outbound)
+                if not judged.allowed:
+                    return judged
+            elif is_this_machine(url) and host not in {name.lower() for name in outbound.allow}:
+                rule = "it is this machine, and policy.outbound.allow does not name it"
+                return Ruling(allowed=False, host=host, rule=rule)
+        if self.policy.hook is not None:
+            reason = objection(self.policy.hook, self.action, url, host, self.environ)
+            if reason is not None:
+                return Ruling(allowed=False, host=host, rule=f"{_HOOK} {self.policy.hook}: {reason}")
+        return ruling
 
     def _log(self, ruling: Ruling) -> None:
         _log.info("outbound to %s: %s by %s", ruling.host, "allowed" if ruling.allowed else "denied", ruling.rule)
@@ -129,6 +132,8 @@ class OutboundGate:
 
 def refusal(ruling: Ruling) -> FetchError:
     """The error for an address that may not be reached."""
+    if ruling.rule.startswith(_HOOK):
+        return FetchError(Trouble.POLICY, _refused(ruling), hint="see what that program decides, and why")
     return FetchError(Trouble.POLICY, _refused(ruling), hint=f"{ruling.mend}, or get it from somewhere that is allowed")
 
 

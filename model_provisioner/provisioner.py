@@ -27,11 +27,12 @@ from contracts.pools import Cause
 from model_provisioner import fetching, hf_directory, local, provenance, reference
 from model_provisioner.digest import ChangedError, DigestMemory, Digests, NotRegularError
 from model_provisioner.errors import ModelError
-from model_provisioner.fetching import Fetched, Fetcher
+from model_provisioner.fetching import Fetcher
 from model_provisioner.hf_directory import ModelFile
 from model_provisioner.local import Inspected
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.quarantine import Quarantine
+from model_provisioner.shelf import Fetched
 from model_provisioner.sources.base import Transferred
 from model_provisioner.transfer import Transfer
 
@@ -78,7 +79,7 @@ class ModelProvisioner:
             gate=gate or OutboundGate(),
             environ=os.environ if environ is None else environ,
             digests=self._digests,
-            quarantine=Quarantine(cache_dir, clock),
+            aside=Quarantine(cache_dir, clock),
             transfer=transfer,
             room=room,
         )

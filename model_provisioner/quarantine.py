@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from contracts.base import Message
 from model_provisioner.folder import Folder
@@ -23,15 +24,17 @@ _NOTE = ".json"
 
 
 class Suspect(Message, frozen=True, kw_only=True):
-    """What is known of a file that was set aside. Digests are bare hex; ``expected`` is what it was compared with."""
+    """What is known of a file that was set aside. Digests are bare hex; ``file`` is what it should have become."""
 
-    at_ms: int
     ref: str
     source: str
     file: str
     expected: str
     found: str
-    size_bytes: int
+    came: bool = True
+    """It came like this; False where it was spoiled here."""
+    size_bytes: int = 0
+    at_ms: int = 0
 
 
 class Quarantine:
@@ -41,25 +44,23 @@ class Quarantine:
         self._root = root
         self._clock = clock
 
-    def take(self, folder: Folder, name: str, ref: str, source: str, file: str, *, expected: str, found: str) -> Path:
-        """Move a file here; the answer is where it is now. ``file`` is what it should have become. Raises OSError."""
-        size = folder.size(name) or 0
-        note = Suspect(
-            at_ms=self._clock(), ref=ref, source=source, file=file, expected=expected, found=found, size_bytes=size
-        )
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", file.rpartition("/")[2])[:80].lstrip(".-") or "file"
+    def take(self, folder: Folder, name: str, suspect: Suspect) -> Path:
+        """Move a file of an open folder here; the answer is where it is now. Raises OSError."""
+        note = replace(suspect, at_ms=self._clock())
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", note.file.rpartition("/")[2])[:80].lstrip(".-") or "file"
         with Folder.open(self._root / NAME, below=self._root, create=True) as here:
-            kept = f"{note.at_ms}-{found[:12]}-{readable}"
+            kept = f"{note.at_ms}-{note.found[:12]}-{readable}"
             here.write(f"{kept}{_NOTE}", msgspec.json.encode(note))  # first: what has no note is nobody's
             folder.rename(name, kept, here)
             _forget_oldest(here)
             return here.path / kept
 
     def known(self, source: str, file: str) -> Suspect | None:
-        """What came when this very file was fetched before and was set aside. Raises OSError."""
+        """What came last when this very file was fetched before and was set aside. Raises OSError."""
         try:
             with Folder.open(self._root / NAME, below=self._root) as here:
-                return next((note for _, note in _notes(here) if (note.source, note.file) == (source, file)), None)
+                found = [note for _, note in _notes(here) if note.came and (note.source, note.file) == (source, file)]
+                return found[-1] if found else None
         except FileNotFoundError:
             return None
 

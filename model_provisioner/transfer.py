@@ -93,6 +93,11 @@ class Transfer:
         self._pause = pause
         self._free_bytes = free_bytes
 
+    def through(self, scheme: str) -> Transfer:
+        """The same for what a reference of this scheme (``hf``) leads to."""
+        gate = self._gate.through(scheme)
+        return Transfer(gate, patience=self._patience, pause=self._pause, free_bytes=self._free_bytes)
+
     async def fetch(
         self,
         file: RemoteFile,
