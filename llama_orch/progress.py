@@ -34,7 +34,7 @@ _ECHO_WIDTH = 3
 _REDRAW_HZ = 8
 _MOVED = re.compile(r"^downloaded ")
 """What a transfer says of its bytes, which ``moved`` is told as well."""
-_FIGURE = re.compile(r": \d+ %$")
+_FIGURE = re.compile(r"\b\d+ %( |$)")
 """How far something else has come: worth a look, and on a terminal not a line of its own."""
 
 

@@ -50,8 +50,11 @@ def pull(
         with watched(out) as progress:
             pulled = run(shelf.pull(wish, progress))
     except KeyboardInterrupt:
-        out.data({"error": {"message": AGAIN}})
-        out.note(f"llama-orch: {AGAIN}")
+        told = (
+            AGAIN if shelf.place is None else f"it goes on at {shelf.place}; llama-orch models list shows how far it is"
+        )
+        out.data({"error": {"message": told}})
+        out.note(f"llama-orch: {told}")
         return EXIT_INTERRUPTED
     out.line(words.pulled_text(pulled))
     out.data(as_document(pulled.known) | {"downloaded": pulled.fetched})
