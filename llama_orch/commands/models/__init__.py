@@ -25,9 +25,19 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 
 
+def _bare(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_models()
+
+
 def group() -> typer.Typer:
     """The commands as a group of their own."""
-    app = typer.Typer(help="List, pull, verify, retire and remove models.", no_args_is_help=True, rich_markup_mode=None)
+    app = typer.Typer(
+        help="List, pull, verify, retire and remove models.",
+        invoke_without_command=True,
+        callback=_bare,
+        rich_markup_mode=None,
+    )
     for name, command in COMMANDS.items():
         app.command(name)(command)
     return app

@@ -67,7 +67,9 @@ def stocked(home: Path, models: Models) -> Models:
 
 
 def test_an_empty_catalog_says_what_fills_it(models: Models) -> None:
-    assert models("list") == (0, "no models; llama-orch models pull REF fetches one\n", "")
+    nothing = Outcome(0, "no models; llama-orch models pull REF fetches one\n", "")
+    assert models("list") == nothing
+    assert models() == nothing
     assert json.loads(models("list", "--json").stdout)["models"] == []
 
 
@@ -224,7 +226,7 @@ def test_a_file_that_is_gone_is_told_with_its_mend(home: Path, stocked: Models) 
 
 
 def test_wrong_usage_is_2(models: Models) -> None:
-    for arguments in (["verify"], ["verify", "a", "--all"], ["rm"], ["pull"], ["list", "--state", "Gone"], []):
+    for arguments in (["verify"], ["verify", "a", "--all"], ["rm"], ["pull"], ["list", "--state", "Gone"], ["lst"]):
         done = models(*arguments)
         assert done.status == 2, arguments
         assert "Traceback" not in done.stderr
