@@ -123,6 +123,14 @@ class Index(Generic[E]):
         """
         return self._load().entries
 
+    def identity(self) -> object:
+        """What changes whenever the file does: every change makes a new one. Never raises."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            return error.errno
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
     def update(self, change: Callable[[dict[str, E]], None]) -> Recovery | None:
         """Let ``change`` alter the entries in place, and write them if it did; nothing is written when it raises.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from catalog_core.errors import EntryNotFoundError, OutsideRootError
+from catalog_core.errors import CatalogError, EntryNotFoundError, OutsideRootError
 from catalog_core.index import Index, Recovery
 from catalog_core.migrations import MODELS
 from contracts.engines import ModelEntry, ModelState
@@ -79,6 +79,18 @@ class FsModelCatalog:
         kept = reason if state is ModelState.RETIRED else None
         return self.alter(identifier, lambda entry: replace(entry, state=state, state_reason=kept))
 
+    def rename(self, identifier: str, new: str) -> Recovery | None:
+        """Give a model another id. Raises EntryNotFoundError; CatalogError where another model has it."""
+
+        def change(entries: dict[str, ModelEntry]) -> None:
+            entry = _entry_in(entries, identifier)
+            if new in entries and new != identifier:
+                raise CatalogError(f"the id {new!r} belongs to another model", "choose another one")
+            del entries[identifier]
+            entries[new] = replace(entry, id=new)
+
+        return self._index.update(change)
+
     def alter(self, identifier: str, change: Callable[[ModelEntry], ModelEntry]) -> Recovery | None:
         """Replace an entry by what ``change`` makes of it as it is now. Raises EntryNotFoundError."""
 
@@ -94,6 +106,10 @@ class FsModelCatalog:
             del entries[_entry_in(entries, identifier).id]
 
         return self._index.update(change)
+
+    def identity(self) -> object:
+        """What changes whenever the index does, without reading it. Never raises."""
+        return self._index.identity()
 
     def get(self, identifier: str) -> ModelEntry:
         """One model. Raises EntryNotFoundError, and like every reader CorruptIndexError and SchemaVersionError."""

@@ -71,6 +71,8 @@ class CatalogJob(Message, frozen=True, kw_only=True):
     """Counts up for as long as pool-managerd runs."""
     kind: JobKind
     model_id: str
+    asked_id: str
+    """The id before it was known what the model is called: that of another one may have to be told apart."""
     model_ref: str
     state: JobState
     started_ms: int

@@ -11,12 +11,11 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from catalog_core.atomic import sync_directory
 from catalog_core.errors import CatalogError, EntryNotFoundError
 from catalog_core.index import Index
 from catalog_core.lock import locked
@@ -25,21 +24,25 @@ from contracts.base import Message
 from contracts.config import Models
 from contracts.engines import ModelEntry
 from contracts.pools import Cause
-from model_provisioner import events
-from model_provisioner.errors import ModelError
+from model_provisioner import events, quarantine, reference
+from model_provisioner.errors import ModelError, ReferenceInvalidError
 from model_provisioner.eviction import Cached, CachedFile, NoRoom, Removal, Wanted, decide
 from model_provisioner.holds import Hold, holders
+from model_provisioner.quarantine import Quarantine, Suspect
+from model_provisioner.reference import LocalFile
+from model_provisioner.shelf import Shelf
+from model_provisioner.survivors import fetched_digests
 
 _log = logging.getLogger(__name__)
 
-QUARANTINE = "quarantine"
-"""The folder of files that were not what they should be."""
 PART = ".part"
 """How the name of a file ends that is not all here."""
 USES = "uses.json"
 LOCK = ".room.lock"
 BUSY_MS = 600_000
 """What was written to in the last ten minutes may be written to by another process."""
+_AT = re.compile(r"\d{1,16}(?=-)")
+"""When something was set aside, as its name begins."""
 _SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -67,7 +70,8 @@ class ModelCache:
         clock: Callable[[], int],
         holds: Callable[[], Iterable[Hold]] = tuple,
     ) -> None:
-        self._root = root
+        self._root = Path(os.path.realpath(root))
+        self._shelf = Shelf(root, Quarantine(self._root, clock))
         self._catalog = catalog
         self._settings = settings
         self._journal = journal
@@ -103,8 +107,14 @@ class ModelCache:
         try:
             with self._alone():
                 wanted = Wanted(size_bytes=0, max_bytes=self._settings.max_bytes)
-                found = decide(self._stock(), wanted, self._clock())
-                return (found.message,) if isinstance(found, NoRoom) else self._remove(found)
+                stock = self._stock()
+                found = decide(stock, wanted, self._clock())
+                lines = (found.message,) if isinstance(found, NoRoom) else self._remove(found)
+                forgotten = [each.name for each in stock if each.id is None and not each.leftover and not each.held_by]
+                if forgotten:
+                    some = ", ".join(forgotten[:3])
+                    lines += (f"{len(forgotten)} files in the cache belong to no model of the catalog, such as {some}",)
+                return lines
         except ModelError as error:
             return (f"{error.message}; {error.hint}",)
 
@@ -127,22 +137,34 @@ class ModelCache:
         with self._alone():
             claimed = {file.path for other in self._entries() for file in self._files_of(other)}
             files = tuple(file for file in self._files_of(entry) if file.path not in claimed)
+            self._forget(entry.ref)
             return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
 
-    def quarantine(self, entry: ModelEntry) -> Path | None:
-        """Set a fetched model aside that is not what it should be; None where it is a user's own. Raises ModelError."""
-        source = Path(entry.local_path)
-        if not self._is_ours(entry) or not source.exists():
-            return None
+    def quarantine(self, entry: ModelEntry, found: Mapping[Path, str]) -> tuple[Path, ...]:
+        """Set aside what is wrong of a fetched model; nothing where it is a user's own. Raises ModelError.
+
+        ``found`` has the digests that were read. Where several files make up the model, those stay that are what came.
+        """
+        if not self._is_ours(entry):
+            return ()
         with self._alone():
-            folder = self._root / QUARANTINE
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in self._names_of(source):
-                target = _free_name(folder, f"{entry.id}-{self._clock()}", path.name)
-                path.rename(target)
-                sync_directory(folder)
-                sync_directory(source.parent)
-            return folder
+            files = [path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name)]
+            came = fetched_digests(self._shelf, entry.ref)
+            wrong = [path for path in files if path not in found or found[path] != came.get(path)]
+            aside = []
+            for path in wrong if came and len(files) > 1 else files:
+                inside = path.relative_to(self._root)
+                suspect = Suspect(
+                    ref=entry.ref,
+                    source=entry.source or entry.ref,
+                    file=path.name,
+                    expected=(came.get(path) or entry.digest).removeprefix("sha256:"),
+                    found=found.get(path, "").removeprefix("sha256:"),
+                    came=False,
+                )
+                aside.append(self._shelf.set_aside(str(inside.parent), path.name, suspect))
+                self._prune(path.parent)
+            return tuple(aside)
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
@@ -163,17 +185,21 @@ class ModelCache:
         now_ms = self._clock()
         for path in _files_below(self._root):
             inside = path.relative_to(self._root)
-            if str(path) in claimed or len(inside.parts) == 1 or path.suffix == ".lock":
-                continue  # right below the root are our own notes
+            if str(path) in claimed or len(inside.parts) == 1 or inside.parts[0].startswith("."):
+                continue  # right below the root, and in its hidden folders, are our own notes
             with contextlib.suppress(OSError):
                 file, written_ms = _file_at(path)
+                if inside.parts[0] == quarantine.NAME:
+                    aside_ms = _AT.match(path.name)
+                    used_ms = int(aside_ms[0]) if aside_ms else written_ms
+                    yield Cached(files=(file,), used_ms=used_ms, leftover=True)
+                    continue
                 busy = self._is_under_way(path) or now_ms - written_ms < BUSY_MS
-                leftover = inside.parts[0] == QUARANTINE or PART in path.name
                 yield Cached(
                     files=(file,),
                     used_ms=written_ms,
-                    held_by=("a fetch under way",) if busy and inside.parts[0] != QUARANTINE else (),
-                    leftover=leftover,
+                    held_by=("a fetch under way",) if busy else (),
+                    leftover=PART in path.name,
                 )
 
     def _files_of(self, entry: ModelEntry) -> tuple[CachedFile, ...]:
@@ -239,18 +265,27 @@ class ModelCache:
         for each in removal.gone:
             if each.id is not None:
                 with contextlib.suppress(EntryNotFoundError):
+                    ref = self._catalog.get(each.id).ref
                     self._catalog.delete(each.id)
+                    self._forget(ref)
             for file in each.files:
                 Path(file.path).unlink(missing_ok=True)
                 self._prune(Path(file.path).parent)
             size = sum(file.size_bytes for file in each.files)
             lines.append(f"removed {name or each.name} from the cache, {size} bytes")
-            if each.id is not None or name is not None:
+            if identifier := each.id or name:
                 event = events.Event(
-                    at_ms=self._clock(), kind=events.EventKind.REMOVED, id=each.id or name, message=lines[-1]
+                    at_ms=self._clock(), kind=events.EventKind.REMOVED, id=identifier, message=lines[-1]
                 )
                 events.note(self._journal, event)
         return tuple(lines)
+
+    def _forget(self, ref: str) -> None:
+        """Nothing is remembered of what a reference came to."""
+        with contextlib.suppress(ReferenceInvalidError, FileNotFoundError):
+            place = reference.parse(ref, self._base_dir)
+            if not isinstance(place, LocalFile):
+                self._shelf.forget(place)
 
     def _prune(self, folder: Path) -> None:
         """Remove a folder that has become empty, and those above it."""
@@ -310,13 +345,6 @@ def _written(target: Path) -> int:
 
 def _is_part_of(path: Path, target: Path) -> bool:
     return path.parent == target.parent and path.name.startswith((f"{target.name}.", f".{target.name}."))
-
-
-def _free_name(folder: Path, prefix: str, name: str) -> Path:
-    target, number = folder / f"{prefix}-{name}", 1
-    while target.exists():
-        target, number = folder / f"{prefix}-{number}-{name}", number + 1
-    return target
 
 
 def _escaped(name: str) -> str:

@@ -8,7 +8,6 @@ point. Never moves, changes or removes a file that is the user's own.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ from contracts.base import Message
 from contracts.config import Engine
 from contracts.engines import ModelEntry, ModelFormat, ModelState, ResolvedModel
 from contracts.pools import Cause
-from model_provisioner import fetching, hf_directory, local, provenance, reference
+from model_provisioner import fetching, holds, local, provenance, reference
+from model_provisioner.content import digest_of
 from model_provisioner.digest import ChangedError, DigestMemory, Digests, NotRegularError
 from model_provisioner.errors import ModelError
 from model_provisioner.fetching import Fetcher
@@ -93,24 +93,30 @@ class ModelProvisioner:
         engine: Engine | None = None,
         *,
         refresh: bool = False,
+        revive: bool = False,
         transferred: Callable[[Transferred], None] = lambda _: None,
     ) -> ResolvedModel:
-        """The model that ``ref`` means, on this disk and in the catalog as Active.
+        """The model that ``ref`` means, on this disk and in the catalog.
 
         ``digest`` is what the model must have, as ``sha256:<hex>`` or bare hex. ``progress`` gets lines for people, in
         the event loop's thread, and ``transferred`` how far each file has come. Where ``engine`` is known, a model that
         it cannot load is refused. What is here is used without the network; ``refresh`` asks upstream all the same,
-        where the reference is remote, and says what changed. Raises ModelError, and then nothing was added to the
-        catalog.
+        where the reference is remote, and says what changed. A model that is Retired is refused before anything is
+        done, unless ``revive`` says that somebody asks for it by name: then it is Active afterwards. Raises ModelError,
+        and then nothing was added to the catalog.
         """
         expected = _expected(digest)
+        if not revive:
+            await asyncio.to_thread(self._refuse_retired, ref)
         place = reference.parse(ref, self._base_dir)
         if isinstance(place, reference.LocalFile):
             inspected = await asyncio.to_thread(_inspect, place.path, engine)
-            return await self._admitted(inspected, _Origin(ref=ref), expected, progress)
+            return await self._admitted(inspected, _Origin(ref=ref, revive=revive), expected, progress)
         fetched = await self._fetched(place, expected, engine, progress, transferred, refresh=refresh)
         try:
-            origin = _Origin(ref=fetched.ref, source=fetched.source, checked=fetched.checked, name=_name_of(place))
+            origin = _Origin(
+                ref=fetched.ref, source=fetched.source, checked=fetched.checked, name=_name_of(place), revive=revive
+            )
             try:
                 inspected = await asyncio.to_thread(_inspect, str(self._fetcher.where(fetched)), engine)
             except ModelError as error:
@@ -154,7 +160,7 @@ class ModelProvisioner:
         self, inspected: Inspected, origin: _Origin, expected: str | None, progress: Callable[[str], None]
     ) -> ResolvedModel:
         """The model in the catalog, if it has the digest that it must have."""
-        digest = await self._digest(inspected, progress)
+        digest = await digest_of(inspected, lambda file: self._digest_of(file, progress))
         path = inspected.path
         if expected is not None and digest != expected:
             raise ModelError(
@@ -175,13 +181,6 @@ class ModelProvisioner:
             await asyncio.to_thread(self._room.used, model.id)
         return model
 
-    async def _digest(self, inspected: Inspected, progress: Callable[[str], None]) -> str:
-        """Of a file its own; of a directory or a split model that of the list of its files with theirs."""
-        if inspected.format is ModelFormat.GGUF and len(inspected.files) == 1:
-            return await self._digest_of(inspected.files[0], progress)
-        digests = [(file.name, await self._digest_of(file, progress)) for file in inspected.files]
-        return f"sha256:{hashlib.sha256(hf_directory.digest_lines(digests)).hexdigest()}"
-
     async def _digest_of(self, file: ModelFile, progress: Callable[[str], None]) -> str:
         try:
             return await self._digests.of(file.path, file.identity, progress)
@@ -201,13 +200,26 @@ class ModelProvisioner:
             identifier = choose_id(_named(inspected, origin), inspected.path, digest, entries, origin.moving_ref)
             model = _resolved(inspected, origin.ref, digest, identifier)
             known = entries.get(identifier)
+            if known is not None and not origin.revive:
+                require_active(known)
             entry = _entry(model, known, origin, now_ms if verified else None)
             if known is None or replace(entry, created_ms=known.created_ms) != known:
                 provenance.record(self._provenance, model, now_ms=now_ms, source=origin.source)
-                recovery = self._catalog.put(entry, now_ms=now_ms) or recovery
+                keep = self._catalog.put if origin.revive else self._catalog.admit
+                recovery = keep(entry, now_ms=now_ms) or recovery
         except CatalogError as error:
             raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
         return model, recovery
+
+    def _refuse_retired(self, ref: str) -> None:
+        """A start must not bring back what was taken out of use. Blocks. Raises ModelError."""
+        try:
+            entries = self._catalog.list(ModelState.RETIRED)
+        except CatalogError:
+            return  # whoever writes the catalog down mends or reports it
+        for entry in entries:
+            if holds.holders(entry, (holds.Hold(by="this", ref=ref),), self._base_dir):
+                require_active(entry)
 
     def _entries(self) -> tuple[dict[str, ModelEntry], Recovery | None]:
         recovery = None
@@ -244,11 +256,21 @@ class _Origin(Message, frozen=True, kw_only=True):
     source: str | None = None
     checked: bool = False
     name: str | None = None
+    revive: bool = False
+    """It is Active afterwards, whatever it was."""
 
     @property
     def moving_ref(self) -> str | None:
         """The reference of a fetched model, which may come to other files later and is the same model all the same."""
         return None if self.source is None else self.ref
+
+
+def require_active(entry: ModelEntry) -> None:
+    """Raises ModelError where a model was taken out of use."""
+    if entry.state is ModelState.RETIRED:
+        why = entry.state_reason or "an operator took it out of use"
+        hint = "give the pool another model; `llama-orch models pull` with its reference brings this one back"
+        raise ModelError(Cause.MODEL_RETIRED, f"the model {entry.id} is Retired: {why}", hint)
 
 
 def choose_id(stem: str, path: Path, digest: str, entries: dict[str, ModelEntry], moving_ref: str | None = None) -> str:
@@ -325,7 +347,6 @@ def _entry(model: ResolvedModel, known: ModelEntry | None, origin: _Origin, veri
         local_path=model.local_path,
         size_bytes=model.size_bytes,
         digest=model.digest,
-        state=ModelState.ACTIVE,
         format=model.format,
         ctx_max=model.ctx_max,
         arch=model.arch,

@@ -150,6 +150,24 @@ def shown(reference: Reference) -> str:
     return reference.shown if isinstance(reference, HttpsRef) else render(reference)
 
 
+def name_of(reference: Reference) -> str:
+    """What a model is likely to be called, before anybody has seen it."""
+    match reference:
+        case LocalFile(path=path):
+            name = PurePosixPath(path).name
+        case HfRef(repo=repo, path=file):
+            name = PurePosixPath(file).name if file else repo
+        case HttpsRef():
+            name = PurePosixPath(reference.shown).name
+        case S3Ref(key=key):
+            name = PurePosixPath(key).name
+        case OciRef(repository=repository):
+            name = PurePosixPath(repository).name
+        case _:
+            assert_never(reference)
+    return model_id(PurePosixPath(name if name.lower().endswith(".gguf") else f"{name}.d"))
+
+
 def model_id(path: PurePosixPath) -> str:
     """The id of a model in a file: the file's stem, with what does not fit into a URL or a label made a dash.
 

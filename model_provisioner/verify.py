@@ -23,6 +23,7 @@ from model_provisioner.cache import ModelCache
 from model_provisioner.content import digest_of
 from model_provisioner.digest import ChangedError, DigestMemory, NotRegularError, sha256_of
 from model_provisioner.errors import ModelError
+from model_provisioner.events import Event, EventKind
 from model_provisioner.hf_directory import ModelFile
 from model_provisioner.verdict import Seen, Verdict, judge, size_tells
 
@@ -50,9 +51,10 @@ class ModelVerifier:
     async def verify(self, identifier: str, progress: Progress) -> Verdict:
         """Read a model again and keep what follows. Raises ModelError where the catalog or the disk refuses."""
         entry = await asyncio.to_thread(self._entry, identifier)
-        verdict = judge(entry, await self._look(entry, progress))
-        # From here on nothing is left half done: a cancel waits for the thread.
-        return await asyncio.shield(asyncio.to_thread(self._settle, entry, verdict))
+        found: dict[Path, str] = {}
+        verdict = judge(entry, await self._look(entry, found, progress))
+        # From here on nothing is left half done: the thread goes on where its caller is cancelled.
+        return await asyncio.to_thread(self._settle, entry, verdict, found)
 
     def _entry(self, identifier: str) -> ModelEntry:
         try:
@@ -60,12 +62,12 @@ class ModelVerifier:
         except CatalogError as error:
             raise ModelError(Cause.MODEL_MISSING, error.message, error.hint) from error
 
-    async def _look(self, entry: ModelEntry, progress: Progress) -> Seen:
+    async def _look(self, entry: ModelEntry, found: dict[Path, str], progress: Progress) -> Seen:
         try:
             inspected = await asyncio.to_thread(local.inspect, entry.local_path)
             if size_tells(entry, inspected.size_bytes):
                 return Seen(size_bytes=inspected.size_bytes)
-            digest = await digest_of(inspected, lambda file: self._read(file, progress))
+            digest = await digest_of(inspected, lambda file: self._read(file, found, progress))
         except ModelError as error:
             return await asyncio.to_thread(_without_inspection, entry, error)
         except ChangedError as error:
@@ -74,32 +76,29 @@ class ModelVerifier:
             return Seen(trouble=VerifyReason.UNREADABLE, message=f"{entry.local_path} cannot be read: {error}")
         return Seen(size_bytes=inspected.size_bytes, digest=digest)
 
-    async def _read(self, file: ModelFile, progress: Progress) -> str:
+    async def _read(self, file: ModelFile, found: dict[Path, str], progress: Progress) -> str:
         progress(f"reading {file.name}, {file.identity.size_bytes} bytes")
-        digest = await sha256_of(file.path, file.identity, progress)
+        found[file.path] = digest = await sha256_of(file.path, file.identity, progress)
         await asyncio.to_thread(self._digests.remember, file.path, file.identity, digest)
         return digest
 
-    def _settle(self, entry: ModelEntry, verdict: Verdict) -> Verdict:
+    def _settle(self, entry: ModelEntry, verdict: Verdict, found: dict[Path, str]) -> Verdict:
         now_ms = self._clock()
         try:
             self._catalog.alter(entry.id, lambda now: _after(now, entry, verdict, now_ms))
-            if verdict.retires and (folder := self._cache.quarantine(entry)) is not None:
-                verdict = replace(verdict, message=f"{verdict.message}; its files were set aside in {folder}")
-                event = events.Event(
-                    at_ms=now_ms, kind=events.EventKind.QUARANTINED, id=entry.id, message=verdict.message
-                )
-                events.note(self._journal, event)
+            if verdict.retires:
+                self._note(now_ms, entry, EventKind.RETIRED, f"verification: {verdict.reason}: {verdict.message}")
+                if aside := self._cache.quarantine(entry, found):
+                    text = f"{verdict.message}; set aside: {', '.join(map(str, aside[:3]))}"
+                    verdict = replace(verdict, message=text)
+                    self._note(now_ms, entry, EventKind.QUARANTINED, text)
         except CatalogError as error:
             raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
-        event = events.Event(
-            at_ms=now_ms,
-            kind=events.EventKind.VERIFIED,
-            id=entry.id,
-            message=f"{verdict.result}: {verdict.reason}: {verdict.message}",
-        )
-        events.note(self._journal, event)
+        self._note(now_ms, entry, EventKind.VERIFIED, f"{verdict.result}: {verdict.reason}: {verdict.message}")
         return verdict
+
+    def _note(self, now_ms: int, entry: ModelEntry, kind: EventKind, message: str) -> None:
+        events.note(self._journal, Event(at_ms=now_ms, kind=kind, id=entry.id, message=message))
 
 
 def _after(now: ModelEntry, then: ModelEntry, verdict: Verdict, now_ms: int) -> ModelEntry:

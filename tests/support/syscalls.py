@@ -61,7 +61,7 @@ def _ptrace(request: int, pid: int, address: int = 0, data: object = 0) -> None:
 
 
 def run(
-    work: Callable[[], None],
+    work: Callable[[], object],
     expected: type[Exception] | tuple[type[Exception], ...],
     *,
     kill_at: int | None = None,
@@ -79,7 +79,7 @@ def run(
     return _trace(pid, kill_at, full_at)
 
 
-def _child(work: Callable[[], None], expected: type[Exception] | tuple[type[Exception], ...]) -> None:
+def _child(work: Callable[[], object], expected: type[Exception] | tuple[type[Exception], ...]) -> None:
     status = DEFECT
     try:
         _ptrace(_TRACEME, 0)

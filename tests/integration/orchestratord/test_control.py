@@ -91,7 +91,7 @@ async def test_a_pools_health(tmp_path: Path) -> None:
             "at_ms": 5,
         }
         assert (await here.get(f"/v1/tasks/{waiting}"))["error_code"] == "POOL_UNAVAILABLE"
-        assert await here.get("/v1/pools") == {"pools": [health], "managed": True}
+        assert await here.get("/v1/pools") == {"pools": [health], "managed": True, "notices": []}
         await here.cancel(running)
 
 

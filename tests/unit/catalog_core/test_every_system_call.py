@@ -97,6 +97,11 @@ def nothing_is_left(root: Path, writer: Writer, kind: str) -> None:
     assert not [name for name in names(root) if name.endswith(".tmp")]
 
 
+def at(order: Order, fault: str, point: int) -> Order:
+    """The same, but the writer dies or the disk is full at this call."""
+    return msgspec.structs.replace(order, **{fault: point})
+
+
 CASES = {
     "put-first": ("models", "put", None),
     "put-more": ("models", "put", "filled"),
@@ -139,8 +144,8 @@ def test_at_every_system_call_a_change_is_made_or_not(tmp_path: Path, writer: Wr
     prepare(template, kind, state)
     before = content(template, kind, act)
 
-    def order(root: Path, **at: int) -> Order:
-        return Order(root=str(root), kind=kind, act=act, name="a", number=7, **at)
+    def order(root: Path) -> Order:
+        return Order(root=str(root), kind=kind, act=act, name="a", number=7)
 
     whole = tmp_path / "whole"
     shutil.copytree(template, whole)
@@ -153,7 +158,7 @@ def test_at_every_system_call_a_change_is_made_or_not(tmp_path: Path, writer: Wr
     for point in range(1, points + 1):
         root = tmp_path / str(point)
         shutil.copytree(template, root)
-        ended = writer.do(order(root, **{fault: point})).ended
+        ended = writer.do(at(order(root), fault, point)).ended
         assert ended == "killed" if fault == "kill_at" else ended in {"raised", "done"}, point
         found = content(root, kind, act)
         assert found in (before, after), point
@@ -187,8 +192,8 @@ def test_an_eviction_that_dies_leaves_no_entry_without_its_files_and_no_file_for
             entry = msgspec.structs.replace(model(name, 1), local_path=path, fetched=True)
             FsModelCatalog(root / "catalog").put(entry, now_ms=ord(name))
 
-    def order(root: Path, **at: int) -> Order:
-        return Order(root=str(root), kind="cache", act="make_room", number=80, **at)
+    def order(root: Path) -> Order:
+        return Order(root=str(root), kind="cache", act="make_room", number=80)
 
     def files(root: Path) -> set[str]:
         return {path.name for path in (root / "cache/hf").rglob("*.gguf")}
@@ -202,7 +207,7 @@ def test_an_eviction_that_dies_leaves_no_entry_without_its_files_and_no_file_for
         root = tmp_path / str(point)
         shutil.copytree(template, root)
         fill(root)
-        writer.do(order(root, **{fault: point}))
+        writer.do(at(order(root), fault, point))
         entries = FsModelCatalog(root / "catalog").list()
         for entry in entries:
             assert files(root) >= {f"{entry.id}-0000{part}-of-00002.gguf" for part in "12"}, point
@@ -249,7 +254,7 @@ def test_whatever_is_done_and_wherever_it_dies_the_index_is_the_one_before_or_af
             after = content(whole, kind)
             shutil.rmtree(whole)
             if fault is not None and (calls := counted.calls if fault == "kill_at" else counted.writes):
-                order = msgspec.structs.replace(order, **{fault: 1 + int(where * calls)})
+                order = at(order, fault, 1 + int(where * calls))
             writer.do(order)
             found = content(root, kind)
             assert found in (before, after)

@@ -93,10 +93,8 @@ def work_of(order: Order) -> Callable[[], object]:
 def main() -> None:
     for text in sys.stdin:
         order = msgspec.json.decode(text, type=Order)
-        work = work_of(order)
-        found = syscalls.run(
-            lambda work=work: work(), (CatalogError, ModelError), kill_at=order.kill_at, full_at=order.full_at
-        )  # type: ignore[misc]
+        expected = (CatalogError, ModelError)
+        found = syscalls.run(work_of(order), expected, kill_at=order.kill_at, full_at=order.full_at)
         sys.stdout.write(f'["{found.ended}", {found.calls}, {found.writes}]\n')
         sys.stdout.flush()
 

@@ -52,7 +52,7 @@ class Shelf:
 
     def fetched(self, identifier: str, size: int, created_ms: int = 1, **more: object) -> Path:
         path = self.file(f"hf/org/{identifier}/rev/{identifier}.gguf", size)
-        self.put(identifier, path, created_ms=created_ms, **more)
+        self.put(identifier, path, created_ms=created_ms, **more)  # type: ignore[arg-type]
         return path
 
     def ids(self) -> list[str]:
@@ -157,11 +157,11 @@ def test_old_halves_and_old_quarantine_go_at_the_start_and_our_notes_stay(tmp_pa
     shelf.fetched("a", 40)
     shelf.file("hf/org/b/rev/b.gguf.part", 5, age_ms=LEFTOVER_KEPT_MS)
     shelf.file("hf/org/b/rev/b.gguf.part.json", 5, age_ms=LEFTOVER_KEPT_MS)
-    shelf.file("quarantine/c-1-c.gguf", 5, age_ms=LEFTOVER_KEPT_MS)
-    shelf.file("quarantine/d-1-d.gguf", 5, age_ms=LEFTOVER_KEPT_MS - 1)
+    shelf.file(f"quarantine/{NOW - LEFTOVER_KEPT_MS}-c.gguf", 5)
+    shelf.file(f"quarantine/{NOW - LEFTOVER_KEPT_MS + 1}-d.gguf", 5, age_ms=2 * LEFTOVER_KEPT_MS)
     shelf.file("digests.json", 5, age_ms=LEFTOVER_KEPT_MS)
     assert len(shelf.cache.sweep()) == 3
-    assert shelf.files() == ["hf/org/a/rev/a.gguf", "quarantine/d-1-d.gguf"]
+    assert shelf.files() == ["hf/org/a/rev/a.gguf", f"quarantine/{NOW - LEFTOVER_KEPT_MS + 1}-d.gguf"]
     assert (shelf.root / "digests.json").exists()
 
 
@@ -222,9 +222,9 @@ def test_only_a_fetched_model_is_set_aside(tmp_path: Path) -> None:
     own = tmp_path / "own.gguf"
     own.write_bytes(b"mine")
     shelf.put("own", own, fetched=False, state=ModelState.RETIRED)
-    assert shelf.cache.quarantine(shelf.catalog.get("own")) is None
-    assert shelf.cache.quarantine(shelf.catalog.get("a")) == shelf.root / "quarantine"
-    assert shelf.files() == [f"quarantine/a-{NOW}-a.gguf"]
+    assert shelf.cache.quarantine(shelf.catalog.get("own"), {}) == ()
+    assert shelf.cache.quarantine(shelf.catalog.get("a"), {}) == (shelf.root / f"quarantine/{NOW}--a.gguf",)
+    assert shelf.files() == [f"quarantine/{NOW}--a.gguf", f"quarantine/{NOW}--a.gguf.json"]
     assert own.read_bytes() == b"mine"
 
 

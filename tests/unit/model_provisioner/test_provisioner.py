@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.engines import KvLayout, ModelState, ResolvedModel, WeightSizes
 from contracts.pools import Cause
@@ -186,14 +187,6 @@ async def test_verifying_later_is_noted_and_not_forgotten(place: Place) -> None:
     assert (entry.created_ms, entry.verified_ms) == (NOW, NOW + 1)
 
 
-async def test_a_retired_model_that_is_used_again_is_active(place: Place) -> None:
-    write_model(place.models / "haiku.gguf")
-    await place.ensure("haiku.gguf")
-    place.catalog.set_state("haiku", ModelState.RETIRED)
-    await place.ensure("haiku.gguf")
-    assert place.catalog.get("haiku").state is ModelState.ACTIVE
-
-
 @pytest.mark.req("MP-02")
 async def test_a_missing_file_is_told_what_is_there(place: Place) -> None:
     error = await place.refuse("haiku.gguf")
@@ -316,10 +309,10 @@ async def test_a_disk_that_is_full_at_the_last_step_leaves_no_entry(place: Place
 async def test_a_newer_catalog_is_left_alone(place: Place) -> None:
     write_model(place.models / "haiku.gguf")
     (place.root / "data/catalog").mkdir(parents=True)
-    (place.root / "data/catalog/models.json").write_text('{"schema": 2, "entries": {}}')
+    (place.root / "data/catalog/models.json").write_text('{"schema": 3, "entries": {}}')
     error = await place.refuse("haiku.gguf")
     assert error.cause is Cause.INTERNAL
-    assert "has schema 2, but this version reads schema 1" in error.message
+    assert "has schema 3, but this version reads schema 2" in error.message
 
 
 @pytest.mark.req("CAT-04")
@@ -402,3 +395,52 @@ async def test_the_event_loop_goes_on_and_a_cancel_is_quick(place: Place) -> Non
     assert task.cancelled()
     assert place.catalog.list() == ()
     assert not (place.provenance / "models.jsonl").exists()
+
+
+# --- out of use -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("CAT-03")
+@pytest.mark.parametrize("ref", ["haiku.gguf", "./haiku.gguf", "file:haiku.gguf"])
+async def test_a_retired_model_is_refused_and_stays_retired(place: Place, ref: str) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.set_state("haiku", ModelState.RETIRED, "its licence ended")
+    error = await place.refuse(ref)
+    assert error.cause is Cause.MODEL_RETIRED
+    assert error.message == "the model haiku is Retired: its licence ended"
+    assert error.hint == (
+        "give the pool another model; `llama-orch models pull` with its reference brings this one back"
+    )
+
+
+@pytest.mark.req("CAT-03")
+async def test_a_retired_model_is_refused_by_another_name_too(place: Place) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.set_state("haiku", ModelState.RETIRED)
+    (place.models / "copy").mkdir()
+    (place.models / "copy/haiku.gguf").hardlink_to(place.models / "haiku.gguf")
+    error = await place.refuse("copy/haiku.gguf")
+    assert error.message == "the model haiku is Retired: an operator took it out of use"
+
+
+@pytest.mark.req("CAT-03")
+async def test_who_asks_for_a_retired_model_by_name_has_it_back(place: Place) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.alter("haiku", lambda entry: replace(entry, pinned=True))
+    place.catalog.set_state("haiku", ModelState.RETIRED, "a mistake")
+    await place.provisioner().ensure_present("haiku.gguf", revive=True)
+    entry = place.catalog.get("haiku")
+    assert (entry.state, entry.state_reason, entry.pinned) == (ModelState.ACTIVE, None, True)
+
+
+@pytest.mark.req("CAT-03")
+async def test_a_start_changes_nothing_that_an_operator_said_of_a_model(place: Place) -> None:
+    path = write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.alter("haiku", lambda entry: replace(entry, pinned=True))
+    write_model(path, name="Another")
+    await place.ensure("haiku.gguf")
+    assert place.catalog.get("haiku").pinned
