@@ -37,6 +37,7 @@ from model_provisioner.holds import Hold
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
 from model_provisioner.sources.base import Transferred
+from model_provisioner.survivors import surviving
 from model_provisioner.verify import ModelVerifier
 
 
@@ -50,9 +51,11 @@ class HereShelf:
         self._paths = Paths.resolve(config.paths, environ)
         self._environ = environ
         self._session = session
+        self._notices: list[str] = []
+        """What had to be mended."""
         self._base_dir = PurePosixPath(session.config_path.absolute().parent)
         self._catalog = FsModelCatalog(
-            self._paths.catalog, discover=partial(provenance.known_models, self._paths.provenance)
+            self._paths.catalog, discover=partial(surviving, self._paths.provenance, self._paths.models)
         )
 
     async def stock(self) -> Stock:
@@ -61,7 +64,7 @@ class HereShelf:
             entries = self._entries()
         used = await self._holds()
         models = tuple(self._known(entry, used) for entry in entries)
-        return Stock(models=models, max_bytes=self._config.models.max_bytes)
+        return Stock(models=models, max_bytes=self._config.models.max_bytes, notices=tuple(self._notices))
 
     async def details(self, name: str) -> Details:
         """See Shelf."""
@@ -85,7 +88,7 @@ class HereShelf:
 
         with _told():
             model = await self._provisioner(held).ensure_present(
-                wish.ref, wish.digest, shown.say, wish.engine, refresh=wish.refresh, transferred=moved
+                wish.ref, wish.digest, shown.say, wish.engine, refresh=wish.refresh, revive=True, transferred=moved
             )
             if wish.pinned:
                 self._catalog.alter(model.id, lambda entry: replace(entry, pinned=True))
@@ -105,15 +108,17 @@ class HereShelf:
             digest=verdict.digest,
         )
 
-    async def set_state(self, name: str, state: ModelState, reason: str | None = None) -> CatalogModel:
+    async def set_state(
+        self, name: str, state: ModelState, reason: str | None = None, *, force: bool = False
+    ) -> CatalogModel:
         """See Shelf."""
         with _told():
             entry, held = self._named(name), await self._holds()
-            if state is ModelState.RETIRED:
+            if state is ModelState.RETIRED and not force:
                 self._refuse_used(entry, held, "retired")
             self._catalog.set_state(entry.id, state, reason)
-            why = f": {reason}" if reason else ""
-            self._note(EventKind.STATE, entry.id, f"{entry.id} is {state}, as the command line asked{why}")
+            kind = EventKind.RETIRED if state is ModelState.RETIRED else EventKind.ACTIVATED
+            self._note(kind, entry.id, reason or "an operator asked for it")
             return self._known(self._catalog.get(entry.id), held).model
 
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
@@ -123,7 +128,7 @@ class HereShelf:
             self._refuse_used(entry, held, "removed")
             files = () if keep_files or not entry.fetched else tuple(_files(entry))
             self._catalog.delete(entry.id)
-            self._note(EventKind.DELETED, entry.id, f"{entry.id} was removed, as the command line asked")
+            self._note(EventKind.DELETED, entry.id, f"forgotten: {entry.local_path}")
             if files:
                 await asyncio.to_thread(self._cache(held).remove_files, entry)
             freed = await asyncio.to_thread(_gone, files)
@@ -135,7 +140,10 @@ class HereShelf:
         try:
             return self._catalog.list()
         except CorruptIndexError:
-            self._catalog.recover()
+            recovery = self._catalog.recover()
+            if recovery is not None:
+                self._notices.append(recovery.render())
+                self._note(EventKind.RECOVERED, "", recovery.render())
             return self._catalog.list()
 
     def _named(self, name: str) -> ModelEntry:

@@ -23,6 +23,7 @@ from contracts.errors import ErrorCode
 from daemon_core.errors import EXIT_USAGE, StartupError
 from llama_orch.client import ApiClient
 from llama_orch.errors import ApiError
+from llama_orch.models.usage import in_use
 from llama_orch.models.values import Details, Known, Pulled, Removed, Stock, Verdict, Wish
 from llama_orch.progress import Shown
 from llama_orch.session import Session
@@ -73,11 +74,15 @@ class RemoteShelf:
         result = job.result or VerifyResult.FAILED
         return Verdict(id=model.id, result=result, reason=job.reason, message=job.message, hint=job.hint)
 
-    async def set_state(self, name: str, state: ModelState, reason: str | None = None) -> CatalogModel:
+    async def set_state(
+        self, name: str, state: ModelState, reason: str | None = None, *, force: bool = False
+    ) -> CatalogModel:
         """See Shelf."""
         async with self._session.client() as client:
-            request = StateRequest(state=state, reason=reason)
-            return await client.set_model_state((await _named(client, name)).id, request)
+            model = await _named(client, name)
+            if state is ModelState.RETIRED and model.pools and not force:
+                raise in_use(model.id, model.pools, "retired")
+            return await client.set_model_state(model.id, StateRequest(state=state, reason=reason))
 
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
         """See Shelf."""

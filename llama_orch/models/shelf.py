@@ -32,8 +32,10 @@ class Shelf(Protocol):
     async def verify(self, name: str, shown: Shown) -> Verdict:
         """Read a model again and compare it with what it should be."""
 
-    async def set_state(self, name: str, state: ModelState, reason: str | None = None) -> CatalogModel:
-        """Make a model Active or Retired. Refused while a pool uses one that is to be retired."""
+    async def set_state(
+        self, name: str, state: ModelState, reason: str | None = None, *, force: bool = False
+    ) -> CatalogModel:
+        """Make a model Active or Retired. One that a pool uses is retired with ``force`` alone."""
 
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
         """Forget a model, and remove what was fetched for it. Refused while a pool uses it."""

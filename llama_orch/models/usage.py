@@ -52,4 +52,6 @@ def in_use(identifier: str, pools: Sequence[str], what: str) -> ApiError:
     one = pools[0]
     text = f"{identifier} is used by {'pool' if len(pools) == 1 else 'the pools'} {', '.join(pools)}, and is not {what}"
     hint = f"llama-orch reload {one} --model OTHER gives the pool another one; or change the configuration"
+    if what == "retired":
+        hint += "; --force retires it all the same, and the pool gets no new task"
     return ApiError(ErrorCode.CONFLICT, text, hint=hint)

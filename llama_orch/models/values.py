@@ -18,10 +18,14 @@ class Known(Message, frozen=True, kw_only=True):
 
 
 class Stock(Message, frozen=True, kw_only=True):
-    """All models. ``max_bytes`` is what the fetched ones may take; None where there is no limit, or none is told."""
+    """All models. ``max_bytes`` is what the fetched ones may take; None where there is no limit, or none is told.
+
+    ``notices`` is what had to be mended first.
+    """
 
     models: tuple[Known, ...]
     max_bytes: int | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from contracts.catalog import CatalogModel
 from contracts.engines import ModelState
 from daemon_core.errors import EXIT_FAILURE, EXIT_RETRY, EXIT_USAGE, StartupError
 from llama_orch.amounts import size_text
@@ -33,6 +34,7 @@ def retire(
     models: IdArgument,
     *,
     reason: Annotated[str | None, typer.Option(help="Why, for whoever finds them retired.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also what a pool uses: it gets no new task.")] = False,
     url: UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -41,14 +43,20 @@ def retire(
 
     They stay on the disk; `llama-orch models activate` is the way back.
     """
-    return _set_state(models, ModelState.RETIRED, find_shelf(config, url), Output(as_json=as_json), reason)
+    shelf = find_shelf(config, url)
+    return _set_state(
+        models,
+        Output(as_json=as_json),
+        lambda name: shelf.set_state(name, ModelState.RETIRED, reason, force=force),
+    )
 
 
 def activate(
     models: IdArgument, *, url: UrlOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> int:
     """Take models back that were retired."""
-    return _set_state(models, ModelState.ACTIVE, find_shelf(config, url), Output(as_json=as_json))
+    shelf = find_shelf(config, url)
+    return _set_state(models, Output(as_json=as_json), lambda name: shelf.set_state(name, ModelState.ACTIVE))
 
 
 def rm(
@@ -77,9 +85,9 @@ def rm(
     return run(_each(names, work, out))
 
 
-def _set_state(names: Sequence[str], state: ModelState, shelf: Shelf, out: Output, reason: str | None = None) -> int:
+def _set_state(names: Sequence[str], out: Output, change: Callable[[str], Awaitable[CatalogModel]]) -> int:
     async def work(name: str) -> Done:
-        model = await shelf.set_state(name, state, reason)
+        model = await change(name)
         return words.changed_text(model), {"id": model.id, "state": model.state, "reason": model.state_reason}
 
     return run(_each(unique(names), work, out))

@@ -35,6 +35,8 @@ def list_models(
     """
     stock = asyncio.run(find_shelf(config, url).stock())
     out = Output(as_json=as_json)
+    for notice in stock.notices:
+        out.note(notice)
     chosen = [known for known in stock.models if state in {None, known.model.state}]
     out.data(
         {

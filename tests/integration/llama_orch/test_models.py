@@ -129,14 +129,18 @@ def test_a_model_is_retired_and_taken_back(stocked: Models) -> None:
 
 @pytest.mark.req("CAT-03")
 def test_what_a_pool_is_to_serve_is_neither_retired_nor_removed(home: Path, stocked: Models) -> None:
-    for arguments, what in ((["retire"], "retired"), (["rm", "--yes"], "removed")):
+    forced = "; --force retires it all the same, and the pool gets no new task"
+    for arguments, what, more in ((["retire"], "retired", forced), (["rm", "--yes"], "removed", "")):
         done = stocked(*arguments, "served")
         assert (done.status, done.stdout) == (1, "")
         assert done.stderr == (
             f"llama-orch: CONFLICT: served is used by pool trial, and is not {what}\n"
-            "  hint: llama-orch reload trial --model OTHER gives the pool another one; or change the configuration\n"
+            "  hint: llama-orch reload trial --model OTHER gives the pool another one; or change the configuration"
+            f"{more}\n"
         )
     assert json.loads(stocked("show", "served", "--json").stdout)["state"] == "Active"
+    assert stocked("retire", "served", "--force").status == 0
+    assert json.loads(stocked("show", "served", "--json").stdout)["state"] == "Retired"
 
 
 def test_every_model_is_tried_and_json_is_one_document(stocked: Models) -> None:

@@ -105,6 +105,7 @@ def test_a_model_that_is_being_pulled_elsewhere_says_how_far_it_is() -> None:
         number=1,
         kind=JobKind.PULL,
         model_id="m",
+        asked_id="m",
         model_ref="hf:o/r",
         state=JobState.FAILED,
         started_ms=0,
