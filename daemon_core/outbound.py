@@ -95,6 +95,7 @@ def private_kind(address: str) -> str | None:
         (found.is_multicast, "multicast"),
         (isinstance(found, IPv4Address) and found in _SHARED, "shared by a carrier's NAT"),
         (found.is_private, "private"),
+        (isinstance(found, IPv6Address) and found in _LOCAL_NAT64, "private"),
         (found.is_reserved or not found.is_global or getattr(found, "is_site_local", False), "not of the internet"),
     )
     return next((kind for holds, kind in kinds if holds), None)
@@ -111,6 +112,7 @@ def without_secrets(url: str) -> str:
 
 _SHARED = IPv4Network("100.64.0.0/10")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 
 
 def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -19,7 +19,8 @@ from model_provisioner import transfer
 from model_provisioner.errors import FetchError, Trouble
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.sources.base import RemoteFile
-from model_provisioner.transfer import ATTEMPTS, SPARE_BYTES, in_thread
+from model_provisioner.threads import in_thread
+from model_provisioner.transfer import ATTEMPTS, SPARE_BYTES
 from model_provisioner.web import Patience
 
 __all__ = ["ATTEMPTS", "SPARE_BYTES", "Patience", "Transfer", "address_problem", "in_thread"]

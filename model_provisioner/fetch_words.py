@@ -49,12 +49,20 @@ def _status_hint(status: int | None, ref: RemoteRef) -> str | None:
             return None
 
 
-def wrong_digest(what: str, found: str, expected: str, aside: str) -> ModelError:
-    """A file with another digest than it must have, which was moved to ``aside``. Digests are bare hex."""
+def wrong_digest(what: str, found: str, expected: str, aside: str, *, held: bool) -> ModelError:
+    """A file with another digest than it must have, which was moved to ``aside``. Digests are bare hex.
+
+    ``held``: the configuration alone says which one it must have, so the same would come again.
+    """
+    again = (
+        "it is not used, nor fetched again while it is kept there: remove it when its source was mended and try again; "
+        "set model_sha256 to this digest only if you trust it"
+    )
+    once = "it is not used; try again, and see whether something between its source and here changes what is fetched"
     return ModelError(
         Cause.MODEL_DIGEST,
         f"{what} came with the digest sha256:{found}, but sha256:{expected} is required: it was set aside as {aside}",
-        "nothing of it is used; see which file is meant, and set model_sha256 to this digest only if you trust it",
+        again if held else once,
     )
 
 

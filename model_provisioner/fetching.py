@@ -27,10 +27,10 @@ from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.quarantine import Quarantine, Suspect
 from model_provisioner.reference import HfRef, HttpsRef, OciRef, RemoteRef, S3Ref
 from model_provisioner.shelf import Fetched, FileHere, Shelf
-from model_provisioner.sources import hf, hf_words, listing
+from model_provisioner.sources import hf, hf_words, listing, oci_auth
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
-from model_provisioner.transfer import Progress, Transfer
+from model_provisioner.transfer import Progress, Transfer, disk_error
 
 _WEIGHTS = (listing.GGUF, listing.WEIGHTS)
 
@@ -80,7 +80,7 @@ class Fetcher:
                 if not await self._is_right(fetched.folder, file.name, file.size_bytes, file.sha256, progress):
                     return None
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
         return fetched
 
     async def fetch(
@@ -105,17 +105,14 @@ class Fetcher:
             directory = located.entry is None
             accepts(reference.shown(ref), ModelFormat.HF_DIRECTORY if directory else ModelFormat.GGUF)
             _require_names(located)
-            only = located.files[0] if len(located.files) == 1 and located.entry is not None else None
-            held = None if only is None or only.sha256 is not None else expected
-            located = _with_digest(ref, located, expected)
-            return await self._bring(ref, located, held, progress, transferred)
+            return await self._brought(ref, located, expected, progress, transferred)
         except FetchError as error:
             if isinstance(ref, HfRef) and error.trouble is Trouble.ANSWER and error.status is not None:
                 endpoint = hf.endpoint_of(self._environ)
                 raise hf_words.refusal(ref, error.status, error.code, endpoint=endpoint, has_token=has_token) from error
             raise fetch_words.model_error(error, ref) from error
         except OSError as error:
-            raise _disk_error(error) from error
+            raise fetch_words.model_error(disk_error(self._shelf.root, error), ref) from error
 
     async def forget(self, ref: RemoteRef) -> None:
         """Ask upstream again next time: what is here turned out to be no model."""
@@ -130,6 +127,29 @@ class Fetcher:
     async def _locate(self, ref: RemoteRef) -> Located:
         gate = self._gate.through(places.scheme_of(ref))
         return await source_for(ref, gate, self._environ).locate(ref)
+
+    async def _brought(
+        self,
+        ref: RemoteRef,
+        located: Located,
+        expected: str | None,
+        progress: Progress,
+        transferred: Callable[[Transferred], None],
+    ) -> Fetched:
+        """Bring the files, with new addresses and tokens as often as the old ones expire on the way."""
+        while True:
+            held = None if any(file.sha256 for file in located.files) else expected
+            located = _with_digest(ref, located, expected)
+            folder = str(places.folder_of(ref, located.revision))
+            missing = await asyncio.to_thread(self._shelf.missing_bytes, folder, located)
+            try:
+                return await self._bring(ref, located, held, progress, transferred)
+            except FetchError as error:
+                may_expire = isinstance(ref, S3Ref | OciRef) and error.status in {401, 403}
+                if not may_expire or await asyncio.to_thread(self._shelf.missing_bytes, folder, located) >= missing:
+                    raise
+            progress("what it was fetched with has expired: asking for something new")
+            located = await self._locate(ref)
 
     async def _bring(
         self,
@@ -208,7 +228,8 @@ class Fetcher:
         suspect = one.suspect(file, found, came=True)
         aside = await asyncio.to_thread(self._shelf.set_aside, one.folder, f"{file.name}.part", suspect)
         await one.transfer.discard(target, below=self._shelf.root)
-        return fetch_words.wrong_digest(f"{file.name} of {one.located.source}", found, wanted, str(aside))
+        shown = f"{file.name} of {one.located.source}"
+        return fetch_words.wrong_digest(shown, found, wanted, str(aside), held=one.held is not None)
 
     async def _here(self, one: _Errand, file: RemoteFile) -> FileHere | None:
         """The file, where it was fetched before; one of another content is set aside."""
@@ -238,7 +259,7 @@ class Fetcher:
         if known is not None and known.found != one.held:
             aside = str(self._shelf.root / quarantine.NAME)
             shown = f"{file.name} of {one.located.source}"
-            raise fetch_words.wrong_digest(shown, known.found, one.held, aside)
+            raise fetch_words.wrong_digest(shown, known.found, one.held, aside, held=True)
 
     async def _is_right(self, folder: str, name: str, size: int, sha256: str, progress: Progress) -> bool:
         identity = await asyncio.to_thread(self._shelf.identity, folder, name)
@@ -267,7 +288,7 @@ def require_way(ref: RemoteRef, gate: OutboundGate) -> None:
         case HttpsRef(url=url):
             pass
         case OciRef(registry=registry):
-            url = f"https://{registry}"
+            url = f"https://{oci_auth.server_of(registry)}"
         case S3Ref():
             return  # where it lies is the configuration of the S3 client's to say
         case _:
@@ -322,9 +343,3 @@ def _with_digest(ref: RemoteRef, located: Located, expected: str | None) -> Loca
     if file.sha256 is not None and file.sha256 != expected:
         raise fetch_words.other_digest_there(ref, file.sha256, expected)
     return replace(located, files=(replace(file, sha256=expected),))
-
-
-def _disk_error(error: OSError) -> ModelError:
-    where = error.filename or "the cache"
-    message = f"cannot use {where}: {error.strerror or error}"
-    return ModelError(Cause.MODEL_FETCH, message, "see that this user may write to the cache, or set paths.cache")

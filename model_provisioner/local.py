@@ -36,6 +36,11 @@ class Inspected(Message, frozen=True, kw_only=True):
     facts: gguf.Facts | hf_config.Facts
     weights: WeightSizes | None
 
+    @property
+    def parts(self) -> tuple[ModelFile, ...]:
+        """Of a split GGUF all files but the first."""
+        return self.files[1:] if self.format is ModelFormat.GGUF else ()
+
 
 def inspect(text: str) -> Inspected:
     """Read the head of the model at the path ``text``, which is absolute or begins with ``~``.

@@ -40,17 +40,17 @@ def folder_of(ref: RemoteRef, revision: str) -> PurePosixPath:
     """The folder of a reference's files at one revision, relative to the cache."""
     match ref:
         case HfRef(org=org, repo=repo):
-            names = (org, repo)
+            names = (segment(org), segment(repo))
         case HttpsRef(url=url, host=host):
             # Two addresses that differ in their query alone are two files.
-            names = (host, _marked(PurePosixPath(ref.shown).name, url))
+            names = (segment(host), _marked(PurePosixPath(ref.shown).name, url))
         case S3Ref(bucket=bucket, key=key):
-            names = (bucket, _marked(PurePosixPath(key).name, key))
+            names = (segment(bucket), _marked(PurePosixPath(key).name, key))
         case OciRef(registry=registry, repository=repository):
-            names = (registry, _marked(PurePosixPath(repository).name, repository))
+            names = (segment(registry), _marked(PurePosixPath(repository).name, repository))
         case _:
             assert_never(ref)
-    return PurePosixPath(scheme_of(ref), *(segment(name) for name in names), segment(revision))
+    return PurePosixPath(scheme_of(ref), *names, segment(revision))
 
 
 def note_of(ref: RemoteRef) -> str:

@@ -335,6 +335,9 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
         dense_layers=facts.dense_layers,
         kv=facts.kv,
         weights=inspected.weights,
+        parts=tuple(str(file.path) for file in inspected.parts),
+        tokenizer=facts.tokenizer,
+        chat_template_sha256=facts.chat_template_sha256,
     )
 
 

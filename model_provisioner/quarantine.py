@@ -56,13 +56,15 @@ class Quarantine:
             return here.path / kept
 
     def known(self, source: str, file: str) -> Suspect | None:
-        """What came last when this very file was fetched before and was set aside. Raises OSError."""
+        """What came last when this very file was fetched before, if it is still kept here. Raises OSError."""
         try:
             with Folder.open(self._root / NAME, below=self._root) as here:
-                found = [note for _, note in _notes(here) if note.came and (note.source, note.file) == (source, file)]
-                return found[-1] if found else None
+                for kept, note in reversed(_notes(here)):
+                    if note.came and (note.source, note.file) == (source, file) and here.size(kept) is not None:
+                        return note
         except FileNotFoundError:
-            return None
+            pass
+        return None
 
     def give_back(self, found: str, folder: Folder, name: str) -> bool:
         """Move the file with this digest to where it was wanted, if it is here. Raises OSError."""

@@ -7,7 +7,7 @@ symbolic links are left as they are, and nothing is known to exist.
     file:haiku.gguf, file:///models/haiku.gguf                      the same; %20 is a blank after file://
     hf:org/repo[/path/file.gguf][@revision]                         Hugging Face
     https://host/path/file.gguf                                     any web server
-    s3://bucket/key                                                 an object store
+    s3://bucket/key                                                 an object store; a folder may end in /
     oci://registry/repository[:tag][@sha256:hex]                    a registry
 """
 
@@ -230,7 +230,7 @@ def _https(text: str) -> HttpsRef:
 
 def _s3(text: str, rest: str) -> S3Ref:
     match = _S3.fullmatch(rest.removeprefix("//"))
-    if match is None or _leads_away(match["key"]):
+    if match is None or _leads_away(match["key"].removesuffix("/")):
         raise _malformed(text, "s3://bucket/key")
     return S3Ref(bucket=match["bucket"], key=match["key"])
 

@@ -14,10 +14,9 @@ import errno
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, assert_never
+from typing import assert_never
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -32,9 +31,9 @@ from model_provisioner.folder import Folder
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.part import Note, Part
 from model_provisioner.sources.base import RemoteFile, Transferred
+from model_provisioner.threads import in_thread
 from model_provisioner.web import Patience, TransientError, Web, parsed, web_of
 
-T = TypeVar("T")
 Progress = Callable[[str], None]
 """Takes one line for people."""
 
@@ -122,7 +121,7 @@ class Transfer:
                 await asyncio.to_thread(part.finish)
                 return found
         except OSError as error:
-            raise _disk_error(target.with_name(f"{target.name}.part"), error) from error
+            raise disk_error(target.with_name(f"{target.name}.part"), error) from error
 
     async def discard(self, target: Path, *, below: Path | None = None) -> None:
         """Throw away what a transfer left. Raises FetchError."""
@@ -134,7 +133,7 @@ class Transfer:
         try:
             await asyncio.to_thread(work)
         except OSError as error:
-            raise _disk_error(target, error) from error
+            raise disk_error(target, error) from error
 
     async def _brought(self, one: _One) -> str:
         """The digest of the whole file, which is in the part now."""
@@ -278,18 +277,6 @@ class _One:
         return await in_thread(self.part.digest)
 
 
-async def in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
-    """Run blocking work that asks its argument whether to stop. Cancelled, this waits for its end."""
-    stop = threading.Event()
-    running = asyncio.get_running_loop().run_in_executor(None, work, stop.is_set)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([running])
-        raise
-
-
 async def _written(write: Callable[[bytes], None], pending: bytearray) -> None:
     """Write what is pending; a cancelled caller waits for it, so that nobody writes when it is gone."""
     if pending:
@@ -387,10 +374,12 @@ def _copied(source: Path, part: Part, stop: Callable[[], bool]) -> None:
             writer.write(chunk)
 
 
-def _disk_error(path: Path, error: OSError) -> FetchError:
+def disk_error(path: Path, error: OSError) -> FetchError:
+    """What a disk that refuses means."""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     where = error.filename or path
-    text = f"cannot write {where}: {error.strerror or error}"
+    verb = "use" if error.errno == errno.ELOOP else "write"
+    text = f"cannot {verb} {where}: {error.strerror or error}"
     if full:
         return FetchError(Trouble.ROOM, text, hint=ROOM_HINT)
     if error.errno == errno.ELOOP:

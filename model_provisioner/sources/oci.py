@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -35,11 +35,15 @@ _LIKE = "a model is an artifact whose layers are files: `oras push REGISTRY/REPO
 
 
 class OciSource:
-    """Registries. ``require`` is asked before each request, with its address, and raises ModelError."""
+    """Registries.
+
+    ``require`` is asked before each request, with its URL; it answers with the addresses that the host may be reached
+    at (none: wherever its name leads), and raises FetchError, which comes out of here.
+    """
 
     def __init__(
         self,
-        require: Callable[[str], None],
+        require: Callable[[str], Sequence[str]],
         *,
         environ: Mapping[str, str] = os.environ,
         plain_http: frozenset[str] = frozenset(),
@@ -49,7 +53,7 @@ class OciSource:
         self._plain_http = plain_http
 
     async def locate(self, ref: OciRef) -> Located:
-        """The files of the artifact. Raises ModelError."""
+        """The files of the artifact. Raises ModelError, FetchError."""
         return await asyncio.to_thread(self._locate, ref)
 
     def _locate(self, ref: OciRef) -> Located:
@@ -142,7 +146,7 @@ class _Look:
         status, body = self._ask(name)
         if status == 200:
             return oci_manifest.read(body, digest)
-        raise self._refused(status, body)
+        raise self._refused(name, status, body)
 
     def _ask(self, name: str) -> tuple[int, bytes]:
         import requests  # noqa: PLC0415 - of the same extra as the client, which is here by now
@@ -173,15 +177,18 @@ class _Look:
             raise self._error(Cause.MODEL_FETCH, message, "see that the name of the registry is right") from error
         return answer.status, answer.body
 
-    def _refused(self, status: int, body: bytes) -> ModelError:
+    def _refused(self, name: str, status: int, body: bytes) -> ModelError:
         """What a registry's refusal means: with a code in its body, as the specification has it, or without."""
         codes = _codes(body)
         if status == 404 and "NAME_UNKNOWN" in codes:
             message = f"{self._ref.registry} has no repository {self._ref.repository}"
             return self._error(Cause.MODEL_MISSING, message, "see that it is spelled right")
         if status == 404:
-            message = f"{self._ref.registry} has nothing at {self._shown}"
-            return self._error(Cause.MODEL_MISSING, message, f"see which tags there are: {self._tags_command}")
+            there = f"oci://{self._ref.registry}/{self._ref.repository}"
+            what = f"manifest {name}" if name.startswith("sha256:") else f"tag {name!r}"
+            message = f"{there} has no {what}"
+            hint = f"see which tags there are: oras repo tags {there.removeprefix('oci://')}"
+            return self._error(Cause.MODEL_MISSING, message, hint)
         if status in {401, 403}:
             return self._unauthorized(f"{self._ref.registry} answers {status}")
         message = f"{self._shown} cannot be fetched: the registry answers {status}"
@@ -200,10 +207,6 @@ class _Look:
         if login is not None and login.problem is not None:
             hint += " --authfile ~/.config/containers/auth.json"
         return self._error(Cause.MODEL_FETCH, message, hint)
-
-    @property
-    def _tags_command(self) -> str:
-        return f"oras repo tags {self._ref.registry}/{self._ref.repository}"
 
     @staticmethod
     def _error(cause: Cause, message: str, hint: str) -> ModelError:
@@ -230,18 +233,17 @@ def _codes(body: bytes) -> frozenset[str]:
 
 def _place(ref: OciRef) -> tuple[str, str]:
     """The host that answers for a registry, and the repository as it knows it."""
-    if ref.registry != oci_auth.HUB:
-        return ref.registry, ref.repository
-    return oci_auth.HUB_SERVER, ref.repository if "/" in ref.repository else f"library/{ref.repository}"
+    short = ref.registry == oci_auth.HUB and "/" not in ref.repository
+    return oci_auth.server_of(ref.registry), f"library/{ref.repository}" if short else ref.repository
 
 
 def _client(
-    host: str, require: Callable[[str], None], plain: Callable[[str], bool], login: oci_auth.Login | None
+    host: str, require: Callable[[str], Sequence[str]], plain: Callable[[str], bool], login: oci_auth.Login | None
 ) -> Client:
     try:
         from model_provisioner.sources.oci_client import Client  # noqa: PLC0415 - optional, and slow to import
     except ImportError as error:
-        message = f"oci:// needs the Python package oras, which is not installed ({error.name} is missing)"
+        message = "oci:// needs the Python package oras, which is not installed"
         raise ModelError(Cause.MODEL_FETCH, message, f"pip install 'llama-orch[{EXTRA}]'") from error
     return Client(host, require=require, plain=plain, login=login)
 

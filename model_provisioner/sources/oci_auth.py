@@ -60,6 +60,11 @@ class _File(msgspec.Struct, frozen=True, rename={"helpers": "credHelpers", "stor
     store: str | None = None
 
 
+def server_of(registry: str) -> str:
+    """The host that answers for a registry."""
+    return HUB_SERVER if registry == HUB else registry
+
+
 def login_files(environ: Mapping[str, str]) -> tuple[PurePosixPath, ...]:
     """Where podman and docker keep logins, in the order in which podman looks."""
     home = environ.get("HOME", "")

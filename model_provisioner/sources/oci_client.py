@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ import requests
 from oras.auth import get_auth_backend
 from oras.provider import Registry
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError
 
 from daemon_core.version import version
@@ -34,6 +35,8 @@ SILENCE_S = 30.0
 ANSWER_S = 60.0
 """The longest that one answer may take, however it trickles."""
 CHUNK_BYTES = 1 << 16
+
+Require = Callable[[str], Sequence[str]]
 
 logging.getLogger("oras.logger").setLevel(logging.CRITICAL)  # it repeats what a registry says, on our standard error
 
@@ -64,15 +67,16 @@ class SlowError(Exception):
 class Client:
     """One registry at ``host``, for one look at it. Blocks.
 
-    ``require`` is asked before each request, with its address; what it raises comes out of here. ``plain`` says of a
-    host whether it is spoken to without TLS.
+    ``require`` is asked before each request, with its URL, and answers with the addresses to connect to, or with none
+    where that is not known; what it raises comes out of here. ``plain`` says of a host whether it is spoken to without
+    TLS.
     """
 
     def __init__(
         self,
         host: str,
         *,
-        require: Callable[[str], None],
+        require: Require,
         plain: Callable[[str], bool],
         login: oci_auth.Login | None,
     ) -> None:
@@ -162,12 +166,17 @@ class _Session(requests.Session):
 
 
 class _Door(HTTPAdapter):
-    """Where each request and each redirect leaves through, and each answer comes in."""
+    """Where each request and each redirect leaves through, and each answer comes in.
 
-    def __init__(self, require: Callable[[str], None], plain: Callable[[str], bool]) -> None:
+    It connects to the addresses that were judged, so that a name that means something else a moment later gains
+    nothing. Behind a proxy of the environment it is the proxy that resolves names.
+    """
+
+    def __init__(self, require: Require, plain: Callable[[str], bool]) -> None:
         super().__init__()
         self._require = require
         self._plain = plain
+        self._address = ""
         self.last_host = ""
         self.last_status = 0
 
@@ -177,8 +186,11 @@ class _Door(HTTPAdapter):
         parts = urlsplit(url)
         if parts.scheme != "https" and not self._plain(parts.netloc):
             raise PlainError(parts.hostname or "")
-        self._require(url)
-        response = super().send(request, **(given | {"stream": True, "timeout": (CONNECT_S, SILENCE_S)}))
+        addresses = self._require(url)
+        if not addresses or select_proxy(url, given.get("proxies")):
+            addresses = ("",)
+        request.headers["Host"] = parts.netloc.rpartition("@")[2]
+        response = self._sent(request, addresses, given | {"stream": True, "timeout": (CONNECT_S, SILENCE_S)})
         self.last_host, self.last_status = parts.hostname or "", response.status_code
         try:
             body = _bounded(response)
@@ -188,6 +200,35 @@ class _Door(HTTPAdapter):
             response.close()
         response.raw = io.BytesIO(body)
         return response
+
+    def build_connection_pool_key_attributes(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str,  # noqa: FBT001 - as requests has it
+        cert: str | tuple[str, str] | None = None,
+    ) -> tuple[Any, Any]:
+        """To whom a connection is made, and to whom it must belong."""
+        place, how = super().build_connection_pool_key_attributes(request, verify, cert)
+        if not self._address:
+            return place, how
+        name = place["host"]
+        proof = {"server_hostname": name, "assert_hostname": name} if place["scheme"] == "https" else {}
+        return {**place, "host": self._address}, {**how, **proof}
+
+    def _sent(
+        self, request: requests.PreparedRequest, addresses: Sequence[str], given: dict[str, Any]
+    ) -> requests.Response:
+        """The answer from the first address that has one. Only GET is ever sent."""
+        for address in addresses[:-1]:
+            self._address = address
+            try:
+                return super().send(request, **given)
+            except requests.exceptions.SSLError:
+                raise
+            except requests.ConnectionError:
+                continue
+        self._address = addresses[-1]
+        return super().send(request, **given)
 
 
 def _bounded(response: requests.Response) -> bytes:

@@ -48,14 +48,14 @@ _TITLES = (
     "org.cnai.model.filepath",
 )
 _ATTESTATION = "vnd.docker.reference.type"
-_Digest = Annotated[str, msgspec.Meta(pattern="^sha256:[0-9a-f]{64}$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     """What is named by a digest: a layer, a configuration, or a manifest of an index."""
 
     digest: _Digest
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
     media_type: str = ""
     annotations: dict[str, str] | None = None
 
@@ -160,7 +160,7 @@ def _titled(layers: Sequence[Descriptor]) -> list[tuple[str, Descriptor]]:
     ]
     while named and len(folders := {title.partition("/")[0] for title, _ in named if "/" in title}) == 1:
         folder = f"{folders.pop()}/"
-        if not all(title.startswith(folder) for title, _ in named):
+        if not all(title.startswith(folder) and listing.safe_name(title) for title, _ in named):
             break
         named = [(title.removeprefix(folder), layer) for title, layer in named]
     return named

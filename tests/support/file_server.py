@@ -25,6 +25,8 @@ class Knobs:
     etag: str | None = "its digest"
     """None leaves it out."""
     ranges: bool = True
+    length: bool = True
+    """Whether it says how long the file is."""
     cut_after: int | None = None
     """Close the connection after so many bytes of the body, once ``released``."""
     hold_after: int | None = None
@@ -76,7 +78,9 @@ class FileServer:
             if start >= len(data):
                 return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{len(data)}"})
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
-        response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(stop - start)})
+        if knobs.length:
+            headers["Content-Length"] = str(stop - start)
+        response = web.StreamResponse(status=status, headers=headers)
         await response.prepare(request)
         await self._send(request, response, data[start:stop], knobs)
         return response
@@ -90,6 +94,8 @@ class FileServer:
                 await knobs.released.wait()
                 assert request.transport is not None
                 request.transport.close()
+                return
+            if request.transport is None or request.transport.is_closing():
                 return
             await response.write(piece)
             self.sent[request.path] += len(piece)

@@ -67,9 +67,7 @@ class Hub:
     def endpoint(self) -> str:
         return self.server.base
 
-    def add(
-        self, repo: str, files: dict[str, bytes], *, gated: bool = False, private: bool = False
-    ) -> Repository:
+    def add(self, repo: str, files: dict[str, bytes], *, gated: bool = False, private: bool = False) -> Repository:
         self.repositories[repo] = Repository(files=files, gated=gated, private=private)
         return self.repositories[repo]
 

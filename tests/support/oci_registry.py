@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
+import datetime as dt
 import hashlib
 import http.client
 import json
@@ -30,8 +30,8 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 OCTETS = "application/octet-stream"
 TITLE = "org.opencontainers.image.title"
-USER, PASSWORD = "user", "pass"
-HTPASSWD = "user:$2b$04$abcdefghijklmnopqrstuufznL8bkzdtHwLhca4To/v9Lo9bA7fR6\n"
+USER, PASSWORD = "user", "hush-hush-5"
+HTPASSWD = "user:$2b$04$abcdefghijklmnopqrstuueGv6nQ13Vm325C5Gfk/hxE535nLNEpC\n"
 _LISTENING = re.compile(rb"listening on (127\.0\.0\.1:\d+)")
 
 
@@ -105,7 +105,9 @@ class OciRegistry:
         path += f"{'&' if '?' in path else '?'}digest={digest_of(data)}"
         self._ask("PUT", path, 201, data, {"Content-Type": OCTETS})
 
-    def _ask(self, method: str, path: str, expected: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> str:
+    def _ask(
+        self, method: str, path: str, expected: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> str:
         connection = http.client.HTTPConnection(self.address, timeout=10)
         try:
             connection.request(method, path, body, {**self.headers, **(headers or {})})
@@ -177,15 +179,15 @@ class TokenServer:
         self.asked: list[dict[str, str]] = []
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokens")])
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         self._certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
             .sign(self._key, hashes.SHA256())
         )
 
@@ -205,7 +207,7 @@ class TokenServer:
 
     def token(self, repository: str, actions: Sequence[str]) -> str:
         """A token that the registry believes."""
-        now = int(datetime.datetime.now(datetime.UTC).timestamp())
+        now = int(dt.datetime.now(dt.UTC).timestamp())
         certificate = base64.b64encode(self._certificate.public_bytes(serialization.Encoding.DER)).decode()
         head = {"typ": "JWT", "alg": "ES256", "x5c": [certificate]}
         claims = {

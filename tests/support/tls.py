@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+NAMES = ("localhost", "models.example", "rebinding.example")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Authority:
@@ -24,11 +26,11 @@ class Authority:
 
 
 def make_authority(folder: Path) -> Authority:
-    """A server certificate for 127.0.0.1 and localhost that signs itself, good for a day."""
+    """A server certificate for 127.0.0.1 and NAMES that signs itself, good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "llama-orch tests")])
     now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName("localhost"), x509.DNSName("*.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, NAMES)]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -1,7 +1,7 @@
 """A provisioner that may speak to servers of this machine, and a child process that pulls a model.
 
 As a program (``python -m``): brings ``--ref`` below ``--root`` and prints each line of progress as it comes, at last the
-digest. ``--largest`` is the most bytes that a file may have, as on a disk that fills up.
+digest. ``--largest`` is the most bytes that a file may have, ``--spare`` what is left free on the disk.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from tenacity import wait_none
 from catalog_core.models import FsModelCatalog
 from contracts.config import Engine, Outbound, Policy
 from contracts.engines import ResolvedModel
+from model_provisioner import transfer
 from model_provisioner.errors import ModelError
-from model_provisioner.outbound_gate import OutboundGate
+from model_provisioner.outbound_gate import OutboundGate, lookup
 from model_provisioner.provenance import known_models
 from model_provisioner.provisioner import ModelProvisioner
 from model_provisioner.sources.base import Transferred
@@ -44,6 +45,7 @@ class Puller:
         self.root = root
         self.tls = tls
         self.policy = HERE
+        self.lookup = lookup
         self.environ: dict[str, str] = {}
         self.said: list[str] = []
         self.far: list[Transferred] = []
@@ -67,10 +69,10 @@ class Puller:
             self.going.set()
 
     def gate(self) -> OutboundGate:
-        return OutboundGate(policy=self.policy, environ=self.environ, tls=self.tls)
+        return OutboundGate(policy=self.policy, environ=self.environ, tls=self.tls, lookup=self.lookup)
 
     def provisioner(self, silence_s: float = 20.0) -> ModelProvisioner:
-        transfer = Transfer(self.gate(), patience=Patience(silence_s=silence_s), pause=wait_none())
+        one = Transfer(self.gate(), patience=Patience(silence_s=silence_s), pause=wait_none())
         return ModelProvisioner(
             cache_dir=self.cache,
             catalog=self.catalog,
@@ -79,7 +81,7 @@ class Puller:
             clock=lambda: NOW,
             gate=self.gate(),
             environ=self.environ,
-            transfer=transfer,
+            transfer=one,
         )
 
     async def pull(
@@ -118,12 +120,12 @@ class Puller:
 
 @asynccontextmanager
 async def child(
-    root: Path, ref: str, *more: str, env: Mapping[str, str] | None = None
+    root: Path, ref: str, *more: str, env: Mapping[str, str] | None = None, before: tuple[str, ...] = ()
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that pulls; gone at the end, whatever happens."""
+    """A process that pulls; gone at the end, whatever happens. ``before`` is a program that starts it."""
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __spec__.name, "--ref", ref, "--root", str(root), *more),
+        *(*before, sys.executable, "-m", __spec__.name, "--ref", ref, "--root", str(root), *more),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
@@ -155,7 +157,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--largest", type=int)
     parser.add_argument("--sha256")
+    parser.add_argument("--spare", type=int)
     arguments = parser.parse_args()
+    if arguments.spare is not None:
+        transfer.SPARE_BYTES = arguments.spare
     if arguments.largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.largest, arguments.largest))
     puller = Puller(arguments.root)

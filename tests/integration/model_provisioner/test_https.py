@@ -176,7 +176,7 @@ async def test_an_engine_that_cannot_load_it_is_said_before_it_is_fetched(
     ],
 )
 async def test_a_refusal_has_its_mend(
-    status: int, said: str, mend: str, retriable: bool, server: FileServer, puller: Puller
+    status: int, said: str, mend: str, *, retriable: bool, server: FileServer, puller: Puller
 ) -> None:
     server.answers["/haiku.gguf"] = [plain(status)] * 3
     error = await puller.refusal(server.url("/haiku.gguf?token=sesame"))

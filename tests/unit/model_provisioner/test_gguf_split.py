@@ -52,6 +52,7 @@ async def test_a_split_model_is_one_model(place: Place) -> None:
     assert (model.id, model.local_path, model.size_bytes) == ("haiku", str(paths[0]), found.size_bytes)
     assert model.digest == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
     assert place.catalog.get("haiku").digest == model.digest
+    assert model.parts == (str(paths[1]), str(paths[2]))
 
 
 @pytest.mark.req("MP-01")

@@ -65,10 +65,14 @@ async def test_a_local_model_is_resolved_catalogued_and_recorded(place: Place) -
             output=300 * 64 * 2 + 64 * 4,  # the embeddings again: there is no output.weight
             input=300 * 64 * 2,
         ),
+        tokenizer="llama",
+        chat_template_sha256=hashlib.sha256(b"{{ messages }}").hexdigest(),
     )
     entry = place.catalog.get("haiku")
     assert (entry.state, entry.created_ms, entry.verified_ms) == (ModelState.ACTIVE, NOW, None)
     assert (entry.digest, entry.local_path, entry.ctx_max) == (model.digest, model.local_path, 256)
+    assert (entry.layers, entry.heads, entry.tokenizer) == (2, 4, "llama")
+    assert entry.chat_template_sha256 == model.chat_template_sha256
     assert place.journal() == [
         {
             "at_ms": NOW,
