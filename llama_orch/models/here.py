@@ -113,7 +113,7 @@ class HereShelf:
     ) -> CatalogModel:
         """See Shelf."""
         with _told():
-            entry, held = self._named(name), await self._holds()
+            entry, held = self._named(name), await self._sure_holds()
             if state is ModelState.RETIRED and not force:
                 self._refuse_used(entry, held, "retired")
             self._catalog.set_state(entry.id, state, reason)
@@ -124,7 +124,7 @@ class HereShelf:
     async def remove(self, name: str, *, keep_files: bool) -> Removed:
         """See Shelf."""
         with _told():
-            entry, held = self._named(name), await self._holds()
+            entry, held = self._named(name), await self._sure_holds()
             self._refuse_used(entry, held, "removed")
             files = () if keep_files or not entry.fetched else tuple(_files(entry))
             self._catalog.delete(entry.id)
@@ -199,11 +199,22 @@ class HereShelf:
         events.note(self._paths.provenance, event)
 
     async def _holds(self) -> tuple[Hold, ...]:
-        """What the pools serve, or are to serve. Raises ApiError where a daemon runs and does not tell."""
+        """What the pools serve, or are to serve; where a daemon does not tell, what the configuration says."""
+        try:
+            return await self._sure_holds()
+        except ApiError as error:
+            self._notices.append(f"what the pools use is not known: {self._session.url}: {error.message}")
+            return self._configured()
+
+    async def _sure_holds(self) -> tuple[Hold, ...]:
+        """As before, for what cannot be undone. Raises ApiError where a daemon runs and does not tell."""
         async with self._session.client() as client:
             if await client.is_up():
                 pools = await client.pools()
                 return served(pools, (await client.capabilities()).pools, self._config)
+        return self._configured()
+
+    def _configured(self) -> tuple[Hold, ...]:
         return (*configured(self._config), *engines_left(self._paths.handles))
 
 

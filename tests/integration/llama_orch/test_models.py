@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from catalog_core.models import FsModelCatalog
 from llama_orch.cli import main
+from llama_orch.commands.models.options import complete
 from tests.integration.llama_orch.conftest import Outcome
 from tests.unit.model_provisioner.heads import write_model
 
@@ -227,6 +228,49 @@ def test_a_file_that_is_gone_is_told_with_its_mend(home: Path, stocked: Models) 
     assert done.status == 0
     assert done.stderr == f"own: {path} is gone\n  hint: put it back; or llama-orch models rm own\n"
     assert f"{path} (gone)" in stocked("show", "own").stdout
+
+
+@pytest.mark.req("MP-01")
+def test_a_pull_by_name_takes_back_what_was_retired(stocked: Models) -> None:
+    assert stocked("retire", "own").status == 0
+    assert stocked("pull", "own.gguf").status == 0
+    assert json.loads(stocked("show", "own", "--json").stdout)["state"] == "Active"
+
+
+@pytest.mark.req("MP-04", "MP-06")
+def test_all_parts_of_a_split_model_are_shown_and_removed(home: Path, models: Models) -> None:
+    folder = home / ".cache/llama-orch/models/hf/org/repo/commit"
+    folder.mkdir(parents=True)
+    write_model(folder / "big.gguf", split=1)
+    parts = sorted(folder.iterdir())
+    assert len(parts) == 3
+    assert models("pull", str(parts[0])).status == 0
+    document = json.loads(models("show", str(parts[0]), "--json").stdout)
+    assert [Path(file["path"]) for file in document["files"]] == parts
+    catalog = FsModelCatalog(home / ".local/share/llama-orch/catalog")
+    catalog.alter(document["id"], lambda entry: replace(entry, fetched=True))
+    done = models("rm", document["id"], "--yes")
+    assert done.status == 0, done.stderr
+    assert list(folder.parent.rglob("*.gguf")) == []
+
+
+@pytest.mark.req("CAT-04")
+def test_a_broken_catalog_is_mended_and_said(home: Path, stocked: Models) -> None:
+    (home / ".local/share/llama-orch/catalog/models.json").write_text("{")
+    done = stocked("list")
+    assert done.status == 0
+    assert "models.json could not be read" in done.stderr
+    assert "2 entries rebuilt" in done.stderr
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["MODEL", "own", "served"]
+
+
+def test_a_shell_completes_ids(stocked: Models) -> None:
+    assert list(complete("")) == ["own", "served"]
+    assert list(complete("se")) == ["served"]
+
+
+def test_nothing_is_completed_where_nothing_is_known(program: Models) -> None:
+    assert list(complete("")) == []
 
 
 def test_wrong_usage_is_2(models: Models) -> None:

@@ -221,6 +221,24 @@ async def test_a_pinned_model_is_kept_and_a_refresh_says_what_has_changed(pull: 
     assert "has not changed" in same.stderr
 
 
+@pytest.mark.req("MP-06")
+async def test_room_is_made_for_a_model_and_none_is_made_that_cannot_be(
+    pull: Pull, home: Path, epic: bytes, operator_sees: OperatorSees
+) -> None:
+    pull.hub.add("org/other", {"other.gguf": epic[:-1] + b"\1"})
+    path = home / ".config/llama-orch/config.yaml"
+    path.write_text(f"{CONFIG}models: {{max_bytes: {len(epic) * 3 // 2}}}\n")
+    assert (await pull("pull", REF)).status == 0
+    second = await pull("pull", "hf:org/other/other.gguf")
+    assert second.status == 0, second.stderr
+    assert "removed epic from the cache" in second.stderr
+    assert [model["id"] for model in json.loads((await pull("list", "--json")).stdout)["models"]] == ["other"]
+    path.write_text(f"{CONFIG}models: {{max_bytes: 1000000}}\n")
+    refused = await pull("pull", REF)
+    assert (refused.status, refused.stdout) == (1, "")
+    operator_sees("cli/models-pull-no-room", refused.stderr)
+
+
 @pytest.mark.parametrize(("columns", "bar"), [(80, True), (40, False)])
 async def test_a_terminal_gets_a_row_that_is_drawn_anew_and_ctrl_c_ends_it_at_once(
     pull: Pull, columns: int, bar: bool
