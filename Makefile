@@ -6,7 +6,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast check trace bench fuzz generate lock clean
+.PHONY: help demo test test-fast conformance check trace bench fuzz generate lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -19,6 +19,9 @@ test: .venv/dev ## every test; what this machine cannot run is named at the end
 
 test-fast: .venv/dev ## unit and contract tests, in less than a minute
 	$(PYTHON) -m pytest tests/unit tests/contract -m 'not slow'
+
+conformance: .venv/dev ## every adapter against every known way of an engine to mislead it, as one matrix
+	$(PYTHON) -m tools.conformance
 
 check: .venv/dev ## style, types, import direction, purity, generated files, requirements
 	$(PYTHON) -m ruff check
