@@ -1,6 +1,7 @@
 """What a running engine says of itself: asked once in each of its starts, and nothing is promised before."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -36,15 +37,15 @@ async def test_an_engine_is_asked_once(prepared: str | None) -> None:
     [{"endpoint": Endpoint(url="http://p", api_key="new")}, {"restarts": 1}],
     ids=["another engine", "the same one anew"],
 )
-async def test_each_start_is_asked_anew(again: dict[str, object]) -> None:
+async def test_each_start_is_asked_anew(again: dict[str, Any]) -> None:
     engine = ScriptedAdapter()
     async with world(engines={"p": engine}) as made:
         await settle()
         engine.says = EMBEDDER
         made.orchestrator.report(snapshot("p", revision=2, **again))
-        assert made.pools["p"].workloads == ()
-        assert not made.pools["p"].usable
+        before = made.pools["p"].workloads, made.pools["p"].usable
         await settle()
+        assert before == ((), False)
         assert made.pools["p"].workloads == (Workload.EMBEDDING,)
         assert engine.introductions == 2
 
@@ -121,7 +122,8 @@ async def test_an_engine_that_cannot_say_it_yet_is_asked_again_and_its_tasks_wai
         submitting = group.create_task(made.submit())
         await pass_time(4)
         task = await submitting
-        assert task.state is TaskState.QUEUED
+        waiting = task.state
+        assert waiting is TaskState.QUEUED
         assert engine.introductions > 3
         engine.says = ScriptedAdapter().says
         await ended(task)
