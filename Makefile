@@ -6,7 +6,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast conformance check trace bench generate lock clean
+.PHONY: help demo test test-fast conformance check trace bench fuzz generate lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -37,6 +37,11 @@ trace: .venv/dev ## requirements without a passing test in the last run of `make
 
 bench: .venv/dev ## benchmarks; results in bench/results
 	$(PYTHON) -m bench
+
+SECONDS_EACH := 30
+
+fuzz: .venv/dev ## hostile models, guided by coverage, where atheris is installed; SECONDS_EACH=30
+	$(PYTHON) -m tools.fuzz --seconds $(SECONDS_EACH)
 
 generate: .venv/dev ## OpenAPI documents and schemas from the types in contracts
 	$(PYTHON) -m tools.generate_contracts

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from catalog_core.errors import EntryNotFoundError
 from catalog_core.index import Index, Recovery
+from catalog_core.migrations import ENGINES
 from contracts.engines import EngineEntry
 
 
@@ -45,10 +46,12 @@ class FsEngineCatalog:
         self, root: Path, *, discover: Callable[[], Iterable[EngineEntry]] = tuple, lock_wait_s: float = 10.0
     ) -> None:
         self.root = root
-        self._index = Index(root / "engines.json", EngineEntry, discover=discover, lock_wait_s=lock_wait_s)
+        self._index = Index(
+            root / "engines.json", EngineEntry, steps=ENGINES, discover=discover, lock_wait_s=lock_wait_s
+        )
 
     def recover(self) -> Recovery | None:
-        """Mend the index if it cannot be read: to be called once at the start of a daemon, which reports the result."""
+        """Mend an index that cannot be read, convert an older one: a daemon does it first, and says it."""
         return self._index.recover()
 
     def put(self, entry: EngineEntry, *, now_ms: int) -> Recovery | None:

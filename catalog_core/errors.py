@@ -20,10 +20,12 @@ class CatalogError(Exception):
 class SchemaVersionError(CatalogError):
     """The index was written by a newer version; it is left as it is."""
 
-    def __init__(self, path: Path, found: int, supported: int) -> None:
+    def __init__(self, path: Path, found: int, supported: int, *, kept: Path) -> None:
+        mend = f"use the version that wrote it, or move {path.name} away to start with an empty catalog"
+        back = f"put {kept.name} in its place: what it was before a newer version converted it"
         super().__init__(
             f"{path} has schema {found}, but this version reads schema {supported}",
-            f"use the version that wrote it, or move {path.name} away to start with an empty catalog",
+            f"use the version that wrote it, or {back}" if kept.exists() else mend,
         )
         self.path = path
         self.found = found

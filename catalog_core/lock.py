@@ -25,7 +25,7 @@ def locked(path: Path, *, wait_s: float = 10.0) -> Iterator[None]:
 
     Not reentrant. Raises LockTimeoutError, which names the holder, and OSError where the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         _acquire(descriptor, path, wait_s)
         _sign(descriptor, f"process {os.getpid()} ({Path(sys.argv[0]).name or 'python'})")

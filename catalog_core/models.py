@@ -11,8 +11,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from catalog_core.errors import EntryNotFoundError, OutsideRootError
+from catalog_core.errors import CatalogError, EntryNotFoundError, OutsideRootError
 from catalog_core.index import Index, Recovery
+from catalog_core.migrations import MODELS
 from contracts.engines import ModelEntry, ModelState
 
 
@@ -29,13 +30,14 @@ class FsModelCatalog:
         self._index = Index(
             root / "models.json",
             ModelEntry,
+            steps=MODELS,
             keep=lambda entry: self._path_of(entry).exists(),
             discover=discover,
             lock_wait_s=lock_wait_s,
         )
 
     def recover(self) -> Recovery | None:
-        """Mend the index if it cannot be read: to be called once at the start of a daemon, which reports the result."""
+        """Mend an index that cannot be read, convert an older one: a daemon does it first, and says it."""
         return self._index.recover()
 
     def put(self, entry: ModelEntry, *, now_ms: int) -> Recovery | None:
@@ -51,13 +53,51 @@ class FsModelCatalog:
 
         return self._index.update(change)
 
-    def set_state(self, identifier: str, state: ModelState) -> Recovery | None:
-        """Make a model Active or Retired. Raises EntryNotFoundError."""
+    def admit(self, entry: ModelEntry, *, now_ms: int) -> Recovery | None:
+        """As ``put``, but what was decided about a known model stays: its state with the reason, and that it is pinned.
+
+        So a model that was taken out of use does not come back because somebody starts a pool with it.
+        """
 
         def change(entries: dict[str, ModelEntry]) -> None:
-            entries[identifier] = replace(_entry_in(entries, identifier), state=state)
+            known = entries.get(entry.id)
+            if known is None:
+                entries[entry.id] = replace(entry, created_ms=entry.created_ms or now_ms)
+                return
+            entries[entry.id] = replace(
+                entry,
+                created_ms=known.created_ms,
+                state=known.state,
+                state_reason=known.state_reason,
+                pinned=known.pinned or entry.pinned,
+            )
 
         return self._index.update(change)
+
+    def set_state(self, identifier: str, state: ModelState, reason: str | None = None) -> Recovery | None:
+        """Make a model Active or Retired; ``reason`` is why it is Retired. Raises EntryNotFoundError."""
+        kept = reason if state is ModelState.RETIRED else None
+        return self.alter(identifier, lambda entry: replace(entry, state=state, state_reason=kept))
+
+    def rename(self, identifier: str, new: str) -> Recovery | None:
+        """Give a model another id. Raises EntryNotFoundError; CatalogError where another model has it."""
+
+        def change(entries: dict[str, ModelEntry]) -> None:
+            entry = _entry_in(entries, identifier)
+            if new in entries and new != identifier:
+                raise CatalogError(f"the id {new!r} belongs to another model", "choose another one")
+            del entries[identifier]
+            entries[new] = replace(entry, id=new)
+
+        return self._index.update(change)
+
+    def alter(self, identifier: str, change: Callable[[ModelEntry], ModelEntry]) -> Recovery | None:
+        """Replace an entry by what ``change`` makes of it as it is now. Raises EntryNotFoundError."""
+
+        def apply(entries: dict[str, ModelEntry]) -> None:
+            entries[identifier] = change(_entry_in(entries, identifier))
+
+        return self._index.update(apply)
 
     def delete(self, identifier: str) -> Recovery | None:
         """Forget a model; its file stays. Raises EntryNotFoundError."""
@@ -66,6 +106,10 @@ class FsModelCatalog:
             del entries[_entry_in(entries, identifier).id]
 
         return self._index.update(change)
+
+    def identity(self) -> object:
+        """What changes whenever the index does, without reading it. Never raises."""
+        return self._index.identity()
 
     def get(self, identifier: str) -> ModelEntry:
         """One model. Raises EntryNotFoundError, and like every reader CorruptIndexError and SchemaVersionError."""

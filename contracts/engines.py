@@ -163,8 +163,8 @@ class WeightSizes(Message, frozen=True, kw_only=True):
 class ResolvedModel(Message, frozen=True, kw_only=True):
     """A model that is on this disk and can be loaded. ``digest`` is ``sha256:<hex>``.
 
-    For a directory ``size_bytes`` is that of its weights, and the digest is that of the list of its files: one line
-    ``<sha256 in hex>  <name>`` for each, in the order of the names.
+    For a directory or a split model ``size_bytes`` is that of its weights, and the digest is that of the list of its
+    files: one line ``<sha256 in hex>  <name>`` for each, in the order of the names.
     """
 
     id: str
@@ -191,6 +191,8 @@ class ResolvedModel(Message, frozen=True, kw_only=True):
     kv: KvLayout | None = None
     """None where the model does not say enough."""
     weights: WeightSizes | None = None
+    parts: tuple[str, ...] = ()
+    """Of a model that was split: the paths of all files but ``local_path``, which an engine finds beside it."""
     tokenizer: str | None = None
     """The kind of tokenizer, in the model's own words."""
     chat_template_sha256: str | None = None
@@ -213,6 +215,8 @@ class ModelEntry(Message, frozen=True, kw_only=True):
     size_bytes: int
     digest: str
     state: ModelState = ModelState.ACTIVE
+    state_reason: str | None = None
+    """Why it is Retired."""
     format: ModelFormat = ModelFormat.GGUF
     ctx_max: int | None = None
     arch: str | None = None

@@ -13,6 +13,8 @@ import msgspec
 
 from contracts import events
 from contracts.base import Message
+from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
+from contracts.engines import ModelState
 from contracts.errors import ErrorBody
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
@@ -44,6 +46,8 @@ class Operation(Message, frozen=True, kw_only=True):
     path: str
     summary: str
     answers: dict[int, type[msgspec.Struct] | None]
+    text: str = ""
+    """More than the summary, where there is more to say."""
     body: type[msgspec.Struct] | None = None
     parameters: tuple[Parameter, ...] = ()
     media: str = "application/json"
@@ -179,13 +183,94 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 
+_MODEL_ID = Parameter(name="model_id", place="path", schema={"type": "string"})
+_MODEL_STATE = Parameter(
+    name="state", place="query", schema={"type": "string", "enum": [state.value for state in ModelState]}
+)
+_FILES = Parameter(
+    name="files",
+    place="query",
+    schema={"type": "boolean", "default": False},
+    text="also remove what was fetched; a file of the user's own is never removed",
+)
+_UNREADABLE = {500: ErrorBody}
+
+OPERATIONS += (
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/catalog/models",
+        summary="Have a model here, ready for a pool",
+        text=(
+            "A model that is here is catalogued when the answer comes. One that has to be fetched, or whose digest "
+            "takes long to compute, is answered for at once as well: its `state` is null, and `job` says how far it "
+            "is, there and at `Location`, until it is catalogued or its job has failed. Asking again joins the pull "
+            "that runs. A Retired model is Active afterwards."
+        ),
+        body=RegisterModel,
+        answers={201: CatalogModel, **_REFUSED, **_MANAGER, 403: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/catalog/models",
+        summary="The models of this machine",
+        parameters=(_MODEL_STATE,),
+        answers={200: CatalogModels, **_REFUSED, **_UNREADABLE},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/catalog/models/{model_id}",
+        summary="A model, and the latest job on it",
+        parameters=(_MODEL_ID,),
+        answers={200: CatalogModel, 401: ErrorBody, 404: ErrorBody, **_UNREADABLE},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="delete",
+        path="/v1/catalog/models/{model_id}",
+        summary="Forget a model",
+        text="Refused while a pool serves it or is configured with it. A pull that runs is ended.",
+        parameters=(_MODEL_ID, _FILES),
+        answers={204: None, **_REFUSED, **_MANAGER},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/catalog/models/{model_id}/verify",
+        summary="Read a model again and compare its digest",
+        text=(
+            "`job` says what came of it: `ok`; `warning` where nobody had said the digest; `failed`. A model whose "
+            "content is wrong is Retired, and set aside if it was fetched. Engines that have it loaded go on."
+        ),
+        parameters=(_MODEL_ID,),
+        answers={202: CatalogModel, **_REFUSED, **_MANAGER},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/catalog/models/{model_id}/state",
+        summary="Take a model out of use, or bring it back",
+        text=(
+            "A Retired model gets no new task (MODEL_UNAVAILABLE), and no pool starts with it. What was admitted "
+            "before finishes, and an engine that has it goes on until its pool is reloaded, drained or restarted."
+        ),
+        parameters=(_MODEL_ID,),
+        body=StateRequest,
+        answers={202: CatalogModel, **_REFUSED, **_MANAGER},
+    ),
+)
+
 EVENTS = (events.Started, events.Token, events.Metrics, events.End, events.StreamError)
 _REASONS = {
     200: "OK",
+    201: "Created",
     202: "Accepted",
     204: "Done",
     400: "The request is wrong; `field` names where",
     401: "No token, or a wrong one",
+    403: "Policy forbids it",
     404: "There is no such thing",
     409: "It contradicts something that exists",
     413: "The body is too large",
@@ -222,6 +307,8 @@ def document(plane: Plane | None = None) -> Schema:
 
 def _operation(operation: Operation) -> Schema:
     made: Schema = {"summary": operation.summary, "operationId": _name(operation)}
+    if operation.text:
+        made["description"] = operation.text
     if operation.open:
         made["security"] = []
     if operation.parameters:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from contracts.base import Message, Strict
 from contracts.config import Engine, FullPolicy, Mode, Profile
+from contracts.engines import ModelState
 from contracts.tasks import Workload
 
 
@@ -47,6 +48,8 @@ class Cause(StrEnum):
     MODEL_INVALID = "model_invalid"
     MODEL_DIGEST = "model_digest"
     MODEL_FETCH = "model_fetch"
+    MODEL_RETIRED = "model_retired"
+    """An operator or a failed verification took the model out of use."""
     POLICY_DENIED = "policy_denied"
     ENGINE_MISSING = "engine_missing"
     ENGINE_FETCH = "engine_fetch"
@@ -133,6 +136,10 @@ class PoolSnapshot(Message, frozen=True, kw_only=True):
     engine_digest: str | None = None
     model_id: str | None = None
     model_digest: str | None = None
+    model_state: ModelState | None = None
+    """What the catalog says of the model that serves; None where none of ours does."""
+    previous_model_ref: str | None = None
+    """What a reload goes back to where the new model fails."""
     endpoint: Endpoint | None = None
     gates: Gates = Gates()
     last_error: PoolError | None = None
@@ -198,6 +205,8 @@ class PoolList(Message, frozen=True, kw_only=True):
 
     pools: tuple[PoolHealth, ...]
     managed: bool
+    notices: tuple[str, ...] = ()
+    """What an operator should know although everything runs: an index that had to be rebuilt."""
 
 
 class Capability(Message, frozen=True, kw_only=True):

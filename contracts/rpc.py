@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from contracts.base import Message
+from contracts.catalog import CatalogJob
 from contracts.engines import Finding
 from contracts.pools import Gpu, PoolSnapshot
 
@@ -32,6 +33,7 @@ class RpcCode:
     UNKNOWN_POOL = -32003
     CONFLICT = -32004
     FRAME_TOO_LARGE = -32005
+    NOT_FOUND = -32006
 
 
 class Method(StrEnum):
@@ -59,6 +61,8 @@ class Push(StrEnum):
     POOL_CHANGED = "pool.changed"
     GPU_SAMPLE = "gpu.sample"
     POOL_LOG = "pool.log"
+    CATALOG_JOB = "catalog.job"
+    """A job on a model began, went on or ended: the whole of it."""
 
 
 class RpcErrorBody(Message, frozen=True, kw_only=True):
@@ -133,6 +137,10 @@ class PoolSet(Message, frozen=True, kw_only=True):
 
     revision: int
     pools: tuple[PoolSnapshot, ...]
+    jobs: tuple[CatalogJob, ...] = ()
+    """The latest job on each model."""
+    notices: tuple[str, ...] = ()
+    """What an operator should know although everything runs: an index that had to be rebuilt."""
 
 
 class GpuSet(Message, frozen=True, kw_only=True):

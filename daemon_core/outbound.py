@@ -3,15 +3,16 @@
 A pattern is a glob over host names (``*.example.org``), an IP address, or a scheme with its colon (``hf:``); a denying
 pattern beats an allowing one, and without any the default holds. Loopback addresses and files are this machine: only a
 denying pattern keeps from them. An address that two programs could read as two hosts is refused, so that the host that
-is judged is the one that is spoken to. Never connects to anything.
+is judged is the one that is spoken to. What a name came to is judged by ``address_ruling``: where that is no address of
+the internet, an allowing pattern has to name the host or the address in full. Never connects to anything.
 """
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
-from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit, urlunsplit
 
 from contracts.base import Message
 from contracts.config import Outbound, Verdict, is_loopback
@@ -34,10 +35,11 @@ class Ruling(Message, frozen=True, kw_only=True):
         return f"add {self.host!r} to policy.outbound.allow"
 
 
-def ruling_on(url: str, outbound: Outbound) -> Ruling:
+def ruling_on(url: str, outbound: Outbound, via: str = "") -> Ruling:
     """The ruling on a URL; one that names no host is judged by its scheme alone.
 
-    ``user@host:path``, as git writes ssh addresses, is judged by its host and the scheme ``ssh:``.
+    ``user@host:path``, as git writes ssh addresses, is judged by its host and the scheme ``ssh:``. ``via`` is the
+    scheme of the reference that led to the URL, ``hf`` for one: a pattern ``hf:`` then holds as for the URL's own.
     """
     try:
         scheme, host = _place(url)
@@ -45,7 +47,7 @@ def ruling_on(url: str, outbound: Outbound) -> Ruling:
         return Ruling(allowed=False, host="", rule=f"it is no valid address: {error}")
     for rules, allowed, name in ((outbound.deny, False, "deny"), (outbound.allow, True, "allow")):
         for pattern in rules:
-            if _matches(pattern, scheme, host):
+            if _matches(pattern, scheme, host) or (via and pattern.lower() == f"{via}:"):
                 return Ruling(allowed=allowed, host=host, rule=f"policy.outbound.{name}: {pattern}")
     if _is_here(scheme, host):
         return Ruling(allowed=True, host=host, rule="it is this machine")
@@ -59,6 +61,67 @@ def is_this_machine(url: str) -> bool:
         return _is_here(*_place(url))
     except ValueError:
         return False
+
+
+def address_ruling(host: str, address: str, outbound: Outbound) -> Ruling:
+    """The ruling on an IP address that a remote host, which may be reached by its name, came to.
+
+    One that is not of the internet (this machine, a private network, a metadata service) is refused unless
+    ``policy.outbound.allow`` names the host or the address, without a wildcard.
+    """
+    try:
+        spelled = _address(address)
+    except ValueError:
+        return Ruling(allowed=False, host=host, rule="it came to something that is no IP address")
+    for pattern in outbound.deny:
+        if _matches(pattern, "", spelled):
+            return Ruling(allowed=False, host=host, rule=f"policy.outbound.deny: {pattern}")
+    kind = private_kind(spelled)
+    if kind is None:
+        return Ruling(allowed=True, host=host, rule="it is an address of the internet")
+    for pattern in outbound.allow:
+        if _spelled(pattern.lower()) in {host, spelled}:
+            return Ruling(allowed=True, host=host, rule=f"policy.outbound.allow: {pattern}")
+    what = "it" if host == spelled else f"its address {spelled}"
+    return Ruling(allowed=False, host=host, rule=f"{what} is {kind}, and policy.outbound.allow does not name it")
+
+
+def private_kind(address: str) -> str | None:
+    """What keeps an IP address from being one of the internet, in words; None where nothing does."""
+    found = _innermost(ip_address(address.partition("%")[0]))
+    kinds = (
+        (found.is_unspecified or found.is_loopback, "this machine"),
+        (found.is_link_local, "link-local"),
+        (found.is_multicast, "multicast"),
+        (isinstance(found, IPv4Address) and found in _SHARED, "shared by a carrier's NAT"),
+        (found.is_private, "private"),
+        (isinstance(found, IPv6Address) and found in _LOCAL_NAT64, "private"),
+        (found.is_reserved or not found.is_global or getattr(found, "is_site_local", False), "not of the internet"),
+    )
+    return next((kind for holds, kind in kinds if holds), None)
+
+
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: without user name, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(no valid url)"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+_SHARED = IPv4Network("100.64.0.0/10")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+
+
+def _innermost(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 address stands for, where it does; a gateway would lead there."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_here(scheme: str, host: str) -> bool:

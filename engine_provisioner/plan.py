@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from typing import assert_never
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec.structs import replace
 
 from contracts.config import MODES, TRIAL_WHEEL, Engine, Mode, Pool, Profile, SourceBuild
 from contracts.engines import Plan, PlanStep
 from contracts.pools import Cause
+from daemon_core.outbound import without_secrets as without_secrets  # noqa: PLC0414 - plans and errors show URLs with it
 from engine_provisioner.container_engines import image_of, image_text
 from engine_provisioner.errors import ProvisionError
 
@@ -103,15 +103,6 @@ def _steps(pool: Pool, profile: Profile, way: Way) -> tuple[PlanStep, ...]:
             return _external(pool)
         case _:
             assert_never(way)
-
-
-def without_secrets(url: str) -> str:
-    """A URL as it may be shown: without user name, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(no valid url)"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _nobody_in(image: str) -> str:

@@ -15,7 +15,8 @@ from engine_provisioner.gpu_sharing import sharing_findings
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.host import Host
 from model_provisioner.errors import ModelError
-from model_provisioner.provisioner import examine
+from model_provisioner.outbound_gate import OutboundGate
+from model_provisioner.provisioner import preflight
 
 
 class Surroundings:
@@ -37,7 +38,9 @@ class Surroundings:
 
     async def model(self, pool: Pool) -> tuple[Finding, ...]:
         """What is in the way of the pool's model; the engine can be prepared without it."""
-        return await asyncio.to_thread(model_findings, pool, self._base_dir)
+        host = self._host
+        gate = OutboundGate(policy=host.policy, environ=host.environ)
+        return await asyncio.to_thread(model_findings, pool, self._base_dir, host.cache / "models", gate)
 
     def _shared(self, pool: Pool) -> tuple[Finding, ...]:
         if self._config.profile is not Profile.HOME:
@@ -48,15 +51,16 @@ class Surroundings:
             return ()  # which the engine's own preflight tells
 
 
-def model_findings(pool: Pool, base_dir: Path) -> tuple[Finding, ...]:
+def model_findings(pool: Pool, base_dir: Path, cache: Path, gate: OutboundGate) -> tuple[Finding, ...]:
     """Why the pool's model cannot be loaded, as far as its reference and its first bytes tell. Blocks.
 
-    ``base_dir`` is absolute. An external endpoint has its model elsewhere.
+    ``base_dir`` is absolute, ``cache`` is where fetched models are; of one that is to be fetched the policy decides.
+    An external endpoint has its model elsewhere.
     """
     if pool.mode is Mode.EXTERNAL:
         return ()
     try:
-        examine(pool.model, PurePosixPath(base_dir), pool.engine)
+        preflight(pool.model, PurePosixPath(base_dir), pool.engine, cache_dir=cache, gate=gate)
     except ModelError as error:
         message = f"pool {pool.id}: {error.message}"
         why = "its engine has nothing to load, so the pool serves nobody"

@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from catalog_core.errors import CatalogError
 from catalog_core.index import Index
@@ -74,6 +75,29 @@ class DigestMemory:
             self._index.update(change)
         except CatalogError:
             return  # full, read-only, or written by a newer version: the file is read again next time
+
+
+class Digests:
+    """Digests of files, each read once at most for as long as it stays the file it was."""
+
+    def __init__(self, memory: DigestMemory) -> None:
+        self._memory = memory
+        self._hashing: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+
+    async def of(self, path: Path, identity: Identity, progress: Callable[[str], None]) -> str:
+        """The digest ``sha256:<hex>`` of a file. Raises ChangedError, OSError, NotRegularError."""
+        async with self._hashing.setdefault(path, asyncio.Lock()):  # two pools with one model read it once
+            known = await asyncio.to_thread(self._memory.recall, path, identity)
+            if known is not None:
+                return known
+            progress(f"computing the digest of {path.name}, {identity.size_bytes} bytes")
+            digest = await sha256_of(path, identity, progress)
+            await asyncio.to_thread(self._memory.remember, path, identity, digest)
+            return digest
+
+    async def learn(self, path: Path, identity: Identity, digest: str) -> None:
+        """Remember what somebody computed who had the bytes in hand."""
+        await asyncio.to_thread(self._memory.remember, path, identity, digest)
 
 
 def open_regular(path: Path) -> int:

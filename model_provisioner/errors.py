@@ -5,17 +5,23 @@ Decides how such an error reads. Never decides when one is raised.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from contracts.pools import Cause
 
 
 class ModelError(Exception):
-    """A model cannot be used. ``message`` and ``hint`` hold no secret."""
+    """A model cannot be used. ``message`` and ``hint`` hold no secret.
 
-    def __init__(self, cause: Cause, message: str, hint: str) -> None:
+    ``retriable`` where the same may succeed later with nothing changed here: a network, or the server behind it.
+    """
+
+    def __init__(self, cause: Cause, message: str, hint: str, *, retriable: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
         self.message = message
         self.hint = hint
+        self.retriable = retriable
 
     def render(self) -> str:
         """The text for a terminal: what is wrong and the mend."""
@@ -27,6 +33,54 @@ class ReferenceInvalidError(ModelError):
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(Cause.MODEL_INVALID, message, hint)
+
+
+class Trouble(StrEnum):
+    """What can go wrong while something is fetched."""
+
+    POLICY = "policy"
+    """It may not be reached."""
+    ADDRESS = "address"
+    """It is no address that can be fetched."""
+    ANSWER = "answer"
+    """The server answers something else; ``FetchError.status`` has what."""
+    NETWORK = "network"
+    SIZE = "size"
+    """What comes is larger or smaller than it should be."""
+    DIGEST = "digest"
+    ROOM = "room"
+    """The disk is full, or would be."""
+    DISK = "disk"
+    """The disk refuses for another reason."""
+
+
+class FetchError(Exception):
+    """Something cannot be fetched. Whoever asked for it words it as an error of their own: a model's, an engine's.
+
+    ``hint`` is the mend where it is the same for everybody. ``status`` and ``code`` are what the server answered, the
+    latter its own word for it (``X-Error-Code``). ``found`` is the digest of what came in place of the right one. No
+    text holds a secret.
+    """
+
+    def __init__(
+        self,
+        trouble: Trouble,
+        message: str,
+        *,
+        hint: str | None = None,
+        retriable: bool = False,
+        status: int | None = None,
+        code: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+        self.message = message
+        self.hint = hint
+        self.retriable = retriable
+        self.status = status
+        self.code = code
+        self.found = found
 
 
 class GgufError(Exception):

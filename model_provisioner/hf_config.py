@@ -6,22 +6,13 @@ never touches a file. Whatever they are, it ends in facts or ConfigError: no num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from contracts.engines import KvLayout
-from model_provisioner import kv_layout
+from model_provisioner import json_fields, kv_layout
+from model_provisioner.json_fields import MAX_NUMBER, ConfigError, Shape
 
 MAX_CONFIG_BYTES = 4 << 20
-MAX_NUMBER = (1 << 31) - 1
-MAX_NAME = 128
-"""Characters of a name that is shown."""
-
-
-class ConfigError(Exception):
-    """No config.json that can be used."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +20,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     arch: str | None = None
     ctx_max: int | None = None
+    """The most that vLLM gives a sequence: scaled positions (RoPE) count as vLLM counts them."""
     quant: str | None = None
     """The method of quantization, ``awq``, else the type of the weights, ``bfloat16``."""
     layers: int | None = None
@@ -41,84 +33,99 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     experts: int | None = None
     dense_layers: int = 0
     kv: KvLayout | None = None
+    tokenizer: str | None = None
+    """Its class, ``LlamaTokenizerFast``, else the kind of its model, ``BPE``; other files of the directory say it."""
+    chat_template: str | None = None
+    """The name of the template that is used when nobody says which."""
+    chat_template_sha256: str | None = None
+    chat_templates: tuple[str, ...] = ()
+    """The names of all."""
 
 
 _LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 """Where models that see or hear as well keep what the language model is."""
 
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+_EMBEDDING = ("hidden_size", "n_embd", "d_model")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+"""The smallest of these counts."""
+_OTHERS = (
+    *("architectures", "model_type", "vocab_size", "head_dim", "v_head_dim", "kv_lora_rank", "qk_rope_head_dim"),
+    *("multi_query", "first_k_dense_replace", "torch_dtype", "dtype", "quantization_config", "layer_types"),
+    *("sliding_window", "use_sliding_window", "sliding_window_pattern"),
+    *("n_ctx", "model_max_length", "rope_scaling", "rope_parameters"),
+)
+_DOCUMENT = Shape(*_LANGUAGE_PARTS, *_HEADS, *_KV_HEADS, *_EMBEDDING, *_LAYERS, *_EXPERTS, *_CONTEXT, *_OTHERS)
+_QUANTIZATION = Shape("quant_method")
+_ROPE_KINDS = ("full_attention", "sliding_attention", "chunked_attention", "linear_attention")
+_ROPE = Shape("type", "rope_type", "factor", "original_max_position_embeddings", *_ROPE_KINDS)
+_UNSCALED = frozenset({"su", "longrope", "llama3"})
+"""Ways of scaling positions whose factor is in the number of positions already."""
 
-def parse(data: bytes) -> Facts:
-    """Read a ``config.json``. Raises ConfigError."""
+
+def parse(data: bytes, tokenizer_limit: int | None = None) -> Facts:
+    """Read a ``config.json``. ``tokenizer_limit`` is how many tokens the tokenizer allows. Raises ConfigError."""
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"it is longer than {MAX_CONFIG_BYTES >> 20} MiB")
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"it is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError("it is no JSON object")
-    if "architectures" not in document and "model_type" not in document:
+    fields = _Fields(data)
+    if "architectures" not in fields.top and "model_type" not in fields.top:
         raise ConfigError("it names neither architectures nor model_type, so it is no model's")
-    return _facts(_Fields(document))
+    return _facts(fields, tokenizer_limit)
 
 
 class _Fields:
     """The document, and the part of it that is about language, which has the first word."""
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        part: Mapping[str, Any] = next(
-            (document[name] for name in _LANGUAGE_PARTS if isinstance(document.get(name), dict)), {}
-        )
-        self.top = document
-        self.values = {**document, **{key: value for key, value in part.items() if value is not None}}
+    def __init__(self, data: bytes) -> None:
+        self.top = _DOCUMENT.read(data)
+        part = next((self.top[name] for name in _LANGUAGE_PARTS if json_fields.is_object(self.top.get(name))), b"{}")
+        self.values = {**self.top, **_DOCUMENT.read(part)}
 
     def number(self, *names: str) -> int | None:
         """The first of these that is there."""
-        name = next((name for name in names if self.values.get(name) is not None), None)
-        if name is None:
-            return None
-        value = self.values[name]
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name} is {_shown(value)}, which is no whole number")
-        if not 0 <= value <= MAX_NUMBER:
-            raise ConfigError(f"{name} is {_shown(value)}")
-        return value
+        name = next((name for name in names if name in self.values), None)
+        return None if name is None else json_fields.integer(name, self.values[name])
 
     def text(self, name: str) -> str | None:
         value = self.values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise ConfigError(f"{name} is {_shown(value)}, which is no text")
-        return _printable(value)
+        return None if value is None else json_fields.name_in(name, value)
 
     def flag(self, name: str) -> bool | None:
-        value = self.values.get(name)
-        return value if isinstance(value, bool) else None
+        return json_fields.flag(self.values.get(name))
 
 
-def _facts(fields: _Fields) -> Facts:
-    heads = fields.number("num_attention_heads", "n_head", "n_heads")
-    embedding = fields.number("hidden_size", "n_embd", "d_model")
+def _facts(fields: _Fields, tokenizer_limit: int | None) -> Facts:
+    heads = fields.number(*_HEADS)
+    embedding = fields.number(*_EMBEDDING)
     latent = fields.number("kv_lora_rank")
     each = fields.number("head_dim") or (embedding // heads if embedding and heads else None)
-    kv_heads = fields.number("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+    kv_heads = fields.number(*_KV_HEADS)
     if kv_heads is None:
         kv_heads = 1 if fields.flag("multi_query") else heads
     facts = Facts(
         arch=_arch(fields),
-        ctx_max=fields.number("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx"),
+        ctx_max=_context(fields, tokenizer_limit),
         quant=_quant(fields),
-        layers=fields.number("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        layers=fields.number(*_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         embedding=embedding,
         key_length=each,
         value_length=fields.number("v_head_dim") or each,
         vocabulary=fields.number("vocab_size"),
-        experts=fields.number("num_local_experts", "num_experts", "n_routed_experts") or None,
+        experts=fields.number(*_EXPERTS) or None,
         dense_layers=fields.number("first_k_dense_replace") or 0,
     )
     if latent:
@@ -138,7 +145,7 @@ def _kv(fields: _Fields, facts: Facts, *, heads: int, key: int, value: int) -> K
     windowed: tuple[bool, ...]
     if kinds:
         windowed = tuple(kind in {"sliding_attention", "chunked_attention"} for kind in kinds)
-    elif fields.values.get("sliding_window_pattern") is not None and layers:
+    elif "sliding_window_pattern" in fields.values and layers:
         windowed = kv_layout.every(fields.number("sliding_window_pattern") or 0, layers)
     else:
         windowed = ()  # which layers is not said: they count as remembering everything
@@ -153,39 +160,66 @@ _STATEFUL = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent
 
 
 def _layer_types(fields: _Fields) -> tuple[str, ...]:
-    kinds = fields.values.get("layer_types")
-    if not isinstance(kinds, list) or not 0 < len(kinds) <= kv_layout.MAX_LAYERS:
+    kinds = json_fields.items(fields.values.get("layer_types"))
+    if not kinds or len(kinds) > kv_layout.MAX_LAYERS:
         return ()
-    return tuple(kind if isinstance(kind, str) else "" for kind in kinds)
+    return tuple(kind[1:-1].decode(errors="replace") for kind in kinds)
+
+
+def _context(fields: _Fields, tokenizer_limit: int | None) -> int | None:
+    """What vLLM refuses to go beyond; where its rules changed, by the later ones."""
+    said = [found for name in _CONTEXT if (found := fields.number(name)) is not None]
+    declared = fields.number("model_max_length")
+    context = declared or min(said, default=None) or fields.number("n_ctx")
+    if context is None:
+        return tokenizer_limit
+    if tokenizer_limit is not None:
+        context = min(context, tokenizer_limit)
+    scaled = _scaled(fields, context)
+    if not 0 <= scaled <= MAX_NUMBER:
+        raise ConfigError("rope_scaling stretches the context beyond all that a model can have")
+    return max(int(scaled), declared or 0)
+
+
+def _scaled(fields: _Fields, context: float) -> float:
+    if "gemma3" in (fields.text("model_type") or ""):
+        return context  # its number of positions has the factor in it
+    given = fields.values.get("rope_parameters") or fields.values.get("rope_scaling")
+    if given is None or not json_fields.is_object(given):
+        return context
+    rope = _ROPE.read(given)
+    by_kind = [_ROPE.read(rope[kind]) for kind in _ROPE_KINDS if json_fields.is_object(rope.get(kind))]
+    factor = 1.0
+    for each in by_kind or [rope]:
+        kind = each.get("rope_type") or each.get("type")
+        name = None if kind is None else json_fields.name_in("rope_scaling", kind)
+        if name in _UNSCALED:
+            continue
+        if "factor" in each:
+            factor = json_fields.number("rope_scaling.factor", each["factor"])
+        if name == "yarn" and (before := each.get("original_max_position_embeddings")) is not None:
+            context = json_fields.integer("rope_scaling.original_max_position_embeddings", before)
+    return context * factor
 
 
 def _arch(fields: _Fields) -> str | None:
     named = fields.top.get("architectures")
-    if named is None or named == []:
+    if named is None or named == b"[]":
         kind = fields.top.get("model_type")
-        if kind is not None and not isinstance(kind, str):
-            raise ConfigError(f"model_type is {_shown(kind)}, which is no text")
-        return None if kind is None else _printable(kind)
-    if not isinstance(named, list) or not isinstance(named[0], str):
-        raise ConfigError(f"architectures is {_shown(named)}, which is no list of names")
-    return _printable(named[0])
+        return None if kind is None else json_fields.name_in("model_type", kind)
+    names = json_fields.items(named)
+    if not names or not names[0].startswith(b'"'):
+        shown = "a list" if named.startswith(b"[") else json_fields.printable(named.decode(errors="replace"))
+        raise ConfigError(f"architectures is {shown}, which is no list of names")
+    return json_fields.name_in("architectures", names[0])
 
 
 def _quant(fields: _Fields) -> str | None:
     quantization = fields.values.get("quantization_config")
     if quantization is None:
         return fields.text("torch_dtype") or fields.text("dtype")
-    if not isinstance(quantization, dict):
-        raise ConfigError(f"quantization_config is {_shown(quantization)}, which is no object")
-    method = quantization.get("quant_method")
-    return _printable(method) if isinstance(method, str) else None
-
-
-def _printable(text: str) -> str:
-    return "".join(mark if mark.isprintable() else "?" for mark in text[:MAX_NAME])  # it will be on somebody's terminal
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
-    return repr(value)[:MAX_NAME]
+    if not json_fields.is_object(quantization):
+        shown = json_fields.printable(quantization.decode(errors="replace"))
+        raise ConfigError(f"quantization_config is {shown}, which is no object")
+    method = _QUANTIZATION.read(quantization).get("quant_method")
+    return json_fields.name_in("quant_method", method) if method is not None and method.startswith(b'"') else None

@@ -7,26 +7,26 @@ weights, and what tells an engine how to use them. Never reads the weights, and 
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from contracts.base import Message
 from contracts.pools import Cause
-from model_provisioner import hf_config
+from model_provisioner import hf_config, hf_tokenizer, safetensors
 from model_provisioner.digest import Identity, open_regular
 from model_provisioner.errors import ModelError
+from model_provisioner.json_fields import ConfigError
+from model_provisioner.safetensors import MAX_FILES, WEIGHTS
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-WEIGHTS = ".safetensors"
-MAX_FILES = 4096
-MAX_INDEX_BYTES = 64 << 20
-MAX_HEAD_BYTES = 64 << 20
-"""Of one safetensors file; real ones have a few megabytes at most."""
 
+_T = TypeVar("_T")
 _COVERED = frozenset({WEIGHTS, ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py"})
 """What the digest covers beside weights: configuration, tokenizers, chat templates and code."""
 _LAYOUT = "a model for this engine is a directory with config.json and *.safetensors, as `hf download` makes it"
@@ -49,14 +49,6 @@ class Directory(Message, frozen=True, kw_only=True):
     weights_bytes: int
 
 
-class _WeightIndex(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-class _Tensor(msgspec.Struct):
-    data_offsets: tuple[int, int] | None = None
-
-
 def inspect(directory: Path) -> Directory:
     """Read what the directory says of its model, and the heads of its weights. Blocks.
 
@@ -66,11 +58,7 @@ def inspect(directory: Path) -> Directory:
     if CONFIG not in names:
         message = f"{directory} is a directory without {CONFIG}, so it is no model"
         raise ModelError(Cause.MODEL_INVALID, message, _hint_for(names))
-    try:
-        facts = hf_config.parse(_read(_inside(directory, CONFIG), hf_config.MAX_CONFIG_BYTES))
-    except hf_config.ConfigError as error:
-        message = f"{directory / CONFIG} cannot be used: {error}"
-        raise ModelError(Cause.MODEL_INVALID, message, "get the file again from where the model is") from error
+    facts = _facts(directory, names)
     weights = _weights(directory, names)
     covered = sorted({name for name in names if PurePosixPath(name).suffix in _COVERED - {WEIGHTS}} | set(weights))
     files = tuple(_file(directory, name) for name in covered)
@@ -86,11 +74,64 @@ def digest_lines(digests: Iterable[tuple[str, str]]) -> bytes:
     return "".join(f"{digest.removeprefix('sha256:')}  {name}\n" for name, digest in sorted(digests)).encode()
 
 
+def _facts(directory: Path, names: tuple[str, ...]) -> hf_config.Facts:
+    tokenizer = _tokenizer(directory, names)
+    limit = hf_config.MAX_CONFIG_BYTES
+    facts = _parsed(directory, CONFIG, limit, lambda data: hf_config.parse(data, tokenizer.limit))
+    return replace(
+        facts,
+        tokenizer=tokenizer.kind,
+        chat_template=tokenizer.default,
+        chat_template_sha256=tokenizer.templates.get(tokenizer.default or ""),
+        chat_templates=tuple(sorted(tokenizer.templates)),
+    )
+
+
+def _tokenizer(directory: Path, names: tuple[str, ...]) -> hf_tokenizer.Tokenizer:
+    """What the files say together: a template that has a file of its own goes before one among the settings."""
+
+    def read(name: str, parse: Callable[[bytes], _T], default: _T) -> _T:
+        return _parsed(directory, name, hf_tokenizer.LIMITS[name], parse) if name in names else default
+
+    none: dict[str, str] = {}
+    found = read(hf_tokenizer.CONFIG, hf_tokenizer.config, hf_tokenizer.Tokenizer())
+    templates = read(hf_tokenizer.TEMPLATE, hf_tokenizer.template, none) or found.templates
+    templates = templates or read(hf_tokenizer.TEMPLATE_JSON, hf_tokenizer.template_json, none)
+    kind = found.kind
+    if kind is None and hf_tokenizer.TOKENIZER in names:
+        path = _inside(directory, hf_tokenizer.TOKENIZER)
+        kind = hf_tokenizer.kind_of_model(_front(path, hf_tokenizer.LIMITS[hf_tokenizer.TOKENIZER]))
+    return replace(found, kind=kind, templates=templates)
+
+
+def _parsed(directory: Path, name: str, limit: int, parse: Callable[[bytes], _T]) -> _T:
+    """What one of its documents says. Raises ModelError where it cannot be used."""
+    path = _inside(directory, name)
+    try:
+        return parse(_all_of(path, limit))
+    except ConfigError as error:
+        message = f"{path} cannot be used: {error}"
+        raise ModelError(Cause.MODEL_INVALID, message, "get the file again from where the model is") from error
+
+
+def _all_of(path: Path, limit: int) -> bytes:
+    data = _front(path, limit + 1)
+    if len(data) > limit:
+        raise ConfigError(f"it is longer than {limit >> 20} MiB")
+    return data
+
+
+def _front(path: Path, limit: int) -> bytes:
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read(min(limit, os.fstat(file.fileno()).st_size + 1))  # what is asked for is allocated at once
+
+
 def _names(directory: Path) -> tuple[str, ...]:
     with os.scandir(directory) as found:
-        names = sorted(entry.name for entry in found if not entry.name.startswith("."))
+        entries = (entry.name for entry in found if not entry.name.startswith("."))
+        names = sorted(itertools.islice(entries, MAX_FILES + 1))
     if len(names) > MAX_FILES:
-        message = f"{directory} has {len(names)} files, more than the {MAX_FILES} that a model may have"
+        message = f"{directory} has more files than the {MAX_FILES} that a model may have"
         raise ModelError(Cause.MODEL_INVALID, message, _LAYOUT)
     return tuple(name for name in names if not (directory / name).is_dir())
 
@@ -99,7 +140,7 @@ def _weights(directory: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     """The files with the weights: those that the index names, else all; not a second copy of them in one file."""
     found = tuple(name for name in names if name.endswith(WEIGHTS))
     if INDEX in names:
-        wanted = _indexed(directory)
+        wanted = _parsed(directory, INDEX, safetensors.MAX_INDEX_BYTES, safetensors.files_in)
         if missing := [name for name in wanted if name not in found]:
             message = f"{directory} lacks {len(missing)} of the {len(wanted)} files that {INDEX} names: {missing[0]}"
             raise ModelError(Cause.MODEL_INVALID, message, "download or copy the missing files")
@@ -109,24 +150,6 @@ def _weights(directory: Path, names: tuple[str, ...]) -> tuple[str, ...]:
         raise ModelError(Cause.MODEL_INVALID, message, _hint_for(names))
     own = tuple(name for name in found if not name.startswith(("consolidated", "adapter_")))
     return own or found
-
-
-def _indexed(directory: Path) -> tuple[str, ...]:
-    path = _inside(directory, INDEX)
-    try:
-        index = msgspec.json.decode(_read(path, MAX_INDEX_BYTES), type=_WeightIndex)
-        wanted = _names_in(index)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, hf_config.ConfigError) as error:
-        message = f"{path} cannot be used: {error}"
-        raise ModelError(Cause.MODEL_INVALID, message, "get the file again from where the model is") from error
-    return wanted
-
-
-def _names_in(index: _WeightIndex) -> tuple[str, ...]:
-    wanted = tuple(sorted(set(index.weight_map.values())))
-    if not wanted or len(wanted) > MAX_FILES or any("/" in name or not name.endswith(WEIGHTS) for name in wanted):
-        raise hf_config.ConfigError("its weight_map does not name files of this directory")
-    return wanted
 
 
 def _inside(directory: Path, name: str) -> Path:
@@ -148,30 +171,22 @@ def _file(directory: Path, name: str) -> ModelFile:
 
 def _require_whole(file: ModelFile) -> None:
     """A safetensors file begins with the length of its head, 8 bytes, then the head, JSON, then the tensors."""
-    size = file.identity.size_bytes
+    size, again = file.identity.size_bytes, "download or copy it again"
     with os.fdopen(open_regular(file.path), "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or not 2 <= length <= MAX_HEAD_BYTES:
-            message = f"{file.path} is no safetensors file"
-            raise ModelError(Cause.MODEL_INVALID, message, "download or copy it again")
-        head = opened.read(length)
+        if size < 8 or not 2 <= length <= safetensors.MAX_HEAD_BYTES:
+            raise ModelError(Cause.MODEL_INVALID, f"{file.path} is no safetensors file", again)
+        head = opened.read(length) if 8 + length <= size else b""
     try:
-        tensors = msgspec.json.decode(head, type=dict[str, _Tensor]) if len(head) == length else {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"{file.path} is no safetensors file: {error}"
-        raise ModelError(Cause.MODEL_INVALID, message, "download or copy it again") from error
-    needed = 8 + length + max((each.data_offsets[1] for each in tensors.values() if each.data_offsets), default=0)
+        needed = 8 + length + (safetensors.tensors_end(head) if len(head) == length else 0)
+    except ConfigError as error:
+        raise ModelError(Cause.MODEL_INVALID, f"{file.path} is no safetensors file: {error}", again) from error
     if size < needed:
         message = f"{file.path} was cut off: it has {size} bytes, and its tensors need {needed}"
-        raise ModelError(Cause.MODEL_INVALID, message, "download or copy it again")
-
-
-def _read(path: Path, limit: int) -> bytes:
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise hf_config.ConfigError(f"it is longer than {limit >> 20} MiB")
-    return data
+        raise ModelError(Cause.MODEL_INVALID, message, again)
+    if size > needed:
+        message = f"{file.path} goes on after its tensors: it has {size} bytes, and they need {needed}"
+        raise ModelError(Cause.MODEL_INVALID, message, again)
 
 
 def _hint_for(names: tuple[str, ...]) -> str:

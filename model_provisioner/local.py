@@ -15,17 +15,19 @@ from contracts.base import Message
 from contracts.config import Engine
 from contracts.engines import ModelFormat, WeightSizes
 from contracts.pools import Cause
-from model_provisioner import gguf, hf_config, hf_directory
+from model_provisioner import gguf, gguf_split, hf_config, hf_directory
 from model_provisioner.digest import Identity, NotRegularError, open_regular
 from model_provisioner.errors import GgufError, ModelError
 from model_provisioner.hf_directory import ModelFile
 
-FIRST_READ_BYTES = 1 << 20
 _READS = "a model is a .gguf file for llama.cpp, or a directory with config.json and *.safetensors for other engines"
 
 
 class Inspected(Message, frozen=True, kw_only=True):
-    """A model that can be used, and what it says of itself. ``size_bytes`` is that of its weights."""
+    """A model that can be used, and what it says of itself. ``size_bytes`` is that of its weights.
+
+    ``path`` is what an engine is given: of a split GGUF the first part, and ``files`` has all of them in order.
+    """
 
     path: Path
     format: ModelFormat
@@ -33,6 +35,11 @@ class Inspected(Message, frozen=True, kw_only=True):
     size_bytes: int
     facts: gguf.Facts | hf_config.Facts
     weights: WeightSizes | None
+
+    @property
+    def parts(self) -> tuple[ModelFile, ...]:
+        """Of a split GGUF all files but the first."""
+        return self.files[1:] if self.format is ModelFormat.GGUF else ()
 
 
 def inspect(text: str) -> Inspected:
@@ -62,30 +69,58 @@ FORMATS: MappingProxyType[Engine, ModelFormat] = MappingProxyType(
 
 def require_fit(model: Inspected, engine: Engine | None) -> None:
     """Raises ModelError where this engine cannot load a model of this format."""
+    require_format(str(model.path), model.format, engine)
+
+
+def require_format(name: str, found: ModelFormat, engine: Engine | None) -> None:
+    """Raises ModelError where this engine cannot load what ``name`` is, a model that need not be here yet."""
     wanted = None if engine is None else FORMATS.get(engine)
-    if wanted is None or wanted is model.format:
+    if wanted is None or wanted is found:
         return
     if wanted is ModelFormat.GGUF:
-        message = f"{model.path} is a directory, and {engine} loads one GGUF file"
-        hint = "give the path of a .gguf file (llama.cpp's convert_hf_to_gguf.py makes one), or set engine: vllm"
+        message = f"{name} is a directory, and {engine} loads one GGUF file"
+        hint = "give a .gguf file (llama.cpp's convert_hf_to_gguf.py makes one), or set engine: vllm"
     else:
-        message = f"{model.path} is a GGUF file, and {engine} loads a directory with config.json and *.safetensors"
-        hint = "give the path of such a directory, or set engine: llamacpp"
+        message = f"{name} is a GGUF file, and {engine} loads a directory with config.json and *.safetensors"
+        hint = "give such a directory, or set engine: llamacpp"
     raise ModelError(Cause.MODEL_INVALID, message, hint)
 
 
 def _gguf(path: Path) -> Inspected:
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        identity = Identity.of(os.fstat(file.fileno()))
-        facts = _facts(path, file.fileno(), identity.size_bytes)
+    file, facts = _gguf_file(path)
+    files = [file]
+    if facts.split_count > 1:
+        try:
+            found = [(file, facts), *map(_gguf_file, _other_parts(path, facts))]
+            files = [each for each, _ in found]
+            facts = gguf_split.join([each.name for each in files], [said for _, said in found])
+        except gguf_split.SplitError as error:
+            raise ModelError(Cause.MODEL_INVALID, f"{path} cannot be used: {error}", error.hint) from error
     return Inspected(
         path=path,
         format=ModelFormat.GGUF,
-        files=(ModelFile(name=path.name, path=path, identity=identity),),
-        size_bytes=identity.size_bytes,
+        files=tuple(files),
+        size_bytes=sum(each.identity.size_bytes for each in files),
         facts=facts,
         weights=facts.weights,
     )
+
+
+def _gguf_file(path: Path) -> tuple[ModelFile, gguf.Facts]:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        identity = Identity.of(os.fstat(file.fileno()))
+        facts = _facts(path, file.fileno(), identity.size_bytes)
+    return ModelFile(name=path.name, path=path, identity=identity), facts
+
+
+def _other_parts(path: Path, facts: gguf.Facts) -> list[Path]:
+    """All but the first one, which lie beside it."""
+    parts = [path.parent / name for name in gguf_split.names_of(path.name, facts)]
+    missing = [part for part in parts if not part.exists()]
+    if missing:
+        message = f"{path} is split into {len(parts)} parts, and {len(missing)} of them are missing: {missing[0]}"
+        raise ModelError(Cause.MODEL_MISSING, message, f"download or copy all parts into {path.parent}")
+    return parts[1:]
 
 
 def _directory(path: Path) -> Inspected:
@@ -139,28 +174,27 @@ def _facts(path: Path, descriptor: int, size: int) -> gguf.Facts:
     if facts.min_file_size > size:
         message = f"{path} was cut off: it has {size} bytes, and its tensors need {facts.min_file_size}"
         raise ModelError(Cause.MODEL_INVALID, message, "download or copy it again")
-    if facts.split_count > 1:
-        message = f"{path} is one of {facts.split_count} parts of a model, and split models cannot be read yet"
-        raise ModelError(Cause.MODEL_INVALID, message, "join them: llama-gguf-split --merge FIRST_PART WHOLE.gguf")
     return facts
 
 
 def _read_head(descriptor: int, size: int) -> gguf.Facts:
-    wanted = min(FIRST_READ_BYTES, size)
-    while True:
-        head = _first_bytes(descriptor, wanted)
-        result = gguf.parse(head)
-        if isinstance(result, gguf.Facts):
-            return result
-        if result.total > size or len(head) < wanted:  # the latter: it shrinks while we read
-            raise GgufError(f"the file ends in the middle of {result.where}", min(len(head), size))
-        wanted = min(max(result.total, 2 * wanted), size, gguf.MAX_HEAD_BYTES)
+    reading = gguf.read(size)
+    try:
+        wanted = next(reading)
+        while True:
+            wanted = reading.send(_bytes_at(descriptor, wanted.at, wanted.size))
+    except StopIteration as done:
+        facts: gguf.Facts = done.value
+        return facts
 
 
-def _first_bytes(descriptor: int, size: int) -> bytes:
-    # A read may give less than it was asked for.
-    parts = bytearray()
-    while len(parts) < size and (part := os.pread(descriptor, size - len(parts), len(parts))):
+def _bytes_at(descriptor: int, at: int, size: int) -> bytes:
+    """So many bytes, or as many as there are."""
+    found = os.pread(descriptor, size, at)
+    if len(found) == size or not found:
+        return found
+    parts = bytearray(found)  # a read may give less than it was asked for
+    while len(parts) < size and (part := os.pread(descriptor, size - len(parts), at + len(parts))):
         parts += part
     return bytes(parts)
 

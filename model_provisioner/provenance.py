@@ -16,8 +16,11 @@ from contracts.engines import ModelEntry, ResolvedModel
 FILE = "models.jsonl"
 
 
-class Provenance(Message, frozen=True, kw_only=True):
-    """One line. ``ref`` is what was asked for, ``resolved`` the file that it came to."""
+class Provenance(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """One line. ``ref`` is what was asked for, ``resolved`` the file that it came to.
+
+    ``source`` is where a fetched one came from, with its revision.
+    """
 
     at_ms: int
     id: str
@@ -25,9 +28,10 @@ class Provenance(Message, frozen=True, kw_only=True):
     resolved: str
     digest: str
     size_bytes: int
+    source: str | None = None
 
 
-def record(directory: Path, model: ResolvedModel, *, now_ms: int) -> None:
+def record(directory: Path, model: ResolvedModel, *, now_ms: int, source: str | None = None) -> None:
     """Append a line about the model. Blocks. Raises CatalogIoError, and then nothing was appended."""
     line = Provenance(
         at_ms=now_ms,
@@ -36,6 +40,7 @@ def record(directory: Path, model: ResolvedModel, *, now_ms: int) -> None:
         resolved=model.local_path,
         digest=model.digest,
         size_bytes=model.size_bytes,
+        source=source,
     )
     append_line(directory / FILE, line)
 
@@ -55,5 +60,7 @@ def known_models(directory: Path) -> Iterator[ModelEntry]:
                 local_path=line.resolved,
                 size_bytes=line.size_bytes,
                 digest=line.digest,
+                fetched=line.source is not None,
+                source=line.source,
                 created_ms=line.at_ms,
             )

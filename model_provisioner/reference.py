@@ -7,7 +7,7 @@ symbolic links are left as they are, and nothing is known to exist.
     file:haiku.gguf, file:///models/haiku.gguf                      the same; %20 is a blank after file://
     hf:org/repo[/path/file.gguf][@revision]                         Hugging Face
     https://host/path/file.gguf                                     any web server
-    s3://bucket/key                                                 an object store
+    s3://bucket/key                                                 an object store; a folder may end in /
     oci://registry/repository[:tag][@sha256:hex]                    a registry
 """
 
@@ -95,6 +95,7 @@ _OCI = re.compile(
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
+_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}\Z")
 _SEGMENTS_THAT_LEAD_AWAY = {"", ".", ".."}
 
 
@@ -149,9 +150,31 @@ def shown(reference: Reference) -> str:
     return reference.shown if isinstance(reference, HttpsRef) else render(reference)
 
 
+def name_of(reference: Reference) -> str:
+    """What a model is likely to be called, before anybody has seen it."""
+    match reference:
+        case LocalFile(path=path):
+            name = PurePosixPath(path).name
+        case HfRef(repo=repo, path=file):
+            name = PurePosixPath(file).name if file else repo
+        case HttpsRef():
+            name = PurePosixPath(reference.shown).name
+        case S3Ref(key=key):
+            name = PurePosixPath(key).name
+        case OciRef(repository=repository):
+            name = PurePosixPath(repository).name
+        case _:
+            assert_never(reference)
+    return model_id(PurePosixPath(name if name.lower().endswith(".gguf") else f"{name}.d"))
+
+
 def model_id(path: PurePosixPath) -> str:
-    """The id of a model in a file: the file's stem, with what does not fit into a URL or a label made a dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "model"
+    """The id of a model in a file: the file's stem, with what does not fit into a URL or a label made a dash.
+
+    Which part of a split model the file is does not belong to it.
+    """
+    stem = _PART.sub("", path.stem)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
 
 
 def _local(path: str, base_dir: PurePosixPath) -> LocalFile:
@@ -207,7 +230,7 @@ def _https(text: str) -> HttpsRef:
 
 def _s3(text: str, rest: str) -> S3Ref:
     match = _S3.fullmatch(rest.removeprefix("//"))
-    if match is None or _leads_away(match["key"]):
+    if match is None or _leads_away(match["key"].removesuffix("/")):
         raise _malformed(text, "s3://bucket/key")
     return S3Ref(bucket=match["bucket"], key=match["key"])
 

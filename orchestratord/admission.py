@@ -14,8 +14,9 @@ import msgspec
 
 from adapters import parameters
 from contracts.base import nearest
+from contracts.engines import ModelState
 from contracts.errors import ErrorCode
-from contracts.pools import GateState, PoolSnapshot, PoolState
+from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
 
 COMING = frozenset(
@@ -104,6 +105,9 @@ def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> El
         return Refusal(
             code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(request.model_ref, models), field="model_ref"
         )
+    serving = [view for view in serving if not is_retired(view.snapshot)] or serving
+    if is_retired(serving[0].snapshot):
+        return _retired(request, serving[0].snapshot)
     wanted = _wanted(request, serving, now_ms)
     if isinstance(wanted, Refusal):
         return wanted
@@ -144,6 +148,12 @@ def obstacle(request: TaskRequest, view: PoolView) -> Refusal | None:
 def serves(snapshot: PoolSnapshot, model_ref: str) -> bool:
     """Whether a pool serves a model: by its reference, its short id or its digest."""
     return model_ref in {snapshot.model_ref, snapshot.model_id, snapshot.model_digest}
+
+
+def is_retired(snapshot: PoolSnapshot) -> bool:
+    """Whether the pool's model was taken out of use: it may still serve, but gets no new work."""
+    refused = snapshot.last_error is not None and snapshot.last_error.cause is Cause.MODEL_RETIRED
+    return snapshot.model_state is ModelState.RETIRED or (refused and snapshot.state in FAILING)
 
 
 def wrong_input(request: TaskRequest) -> Refusal | None:
@@ -273,6 +283,16 @@ def _wanted(request: TaskRequest, serving: list[PoolView], now_ms: int) -> list[
         text = "every pool that serves this model is to be avoided"
         return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint="shorten avoid", field="placement.avoid")
     return left
+
+
+def _retired(request: TaskRequest, snapshot: PoolSnapshot) -> Refusal:
+    """A model that was taken out of use gets no new task, also where an engine still has it: what runs may finish."""
+    why = f": {snapshot.last_error.message}" if snapshot.last_error is not None else ""
+    text = f"the model {request.model_ref!r} is Retired{why}"
+    hint = 'use another model; POST /v1/catalog/models/{id}/state {"state": "Active"} brings this one back'
+    return Refusal(
+        code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=hint, field="model_ref", pool_id=snapshot.pool_id
+    )
 
 
 def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:

@@ -26,6 +26,7 @@ from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.version import version
 from orchestratord.auth import Authenticator
+from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.http.app import make_http_app
 from orchestratord.metrics import Metrics
@@ -71,11 +72,27 @@ async def serve(context: DaemonContext) -> None:
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=lambda: secrets.randbelow(MAX_SEED))
         orchestrator = Orchestrator(config, pools, SystemClock(), sources, Observer(metrics))
-        metrics.watch(pools, orchestrator.backlog)
-        link = PoolLink(context.paths.socket, version(), on_report=orchestrator.report, on_link=pools.linked)
+        catalog = CatalogView(context.paths.catalog, pools)
+        metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
+        link = PoolLink(
+            context.paths.socket,
+            version(),
+            on_report=orchestrator.report,
+            on_link=pools.linked,
+            on_job=lambda job: metrics.verified(job) if catalog.take(job) else None,
+            on_notices=pools.noticed,
+        )
         secret = None if token is None else token.value
         authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
-        app = make_http_app(config, authenticator, orchestrator=orchestrator, pools=pools, link=link, metrics=metrics)
+        app = make_http_app(
+            config,
+            authenticator,
+            orchestrator=orchestrator,
+            pools=pools,
+            link=link,
+            metrics=metrics,
+            catalog=catalog,
+        )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")
             async with _listening(app, host, port) as url:

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from contracts.catalog import CatalogJob
+from contracts.engines import ModelEntry, ModelState
 from contracts.tasks import Priority
 from orchestratord.backlog import Backlog
 from orchestratord.pools import PoolDirectory, PoolEntry
@@ -20,6 +22,8 @@ from orchestratord.pools import PoolDirectory, PoolEntry
 REPLICA = ("engine", "engine_version", "pool_id", "replica_id")
 FIRST_TOKEN_BUCKETS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000)
 DECODE_BUCKETS = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
+MAX_MODELS = 1_000
+"""So many models have a state in the metrics at most; the catalog itself has no limit."""
 RECENT = 200
 """How many of a pool's latest predictions the error quantiles are over."""
 
@@ -57,9 +61,16 @@ class Metrics:
         )
         self.prediction_errors: dict[str, deque[float]] = {}
 
-    def watch(self, pools: PoolDirectory, backlog: Backlog) -> None:
-        """Read the gauges from this live state at every scrape."""
-        self.registry.register(_Gauges(pools, backlog, self.prediction_errors))
+    def watch(
+        self, pools: PoolDirectory, backlog: Backlog, entries: Callable[[], Iterable[ModelEntry]] = tuple
+    ) -> None:
+        """Read the gauges from this live state at every scrape. ``entries`` are the models of the catalog."""
+        self.registry.register(_Gauges(pools, backlog, self.prediction_errors, entries))
+
+    def verified(self, job: CatalogJob) -> None:
+        """A job ended; what a verification came to is counted."""
+        if job.result is not None and job.reason is not None:
+            self.verifications.labels(job.result, job.reason, job.engine).inc()
 
     def predicted(self, pool_id: str, error_ms: float) -> None:
         """A prediction missed the true start by so much."""
@@ -73,10 +84,17 @@ class Metrics:
 class _Gauges(Collector):
     """The present, read when it is asked for."""
 
-    def __init__(self, pools: PoolDirectory, backlog: Backlog, errors: dict[str, deque[float]]) -> None:
+    def __init__(
+        self,
+        pools: PoolDirectory,
+        backlog: Backlog,
+        errors: dict[str, deque[float]],
+        entries: Callable[[], Iterable[ModelEntry]],
+    ) -> None:
         self._pools = pools
         self._backlog = backlog
         self._errors = errors
+        self._entries = entries
 
     def collect(self) -> Iterable[Metric]:
         yield self._queue_depth()
@@ -105,9 +123,12 @@ class _Gauges(Collector):
 
     def _model_state(self) -> Metric:
         family = GaugeMetricFamily("model_state", "1 for a model in this state", labels=("model_id", "state"))
-        served = sorted({entry.snapshot.model_id for entry in self._pools if entry.snapshot.model_id})
-        for model_id in served:
-            family.add_metric((model_id, "Active"), 1)
+        served = {entry.snapshot.model_id: ModelState.ACTIVE for entry in self._pools if entry.snapshot.model_id}
+        known = {entry.id: entry.state for entry in self._entries()}
+        states = {model_id: known.get(model_id, state) for model_id, state in served.items()} | known
+        for model_id in list(states)[:MAX_MODELS]:  # those that are served come first
+            for state in ModelState:
+                family.add_metric((model_id, state), states[model_id] is state)
         return family
 
     def _prediction_error(self) -> Metric:

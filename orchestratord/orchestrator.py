@@ -187,8 +187,9 @@ class Orchestrator:
 
     async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
-        await self._introductions(request)
-        found = self._eligible(request)
+        found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
+        if await self._introductions(request):
+            found = self._eligible(request)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
         tokens = await self._count(request, found)
@@ -201,8 +202,11 @@ class Orchestrator:
             raise ApiError(admission.context_refusal(request, tokens, widest))
         return tuple(fitting)
 
-    async def _introductions(self, request: TaskRequest) -> None:
-        """Let those engines that are just being asked say what they serve, rather than queue for a surprise."""
+    async def _introductions(self, request: TaskRequest) -> bool:
+        """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
+
+        Whether there were any.
+        """
         asking = [
             entry
             for entry in self._pools
@@ -213,6 +217,7 @@ class Orchestrator:
                 async with asyncio.timeout(INTRODUCTION_S):
                     for entry in asking:
                         await entry.heard.wait()
+        return bool(asking)
 
     def _eligible(self, request: TaskRequest) -> Eligible:
         if self._stopping:

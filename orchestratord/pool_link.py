@@ -17,6 +17,7 @@ import msgspec
 
 from contracts import rpc
 from contracts.base import Message
+from contracts.catalog import CatalogJob
 from contracts.pools import PoolSnapshot
 from contracts.rpc import Hello, Method, PoolSet, ProtocolError, Push, RpcErrorBody
 from orchestratord.pools import LinkState
@@ -52,11 +53,15 @@ class PoolLink:
         *,
         on_report: Callable[[PoolSnapshot], None],
         on_link: Callable[[LinkState], None],
+        on_job: Callable[[CatalogJob], None] = lambda _: None,
+        on_notices: Callable[[tuple[str, ...]], None] = lambda _: None,
     ) -> None:
         self._socket = socket
         self._version = version
         self._on_report = on_report
         self._on_link = on_link
+        self._on_job = on_job
+        self._on_notices = on_notices
         self._writer: asyncio.StreamWriter | None = None
         self._pending: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._calls = 0
@@ -132,6 +137,9 @@ class PoolLink:
             self._on_link(LinkState.UP)
             for snapshot in pools.pools:
                 self._on_report(snapshot)
+            for job in pools.jobs:
+                self._on_job(job)
+            self._on_notices(pools.notices)
             while True:
                 self._take(await reader.readuntil())
         finally:
@@ -159,6 +167,8 @@ class PoolLink:
         if isinstance(message, rpc.Request):
             if message.method == Push.POOL_CHANGED:
                 self._on_report(msgspec.json.decode(message.params, type=PoolSnapshot))
+            elif message.method == Push.CATALOG_JOB:
+                self._on_job(msgspec.json.decode(message.params, type=CatalogJob))
             return
         future = self._pending.get(message.id) if isinstance(message.id, int) else None
         if future is not None and not future.done():

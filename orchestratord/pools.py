@@ -144,6 +144,8 @@ class PoolDirectory:
         self.managed = False
         """Whether pool-managerd can be reached; without it the last known state stands."""
         self.ever_managed = False
+        self.notices: tuple[str, ...] = ()
+        """What pool-managerd says that an operator should know."""
 
     def __iter__(self) -> Iterator[PoolEntry]:
         return iter(self._entries.values())
@@ -182,6 +184,10 @@ class PoolDirectory:
         """Whether pool-managerd can be reached has changed."""
         self.managed = state is LinkState.UP
         self.ever_managed = self.ever_managed or self.managed
+
+    def noticed(self, notices: tuple[str, ...]) -> None:
+        """Take over what an operator should know."""
+        self.notices = notices
 
     def views(self) -> list[PoolView]:
         """Every pool as admission sees it."""

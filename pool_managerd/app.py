@@ -9,26 +9,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path, PurePosixPath
 
 import aiohttp
 
 import engine_provisioner.host
 from catalog_core.engines import FsEngineCatalog
 from catalog_core.errors import CatalogError
+from catalog_core.index import Rebuilding
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
+from contracts.pools import Cause, PoolState
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
 from daemon_core.reload import follow_reloads
 from daemon_core.version import version
 from engine_provisioner.gpu_sharing import shared_gpus
-from model_provisioner.provenance import known_models
+from model_provisioner import events
+from model_provisioner.cache import ModelCache
+from model_provisioner.digest import DigestMemory
+from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
+from model_provisioner.survivors import surviving
+from model_provisioner.verify import ModelVerifier
 from pool_managerd import proc
+from pool_managerd.catalog_jobs import CatalogJobs
+from pool_managerd.catalog_methods import CatalogMethods
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
 from pool_managerd.devices import Inventory
@@ -39,15 +49,18 @@ from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.host import Engines, Host, Models
 from pool_managerd.hub import Hub
+from pool_managerd.in_use import InUse
 from pool_managerd.instance_lock import single_instance
-from pool_managerd.life import Life
+from pool_managerd.life import Life, RestartAsked
 from pool_managerd.owner import Owner
 from pool_managerd.probe import Prober, Timing
 from pool_managerd.process import KILL_WAIT_S
+from pool_managerd.retired import Retired
 from pool_managerd.room import Room
 from pool_managerd.rpc_methods import NAME, PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
+from pool_managerd.stock import Stock, StockWatch
 from pool_managerd.supervisor import SupervisedPool, Supervisor
 from pool_managerd.vram_memory import VramMemory
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
@@ -68,10 +81,11 @@ async def serve(context: DaemonContext) -> None:
     connector = aiohttp.TCPConnector(force_close=True)  # an idle connection would hold one of an engine's threads
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
-            models, engines = models_of(context), engines_of(context)
+            stock, engines = stock_of(context), engines_of(context)
             if context.config.profile is Profile.HOME:
                 _refuse_overlaps(context.config.pools, await asyncio.to_thread(gpus.inventory))
-            await run(context, assemble(context, models=models, engines=engines, gpus=gpus, client=client))
+            parts = assemble(context, models=stock.models, engines=engines, gpus=gpus, client=client, stock=stock)
+            await run(context, parts)
         finally:
             await asyncio.to_thread(gpus.close)
 
@@ -83,6 +97,8 @@ class Parts:
     hub: Hub
     supervisor: Supervisor
     server: RpcServer
+    beside: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
+    """What runs beside the pools until the end."""
 
 
 async def run(context: DaemonContext, parts: Parts) -> None:
@@ -109,13 +125,14 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
         reloading = group.create_task(follow_reloads(context, NAME), name="reload")
+        beside = [group.create_task(work()) for work in parts.beside]
         await context.stopping.wait()
         parts.server.stop_accepting()
         longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
         if not await parts.supervisor.stop(longest_ms / 1000 + KILL_WAIT_S):
             _log.error("not every engine ended in time: what is left is killed")
-        running.cancel()
-        reloading.cancel()
+        for task in (running, reloading, *beside):
+            task.cancel()
 
 
 def assemble(
@@ -127,8 +144,9 @@ def assemble(
     client: aiohttp.ClientSession,
     containers: Containers | None = None,
     timing: Timing | None = None,
+    stock: Stock | None = None,
 ) -> Parts:
-    """Put the parts together; needs a running loop, starts nothing."""
+    """Put the parts together; needs a running loop, starts nothing. Without ``stock`` no ``catalog.*`` is answered."""
     config, paths = context.config, context.paths
     wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
     lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
@@ -140,7 +158,7 @@ def assemble(
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
     watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
-    condemned = Condemned()
+    condemned, retired = Condemned(), Retired()
     host = Host(
         profile=config.profile,
         models=models,
@@ -148,6 +166,7 @@ def assemble(
         gpus=gpus,
         watch=watch,
         condemned=condemned,
+        retired=retired,
         room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
         files=files,
@@ -166,6 +185,7 @@ def assemble(
     supervisor = Supervisor(
         pools=pools, files=files, containers=containers, hub=hub, watch=watch, condemned=condemned, boot_id=boot_id
     )
+    catalog, beside = (None, ()) if stock is None else _catalog_of(stock, context, hub, retired, supervisor)
     methods = PoolMethods(
         version=version(),
         hub=hub,
@@ -173,23 +193,68 @@ def assemble(
         gpus=gpus,
         pools={pool.id: pool for pool in config.pools},
         engines=sources,
+        catalog=catalog,
     )
-    return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods))
+    return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)
 
 
-def models_of(context: DaemonContext) -> Models:
+def _catalog_of(
+    stock: Stock, context: DaemonContext, hub: Hub, retired: Retired, supervisor: Supervisor
+) -> tuple[CatalogMethods, tuple[Callable[[], Coroutine[None, None, None]], ...]]:
+    """What answers the calls about models, and what has to run for that."""
+    hub.notices = stock.notices
+    stock.in_use.follow(lambda: hub.pools().pools)
+    jobs = CatalogJobs(show=hub.worked, redact=context.redactor.text, now_ms=stock.now_ms)
+
+    def changed() -> None:
+        supervisor.refresh()
+        for pool in hub.pools().pools:
+            refused = pool.last_error is not None and pool.last_error.cause is Cause.MODEL_RETIRED
+            if refused and pool.state in {PoolState.BACKOFF, PoolState.BROKEN}:
+                supervisor.post(pool.pool_id, RestartAsked())  # the model may be in use again
+
+    watch = StockWatch(stock, retired, changed)
+    return CatalogMethods(stock, jobs, watch.look), (jobs.run, watch.run)
+
+
+def stock_of(context: DaemonContext) -> Stock:
     """Where the models come from. A relative path in a reference starts at the configuration file."""
     paths = context.paths
     base = context.config_path.absolute().parent
-    catalog = FsModelCatalog(paths.catalog, discover=partial(known_models, paths.provenance))
-    _recover(catalog)
-    return ProvisionedModels(ModelProvisioner(paths.models, catalog, paths.provenance, base, _unix_ms))
+    catalog = FsModelCatalog(paths.catalog, discover=partial(surviving, paths.provenance, paths.models))
+    notices = _recover(catalog, paths.provenance)
+    in_use = InUse(context.config.pools, paths.handles)
+    cache = ModelCache(
+        paths.models,
+        catalog,
+        settings=context.config.models,
+        journal=paths.provenance,
+        base_dir=base,
+        clock=_unix_ms,
+        holds=in_use,
+    )
+    gate = OutboundGate(policy=context.config.policy, environ=context.environ)
+    provisioner = ModelProvisioner(
+        paths.models, catalog, paths.provenance, base, _unix_ms, gate=gate, environ=context.environ, room=cache
+    )
+    digests = DigestMemory(paths.models / "digests.json")
+    return Stock(
+        models=ProvisionedModels(provisioner),
+        catalog=catalog,
+        cache=cache,
+        verifier=ModelVerifier(catalog, cache, digests, journal=paths.provenance, clock=_unix_ms),
+        in_use=in_use,
+        journal=paths.provenance,
+        base_dir=PurePosixPath(base),
+        now_ms=_unix_ms,
+        notices=notices,
+    )
 
 
 def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     """Where the engines come from."""
     catalog = FsEngineCatalog(context.paths.catalog)
-    _recover(catalog)
+    _recover(catalog, context.paths.provenance)
     host = engine_provisioner.host.Host(
         environ=context.environ, catalog=catalog, cache=context.paths.cache, policy=context.config.policy
     )
@@ -202,14 +267,20 @@ def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:
         raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
 
 
-def _recover(catalog: FsModelCatalog | FsEngineCatalog) -> None:
+def _recover(catalog: FsModelCatalog | FsEngineCatalog, journal: Path) -> tuple[str, ...]:
     """Put a damaged index aside and say what could be saved; a healthy one is only looked at."""
     try:
         recovery = catalog.recover()
     except CatalogError as error:
         raise StartupError(error.message, error.hint) from error
-    if recovery is not None:
-        _log.warning("%s", recovery.render())
+    if recovery is None:
+        return ()
+    text = recovery.render()
+    damaged = isinstance(recovery, Rebuilding)
+    _log.log(logging.WARNING if damaged else logging.INFO, "%s", text)
+    kind = events.EventKind.RECOVERED if damaged else events.EventKind.CONVERTED
+    events.note(journal, events.Event(at_ms=_unix_ms(), kind=kind, message=text))
+    return (text,) if damaged else ()
 
 
 def _unix_ms() -> int:

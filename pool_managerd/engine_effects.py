@@ -180,6 +180,7 @@ class EngineEffects:
         names = tuple(gpu.uuid for gpu in self._serving.gpus) or tuple(str(device) for device in self._pool.devices)
         offset = self._host.wall_offset_ms
         seen = snapshot(self._pool, life, wall_offset_ms=offset, devices=names, use=self._use)
+        seen = self._host.retired.show(seen)
         if (error := seen.last_error) is not None:
             # It may quote what an engine or a build printed, and what an operator typed.
             redact = self._host.redactor.text

@@ -6,7 +6,7 @@ Decides nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from contracts.config import Engine, Pool, Profile
@@ -19,6 +19,7 @@ from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
 from pool_managerd.probe import Prober
+from pool_managerd.retired import Retired
 from pool_managerd.room import Room
 
 Progress = Callable[[str], None]
@@ -62,5 +63,6 @@ class Host:
     redactor: Redacts
     environ: Mapping[str, str]
     boot_id: str
+    retired: Retired = field(default_factory=Retired)
     wall_offset_ms: int
     """Unix milliseconds minus the loop's: what turns one into the other for people."""

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
+from contracts.catalog import CatalogJob
 from contracts.pools import Gpu, PoolSnapshot
 from contracts.rpc import GpuSet, PoolSet, Push, notification
 
+MAX_JOBS = 256
 Listener = Callable[[bytes], None]
 """Takes the frame of a notification. Must neither block nor raise."""
 
@@ -25,10 +27,14 @@ class Hub:
         self._revision = 0
         self._listeners: dict[int, Listener] = {}
         self._next = 0
+        self._jobs: dict[tuple[str, str], CatalogJob] = {}
+        self.notices: tuple[str, ...] = ()
+        """What an operator should know although everything runs."""
 
     def pools(self) -> PoolSet:
         """Every pool at the current revision, in the order of the configuration."""
-        return PoolSet(revision=self._revision, pools=tuple(self._pools.values()))
+        pools, jobs = tuple(self._pools.values()), tuple(self._jobs.values())
+        return PoolSet(revision=self._revision, pools=pools, jobs=jobs, notices=self.notices)
 
     def pool(self, pool_id: str) -> PoolSnapshot | None:
         """One pool, or None where no such pool is configured."""
@@ -48,6 +54,15 @@ class Hub:
         after = replace(snapshot, revision=self._revision)
         self._pools[snapshot.pool_id] = after
         self._tell(notification(Push.POOL_CHANGED, after))
+
+    def worked(self, job: CatalogJob) -> None:
+        """Take a job on a model as it is now; the latest of each kind on each model is kept, up to a bound."""
+        key = (str(job.kind), job.asked_id)
+        self._jobs.pop(key, None)
+        self._jobs[key] = job
+        for old in [key for key, kept in self._jobs.items() if kept.over][: max(0, len(self._jobs) - MAX_JOBS)]:
+            del self._jobs[old]
+        self._tell(notification(Push.CATALOG_JOB, job))
 
     def sampled(self, gpus: tuple[Gpu, ...]) -> None:
         """Send a sample of the GPUs."""

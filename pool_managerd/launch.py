@@ -43,6 +43,8 @@ class Launch(Message, frozen=True, kw_only=True):
     env: dict[str, str]
     devices: tuple[str, ...]
     """UUIDs of the GPUs that it may use."""
+    model_parts: tuple[str, ...] = ()
+    """Of a split model the files that the engine finds beside the first."""
 
     @property
     def hash(self) -> str:
@@ -63,6 +65,7 @@ def launch_of(
         model_digest=model.digest if model is not None else None,
         env=env,
         devices=devices,
+        model_parts=model.parts if model is not None else (),
     )
 
 
@@ -101,8 +104,9 @@ def container_of(
         devices=tuple(DeviceRequest.gpu(uuid) for uuid in launch.devices),
         ports=(PortMapping(container=container.port),),
         model_mount=Mount(source=launch.model_path, target=inside) if launch.model_path else None,
-        mounts=tuple(
-            Mount(source=mount.source, target=mount.target, writable=mount.writable) for mount in container.mounts
+        mounts=(
+            *(Mount(source=part, target=_beside(inside, part)) for part in launch.model_parts),
+            *(Mount(source=each.source, target=each.target, writable=each.writable) for each in container.mounts),
         ),
         tmpfs=container.tmpfs,
         limits=Limits(memory_bytes=container.memory_bytes, shm_bytes=container.shm_bytes, pids=container.pids),
@@ -115,3 +119,7 @@ def _inside(container: ContainerRun, model_path: str) -> str:
     """Where the model is, inside."""
     target = container.model_target
     return f"{target}{PurePosixPath(model_path).name}" if target.endswith("/") else target
+
+
+def _beside(inside: str, part: str) -> str:
+    return str(PurePosixPath(inside).with_name(PurePosixPath(part).name))

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
-import msgspec
-
-from contracts.base import Message, explain
+from contracts.base import Message
 from contracts.config import Pool
 from contracts.pools import PoolSnapshot
 from contracts.rpc import (
@@ -30,16 +27,18 @@ from contracts.rpc import (
     answer,
     same_major,
 )
+from pool_managerd import catalog_methods
+from pool_managerd.catalog_methods import CatalogMethods
 from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
 from pool_managerd.host import Engines
 from pool_managerd.hub import Hub
 from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked
+from pool_managerd.rpc_params import params_of
 from pool_managerd.rpc_server import RpcError
 from pool_managerd.snapshot import health
 
 NAME = "pool-managerd"
-_Params = TypeVar("_Params", bound=Message)
 
 
 class PoolMethods:
@@ -54,6 +53,7 @@ class PoolMethods:
         gpus: Gpus,
         pools: Mapping[str, Pool],
         engines: Mapping[str, Engines],
+        catalog: CatalogMethods | None = None,
     ) -> None:
         self._version = version
         self._hub = hub
@@ -61,10 +61,11 @@ class PoolMethods:
         self._gpus = gpus
         self._pools = pools
         self._engines = engines
+        self._catalog = catalog
 
     def hello(self, request: Request) -> Hello:
         """See ``pool_managerd.rpc_server.Methods``."""
-        theirs = _params(request, Hello)
+        theirs = params_of(request, Hello)
         if not same_major(PROTOCOL, theirs.protocol):
             text = f"{NAME} speaks protocol {PROTOCOL}, {theirs.name} speaks {theirs.protocol}: update the older one"
             raise RpcError(RpcCode.VERSION_MISMATCH, text, {"ours": PROTOCOL, "theirs": theirs.protocol})
@@ -83,20 +84,22 @@ class PoolMethods:
             case Method.POOL_LIST:
                 return self._hub.pools()
             case Method.POOL_HEALTH:
-                return health(self._snapshot(_params(request, PoolRef).pool_id))
+                return health(self._snapshot(params_of(request, PoolRef).pool_id))
             case Method.POOL_DRAIN:
-                drain = _params(request, DrainParams)
+                drain = params_of(request, DrainParams)
                 return self._ask(drain.pool_id, DrainAsked(deadline_ms=max(0, drain.deadline_ms)))
             case Method.POOL_RESTART:
-                return self._ask(_params(request, PoolRef).pool_id, RestartAsked())
+                return self._ask(params_of(request, PoolRef).pool_id, RestartAsked())
             case Method.POOL_RELOAD:
-                reload = _params(request, ReloadParams)
+                reload = params_of(request, ReloadParams)
                 event = ReloadAsked(model_ref=reload.new_model_ref, deadline_ms=max(0, reload.deadline_ms))
                 return self._ask(reload.pool_id, event)
             case Method.GPU_LIST:
                 return GpuSet(gpus=(await asyncio.to_thread(self._gpus.inventory)).gpus)
             case Method.ENGINE_PLAN | Method.ENGINE_PREFLIGHT:
                 return await self._engine(request)
+            case method if self._catalog is not None and method in catalog_methods.ANSWERED:
+                return await self._catalog.call(request)
             case _:
                 known = ", ".join(sorted(ANSWERED))
                 raise RpcError(RpcCode.METHOD_NOT_FOUND, f"no method {request.method!r}; there are: {known}")
@@ -114,7 +117,7 @@ class PoolMethods:
         return found
 
     async def _engine(self, request: Request) -> Message:
-        pool_id = self._snapshot(_params(request, PoolRef).pool_id).pool_id
+        pool_id = self._snapshot(params_of(request, PoolRef).pool_id).pool_id
         pool, engines = self._pools[pool_id], self._engines[pool_id]
         try:
             if request.method == Method.ENGINE_PLAN:
@@ -125,7 +128,7 @@ class PoolMethods:
             raise RpcError(RpcCode.CONFLICT, error.message, data) from error
 
 
-ANSWERED = frozenset(
+ANSWERED = catalog_methods.ANSWERED | frozenset(
     {
         Method.HELLO,
         Method.SUBSCRIBE,
@@ -140,12 +143,3 @@ ANSWERED = frozenset(
     }
 )
 """What this version answers."""
-
-
-def _params(request: Request, kind: type[_Params]) -> _Params:
-    try:
-        return msgspec.json.decode(request.params, type=kind)
-    except msgspec.ValidationError as error:
-        problem = explain(error, kind)
-        text = f"{request.method}: {problem.where}: {problem.message}"
-        raise RpcError(RpcCode.INVALID_PARAMS, text, {"hint": problem.hint} if problem.hint else None) from error

@@ -32,6 +32,7 @@ def snapshot(
         provisioning_mode=pool.mode,
         model_ref=life.model_ref,
         next_model_ref=life.next_ref,
+        previous_model_ref=life.previous_ref,
         ctx_max=pool.ctx if model_ctx is None else min(pool.ctx, model_ctx),
         slots=pool.slots,
         engine_version=engine.engine_version if engine is not None else None,

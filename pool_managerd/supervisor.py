@@ -111,6 +111,11 @@ class Supervisor:
             return False
         return True
 
+    def refresh(self) -> None:
+        """Show every pool again: something that a snapshot shows beside the pool's own state has changed."""
+        for pool in self._pools.values():
+            pool.owner.refresh()
+
     # --- what a former manager left -----------------------------------------------------------------------------------
 
     def _reconcile(self) -> Reconciliation:

@@ -30,6 +30,16 @@ class ProvisionedModels:
         except ModelError as error:
             raise StepError(error.cause, error.message, error.hint) from error
 
+    async def pull(self, ref: str, digest: str | None, progress: Progress) -> ResolvedModel:
+        """A model that somebody asks for by its reference: whatever engine it is for, and also if it is Retired.
+
+        Raises StepError.
+        """
+        try:
+            return await self._provisioner.ensure_present(ref, digest, progress, revive=True)
+        except ModelError as error:
+            raise StepError(error.cause, error.message, error.hint) from error
+
 
 class ProvisionedEngines:
     """One pool's engine by way of ``engine_provisioner``."""

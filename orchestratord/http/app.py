@@ -9,6 +9,8 @@ from aiohttp import web
 
 from contracts.config import Config
 from orchestratord.auth import Authenticator
+from orchestratord.catalog import CatalogView
+from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
 from orchestratord.http.stream import Streams
@@ -27,11 +29,13 @@ def make_http_app(
     pools: PoolDirectory,
     link: PoolLink,
     metrics: Metrics,
+    catalog: CatalogView,
 ) -> web.Application:
     """Everything that is served over HTTP."""
     app = web.Application(middlewares=[make_edge(authenticator)], client_max_size=config.server.max_body_bytes)
     app.on_response_prepare.append(stamp)
     streams = Streams(orchestrator, config.server)
     app.add_routes(TaskRoutes(orchestrator, streams).table())
-    app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics).table())
+    app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
+    app.add_routes(CatalogRoutes(catalog, link).table())
     return app

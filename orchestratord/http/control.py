@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from contracts import openapi, rpc
-from contracts.base import Message, nearest
+from contracts.base import nearest
 from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import (
@@ -25,12 +25,14 @@ from contracts.pools import (
     QueueInfo,
     ReloadRequest,
 )
+from orchestratord.catalog import CatalogView
 from orchestratord.errors import api_error
 from orchestratord.http.edge import json_response
 from orchestratord.http.errors import Body, decode
+from orchestratord.http.manager import ask
 from orchestratord.metrics import Metrics
 from orchestratord.orchestrator import Orchestrator
-from orchestratord.pool_link import ManagerRefusedError, ManagerUnavailableError, PoolLink
+from orchestratord.pool_link import PoolLink
 from orchestratord.pools import PoolDirectory, PoolEntry
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,13 +42,21 @@ class ControlRoutes:
     """Handlers over the live state."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, orchestrator: Orchestrator, link: PoolLink, metrics: Metrics
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        orchestrator: Orchestrator,
+        link: PoolLink,
+        metrics: Metrics,
+        *,
+        catalog: CatalogView,
     ) -> None:
         self._config = config
         self._pools = pools
         self._orchestrator = orchestrator
         self._link = link
         self._metrics = metrics
+        self._catalog = catalog
         self._openapi = msgspec.json.encode(openapi.document())
 
     def table(self) -> list[web.RouteDef]:
@@ -68,6 +78,7 @@ class ControlRoutes:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """``GET /metrics``."""
+        await self._catalog.refresh_quietly()
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": EXPOSITION})
 
     async def openapi(self, _request: web.Request) -> web.Response:
@@ -92,7 +103,7 @@ class ControlRoutes:
     async def pools(self, _request: web.Request) -> web.Response:
         """``GET /v1/pools``."""
         pools = tuple(self._health(entry) for entry in self._pools)
-        return json_response(PoolList(pools=pools, managed=self._pools.managed))
+        return json_response(PoolList(pools=pools, managed=self._pools.managed, notices=self._pools.notices))
 
     async def health(self, request: web.Request) -> web.Response:
         """``GET /v1/pools/{id}/health``."""
@@ -103,7 +114,7 @@ class ControlRoutes:
         entry = self._entry(request)
         body = await _body(request, DrainRequest)
         params = rpc.DrainParams(pool_id=entry.id, deadline_ms=self._patience(entry, body.deadline_ms))
-        await self._ask(rpc.Method.POOL_DRAIN, params)
+        await ask(self._link, rpc.Method.POOL_DRAIN, params, rpc.Empty)
         return json_response(self._health(entry), 202)
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -112,7 +123,7 @@ class ControlRoutes:
         body = await _body(request, ReloadRequest)
         patience = self._patience(entry, DrainRequest().deadline_ms)
         params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=body.new_model_ref, deadline_ms=patience)
-        await self._ask(rpc.Method.POOL_RELOAD, params)
+        await ask(self._link, rpc.Method.POOL_RELOAD, params, rpc.Empty)
         return json_response(self._health(entry), 202)
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -128,18 +139,6 @@ class ControlRoutes:
     def _patience(self, entry: PoolEntry, deadline_ms: int) -> int:
         """How long running work gets to finish: none at all where nothing runs. pool-managerd cannot see that."""
         return deadline_ms if self._orchestrator.runner.active(entry.id) else 0
-
-    async def _ask(self, method: rpc.Method, params: Message) -> None:
-        try:
-            await self._link.call(method, params, rpc.Empty)
-        except ManagerUnavailableError as error:
-            hint = "systemctl --user status pool-managerd"
-            raise api_error(ErrorCode.POOL_UNAVAILABLE, str(error), hint) from error
-        except rpc.ProtocolError as error:
-            raise api_error(ErrorCode.INVALID_PARAMS, str(error)) from error
-        except ManagerRefusedError as error:
-            code = _CODE_OF.get(error.error.code, ErrorCode.INTERNAL)
-            raise api_error(code, error.error.message) from error
 
     def _health(self, entry: PoolEntry) -> PoolHealth:
         snapshot = entry.snapshot
@@ -185,13 +184,6 @@ class ControlRoutes:
             model_id=snapshot.model_id,
             model_digest=snapshot.model_digest,
         )
-
-
-_CODE_OF = {
-    rpc.RpcCode.UNKNOWN_POOL: ErrorCode.NOT_FOUND,
-    rpc.RpcCode.CONFLICT: ErrorCode.CONFLICT,
-    rpc.RpcCode.INVALID_PARAMS: ErrorCode.INVALID_PARAMS,
-}
 
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:

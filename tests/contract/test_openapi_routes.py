@@ -24,6 +24,6 @@ async def test_every_operation_has_its_route_and_every_route_its_operation(tmp_p
 async def test_only_what_the_document_calls_open_needs_no_token(tmp_path: Path) -> None:
     async with house(tmp_path, token="a-token") as here:
         for operation in OPERATIONS:
-            path = operation.path.replace("{task_id}", "t").replace("{pool_id}", "p")
+            path = operation.path.replace("{task_id}", "t").replace("{pool_id}", "p").replace("{model_id}", "m")
             async with here.client.request(operation.method, path) as answer:
                 assert (answer.status == 401) is not operation.open, operation

@@ -49,8 +49,6 @@ class StandIn(State):
         super().__init__(knobs or Knobs(), wire)
         self.requests: deque[Request] = deque(maxlen=100)
         """The latest requests, for a test that looks at what a client really sent."""
-        self.generations: deque[Request] = deque(maxlen=100)
-        """Those of them that asked for a generation, and not only whether there is a route for one."""
         self.tasks = asyncio.TaskGroup()
         self._key = key
         self._port = port
@@ -170,7 +168,6 @@ class StandIn(State):
             await self._answer(connection, job)
             return
         self.stats.requests += 1
-        self.generations.append(request)
         self.changed()
         if (canned := self.knobs.http_error) is not None:
             await self._answer(connection, Answer(canned.status, canned.body.encode(), canned.content_type))

@@ -6,6 +6,7 @@ tokens are never drawn and a generation ends only by its limit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -18,13 +19,33 @@ CONSTANT = 3.0
 NEVER = -20.0
 SPACE = "\u2581"
 HEADS, KV_HEADS = 4, 2
+CHAT_TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
 
 
-def write_tiny_gguf(path: Path, *, layers: int = 2, dim: int = 64, ctx: int = 2048, seed: int = 1) -> Path:
-    """Write one: 2 layers of 64 make thousands of tokens a second, 8 of 512 are slow enough to be killed meanwhile."""
-    writer = gguf.GGUFWriter(path, "llama")
+def write_tiny_gguf(
+    path: Path,
+    *,
+    layers: int = 2,
+    dim: int = 64,
+    ctx: int = 2048,
+    seed: int = 1,
+    split: int = 0,
+    yarn: int = 0,
+    template: str | Sequence[Mapping[str, str]] = CHAT_TEMPLATE,
+) -> Path:
+    """Write one: 2 layers of 64 make thousands of tokens a second, 8 of 512 are slow enough to be killed meanwhile.
+
+    With ``split`` there are so many tensors in each file, whose name has which part it is. With ``yarn`` the context is
+    that many times what it was before positions were scaled.
+    """
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
+    if yarn:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(yarn)
+        writer.add_rope_scaling_orig_ctx_len(ctx // yarn)
     tokens = _vocabulary()
     _facts(writer, layers=layers, dim=dim, ctx=ctx, tokens=tokens)
+    writer.add_chat_template(template)
     kinds = np.array([int(kind) for _, _, kind in tokens])
     for name, values in _weights(np.random.default_rng(seed), layers, dim, kinds).items():
         writer.add_tensor(name, values)
@@ -71,7 +92,6 @@ def _facts(
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] ")
 
 
 def _weights(rng: np.random.Generator, layers: int, dim: int, kinds: npt.NDArray[np.int64]) -> dict[str, Matrix]:

@@ -19,9 +19,9 @@ from catalog_core.engines import FsEngineCatalog
 from contracts.config import Mode, Outbound, Policy, Verdict
 from contracts.engines import PreparedEngine
 from contracts.pools import Cause
-from engine_provisioner import transfer
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.transfer import ATTEMPTS
+from model_provisioner import transfer
 from tests.integration.engine_provisioner.fetching import (
     ALLOWED,
     Answer,

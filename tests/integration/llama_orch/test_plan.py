@@ -68,10 +68,8 @@ async def test_the_preflight_finds_all_that_an_empty_machine_lacks_at_once(comma
     large, small = json.loads(done.stdout)
     said = " ".join(finding["message"] for finding in large["findings"])
     assert all(tool in said for tool in ("git", "cmake", "ninja", "g++"))
-    for pool, model in ((large, "hf:bartowski/"), (small, "hf:Qwen/")):
-        (finding,) = [finding for finding in pool["findings"] if finding["check"] == "model"]
-        assert f"{model}" in finding["message"]
-        assert "cannot be fetched by this version" in finding["message"]
+    for pool in (large, small):
+        assert [finding for finding in pool["findings"] if finding["check"] == "model"] == []  # they will be fetched
     assert "no container runtime" in " ".join(finding["message"] for finding in small["findings"])
     assert all(finding["why"] and finding["hint"] for pool in (large, small) for finding in pool["findings"])
     assert files_below(tmp_path / "home") == []
@@ -98,8 +96,7 @@ async def test_a_card_that_is_not_there_is_found_before_anything_else(
     done = await command("ensure", "--config", str(EXAMPLE), "--pool", "small")
     assert done.status == 1
     operator_sees("gpu/card-missing", done.stdout)
-    model, check = done.stderr.splitlines()
-    assert "cannot be fetched by this version" in model
+    (check,) = done.stderr.splitlines()
     assert check == "small: check the GPUs (1) and the flags of pool small"
 
 

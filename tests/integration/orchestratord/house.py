@@ -16,6 +16,7 @@ from adapters.registry import adapter_for
 from contracts.config import Auth, Config, Pool, Queue, Timeouts
 from contracts.pools import Endpoint
 from orchestratord.auth import Authenticator
+from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.http.app import make_http_app
 from orchestratord.metrics import Metrics
@@ -41,8 +42,16 @@ class House:
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
         self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, Observer(self.metrics))
-        self.metrics.watch(self.pools, self.orchestrator.backlog)
-        self.link = PoolLink(socket, "1", on_report=self.orchestrator.report, on_link=self.pools.linked)
+        self.catalog = CatalogView(socket.parent / "catalog", self.pools)
+        self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
+        self.link = PoolLink(
+            socket,
+            "1",
+            on_report=self.orchestrator.report,
+            on_link=self.pools.linked,
+            on_job=lambda job: self.metrics.verified(job) if self.catalog.take(job) else None,
+            on_notices=self.pools.noticed,
+        )
         self.app = make_http_app(
             settings,
             Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy),
@@ -50,6 +59,7 @@ class House:
             pools=self.pools,
             link=self.link,
             metrics=self.metrics,
+            catalog=self.catalog,
         )
         self.url = ""
         self.client: aiohttp.ClientSession

@@ -196,7 +196,7 @@ async def test_a_plan_is_told_and_a_failing_preflight_is_an_error_with_its_cause
         ("pool.drain", {"pool_id": "gpu7"}, RpcCode.UNKNOWN_POOL, "gpu7"),
         ("pool.health", {}, RpcCode.INVALID_PARAMS, "the required field 'pool_id' is missing"),
         ("pool.drain", {"pool_id": "gpu0", "deadline_ms": "x"}, RpcCode.INVALID_PARAMS, "deadline_ms: expected int"),
-        ("catalog.put", {}, RpcCode.METHOD_NOT_FOUND, "no method 'catalog.put'; there are: engine.plan"),
+        ("pool.dance", {}, RpcCode.METHOD_NOT_FOUND, "no method 'pool.dance'; there are: catalog.delete"),
         ("", {}, RpcCode.METHOD_NOT_FOUND, "no method ''"),
     ],
 )

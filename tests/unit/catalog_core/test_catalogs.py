@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from catalog_core.engines import EngineCatalogStore, FsEngineCatalog
 from catalog_core.errors import EntryNotFoundError, OutsideRootError
+from catalog_core.index import Rebuilding
 from catalog_core.models import FsModelCatalog
 from contracts.config import Engine
 from contracts.engines import EngineEntry, ModelEntry, ModelState
@@ -144,7 +145,7 @@ def test_a_damaged_model_index_keeps_the_models_whose_files_are_there(tmp_path: 
     assert text.count('"id": "hurt"') == 1
     index.write_text(text.replace('"id": "hurt"', '"id": 7'))
     report = catalog.recover()
-    assert report is not None
+    assert isinstance(report, Rebuilding)
     assert report.kept == 1
     assert [entry.id for entry in catalog.list()] == ["here"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import example, given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from contracts.config import Outbound, Verdict
-from daemon_core.outbound import Ruling, is_this_machine, ruling_on
+from daemon_core.outbound import Ruling, address_ruling, is_this_machine, private_kind, ruling_on
 
 CLOSED = Outbound(default=Verdict.DENY)
 
@@ -268,3 +268,80 @@ def test_no_text_makes_it_fail_or_shows_a_secret(url: str) -> None:
 def test_a_refusal_says_what_would_lift_it(url: str, outbound: Outbound, mend: str) -> None:
     ruling = ruling_on(url, outbound)
     assert (ruling.allowed, ruling.mend) == (False, mend)
+
+
+# --- addresses that a name came to ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("127.0.0.1", "this machine"),
+        ("127.255.255.254", "this machine"),
+        ("0.0.0.0", "this machine"),  # noqa: S104 - nothing is bound
+        ("::", "this machine"),
+        ("::1", "this machine"),
+        ("::ffff:127.0.0.1", "this machine"),
+        ("10.0.0.1", "private"),
+        ("172.31.255.255", "private"),
+        ("192.168.0.1", "private"),
+        ("fd12::1", "private"),
+        ("169.254.169.254", "link-local"),
+        ("fe80::1%eth0", "link-local"),
+        ("64:ff9b::169.254.169.254", "link-local"),
+        ("2002:a9fe:a9fe::1", "link-local"),
+        ("100.64.0.1", "shared by a carrier's NAT"),
+        ("224.0.0.251", "multicast"),
+        ("ff02::fb", "multicast"),
+        ("fec0::1", "not of the internet"),
+        ("64:ff9b:1::1", "not of the internet"),
+        ("8.8.8.8", None),
+        ("172.32.0.1", None),
+        ("2606:4700::1", None),
+        ("64:ff9b::808:808", None),
+    ],
+)
+def test_the_kind_of_an_address(address: str, kind: str | None) -> None:
+    found = private_kind(address)
+    assert (found is None) == (kind is None)
+    assert kind in {found, "not of the internet"}
+
+
+@pytest.mark.req("HP-23")
+@pytest.mark.parametrize(
+    ("allow", "deny", "address", "allowed"),
+    [
+        ((), (), "8.8.8.8", True),
+        ((), (), "10.0.0.1", False),
+        (("*", "https:", "10.*", "nas.*"), (), "10.0.0.1", False),
+        (("nas.lan",), (), "10.0.0.1", True),
+        (("NAS.lan.",), (), "10.0.0.1", True),
+        (("10.0.0.1",), (), "::ffff:10.0.0.1", True),
+        (("10.0.0.2",), (), "10.0.0.1", False),
+        (("nas.lan",), ("10.*",), "10.0.0.1", False),
+        ((), ("8.8.*",), "8.8.8.8", False),
+        (("nas.lan",), (), "no address", False),
+    ],
+)
+def test_a_private_address_has_to_be_named(
+    allow: tuple[str, ...], deny: tuple[str, ...], address: str, allowed: bool
+) -> None:
+    ruling = address_ruling("nas.lan", address, Outbound(allow=allow, deny=deny))
+    assert (ruling.allowed, ruling.host) == (allowed, "nas.lan")
+
+
+@given(st.ip_addresses(), st.sampled_from([(), ("*",), ("https:", "hf:")]))
+def test_an_address_that_is_not_global_is_never_reached_by_a_wildcard(
+    address: IPv4Address | IPv6Address, allow: tuple[str, ...]
+) -> None:
+    if address_ruling("a.example", str(address), Outbound(allow=allow)).allowed:
+        assert not address.is_private
+        assert not address.is_multicast
+
+
+def test_the_scheme_of_a_reference_counts_for_what_it_leads_to() -> None:
+    url = "https://cdn.example/x"
+    assert ruling_on(url, Outbound(default=Verdict.DENY, allow=("hf:",)), "hf").allowed
+    assert not ruling_on(url, Outbound(default=Verdict.DENY, allow=("hf:",)), "s3").allowed
+    assert not ruling_on(url, Outbound(deny=("HF:",)), "hf").allowed
+    assert ruling_on(url, Outbound(deny=("hf:",))).allowed

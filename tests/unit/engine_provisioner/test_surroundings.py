@@ -6,14 +6,21 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from contracts.config import Config, Engine, External, Mode, Pool, Profile, Provisioning
+from contracts.config import Config, Engine, External, Mode, Outbound, Policy, Pool, Profile, Provisioning, Verdict
+from contracts.engines import Finding
 from engine_provisioner.gpu_sharing import shared_gpus
 from engine_provisioner.surroundings import Surroundings, catalog_findings, model_findings
+from model_provisioner.outbound_gate import OutboundGate
 from tests.unit.engine_provisioner.conftest import GPUS, MakeHost, a_pool
 from tests.unit.engine_provisioner.test_cli import Run, run, write  # noqa: F401 - a fixture
 from tests.unit.model_provisioner.heads import write_model
 
 ELSEWHERE = Provisioning(mode=Mode.EXTERNAL, external=External(url="http://127.0.0.1:9"))
+
+
+def findings(pool: Pool, base_dir: Path, policy: Policy | None = None) -> tuple[Finding, ...]:
+    gate = OutboundGate(policy=policy or Policy(), environ={})
+    return model_findings(pool, base_dir, base_dir / "cache", gate)
 
 
 def two_pools(first: Pool, second: Pool) -> Config:
@@ -27,13 +34,15 @@ def two_pools(first: Pool, second: Pool) -> Config:
         ("gone.gguf", "there is no model file {base}/gone.gguf"),
         ("file:gone.gguf", "there is no model file {base}/gone.gguf"),
         ("ftp://host/m.gguf", "'ftp:' in the model reference"),
-        ("hf:org/repo/m.gguf", "hf:org/repo/m.gguf cannot be fetched by this version"),
+        ("hf:org/repo/m.gguf", "huggingface.co may not be reached: policy.outbound.default: deny"),
+        ("https://models.example/m.gguf", "models.example may not be reached: policy.outbound.default: deny"),
+        ("oci://ghcr.io/org/m:v1", "ghcr.io may not be reached: policy.outbound.default: deny"),
         ("text.gguf", "{base}/text.gguf cannot be used"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_found(tmp_path: Path, model: str, said: str) -> None:
     (tmp_path / "text.gguf").write_text("no model")
-    (finding,) = model_findings(a_pool(model=model), tmp_path)
+    (finding,) = findings(a_pool(model=model), tmp_path, Policy(outbound=Outbound(default=Verdict.DENY)))
     assert finding.check == "model"
     assert finding.message.startswith(f"pool gpu0: {said.format(base=tmp_path)}")
     assert finding.why
@@ -42,9 +51,10 @@ def test_a_model_that_cannot_be_loaded_is_found(tmp_path: Path, model: str, said
 
 def test_a_model_that_is_here_starts_at_the_configuration_and_an_endpoint_has_its_own(tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf")
-    assert model_findings(a_pool(model="m.gguf"), tmp_path) == ()
-    assert model_findings(a_pool(model="gone.gguf", provisioning=ELSEWHERE), tmp_path) == ()
-    (finding,) = model_findings(a_pool(model="m.gguf", engine=Engine.VLLM), tmp_path)
+    assert findings(a_pool(model="m.gguf"), tmp_path) == ()
+    assert findings(a_pool(model="gone.gguf", provisioning=ELSEWHERE), tmp_path) == ()
+    assert findings(a_pool(model="hf:org/repo/m.gguf"), tmp_path) == ()
+    (finding,) = findings(a_pool(model="m.gguf", engine=Engine.VLLM), tmp_path)
     assert "vllm loads a directory" in finding.message
 
 

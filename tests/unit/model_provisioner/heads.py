@@ -8,14 +8,22 @@ from typing import Any
 import gguf
 import numpy as np
 
+from model_provisioner.gguf import Facts, read
+from model_provisioner.gguf_head import Wanted
+
 STRING, ARRAY, U32, I32, F32, BOOL = 8, 9, 4, 5, 6, 7
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-def write_model(path: Path, *, name: str = "Haiku", vocabulary: int = 300, template: bool = True) -> Path:
-    """A small llama with random weights, whole: 2 layers of 64, 4 heads of which 2 are for keys and values."""
+def write_model(
+    path: Path, *, name: str = "Haiku", vocabulary: int = 300, template: bool = True, split: int = 0
+) -> Path:
+    """A small llama with random weights, whole: 2 layers of 64, 4 heads of which 2 are for keys and values.
+
+    With ``split`` there are so many tensors in a file, of three in all, and the name has which part it is.
+    """
     rng = np.random.default_rng(seed=len(name))
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
     writer.add_name(name)
     writer.add_context_length(256)
     writer.add_embedding_length(64)
@@ -40,6 +48,20 @@ def write_model(path: Path, *, name: str = "Haiku", vocabulary: int = 300, templ
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def parse(data: bytes, asked: list[Wanted] | None = None) -> Facts:
+    """What the head of a whole file in memory says; ``asked`` gets what was asked for. Raises GgufError."""
+    reading = read(len(data))
+    try:
+        wanted = next(reading)
+        while True:
+            if asked is not None:
+                asked.append(wanted)
+            wanted = reading.send(data[wanted.at : wanted.at + wanted.size])
+    except StopIteration as done:
+        facts: Facts = done.value
+        return facts
 
 
 def text(value: str | bytes) -> bytes:

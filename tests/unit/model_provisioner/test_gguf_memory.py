@@ -6,18 +6,25 @@ from hypothesis import strategies as st
 
 from contracts.engines import KvLayout, WeightSizes
 from model_provisioner.errors import GgufError
-from model_provisioner.gguf import Facts, parse
+from model_provisioner.gguf import Facts
 from model_provisioner.kv_layout import MAX_LAYERS, Layers, every, layout
-from tests.unit.model_provisioner.heads import ARRAY, BOOL, I32, STRING, U32, array, head, key, number, tensor, text
+from tests.unit.model_provisioner.heads import (
+    ARRAY,
+    BOOL,
+    I32,
+    STRING,
+    U32,
+    array,
+    head,
+    key,
+    number,
+    parse,
+    tensor,
+    text,
+)
 from tests.unit.model_provisioner.llama8b import write_head
 
 MIB = 1 << 20
-
-
-def facts(data: bytes) -> Facts:
-    result = parse(data)
-    assert isinstance(result, Facts), result
-    return result
 
 
 def model(arch: str, tensors: tuple[bytes, ...] = (), /, **numbers: int | list[int] | list[bool]) -> Facts:
@@ -29,12 +36,12 @@ def model(arch: str, tensors: tuple[bytes, ...] = (), /, **numbers: int | list[i
             keys.append(key(full, ARRAY, array(kind, [number(kind, each) for each in value])))
         else:
             keys.append(key(full, U32, number(U32, value)))
-    return facts(head(*keys, tensors=tensors))
+    return parse(head(*keys, tensors=tensors))
 
 
 @pytest.mark.req("MP-05", "PM-02")
 def test_llama_3_1_8b_is_as_large_as_llama_cpp_says() -> None:
-    found = facts(write_head())
+    found = parse(write_head())
     assert found.weights is not None
     offloaded = found.weights.layers + found.weights.output
     # llama.cpp: "CUDA0 model buffer size = 4403.49 MiB", "CPU_Mapped model buffer size = 281.81 MiB"
@@ -135,7 +142,7 @@ def test_experts_are_told_apart_and_a_missing_output_is_the_embeddings() -> None
     assert (found.experts, found.dense_layers) == (128, 1)
     with_output = model("qwen3moe", (*tensors, tensor("output.weight", [7], offset=160)))
     assert with_output.weights == WeightSizes(layers=9 * 4, experts=5 * 4, output=7 * 4, input=10 * 4)
-    unknown = model("qwen3moe", (*tensors, tensor("new", [7], kind=99)))
+    unknown = model("qwen3moe", (*tensors, tensor("new", [7], kind=99, offset=160)))
     assert unknown.weights is None
 
 
@@ -146,7 +153,7 @@ def test_numbers_by_layer_that_are_none_are_an_error() -> None:
     with pytest.raises(GgufError, match=r"head_count_kv is -1 to 2"):
         model("llama", **base, attention__head_count_kv=[2, -1])
     with pytest.raises(GgufError, match=r"sliding_window_pattern is no whole number"):
-        facts(
+        parse(
             head(
                 key("general.architecture", STRING, text("gemma3")),
                 *(key(f"gemma3.{name.replace('__', '.')}", U32, number(U32, size)) for name, size in base.items()),

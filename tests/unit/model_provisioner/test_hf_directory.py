@@ -49,6 +49,38 @@ async def test_the_digest_is_that_of_the_list_of_files_and_anybody_can_compute_i
     assert (await place.refuse("llama", model.digest)).cause is Cause.MODEL_DIGEST
 
 
+@pytest.mark.req("MP-05")
+async def test_tokenizer_and_chat_template_come_from_the_files_beside_it(place: Place) -> None:
+    path = write_directory(place.models / "llama")
+    (path / "tokenizer.json").write_text('{"added_tokens": [], "model": {"type": "BPE", "vocab": {}}}')
+    assert read(path) == ("BPE", None, ())
+    (path / "chat_template.json").write_text('{"chat_template": "json"}')
+    assert read(path) == ("BPE", "json", ("default",))
+    settings = {"tokenizer_class": "LlamaTokenizerFast", "chat_template": "settings", "model_max_length": 4096}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert read(path) == ("LlamaTokenizerFast", "settings", ("default",))
+    assert hf_directory.inspect(path).facts.ctx_max == 4096
+    (path / "chat_template.jinja").write_text("file")
+    assert read(path) == ("LlamaTokenizerFast", "file", ("default",))
+    model, entry = await place.ensure("llama"), place.catalog.get("llama")
+    assert model.chat_template_sha256 == hashlib.sha256(b"file").hexdigest()
+    for shown in (model, entry):
+        assert (shown.tokenizer, shown.layers, shown.heads) == ("LlamaTokenizerFast", 32, 32)
+        assert (shown.format, shown.chat_template_sha256) == (ModelFormat.HF_DIRECTORY, model.chat_template_sha256)
+    (path / "tokenizer_config.json").write_text("{")
+    error = await place.refuse("llama")
+    assert error.message.startswith(f"{path / 'tokenizer_config.json'} cannot be used: it is no JSON")
+    (path / "tokenizer_config.json").write_bytes(b" " * (9 << 20))
+    assert "cannot be used: it is longer than 8 MiB" in (await place.refuse("llama")).message
+
+
+def read(path: Path) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """The tokenizer, which of the texts of the test above is the template, and the names of all templates."""
+    facts = hf_directory.inspect(path).facts
+    texts = {hashlib.sha256(text.encode()).hexdigest(): text for text in ("json", "settings", "file")}
+    return facts.tokenizer, texts.get(facts.chat_template_sha256 or ""), facts.chat_templates
+
+
 @pytest.mark.req("MP-01")
 async def test_a_second_start_reads_no_weights(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     write_directory(place.models / "llama", shards=1)
@@ -88,6 +120,8 @@ async def test_what_is_no_model_directory_is_refused(place: Place) -> None:
 
     shard.write_bytes(whole[:-1])
     await refused(f"{shard} was cut off: it has {len(whole) - 1} bytes, and its tensors need {len(whole)}")
+    shard.write_bytes(whole + b"!")
+    await refused(f"{shard} goes on after its tensors: it has {len(whole) + 1} bytes, and they need {len(whole)}")
     shard.write_bytes(whole[:30])
     await refused("was cut off")
     shard.write_bytes(b"<!DOCTYPE html>" * 9)
@@ -103,7 +137,7 @@ async def test_what_is_no_model_directory_is_refused(place: Place) -> None:
     (path / "model-00001-of-00002.safetensors").rename(path / "pytorch_model.bin")
     await refused("has no weights: there is no *.safetensors in it", "pytorch_model.bin cannot be used")
     (path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "many"}')
-    await refused("config.json cannot be used: num_hidden_layers is 'many'", "from where the model is")
+    await refused('config.json cannot be used: num_hidden_layers is "many"', "from where the model is")
     (path / "config.json").write_bytes(b" " * (5 << 20))
     await refused("config.json cannot be used: it is longer than 4 MiB", "from where the model is")
     (path / "config.json").unlink()
@@ -116,7 +150,7 @@ async def test_what_is_no_model_directory_is_refused(place: Place) -> None:
 async def test_a_directory_of_too_many_files_is_no_model(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_directory, "MAX_FILES", 4)
     write_directory(place.models / "llama")
-    assert "has 6 files, more than the 4" in (await place.refuse("llama")).message
+    assert "has more files than the 4" in (await place.refuse("llama")).message
 
 
 @pytest.mark.req("MP-02")

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contracts.engines import KvLayout, ModelState, ResolvedModel, WeightSizes
 from contracts.pools import Cause
-from model_provisioner import digest, local
+from model_provisioner import digest, gguf_head, local
 from model_provisioner.digest import NotRegularError
 from model_provisioner.errors import GgufError, ModelError
-from tests.unit.model_provisioner.heads import STRING, head, key, number, tensor, text, write_model
+from tests.unit.model_provisioner.heads import STRING, head, key, tensor, text, write_model
 from tests.unit.model_provisioner.place import NOW, Place
 
 
@@ -64,10 +65,14 @@ async def test_a_local_model_is_resolved_catalogued_and_recorded(place: Place) -
             output=300 * 64 * 2 + 64 * 4,  # the embeddings again: there is no output.weight
             input=300 * 64 * 2,
         ),
+        tokenizer="llama",
+        chat_template_sha256=hashlib.sha256(b"{{ messages }}").hexdigest(),
     )
     entry = place.catalog.get("haiku")
     assert (entry.state, entry.created_ms, entry.verified_ms) == (ModelState.ACTIVE, NOW, None)
     assert (entry.digest, entry.local_path, entry.ctx_max) == (model.digest, model.local_path, 256)
+    assert (entry.layers, entry.heads, entry.tokenizer) == (2, 4, "llama")
+    assert entry.chat_template_sha256 == model.chat_template_sha256
     assert place.journal() == [
         {
             "at_ms": NOW,
@@ -186,14 +191,6 @@ async def test_verifying_later_is_noted_and_not_forgotten(place: Place) -> None:
     assert (entry.created_ms, entry.verified_ms) == (NOW, NOW + 1)
 
 
-async def test_a_retired_model_that_is_used_again_is_active(place: Place) -> None:
-    write_model(place.models / "haiku.gguf")
-    await place.ensure("haiku.gguf")
-    place.catalog.set_state("haiku", ModelState.RETIRED)
-    await place.ensure("haiku.gguf")
-    assert place.catalog.get("haiku").state is ModelState.ACTIVE
-
-
 @pytest.mark.req("MP-02")
 async def test_a_missing_file_is_told_what_is_there(place: Place) -> None:
     error = await place.refuse("haiku.gguf")
@@ -263,17 +260,9 @@ async def test_a_file_that_was_cut_off_is_refused(place: Place) -> None:
     assert error.message.startswith(f"{path} cannot be used: the file ends in the middle of the value of 'tokenizer")
 
 
-async def test_a_part_of_a_split_model_is_refused(place: Place) -> None:
-    part = key("split.count", 2, number(2, 3))
-    (place.models / "part-00001-of-00003.gguf").write_bytes(head(part, tensors=(tensor("w", [1]),)) + b"\0" * 99)
-    error = await place.refuse("part-00001-of-00003.gguf")
-    assert "is one of 3 parts of a model" in error.message
-    assert "llama-gguf-split --merge" in error.hint
-
-
-async def test_a_head_longer_than_the_first_read_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "FIRST_READ_BYTES", 16)
-    write_model(place.models / "haiku.gguf", vocabulary=3000)
+async def test_a_head_longer_than_a_window_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_head, "WINDOW", 1 << 17)
+    write_model(place.models / "haiku.gguf", vocabulary=30_000)
     assert (await place.ensure("haiku.gguf")).ctx_max == 256
 
 
@@ -282,22 +271,6 @@ def test_a_file_that_shrinks_while_its_head_is_read_ends_well(tmp_path: Path) ->
     path.write_bytes(head(key("general.name", STRING, text("x" * 900)))[:500])
     with path.open("rb") as file, pytest.raises(GgufError, match="ends in the middle of the value"):
         local._read_head(file.fileno(), 5000)  # noqa: SLF001 - a size from before
-
-
-@pytest.mark.req("MP-02")
-@pytest.mark.parametrize(
-    ("ref", "shown"),
-    [
-        ("hf:org/repo/haiku.gguf", "hf:org/repo/haiku.gguf"),
-        ("https://host/haiku.gguf?signature=secret", "https://host/haiku.gguf"),
-        ("s3://bucket/haiku.gguf", "s3://bucket/haiku.gguf"),
-        ("oci://ghcr.io/org/haiku:v1", "oci://ghcr.io/org/haiku:v1"),
-    ],
-)
-async def test_what_cannot_be_fetched_is_said_plainly(place: Place, ref: str, shown: str) -> None:
-    error = await place.refuse(ref)
-    assert error.cause is Cause.MODEL_FETCH
-    assert error.message == f"{shown} cannot be fetched by this version; download it and give its path"
 
 
 @pytest.mark.req("MP-02")
@@ -340,10 +313,10 @@ async def test_a_disk_that_is_full_at_the_last_step_leaves_no_entry(place: Place
 async def test_a_newer_catalog_is_left_alone(place: Place) -> None:
     write_model(place.models / "haiku.gguf")
     (place.root / "data/catalog").mkdir(parents=True)
-    (place.root / "data/catalog/models.json").write_text('{"schema": 2, "entries": {}}')
+    (place.root / "data/catalog/models.json").write_text('{"schema": 3, "entries": {}}')
     error = await place.refuse("haiku.gguf")
     assert error.cause is Cause.INTERNAL
-    assert "has schema 2, but this version reads schema 1" in error.message
+    assert "has schema 3, but this version reads schema 2" in error.message
 
 
 @pytest.mark.req("CAT-04")
@@ -426,3 +399,52 @@ async def test_the_event_loop_goes_on_and_a_cancel_is_quick(place: Place) -> Non
     assert task.cancelled()
     assert place.catalog.list() == ()
     assert not (place.provenance / "models.jsonl").exists()
+
+
+# --- out of use -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("CAT-03")
+@pytest.mark.parametrize("ref", ["haiku.gguf", "./haiku.gguf", "file:haiku.gguf"])
+async def test_a_retired_model_is_refused_and_stays_retired(place: Place, ref: str) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.set_state("haiku", ModelState.RETIRED, "its licence ended")
+    error = await place.refuse(ref)
+    assert error.cause is Cause.MODEL_RETIRED
+    assert error.message == "the model haiku is Retired: its licence ended"
+    assert error.hint == (
+        "give the pool another model; `llama-orch models pull` with its reference brings this one back"
+    )
+
+
+@pytest.mark.req("CAT-03")
+async def test_a_retired_model_is_refused_by_another_name_too(place: Place) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.set_state("haiku", ModelState.RETIRED)
+    (place.models / "copy").mkdir()
+    (place.models / "copy/haiku.gguf").hardlink_to(place.models / "haiku.gguf")
+    error = await place.refuse("copy/haiku.gguf")
+    assert error.message == "the model haiku is Retired: an operator took it out of use"
+
+
+@pytest.mark.req("CAT-03")
+async def test_who_asks_for_a_retired_model_by_name_has_it_back(place: Place) -> None:
+    write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.alter("haiku", lambda entry: replace(entry, pinned=True))
+    place.catalog.set_state("haiku", ModelState.RETIRED, "a mistake")
+    await place.provisioner().ensure_present("haiku.gguf", revive=True)
+    entry = place.catalog.get("haiku")
+    assert (entry.state, entry.state_reason, entry.pinned) == (ModelState.ACTIVE, None, True)
+
+
+@pytest.mark.req("CAT-03")
+async def test_a_start_changes_nothing_that_an_operator_said_of_a_model(place: Place) -> None:
+    path = write_model(place.models / "haiku.gguf")
+    await place.ensure("haiku.gguf")
+    place.catalog.alter("haiku", lambda entry: replace(entry, pinned=True))
+    write_model(path, name="Another")
+    await place.ensure("haiku.gguf")
+    assert place.catalog.get("haiku").pinned

@@ -68,6 +68,18 @@ def test_a_model_may_have_a_place_of_its_own_inside() -> None:
     assert spec.args[1] == "/model"
 
 
+@pytest.mark.req("CR-03", "MP-04")
+def test_a_container_sees_every_part_of_a_split_model_beside_the_first() -> None:
+    parts = ("/data/m-00002-of-00003.gguf", "/data/m-00003-of-00003.gguf")
+    split = replace(MODEL, local_path="/data/m-00001-of-00003.gguf", parts=parts)
+    spec = container(launch_of(ENGINE, split, {}, ()))
+    assert [(mount.source, mount.target, mount.writable) for mount in spec.all_mounts[:3]] == [
+        ("/data/m-00001-of-00003.gguf", "/models/m-00001-of-00003.gguf", False),
+        ("/data/m-00002-of-00003.gguf", "/models/m-00002-of-00003.gguf", False),
+        ("/data/m-00003-of-00003.gguf", "/models/m-00003-of-00003.gguf", False),
+    ]
+
+
 def test_an_engine_without_a_model_has_no_model_mounted() -> None:
     assert container(launch_of(ENGINE, None, {}, ())).model_mount is None
 

@@ -1,0 +1,343 @@
+"""The models that were fetched: what they take on the disk, who used them when, and their removal.
+
+Carries out what ``eviction`` decides. An entry leaves the catalog before its files leave the disk, so a manager that
+dies in between leaves files without an entry, which the next one finds, and never an entry without its files. Never
+touches a file outside the cache, nor one through a symbolic link. Every method blocks on files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from catalog_core.errors import CatalogError, EntryNotFoundError
+from catalog_core.index import Index
+from catalog_core.lock import locked
+from catalog_core.models import FsModelCatalog
+from contracts.base import Message
+from contracts.config import Models
+from contracts.engines import ModelEntry
+from contracts.pools import Cause
+from model_provisioner import events, quarantine
+from model_provisioner.errors import ModelError
+from model_provisioner.eviction import Cached, CachedFile, NoRoom, Removal, Wanted, decide
+from model_provisioner.holds import Hold, holders
+from model_provisioner.quarantine import Quarantine, Suspect
+from model_provisioner.shelf import Shelf
+from model_provisioner.survivors import fetched_digests, forget_fetched
+
+_log = logging.getLogger(__name__)
+
+PART = ".part"
+"""How the name of a file ends that is not all here."""
+USES = "uses.json"
+LOCK = ".room.lock"
+BUSY_MS = 600_000
+"""What was written to in the last ten minutes may be written to by another process."""
+_AT = re.compile(r"\d{1,16}(?=-)")
+"""When something was set aside, as its name begins."""
+_SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
+
+
+class _Use(Message, frozen=True, kw_only=True):
+    id: str
+    at_ms: int
+
+
+class ModelCache:
+    """The fetched models below ``root``. Constructing it touches nothing.
+
+    ``holds`` says who needs which model right now; it is called in the thread of whoever calls here. ``journal`` is the
+    directory of the provenance journals. Relative paths in references start from ``base_dir``. ``clock`` gives Unix
+    milliseconds.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        catalog: FsModelCatalog,
+        *,
+        settings: Models,
+        journal: Path,
+        base_dir: Path,
+        clock: Callable[[], int],
+        holds: Callable[[], Iterable[Hold]] = tuple,
+    ) -> None:
+        self._root = Path(os.path.realpath(root))
+        self._shelf = Shelf(root, Quarantine(self._root, clock))
+        self._catalog = catalog
+        self._settings = settings
+        self._journal = journal
+        self._base_dir = PurePosixPath(base_dir)
+        self._clock = clock
+        self._holds = holds
+        self._uses = Index(root / USES, _Use)
+        self._under_way: dict[Path, int] = {}
+
+    def make_room(self, size_bytes: int, target: Path) -> tuple[str, ...]:
+        """Have room for ``size_bytes`` more, to be written below ``target``, a folder or a file of the cache.
+
+        From now until ``release(target)`` nothing below ``target`` is removed, and the room counts as taken. Answers
+        with what was removed, in lines for people. Raises ModelError, and then nothing was removed.
+        """
+        with self._alone():
+            others = {path: size for path, size in self._under_way.items() if path != target}
+            self._under_way[target] = size_bytes
+            reserved = sum(max(0, size - _written(path)) for path, size in others.items())
+            wanted = Wanted(size_bytes=size_bytes, max_bytes=self._settings.max_bytes, reserved_bytes=reserved)
+            found = decide(self._stock(), wanted, self._clock())
+            if isinstance(found, NoRoom):
+                del self._under_way[target]
+                raise ModelError(Cause.MODEL_FETCH, found.message, found.hint)
+            return self._remove(found)
+
+    def release(self, target: Path) -> None:
+        """The fetch into ``target`` is over, well or badly. Call it once the catalog has the model. Never raises."""
+        self._under_way.pop(target, None)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what is left of old downloads, and models above the cap. Once at a start. Never raises."""
+        try:
+            with self._alone():
+                wanted = Wanted(size_bytes=0, max_bytes=self._settings.max_bytes)
+                stock = self._stock()
+                found = decide(stock, wanted, self._clock())
+                lines = (found.message,) if isinstance(found, NoRoom) else self._remove(found)
+                forgotten = [each.name for each in stock if each.id is None and not each.leftover and not each.held_by]
+                if forgotten:
+                    some = ", ".join(forgotten[:3])
+                    lines += (f"{len(forgotten)} files in the cache belong to no model of the catalog, such as {some}",)
+                return lines
+        except ModelError as error:
+            return (f"{error.message}; {error.hint}",)
+
+    def used(self, identifier: str) -> None:
+        """A model was just used: a pool starts with it, or somebody pulled it. Never raises."""
+
+        def change(uses: dict[str, _Use]) -> None:
+            known = {entry.id for entry in self._catalog.list()} | {identifier}
+            for gone in uses.keys() - known:
+                del uses[gone]
+            uses[identifier] = _Use(id=identifier, at_ms=self._clock())
+
+        try:
+            self._uses.update(change)
+        except CatalogError as error:  # then it counts as used when it was fetched
+            _log.warning("when %s was used is not remembered: %s", identifier, error.message)
+
+    def remove_files(self, entry: ModelEntry) -> tuple[str, ...]:
+        """Remove a model that the catalog has forgotten, as far as no other entry has its files. Raises ModelError."""
+        with self._alone():
+            claimed = {file.path for other in self._entries() for file in self._files_of(other)}
+            files = tuple(file for file in self._files_of(entry) if file.path not in claimed)
+            forget_fetched(self._root, Path(entry.local_path))
+            return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
+
+    def quarantine(self, entry: ModelEntry, found: Mapping[Path, str]) -> tuple[Path, ...]:
+        """Set aside what is wrong of a fetched model; nothing where it is a user's own. Raises ModelError.
+
+        ``found`` has the digests that were read. Where several files make up the model, those stay that are what came.
+        """
+        if not self._is_ours(entry):
+            return ()
+        with self._alone():
+            files = [path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name)]
+            came = fetched_digests(self._root, Path(entry.local_path))
+            wrong = [path for path in files if path not in found or found[path] != came.get(path)]
+            aside = []
+            for path in wrong if came and len(files) > 1 else files:
+                inside = path.relative_to(self._root)
+                suspect = Suspect(
+                    ref=entry.ref,
+                    source=entry.source or entry.ref,
+                    file=path.name,
+                    expected=(came.get(path) or entry.digest).removeprefix("sha256:"),
+                    found=found.get(path, "").removeprefix("sha256:"),
+                    came=False,
+                )
+                aside.append(self._shelf.set_aside(str(inside.parent), path.name, suspect))
+                self._prune(path.parent)
+            return tuple(aside)
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    def _stock(self) -> tuple[Cached, ...]:
+        holds, uses = self._all_holds(), self._last_uses()
+        models = []
+        for entry in self._entries():
+            if files := self._files_of(entry):
+                by = holders(entry, holds, self._base_dir) + (("its own entry",) if entry.pinned else ())
+                under_way = tuple("a fetch under way" for file in files[:1] if self._is_under_way(Path(file.path)))
+                used_ms = uses.get(entry.id, entry.created_ms)
+                models.append(Cached(files=files, used_ms=used_ms, id=entry.id, held_by=by + under_way))
+        claimed = {file.path for each in models for file in each.files}
+        return (*models, *self._unclaimed(claimed))
+
+    def _unclaimed(self, claimed: set[str]) -> Iterator[Cached]:
+        """The files that no entry has: half fetched, set aside, or forgotten."""
+        now_ms = self._clock()
+        for path in _files_below(self._root):
+            inside = path.relative_to(self._root)
+            if str(path) in claimed or len(inside.parts) == 1 or inside.parts[0].startswith("."):
+                continue  # right below the root, and in its hidden folders, are our own notes
+            with contextlib.suppress(OSError):
+                file, written_ms = _file_at(path)
+                if inside.parts[0] == quarantine.NAME:
+                    aside_ms = _AT.match(path.name)
+                    used_ms = int(aside_ms[0]) if aside_ms else written_ms
+                    yield Cached(files=(file,), used_ms=used_ms, leftover=True)
+                    continue
+                busy = self._is_under_way(path) or now_ms - written_ms < BUSY_MS
+                yield Cached(
+                    files=(file,),
+                    used_ms=written_ms,
+                    held_by=("a fetch under way",) if busy else (),
+                    leftover=PART in path.name,
+                )
+
+    def _files_of(self, entry: ModelEntry) -> tuple[CachedFile, ...]:
+        if not self._is_ours(entry):
+            return ()
+        found = []
+        for name in self._names_of(Path(entry.local_path)):
+            for path in _files_below(name):
+                with contextlib.suppress(OSError):
+                    found.append(_file_at(path)[0])
+        return tuple(found)
+
+    def _names_of(self, path: Path) -> list[Path]:
+        """The path of a model, or those of all parts of a split one."""
+        if (split := _SPLIT.fullmatch(path.name)) is None:
+            return [path] if path.exists() else []
+        parts = path.parent.glob(f"{_escaped(split['stem'])}-?????-of-{split['count']}.gguf")
+        return sorted(parts)
+
+    def _is_ours(self, entry: ModelEntry) -> bool:
+        """Whether it was fetched into this cache, and no link leads out of it."""
+        path = Path(entry.local_path)
+        if not entry.fetched or not path.is_absolute() or ".." in path.parts or not path.is_relative_to(self._root):
+            return False
+        return (path.parent.resolve() / path.name).is_relative_to(self._root.resolve()) and not path.is_symlink()
+
+    def _is_under_way(self, path: Path) -> bool:
+        return any(path.is_relative_to(target) or _is_part_of(path, target) for target in self._under_way)
+
+    def _all_holds(self) -> tuple[Hold, ...]:
+        pinned = (Hold(by="models.pinned", ref=ref) for ref in self._settings.pinned)
+        return (*self._holds(), *pinned)
+
+    def _entries(self) -> tuple[ModelEntry, ...]:
+        try:
+            return self._catalog.list()
+        except CatalogError as error:
+            raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
+
+    def _last_uses(self) -> dict[str, int]:
+        try:
+            return {use.id: use.at_ms for use in self._uses.read().values()}
+        except CatalogError:
+            return {}
+
+    # --- removing -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time, among all processes. An error of the disk or of the catalog becomes a ModelError."""
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with locked(self._root / LOCK):
+                yield
+        except CatalogError as error:
+            raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
+        except OSError as error:
+            message = f"cannot make room in {self._root}: {error.strerror or error}"
+            raise ModelError(Cause.MODEL_FETCH, message, "see that this user owns it and everything in it") from error
+
+    def _remove(self, removal: Removal, name: str | None = None) -> tuple[str, ...]:
+        lines = []
+        for each in removal.gone:
+            if each.id is not None:
+                with contextlib.suppress(EntryNotFoundError):
+                    path = Path(self._catalog.get(each.id).local_path)
+                    self._catalog.delete(each.id)
+                    forget_fetched(self._root, path)
+            for file in each.files:
+                Path(file.path).unlink(missing_ok=True)
+                self._prune(Path(file.path).parent)
+            size = sum(file.size_bytes for file in each.files)
+            lines.append(f"removed {name or each.name} from the cache, {size} bytes")
+            if identifier := each.id or name:
+                event = events.Event(
+                    at_ms=self._clock(), kind=events.EventKind.REMOVED, id=identifier, message=lines[-1]
+                )
+                events.note(self._journal, event)
+        return tuple(lines)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove a folder that has become empty, and those above it."""
+        while folder != self._root and folder.is_relative_to(self._root):
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+
+def engines_left(handles: Path) -> tuple[Hold, ...]:
+    """The models of engines that run or ran last, by their digest, as the handle files of a manager say.
+
+    They outlive their manager, so a model may be in use although nobody answers for it.
+    """
+    found = []
+    for path in sorted(handles.glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            handle = msgspec.json.decode(path.read_bytes(), type=_Handle)
+            if handle.model_digest:
+                found.append(Hold(by=f"an engine of pool {handle.pool_id}", digest=handle.model_digest, serves=True))
+    return tuple(found)
+
+
+class _Handle(Message, frozen=True, kw_only=True):
+    pool_id: str
+    model_digest: str | None = None
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """The regular files at or below a path; no link is followed."""
+    if path.is_symlink():
+        return
+    if path.is_file():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        for name in sorted(names):
+            file = Path(folder, name)
+            if not file.is_symlink() and file.is_file():
+                yield file
+
+
+def _file_at(path: Path) -> tuple[CachedFile, int]:
+    status = path.lstat()
+    # Sparse or not, what counts is what it will take.
+    file = CachedFile(path=str(path), size_bytes=status.st_size, inode=f"{status.st_dev}:{status.st_ino}")
+    return file, status.st_mtime_ns // 1_000_000
+
+
+def _written(target: Path) -> int:
+    """How much of a fetch under way is on the disk."""
+    names = [target, *target.parent.glob(f"{_escaped(target.name)}{PART}*")] if target.parent.is_dir() else []
+    return sum(file.lstat().st_size for name in names for file in _files_below(name))
+
+
+def _is_part_of(path: Path, target: Path) -> bool:
+    return path.parent == target.parent and path.name.startswith((f"{target.name}.", f".{target.name}."))
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
