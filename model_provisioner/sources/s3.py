@@ -10,6 +10,7 @@ else. Never shows a signed address or what a store says in its own words.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 from collections.abc import Callable
@@ -40,6 +41,9 @@ SIGNED_S = 7 * 24 * 3600
 
 _CONTAINER = "http://169.254.170.2"
 _HOLDS = "a file ends in .gguf; a folder holds one, or config.json and *.safetensors"
+
+
+logging.getLogger("botocore").setLevel(logging.INFO)  # below it, it logs what it signs, session tokens included
 
 
 class _Object(msgspec.Struct, frozen=True, kw_only=True):
