@@ -125,7 +125,10 @@ def unreachable(place: Place) -> ModelError:
 def unproved(place: Place) -> ModelError:
     """The error for a store without a certificate that is trusted here."""
     text = f"{place.host} cannot prove who it is (TLS), so {place.shown} is not fetched"
-    return ModelError(Cause.MODEL_FETCH, text, "set AWS_CA_BUNDLE to the certificate of who vouches for it")
+    return ModelError(Cause.MODEL_FETCH, text, _TRUST)
+
+
+_TRUST = "let this machine trust whoever vouches for it: add that certificate, then update-ca-certificates"
 
 
 def no_credentials(ref: S3Ref, kind: str) -> ModelError:

@@ -1,5 +1,6 @@
 """``oci://`` against a real registry (docker-registry), as far as finding goes; and against servers that misbehave."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -373,13 +374,55 @@ async def test_what_was_judged_is_connected_to_and_must_prove_its_name(
         source = OciSource(require, environ={"HOME": str(tmp_path)})
         with pytest.raises(ModelError, match="cannot prove who it is"):
             await source.locate(ref(f"registry.test:{port}", "haiku"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         located = await source.locate(ref(f"registry.test:{port}", "haiku"))
         assert located.files[0].url.startswith(f"https://registry.test:{port}/v2/haiku/blobs/sha256:")
         assert proved.asked[-1].headers["Host"] == f"registry.test:{port}"
         assert set(asked) == {f"https://registry.test:{port}/v2/haiku/manifests/latest"}
         with pytest.raises(ModelError, match="cannot prove who it is"):
             await source.locate(ref(f"other.test:{port}", "haiku"))
+
+
+@pytest.mark.req("HP-23")
+async def test_behind_a_proxy_it_is_the_proxy_that_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, context = authority_and_server(tmp_path, "registry.test")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    async with serving(gives_manifest, context) as proved, proxy_to(proved.address) as (address, asked):
+        monkeypatch.setenv("https_proxy", f"http://{address}")
+        located = await locate("registry.test", "haiku", tmp_path, Policy())
+        assert located.entry == "haiku.gguf"
+        assert [line.rpartition(" ")[0] for line in asked] == ["CONNECT registry.test:443"]
+        with pytest.raises(FetchError) as caught:
+            await locate("192.168.1.1:5000", "haiku", tmp_path, Policy())
+        assert caught.value.trouble is Trouble.POLICY
+
+
+@asynccontextmanager
+async def proxy_to(target: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """A proxy that connects everybody to one server, and notes what it was asked for."""
+    asked: list[str] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.partition(b"\r\n")[0].decode())
+        host, _, port = target.rpartition(":")
+        upstream, to_server = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.0 200 connected\r\n\r\n")
+        await asyncio.gather(pump(reader, to_server), pump(upstream, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"{host}:{port}", asked
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 # --- what else can go wrong -------------------------------------------------------------------------------------------
