@@ -39,9 +39,9 @@ def same(one: str, other: str, base_dir: PurePosixPath) -> bool:
 
 
 def normal(ref: str, base_dir: PurePosixPath) -> str:
-    """A reference in its one form; what is none stays as it is."""
+    """A reference in its one form, as the catalog has it, without what may be a secret; what is none stays as it is."""
     try:
-        return reference.render(reference.parse(ref, base_dir))
+        return reference.shown(reference.parse(ref, base_dir))
     except ReferenceInvalidError:
         return ref
 
