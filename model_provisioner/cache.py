@@ -24,14 +24,13 @@ from contracts.base import Message
 from contracts.config import Models
 from contracts.engines import ModelEntry
 from contracts.pools import Cause
-from model_provisioner import events, quarantine, reference
-from model_provisioner.errors import ModelError, ReferenceInvalidError
+from model_provisioner import events, quarantine
+from model_provisioner.errors import ModelError
 from model_provisioner.eviction import Cached, CachedFile, NoRoom, Removal, Wanted, decide
 from model_provisioner.holds import Hold, holders
 from model_provisioner.quarantine import Quarantine, Suspect
-from model_provisioner.reference import LocalFile
 from model_provisioner.shelf import Shelf
-from model_provisioner.survivors import fetched_digests
+from model_provisioner.survivors import fetched_digests, forget_fetched
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ class ModelCache:
         with self._alone():
             claimed = {file.path for other in self._entries() for file in self._files_of(other)}
             files = tuple(file for file in self._files_of(entry) if file.path not in claimed)
-            self._forget(entry.ref)
+            forget_fetched(self._root, Path(entry.local_path))
             return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
 
     def quarantine(self, entry: ModelEntry, found: Mapping[Path, str]) -> tuple[Path, ...]:
@@ -149,7 +148,7 @@ class ModelCache:
             return ()
         with self._alone():
             files = [path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name)]
-            came = fetched_digests(self._shelf, entry.ref)
+            came = fetched_digests(self._root, Path(entry.local_path))
             wrong = [path for path in files if path not in found or found[path] != came.get(path)]
             aside = []
             for path in wrong if came and len(files) > 1 else files:
@@ -265,9 +264,9 @@ class ModelCache:
         for each in removal.gone:
             if each.id is not None:
                 with contextlib.suppress(EntryNotFoundError):
-                    ref = self._catalog.get(each.id).ref
+                    path = Path(self._catalog.get(each.id).local_path)
                     self._catalog.delete(each.id)
-                    self._forget(ref)
+                    forget_fetched(self._root, path)
             for file in each.files:
                 Path(file.path).unlink(missing_ok=True)
                 self._prune(Path(file.path).parent)
@@ -279,13 +278,6 @@ class ModelCache:
                 )
                 events.note(self._journal, event)
         return tuple(lines)
-
-    def _forget(self, ref: str) -> None:
-        """Nothing is remembered of what a reference came to."""
-        with contextlib.suppress(ReferenceInvalidError, FileNotFoundError):
-            place = reference.parse(ref, self._base_dir)
-            if not isinstance(place, LocalFile):
-                self._shelf.forget(place)
 
     def _prune(self, folder: Path) -> None:
         """Remove a folder that has become empty, and those above it."""

@@ -17,10 +17,11 @@ from catalog_core.errors import CatalogError
 from catalog_core.journal import read_lines
 from contracts.engines import ModelEntry, ModelState
 from model_provisioner import events, local, provenance, reference
-from model_provisioner.errors import ModelError, ReferenceInvalidError
+from model_provisioner.errors import ModelError
 from model_provisioner.events import Event, EventKind
+from model_provisioner.folder import Folder
 from model_provisioner.reference import LocalFile
-from model_provisioner.shelf import NOTES, Fetched, Shelf
+from model_provisioner.shelf import NOTES, Fetched
 
 _ROOT = PurePosixPath("/")
 
@@ -40,22 +41,33 @@ def surviving(journals: Path, cache: Path) -> Iterator[ModelEntry]:
             yield kept
 
 
-def fetched_digests(shelf: Shelf, ref: str) -> dict[Path, str]:
-    """What the files of a fetched model were when they came, as ``sha256:<hex>``; nothing where nobody remembers."""
-    with contextlib.suppress(ReferenceInvalidError, OSError):
-        place = reference.parse(ref, _ROOT)
-        if not isinstance(place, LocalFile) and (fetched := shelf.remembered(place)) is not None:
-            folder = shelf.root / fetched.folder
-            return {folder / file.name: f"sha256:{file.sha256}" for file in fetched.files}
+def fetched_digests(root: Path, path: Path) -> dict[Path, str]:
+    """What the files of the model at ``path`` were when they were fetched, as ``sha256:<hex>``; nothing if unknown."""
+    for _, fetched in _notes(root):
+        if root / fetched.path == path:
+            return {root / fetched.folder / file.name: f"sha256:{file.sha256}" for file in fetched.files}
     return {}
+
+
+def forget_fetched(root: Path, path: Path) -> None:
+    """Nothing is remembered any more of what came to the model at ``path``. Raises OSError."""
+    for note, fetched in _notes(root):
+        if root / fetched.path == path:
+            with Folder.open(root / NOTES, below=root) as notes:
+                notes.remove(note.name)
+
+
+def _notes(root: Path) -> Iterator[tuple[Path, Fetched]]:
+    for note in sorted((root / NOTES).glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            yield note, msgspec.json.decode(note.read_bytes(), type=Fetched)
 
 
 def _noted(cache: Path) -> Iterator[ModelEntry]:
     """The models of which the cache has a note and all files, in their sizes."""
     root = cache.resolve()
-    for note in sorted((root / NOTES).glob("*.json")):
-        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, ModelError):
-            fetched = msgspec.json.decode(note.read_bytes(), type=Fetched)
+    for note, fetched in _notes(root):
+        with contextlib.suppress(OSError, ModelError):
             place = reference.parse(fetched.ref, _ROOT)
             folder = root / fetched.folder
             here = all((folder / file.name).stat().st_size == file.size_bytes for file in fetched.files)
