@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -146,6 +146,7 @@ def test_a_row_has_what_there_is_room_for(width: int, row: str) -> None:
     assert len(line) <= width
 
 
+@settings(deadline=None)  # drawing forty rows takes its time on a busy machine
 @given(
     st.lists(st.tuples(st.text(max_size=60), st.integers(0, 9), st.sampled_from([None, 9])), max_size=40),
     st.integers(20, 200),

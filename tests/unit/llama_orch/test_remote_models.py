@@ -143,6 +143,13 @@ async def test_a_model_is_retired_and_removed_there(fake: FakeDaemon, shelf: Rem
         "/v1/catalog/models/m/state",
         {"state": "Retired", "reason": "too old"},
     )
+    fake.models["m"] = replace(MODEL, pools=("gpu0",))
+    asked = len(fake.asked)
+    with pytest.raises(ApiError, match="used by pool gpu0"):
+        await shelf.set_state("m", ModelState.RETIRED)
+    assert len(fake.asked) == asked
+    await shelf.set_state("m", ModelState.RETIRED, force=True)
+    await shelf.set_state("m", ModelState.ACTIVE)
     removed = await shelf.remove("hf:o/r/m.gguf", keep_files=False)
     assert fake.asked[-1][0] == "/v1/catalog/models/m?files=true"
     assert (removed.freed_bytes, removed.own) == (None, False)
