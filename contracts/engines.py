@@ -41,6 +41,8 @@ class HttpProbe(Message, frozen=True, kw_only=True):
 
     path: str
     body: str | None = None
+    instead: HttpProbe | None = None
+    """Sent where the engine does not serve this route (404, 405 or 501): one that embeds completes nothing."""
 
 
 class BindMount(Message, frozen=True, kw_only=True):

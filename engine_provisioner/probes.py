@@ -1,6 +1,7 @@
 """How each engine is asked whether it lives and whether it works.
 
-Decides the requests. Never sends one.
+Decides the requests. Never sends one. An engine may have been started to embed or to score rather than to generate, and
+the configuration alone does not tell: what such a one is asked instead stands behind the generation.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def generation_of(engine: Engine, model: str, *, loaded: str | None = None) -> H
         case Engine.LLAMACPP:
             # Not streamed, so that one body says it all. An engine notices a caller that leaves only when the token is
             # there, which for one token does not matter.
-            return _post("/completion", {"prompt": "a", "n_predict": 1, "stream": False, "cache_prompt": False})
+            completion = {"prompt": "a", "n_predict": 1, "stream": False, "cache_prompt": False}
+            return _post("/completion", completion, _results({}))
         case Engine.VLLM:
-            return _post("/v1/completions", {"model": model, "prompt": "a", "max_tokens": 1})
+            completion = {"model": model, "prompt": "a", "max_tokens": 1}
+            return _post("/v1/completions", completion, _results({"model": model}))
         case Engine.TGI:
             return _post("/generate", {"inputs": "a", "parameters": {"max_new_tokens": 1}})
         case Engine.TRITON:
@@ -55,5 +58,11 @@ def generation_of(engine: Engine, model: str, *, loaded: str | None = None) -> H
             assert_never(engine)
 
 
-def _post(path: str, body: dict[str, object]) -> HttpProbe:
-    return HttpProbe(path=path, body=_encode(body).decode())
+def _results(named: dict[str, object]) -> HttpProbe:
+    """One embedding, or one score of an engine that gives no embeddings."""
+    score = _post("/v1/rerank", {**named, "query": "a", "documents": ["a"]})
+    return _post("/v1/embeddings", {**named, "input": ["a"]}, score)
+
+
+def _post(path: str, body: dict[str, object], instead: HttpProbe | None = None) -> HttpProbe:
+    return HttpProbe(path=path, body=_encode(body).decode(), instead=instead)

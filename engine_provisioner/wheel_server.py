@@ -36,6 +36,7 @@ VALUES: dict[str, tuple[str, str]] = {
     "--cache-ram": ("MIB", "the most memory that the prompt cache may take"),
     "--sse-ping-interval": ("S", "seconds between the comments that keep a silent stream alive"),
     "--timeout": ("S", "seconds after which a silent connection is closed"),
+    "--pooling": ("KIND", "how an embedding is made of the tokens: none, mean, cls, last or rank"),
     "--alias": ("NAME", "the model's name in the API"),
     "--cors-origins": ("ORIGINS", "the origins whose pages may call"),
     "--verbosity": ("N", "how much is logged: 0 nothing but the essential, 3 information, 5 everything"),
@@ -49,7 +50,10 @@ SWITCHES: dict[str, str] = {
     "--cont-batching": "batch the slots' tokens together (the default)",
     "--no-cont-batching": "do not",
     "--no-warmup": "do not run the model once before it is served",
-    "--embedding": "serve embeddings only",
+    "--embedding": "serve embeddings",
+    "--embeddings": "the same, in its newer spelling",
+    "--rerank": "serve scores of documents",
+    "--reranking": "the same, in its newer spelling",
     "--no-ui": "no web UI; there never is one",
     "--no-webui": "the same, in its older spelling",
     "--version": "show the version and exit",
@@ -59,7 +63,8 @@ SWITCHES: dict[str, str] = {
 FLAGS = frozenset({*VALUES, *SWITCHES})
 """Every flag that this program knows, spelled as llama-server spells it."""
 
-TEXTS = frozenset({"--model", "--host", "--alias", "--cors-origins"})
+TEXTS = frozenset({"--model", "--host", "--alias", "--cors-origins", "--pooling"})
+POOLINGS = ("none", "mean", "cls", "last", "rank")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,7 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="wheel_server", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     for flag, (metavar, meaning) in VALUES.items():
         kind = str if flag in TEXTS else port_number if flag == "--port" else int
-        parser.add_argument(flag, metavar=metavar, help=meaning, type=kind)
+        choices = POOLINGS if flag == "--pooling" else None
+        parser.add_argument(flag, metavar=metavar, help=meaning, type=kind, choices=choices)
     for flag, meaning in SWITCHES.items():
         parser.add_argument(flag, action="store_true", help=meaning)
     return parser
@@ -156,7 +162,11 @@ def server_params(xllamacpp: Any, flags: argparse.Namespace, key: str | None) ->
     params.endpoint_slots = not flags.no_slots
     params.cont_batching = not flags.no_cont_batching
     params.warmup = not flags.no_warmup
-    params.embedding = flags.embedding
+    ranks = flags.rerank or flags.reranking
+    params.embedding = flags.embedding or flags.embeddings or ranks
+    pooling = "rank" if ranks else flags.pooling
+    if pooling is not None:
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.upper()}")
     params.ui = False
     # An empty list of origins allows none; the engine's own default allows every page with credentials.
     params.cors_origins = flags.cors_origins or ""

@@ -20,6 +20,8 @@ from pool_managerd.errors import StepError
 
 _EXCERPT_CHARS = 300
 _MAX_BODY_BYTES = 1 << 16
+_UNSERVED = frozenset({404, 405, 501})
+"""An engine's answers on a route that it was not started for."""
 
 
 class Health(StrEnum):
@@ -100,21 +102,24 @@ class Prober:
         raise StepError(Cause.START_TIMEOUT, f"the engine is not healthy after its start: {look.detail}", hint)
 
     async def prove_generation(self, endpoint: Endpoint, probe: HttpProbe, deadline: float) -> None:
-        """Generate one token. Raises StepError where that does not work, or not in time."""
+        """Generate one token, or what else the engine is there for.
+
+        Raises StepError where that does not work, or not in time.
+        """
         try:
-            async with (
-                asyncio.timeout_at(deadline),
-                self._request(endpoint, probe, aiohttp.ClientTimeout(total=None)) as response,
-            ):
-                body = await _beginning(response.content)
+            async with asyncio.timeout_at(deadline):
+                status, body = await self._answer(endpoint, probe)
+                while status in _UNSERVED and probe.instead is not None:
+                    probe = probe.instead
+                    status, body = await self._answer(endpoint, probe)
         except TimeoutError:
             hint = "raise timeouts.start_ms, and look into the engine's log"
             raise StepError(Cause.START_TIMEOUT, "the engine is healthy but generates nothing in time", hint) from None
         except aiohttp.ClientError as error:
             message = f"the engine is healthy but a generation fails: {type(error).__name__}: {error}"
             raise StepError(Cause.ENGINE_UNHEALTHY, message, "look into the engine's log") from error
-        if response.status != 200 or _is_error(body):
-            raise StepError(Cause.ENGINE_UNHEALTHY, *_refusal(response.status, body))
+        if status != 200 or _is_error(body):
+            raise StepError(Cause.ENGINE_UNHEALTHY, *_refusal(status, body))
 
     async def watch(self, endpoint: Endpoint, probe: HttpProbe) -> None:
         """Look at a ready engine for as long as it is healthy. Raises StepError when it is not any more."""
@@ -126,6 +131,10 @@ class Prober:
             if missed >= self._timing.misses:
                 message = f"the engine was ready and is not healthy any more: {look.detail}, {missed} times in a row"
                 raise StepError(Cause.ENGINE_UNHEALTHY, message, "look into the engine's log")
+
+    async def _answer(self, endpoint: Endpoint, probe: HttpProbe) -> tuple[int, bytes]:
+        async with self._request(endpoint, probe, aiohttp.ClientTimeout(total=None)) as response:
+            return response.status, await _beginning(response.content)
 
     def _request(
         self, endpoint: Endpoint, probe: HttpProbe, limit: aiohttp.ClientTimeout

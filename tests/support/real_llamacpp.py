@@ -25,11 +25,16 @@ signal.pause()
 
 
 @asynccontextmanager
-async def real_llamacpp(model: Path, *, slots: int = 1, ctx: int = 512, key: str | None = None) -> AsyncIterator[str]:
-    """The URL of a running server with a context of ``ctx`` tokens over all slots; it is gone when the block ends."""
+async def real_llamacpp(
+    model: Path, *more: str, slots: int = 1, ctx: int = 512, key: str | None = None
+) -> AsyncIterator[str]:
+    """The URL of a running server with a context of ``ctx`` tokens over all slots; it is gone when the block ends.
+
+    ``more`` are further flags, such as ``--embeddings``.
+    """
     flags = {"--ctx-size": ctx, "--parallel": slots, "--threads": 1, "--verbosity": 0}
     argv = [str(SERVER), "--model", str(model), "--host", "127.0.0.1", "--port", "0", "--slots"]
-    async with _listening(*argv, *(str(part) for flag in flags.items() for part in flag), key=key) as url:
+    async with _listening(*argv, *(str(part) for flag in flags.items() for part in flag), *more, key=key) as url:
         yield url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,11 @@ import pytest
 from adapters.base import Adapter, EngineError, Failure, Finished, Generation, Health
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
+from adapters.results_wire import INPUTS_PER_REQUEST
 from contracts.config import Engine
 from contracts.events import FinishReason
 from contracts.pools import Endpoint
-from contracts.tasks import ChatMessage, Role, Sampling
+from contracts.tasks import ChatMessage, Role, Sampling, Workload
 from tests.support.raw_http import raw
 from tests.support.real_llamacpp import real_llamacpp, real_llamacpp_sharing_its_context
 from tests.support.tiny_gguf import slow_model, write_tiny_gguf
@@ -40,12 +42,16 @@ async def run(adapter: Adapter, generation: Generation) -> tuple[list[str], Fini
     raise AssertionError("the iterator ended without an end")
 
 
-async def slots_are_free(url: str) -> None:
-    """Wait until no slot works; the server is asked no oftener than it likes to be."""
-    async with asyncio.timeout(10):
+async def slots_are_free(url: str, every_s: float = 0.05) -> None:
+    """Wait until no slot works.
+
+    While it does not stream, the server looks once a second whether its client is there, and any other request puts
+    that off: then it must not be asked that often.
+    """
+    async with asyncio.timeout(20):
         while any(slot["is_processing"] for slot in msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)):
             turned = asyncio.Event()
-            asyncio.get_running_loop().call_later(0.05, turned.set)
+            asyncio.get_running_loop().call_later(every_s, turned.set)
             await turned.wait()
 
 
@@ -116,6 +122,8 @@ async def test_it_says_what_it_is(url: str, http: EngineHttp) -> None:
     props = await adapter.props()
     assert (props.slots, props.ctx_max) == (1, 512)
     assert props.engine_version
+    assert props.workloads == (Workload.COMPLETION, Workload.CHAT)
+    assert set(props.features) >= {"seed", "grammar", "tokenize"}
     assert await adapter.health() is Health.OK
 
 
@@ -179,6 +187,111 @@ async def test_leaving_frees_the_slot_at_any_time(http: EngineHttp, tmp_path_fac
             waiting.cancel()  # while the prompt is being read: the slot is free when that is done
         await slots_are_free(url)
         assert (await run(adapter, Generation(prompt="once", max_tokens=2)))[1].tokens_out == 2
+
+
+# --- embeddings and scores --------------------------------------------------------------------------------------------
+
+EMBEDDER = ("--embeddings", "--pooling", "mean")
+INPUTS = ("once", "upon a time", "", "once")
+
+
+@asynccontextmanager
+async def started_with(tiny: Path, http: EngineHttp, *flags: str) -> AsyncIterator[Adapter]:
+    async with real_llamacpp(tiny, *flags, key=KEY) as url:
+        yield adapter_at(url, http)
+
+
+def embedding_of(*inputs: str) -> Generation:
+    return Generation(workload=Workload.EMBEDDING, inputs=inputs)
+
+
+@pytest.mark.req("AD-04")
+@pytest.mark.parametrize(
+    ("flags", "workloads"),
+    [
+        pytest.param(EMBEDDER, (Workload.COMPLETION, Workload.CHAT, Workload.EMBEDDING), id="embeddings"),
+        pytest.param(("--reranking",), (Workload.COMPLETION, Workload.CHAT, Workload.RERANK), id="a ranking head"),
+        pytest.param(("--embeddings", "--pooling", "none"), (Workload.COMPLETION, Workload.CHAT), id="no pooling"),
+    ],
+)
+async def test_what_it_serves_is_found_by_asking_it(
+    tiny: Path, http: EngineHttp, flags: tuple[str, ...], workloads: tuple[Workload, ...]
+) -> None:
+    async with started_with(tiny, http, *flags) as adapter:
+        assert (await adapter.props()).workloads == workloads
+
+
+@pytest.mark.req("AD-05")
+async def test_each_input_has_its_embedding(tiny: Path, http: EngineHttp) -> None:
+    async with started_with(tiny, http, *EMBEDDER) as adapter:
+        texts, finished = await run(adapter, embedding_of(*INPUTS))
+        results = [msgspec.json.decode(text) for text in texts]
+        assert [each["index"] for each in results] == [0, 1, 2, 3]
+        assert {len(each["embedding"]) for each in results} == {64}
+        assert results[0]["embedding"] == results[3]["embedding"] != results[1]["embedding"]
+        counted = [await adapter.count_tokens(embedding_of(text)) for text in INPUTS]
+        assert (finished.tokens_in, finished.tokens_out) == (sum(each or 0 for each in counted), 0)
+        assert await adapter.count_tokens(embedding_of(*INPUTS)) == max(each or 0 for each in counted)
+
+
+@pytest.mark.req("AD-05")
+async def test_more_inputs_than_one_request_takes_come_in_their_order(tiny: Path, http: EngineHttp) -> None:
+    inputs = [f"input {number}" for number in range(2 * INPUTS_PER_REQUEST + 1)]
+    async with started_with(tiny, http, *EMBEDDER) as adapter:
+        texts, _ = await run(adapter, embedding_of(*inputs))
+        alone, _ = await run(adapter, embedding_of(inputs[-1]))
+    found = [msgspec.json.decode(text) for text in texts]
+    assert [each["index"] for each in found] == list(range(len(inputs)))
+    assert found[-1]["embedding"] == pytest.approx(msgspec.json.decode(alone[0])["embedding"], abs=1e-5)
+
+
+@pytest.mark.req("AD-05")
+async def test_each_document_has_its_score(tiny: Path, http: EngineHttp) -> None:
+    documents = ("a wolf", "the moon", "a wolf")
+    async with started_with(tiny, http, "--reranking") as adapter:
+        generation = Generation(workload=Workload.RERANK, prompt="wolves", inputs=documents)
+        texts, finished = await run(adapter, generation)
+        results = [msgspec.json.decode(text) for text in texts]
+        assert [each["index"] for each in results] == [0, 1, 2]
+        assert results[0]["score"] == results[2]["score"] != results[1]["score"]
+        assert finished.tokens_out == 0
+        counted = await adapter.count_tokens(generation)
+        assert counted is not None
+        assert counted > len("wolves")  # the tiny model has a token per letter
+
+
+@pytest.mark.parametrize(
+    ("flags", "generation", "expected"),
+    [
+        ((), embedding_of("a"), (Failure.INVALID, "Start it with `--embeddings`")),
+        ((), Generation(workload=Workload.RERANK, prompt="a", inputs=("b",)), (Failure.INVALID, "`--reranking`")),
+        (EMBEDDER, embedding_of("a", "hello " * 500), (Failure.CONTEXT, "too large to process")),
+        (("--reranking",), embedding_of("hello " * 500), (Failure.CONTEXT, "tokens and the context holds 512")),
+    ],
+)
+async def test_what_it_refuses_to_embed(
+    tiny: Path, http: EngineHttp, flags: tuple[str, ...], generation: Generation, expected: tuple[Failure, str]
+) -> None:
+    async with started_with(tiny, http, *flags) as adapter:
+        with pytest.raises(EngineError, match=expected[1]) as caught:
+            await run(adapter, generation)
+    assert caught.value.failure is expected[0]
+
+
+@pytest.mark.slow
+async def test_leaving_an_embedding_frees_the_slot(http: EngineHttp, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = slow_model(tmp_path_factory)
+    async with real_llamacpp(model, *EMBEDDER, slots=1, ctx=512, key=KEY) as url:
+        adapter = adapter_at(url, http)
+        many = embedding_of(*["once upon a time " * 20] * INPUTS_PER_REQUEST)
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(run(adapter, many))
+            async with asyncio.timeout(10):
+                while not msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)[0]["is_processing"]:
+                    assert not waiting.done()
+            waiting.cancel()
+        await slots_are_free(url, every_s=2.0)
+        assert len((await run(adapter, embedding_of("once")))[0]) == 1
 
 
 @pytest.mark.req("HP-13")

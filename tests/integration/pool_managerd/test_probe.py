@@ -163,3 +163,25 @@ async def test_only_failures_in_a_row_make_a_ready_engine_unhealthy(engine: Engi
     assert len(engine.requests) == 9
     text = "the engine was ready and is not healthy any more: status 503 from /health, 3 times in a row"
     assert caught.value.message == text
+
+
+EMBEDS = HttpProbe(path="/completion", body="{}", instead=HttpProbe(path="/v1/embeddings", body='{"input":["a"]}'))
+
+
+@pytest.mark.parametrize("unserved", [404, 405, 501])
+async def test_an_engine_that_embeds_is_asked_to_embed(engine: Engine, prober: Prober, unserved: int) -> None:
+    engine.answers = [status(unserved), status(200, '{"data":[]}')]
+    await prober.prove_generation(engine.endpoint, EMBEDS, soon())
+    assert [path for _, path, _, _ in engine.requests] == ["/completion", "/v1/embeddings"]
+
+
+async def test_an_engine_that_serves_neither_does_not_work(engine: Engine, prober: Prober) -> None:
+    engine.answers = [status(501), status(501, "no embeddings")]
+    with pytest.raises(StepError, match="status 501: no embeddings"):
+        await prober.prove_generation(engine.endpoint, EMBEDS, soon())
+
+
+async def test_a_failing_generation_is_not_excused_by_what_else_there_is(engine: Engine, prober: Prober) -> None:
+    engine.answers = [status(500, "broken"), status(200)]
+    with pytest.raises(StepError, match="status 500: broken"):
+        await prober.prove_generation(engine.endpoint, EMBEDS, soon())

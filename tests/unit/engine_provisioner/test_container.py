@@ -29,6 +29,7 @@ from engine_provisioner import triton_repository
 from engine_provisioner.container_checks import CAUSES, provision_error
 from engine_provisioner.errors import ProvisionError, render
 from engine_provisioner.gpus import GpuUnavailable
+from engine_provisioner.probes import generation_of
 from engine_provisioner.providers.container import ContainerProvider
 from engine_provisioner.registry import provider_for
 from tests.plugins.failures import OperatorSees
@@ -166,7 +167,7 @@ async def test_an_image_is_pulled_by_digest_seen_and_recorded(make_host: MakeHos
         ports=(8000,),
         engine_catalog_id="vllm-container-1f1f1f1f1f1f1f1f",
         health=HttpProbe(path="/health"),
-        generation=HttpProbe(path="/v1/completions", body='{"model":"hf:org/m","prompt":"a","max_tokens":1}'),
+        generation=generation_of(Engine.VLLM, "hf:org/m"),
     )
     assert engine.args[:6] == ("--model", "{model}", "--host", "{host}", "--port", "{port}")
     assert engine.env["VLLM_LOGGING_LEVEL"] == "DEBUG"

@@ -8,6 +8,7 @@ from catalog_core.engines import FsEngineCatalog
 from contracts.config import Engine, External, Mode, Pool, Profile, Provisioning
 from contracts.engines import HttpProbe, PreparedEngine
 from engine_provisioner.errors import ProvisionError
+from engine_provisioner.probes import generation_of
 from engine_provisioner.registry import provider_for
 from tests.plugins.failures import OperatorSees
 from tests.unit.engine_provisioner.conftest import MakeHost, a_pool
@@ -36,9 +37,7 @@ async def test_an_endpoint_is_prepared_and_recorded_without_being_called(make_ho
         key_env="THEIR_KEY",
         engine_catalog_id="llamacpp-external-gpu0",
         health=HttpProbe(path="/health"),
-        generation=HttpProbe(
-            path="/completion", body='{"prompt":"a","n_predict":1,"stream":false,"cache_prompt":false}'
-        ),
+        generation=generation_of(Engine.LLAMACPP, pool.model),
     )
     (entry,) = FsEngineCatalog(tmp_path / "catalog").list()
     assert (entry.id, entry.version, entry.digest) == ("llamacpp-external-gpu0", "unknown", None)

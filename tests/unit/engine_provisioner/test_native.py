@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from catalog_core.engines import FsEngineCatalog
-from contracts.config import Mode, Package, Pool, Profile, Provisioning
+from contracts.config import Engine, Mode, Package, Pool, Profile, Provisioning
 from contracts.engines import HttpProbe, PreparedEngine
 from contracts.pools import Cause
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import GpuUnavailable
+from engine_provisioner.probes import generation_of
 from engine_provisioner.providers import native
 from engine_provisioner.providers.binary import BinarySource
 from engine_provisioner.providers.native import NativeProvider, Version, parse_version
@@ -70,9 +71,7 @@ async def test_a_binary_is_prepared_and_recorded(make_server: MakeServer, make_h
         workdir=str(tmp_path),
         engine_catalog_id=f"llamacpp-binary-{digest[7:23]}",
         health=HttpProbe(path="/health"),
-        generation=HttpProbe(
-            path="/completion", body='{"prompt":"a","n_predict":1,"stream":false,"cache_prompt":false}'
-        ),
+        generation=generation_of(Engine.LLAMACPP, pool.model),
     )
     (entry,) = FsEngineCatalog(tmp_path / "catalog").list()
     assert (entry.id, entry.version, entry.build_ref, entry.digest) == (

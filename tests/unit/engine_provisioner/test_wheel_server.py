@@ -56,6 +56,22 @@ def test_the_flags_reach_the_server() -> None:
     assert (found.cors_origins, found.verbosity, found.api_keys) == ("http://x.invalid", 1, ["sesame"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "embedding", "pooling"),
+    [
+        ((), False, "UNSPECIFIED"),
+        (("--embedding",), True, "UNSPECIFIED"),
+        (("--embeddings", "--pooling", "mean"), True, "MEAN"),
+        (("--rerank",), True, "RANK"),
+        (("--reranking", "--pooling", "mean"), True, "RANK"),
+    ],
+)
+def test_what_it_is_there_for(argv: tuple[str, ...], embedding: bool, pooling: str) -> None:
+    found = params(*argv)
+    assert found.embedding is embedding
+    assert found.pooling_type == getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling}")
+
+
 def test_without_flags_it_is_closed_and_on_the_cpu() -> None:
     found = params()
     assert (found.ui, found.cors_origins, found.cors_credentials, found.fit_params) == (False, "", False, False)
@@ -72,6 +88,7 @@ def test_without_flags_it_is_closed_and_on_the_cpu() -> None:
         (["--ctx-size", "many"], "invalid int value: 'many'"),
         (["--port", "99999"], "99999 is no port"),
         (["--port", "-1"], "-1 is no port"),
+        (["--pooling", "most"], "invalid choice: 'most'"),
         (["--model"], "expected one argument"),
         ([], "--model is missing"),
         (["--model", "/nowhere/m.gguf"], "cannot read the model /nowhere/m.gguf: No such file or directory"),
