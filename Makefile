@@ -5,8 +5,10 @@ UV := .cache/uv/bin/uv
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
 
+ENGINES := triton vllm ray
+
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast check trace bench fuzz generate lock clean
+.PHONY: help demo test test-fast conformance check trace bench fuzz engines generate lock lock-engines clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -19,6 +21,9 @@ test: .venv/dev ## every test; what this machine cannot run is named at the end
 
 test-fast: .venv/dev ## unit and contract tests, in less than a minute
 	$(PYTHON) -m pytest tests/unit tests/contract -m 'not slow'
+
+conformance: .venv/dev ## every adapter against every known way of an engine to mislead it, as one matrix
+	$(PYTHON) -m tools.conformance
 
 check: .venv/dev ## style, types, import direction, purity, generated files, requirements
 	$(PYTHON) -m ruff check
@@ -40,6 +45,9 @@ SECONDS_EACH := 30
 fuzz: .venv/dev ## hostile models, guided by coverage, where atheris is installed; SECONDS_EACH=30
 	$(PYTHON) -m tools.fuzz --seconds $(SECONDS_EACH)
 
+engines: $(UV) ## real Triton, vLLM and Ray Serve for the tests: 2.5 GB below .cache/engines, with Python 3.11
+	@for engine in $(ENGINES); do sh tools/engine_environment.sh $$engine || missing=1; done; test -z "$$missing"
+
 generate: .venv/dev ## OpenAPI documents and schemas from the types in contracts
 	$(PYTHON) -m tools.generate_contracts
 
@@ -48,6 +56,9 @@ lock: $(UV) ## pin the requirements anew; UPGRADE=--upgrade takes newer ones
 	$(LOCK) --constraint requirements/dev.txt pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) --constraint requirements/dev.txt pyproject.toml --extra trial --output-file requirements/trial.txt
 	$(LOCK) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
+
+lock-engines: $(UV) ## pin the real engines of the tests anew; UPGRADE=--upgrade takes newer ones
+	@sh tools/lock_engines.sh $(UPGRADE)
 
 clean: ## remove the environment, caches and results
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -65,6 +65,12 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
 
+    @property
+    def kind(self) -> Workload:
+        """The workload; messages make a completion a chat."""
+        chat = self.messages is not None and self.workload is Workload.COMPLETION
+        return Workload.CHAT if chat else self.workload
+
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's own account of a generation that ended well; None where the engine does not say."""
@@ -106,18 +112,23 @@ class Adapter(Protocol):
     """One running engine."""
 
     workloads: tuple[Workload, ...]
+    """What can be asked of such an engine at all; what this one serves, ``props`` tells."""
     features: tuple[str, ...]
+    """Likewise."""
 
     async def health(self) -> Health:
         """Whether the engine serves right now; never raises for an engine that is down."""
 
     async def props(self) -> Props:
-        """What the engine says of itself. Raises EngineError."""
+        """What the engine says of itself, asked anew. Raises EngineError.
+
+        What it does not say, or has no route for, is None or missing; nothing is assumed in its place.
+        """
 
     async def count_tokens(self, generation: Generation) -> int | None:
         """How many tokens the prompt has, by the engine's own tokenizer; None where it has none to ask.
 
-        Raises EngineError.
+        Of several inputs the longest counts, and of a rerank the longest pair. Raises EngineError.
         """
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:

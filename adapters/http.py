@@ -125,6 +125,22 @@ class EngineHttp:
         finally:
             response.close()
 
+    @asynccontextmanager
+    async def document(
+        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
+    ) -> AsyncIterator[Document]:
+        """Send a generation that is answered by one JSON document; entering returns with the head of the answer.
+
+        It has no time limit here, as a stream has none. Leaving the block closes the connection. Raises EngineError.
+        """
+        response = await self._send(self._generations, "POST", endpoint, path, body)
+        try:
+            if response.status != 200:
+                raise _refused(response.status, await self._error_body(response), endpoint, refusal)
+            yield Document(response, endpoint, path)
+        finally:
+            response.close()
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
@@ -193,6 +209,25 @@ class EventStream:
                 return []
             if events := self._parser.feed(chunk):
                 return events
+
+
+class Document:
+    """A generation's answer where it comes in one piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, path: str) -> None:
+        self._content = response.content
+        self._endpoint = endpoint
+        self._path = path
+
+    async def read(self) -> bytes:
+        """The whole answer. Raises EngineError, also for one that is too large or cut off."""
+        try:
+            content = await _read(self._content, MAX_ANSWER_BYTES + 1)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _failure(error, self._endpoint, self._path) from error
+        if len(content) > MAX_ANSWER_BYTES:
+            raise EngineError(Failure.PROTOCOL, f"{self._path} answered more than {MAX_ANSWER_BYTES} bytes")
+        return content
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

@@ -1,57 +1,37 @@
 """llama.cpp's llama-server.
 
-Decides which of its routes answers which question; what goes over the wire is ``llamacpp_wire``'s. Always streams,
-since the server notices a lost client at once only while it streams.
+Decides which of its routes answers which question; what goes over the wire is ``llamacpp_wire``'s. Generations always
+stream, since the server notices a lost client at once only while it streams.
+
+What it serves is asked for with empty bodies, which compute nothing: a route that it was not started for refuses them
+with 501 before it reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
 from adapters import llamacpp_wire as wire
-from adapters.base import Batch, Generation, Health, Props
+from adapters.base import Batch, EngineError, Generation, Health, Props
+from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
-from adapters.openai_wire import ChatReader
+from adapters.openai_wire import OpenAiReader
+from adapters.parameters import WORKLOADS
+from adapters.results import results
 from adapters.streaming import Batches, Reader
+from contracts.config import Engine
 from contracts.pools import Endpoint
 from contracts.tasks import Workload
-
-FEATURES = ("seed", "stop", "json_schema", "grammar", "tokenize", "cache_prompt", "cancel_on_close")
-
-
-class PropsAnswer(msgspec.Struct, frozen=True):
-    """``GET /props``."""
-
-    class Defaults(msgspec.Struct, frozen=True):
-        """The default settings of a slot."""
-
-        n_ctx: int | None = None
-
-    build_info: str | None = None
-    total_slots: int | None = None
-    default_generation_settings: Defaults = Defaults()
-
-
-class Tokens(msgspec.Struct, frozen=True):
-    """``POST /tokenize``."""
-
-    tokens: list[int]
-
-
-class Templated(msgspec.Struct, frozen=True):
-    """``POST /apply-template``."""
-
-    prompt: str
 
 
 class LlamaCppAdapter:
     """One running llama-server."""
 
-    workloads: tuple[Workload, ...] = (Workload.COMPLETION, Workload.CHAT)
-    features: tuple[str, ...] = FEATURES
+    workloads: tuple[Workload, ...] = WORKLOADS[Engine.LLAMACPP]
+    features: tuple[str, ...] = wire.FEATURES
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp) -> None:
         self._endpoint = endpoint
@@ -69,24 +49,53 @@ class LlamaCppAdapter:
 
     async def props(self) -> Props:
         """What the server says of itself. Raises EngineError."""
-        said = await self._http.get(self._endpoint, "/props", PropsAnswer, wire.refusal)
-        context = said.default_generation_settings.n_ctx
-        return Props(engine_version=said.build_info, ctx_max=context, slots=said.total_slots)
+        said = await optional(self._http.get(self._endpoint, "/props", wire.PropsAnswer, wire.refusal))
+        said = said or wire.PropsAnswer()
+        refused = {path: await self._refusal_of_nothing(path) for path in wire.PROBED}
+        return Props(
+            engine_version=said.build_info,
+            ctx_max=said.default_generation_settings.n_ctx,
+            slots=said.total_slots,
+            workloads=wire.served(refused),
+            features=wire.FEATURES,
+        )
 
     async def count_tokens(self, generation: Generation) -> int:
         """By the model's own template and tokenizer. Raises EngineError."""
-        prompt = generation.prompt or ""
         if generation.messages is not None:
             body = msgspec.json.encode({"messages": generation.messages})
-            templated = await self._http.post(self._endpoint, "/apply-template", body, Templated, wire.refusal)
-            prompt = templated.prompt
-        body = wire.tokenize_body(prompt)
-        return len((await self._http.post(self._endpoint, "/tokenize", body, Tokens, wire.refusal)).tokens)
+            answer = await self._http.post(self._endpoint, "/apply-template", body, wire.Templated, wire.refusal)
+            return await self._count(answer.prompt)
+        query = 0 if generation.inputs is None or generation.prompt is None else await self._count(generation.prompt)
+        texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
+        return query + max([await self._count(text) for text in texts], default=0)
+
+    def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """Start a generation; leaving the block closes the connection, and the server frees its slot."""
+        path = wire.RESULT_PATHS.get(generation.workload)
+        if path is not None:
+            return results(self._http, self._endpoint, path, generation, refusal=wire.refusal)
+        return self._stream(generation)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
-        """Start a generation; leaving the block closes the connection, and the server frees its slot."""
+    async def _stream(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         path, body = wire.request(generation)
-        reader: Reader = wire.CompletionReader() if path == wire.COMPLETION else ChatReader(wire.stream_error)
+        reader: Reader = wire.CompletionReader() if path == wire.COMPLETION else OpenAiReader(wire.stream_error)
         async with self._http.stream(self._endpoint, path, body, wire.refusal) as stream:
             yield Batches(stream, reader)
+
+    async def _count(self, text: str) -> int:
+        body = wire.tokenize_body(text)
+        return len((await self._http.post(self._endpoint, "/tokenize", body, wire.Tokens, wire.refusal)).tokens)
+
+    async def _refusal_of_nothing(self, path: str) -> EngineError | None:
+        """How a route refuses an empty body; None for one that takes it. Raises EngineError where it has failed."""
+        try:
+            await self._http.post(self._endpoint, path, b"{}", msgspec.Raw, wire.refusal)
+        except EngineError as error:
+            if not unsaid(error):
+                raise
+            return error
+        return None

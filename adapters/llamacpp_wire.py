@@ -1,7 +1,7 @@
 """What llama-server reads and writes.
 
-Decides how a generation is asked for, how its events are read, and what its refusals mean. Every field of a request is
-mapped here by name; a field that llama-server does not know does not exist in ``Generation``. Never touches a socket.
+Decides how a generation is asked for, how its events are read, and what its refusals mean and tell of the server. Every
+field of a request is mapped by name, here or in ``parameters``. Never touches a socket.
 
 Completions go to ``/completion``. Chats go to ``/v1/chat/completions`` rather than through ``/apply-template`` and
 ``/completion``: it costs one request instead of two, and only that route adds what a model's template needs besides its
@@ -11,20 +11,54 @@ writes in the text, since a stream of ours has one text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
-from adapters.openai_wire import UNREADABLE, ErrorDetail, Timings, as_detail, error_detail, malformed, message_of
+from adapters.openai_wire import UNREADABLE, ErrorDetail, Timings, as_detail, malformed
+from adapters.parameters import fields
+from adapters.refusals import BY_STATUS, Refusals
+from contracts.config import Engine
 from contracts.events import FinishReason
-from contracts.tasks import Sampling
+from contracts.tasks import Sampling, Workload
 
 COMPLETION = "/completion"
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+RERANK = "/v1/rerank"
+RESULT_PATHS = {Workload.EMBEDDING: EMBEDDINGS, Workload.RERANK: RERANK}
+PROBED = (COMPLETION, EMBEDDINGS, RERANK)
+"""The routes that are asked with an empty body whether they are served."""
+FEATURES = ("seed", "stop", "json_schema", "grammar", "tokenize", "cache_prompt", "cancel_on_close")
 
 _encode = msgspec.json.Encoder().encode
+
+
+class PropsAnswer(msgspec.Struct, frozen=True):
+    """``GET /props``."""
+
+    class Defaults(msgspec.Struct, frozen=True):
+        """The default settings of a slot."""
+
+        n_ctx: int | None = None
+
+    build_info: str | None = None
+    total_slots: int | None = None
+    default_generation_settings: Defaults = Defaults()
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """``POST /tokenize``."""
+
+    tokens: list[int]
+
+
+class Templated(msgspec.Struct, frozen=True):
+    """``POST /apply-template``."""
+
+    prompt: str
 
 
 class CompletionEvent(msgspec.Struct, frozen=True, gc=False):
@@ -54,7 +88,7 @@ _final_event = msgspec.json.Decoder(FinalEvent)
 def request(generation: Generation) -> tuple[str, bytes]:
     """The path and the body that start a generation. Raises EngineError (invalid)."""
     body: dict[str, Any] = {"stream": True, "seed": generation.seed, "cache_prompt": generation.cache_prompt}
-    body |= _sampling(generation.sampling)
+    body |= fields(Engine.LLAMACPP, generation) | _bounds(generation.sampling)
     if generation.messages is None:
         if generation.max_tokens is not None:
             body["n_predict"] = generation.max_tokens
@@ -65,30 +99,31 @@ def request(generation: Generation) -> tuple[str, bytes]:
     return CHAT, _encode(body | {"messages": generation.messages})
 
 
+def served(refusals: Mapping[str, EngineError | None]) -> tuple[Workload, ...]:
+    """The workloads, from how each route of ``PROBED`` refuses an empty body.
+
+    A server with a ranking head gives embeddings that mean nothing, and one without a pooling none at all.
+    """
+    open_routes = {path for path, error in refusals.items() if error is None or not _unserved(error)}
+    found = [Workload.COMPLETION, Workload.CHAT] if COMPLETION in open_routes else []
+    if RERANK in open_routes:
+        return (*found, Workload.RERANK)
+    return (*found, Workload.EMBEDDING) if EMBEDDINGS in open_routes else tuple(found)
+
+
+def _unserved(error: EngineError) -> bool:
+    return error.status in {404, 405, 501} or "not support" in error.message or "Pooling type" in error.message
+
+
 def tokenize_body(prompt: str) -> bytes:
     """The body of ``/tokenize``, counting as ``/completion`` does."""
     return _encode({"content": prompt, "add_special": True, "parse_special": True})
 
 
-def _sampling(sampling: Sampling) -> dict[str, Any]:
-    if sampling.json_schema is not None and sampling.grammar is not None:
-        # /completion would silently drop the schema.
-        raise EngineError(Failure.INVALID, "json_schema and grammar exclude each other")
-    numbers = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repeat_penalty,
-    }
-    body: dict[str, Any] = {name: value for name, value in numbers.items() if value is not UNSET}
-    if sampling.stop:
-        body["stop"] = sampling.stop
-    if sampling.json_schema is not None:
-        body["json_schema"] = sampling.json_schema
-    if sampling.grammar is not None:
-        body["grammar"] = sampling.grammar
-    return body
+def _bounds(sampling: Sampling) -> dict[str, Any]:
+    """What binds the output."""
+    bounds = {"json_schema": sampling.json_schema, "grammar": sampling.grammar}
+    return {name: value for name, value in bounds.items() if value is not None}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -134,50 +169,23 @@ def _finished(event: FinalEvent) -> Finished:
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
-_BY_TYPE = {
-    "exceed_context_size_error": Failure.CONTEXT,
-    "unavailable_error": Failure.LOADING,
-    "authentication_error": Failure.UNAUTHORIZED,
-    "permission_error": Failure.UNAUTHORIZED,
-    "invalid_request_error": Failure.INVALID,
-    "not_supported_error": Failure.INVALID,
-    "not_found_error": Failure.PROTOCOL,
-}
-_BY_STATUS = {
-    400: Failure.INVALID,
-    401: Failure.UNAUTHORIZED,
-    403: Failure.UNAUTHORIZED,
-    404: Failure.PROTOCOL,
-    413: Failure.INVALID,
-    422: Failure.INVALID,
-    429: Failure.OVERLOADED,
-    503: Failure.LOADING,
-}
-_BY_WORDS = {
-    "context size has been exceeded": Failure.CONTEXT,  # in a stream, when the context fills up meanwhile
-    "parse error": Failure.INVALID,  # a status of 500 in older builds
-    "[json.exception": Failure.INVALID,
-}
-
-
-def refusal(status: int, body: bytes) -> EngineError:
-    """What an answer with another status than 200 means."""
-    return _error(error_detail(body), status)
-
-
-def stream_error(detail: ErrorDetail) -> EngineError:
-    """What an error event inside a stream means: the engine broke, where it does not say more."""
-    return _error(detail, detail.code if isinstance(detail.code, int) else 500)
-
-
-def _error(detail: ErrorDetail, status: int) -> EngineError:
-    message = message_of(detail, status)
-    words = message.lower()
-    failure = (
-        _BY_TYPE.get(detail.type or "")
-        or next((known for phrase, known in _BY_WORDS.items() if phrase in words), None)
-        or _BY_STATUS.get(status, Failure.BROKEN)
-    )
-    if detail.n_prompt_tokens is not None and detail.n_ctx is not None:
-        message = f"the prompt has {detail.n_prompt_tokens} tokens and the context holds {detail.n_ctx}"
-    return EngineError(failure, f"the engine answered: {message}", status=status)
+REFUSALS = Refusals(
+    by_type={
+        "exceed_context_size_error": Failure.CONTEXT,
+        "unavailable_error": Failure.LOADING,
+        "authentication_error": Failure.UNAUTHORIZED,
+        "permission_error": Failure.UNAUTHORIZED,
+        "invalid_request_error": Failure.INVALID,
+        "not_supported_error": Failure.INVALID,
+        "not_found_error": Failure.PROTOCOL,
+    },
+    by_words={
+        "context size has been exceeded": Failure.CONTEXT,  # in a stream, when the context fills up meanwhile
+        "is too large to process": Failure.CONTEXT,  # an input to embed, over the physical batch: a status of 500
+        "parse error": Failure.INVALID,  # a status of 500 in older builds
+        "[json.exception": Failure.INVALID,
+    },
+    by_status={**BY_STATUS, 503: Failure.LOADING},
+)
+refusal = REFUSALS.refusal
+stream_error = REFUSALS.stream_error

@@ -1,7 +1,7 @@
-"""The part of the OpenAI wire format that engines share: chat events, and the many shapes of an error.
+"""The part of the OpenAI wire format that engines share: streams, and the many shapes of an error.
 
-Decides how a chat stream is read and what an error body says. What an engine's own words in it mean is that engine's
-module's to decide. Never touches a socket.
+Decides how the stream of a chat or a completion is read and what an error body says. What an engine's own words in it
+mean is that engine's module's to decide. Never touches a socket.
 """
 
 from __future__ import annotations
@@ -28,25 +28,33 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """The ``error`` member. ``type`` tells more than a status; the counts are llama-server's."""
+    """The ``error`` member. ``type`` tells more than a status; the counts are llama-server's, the status TGI's."""
 
     message: str | None = None
     type: str | None = None
     code: int | str | None = None
+    http_status_code: int | None = None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
-    """What a chat event adds. The first one has ``content: null``."""
+    """What a chat event adds. The first one has ``content: null``.
+
+    A server that parses what a model thinks puts it beside the content, under one of two names. Here it is text like
+    any other: a stream of ours has one text, and nothing of it is lost.
+    """
 
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
-    """The one choice of a chat event."""
+    """The one choice of an event: a chat's has a ``delta``, a completion's a ``text``."""
 
     delta: Delta = Delta()
+    text: str | None = None
     finish_reason: str | None = None
 
 
@@ -64,8 +72,8 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptDetails | None = None
 
 
-class ChatEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event of ``/v1/chat/completions``; the one with ``usage`` has no choices."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One event of ``/v1/chat/completions`` or ``/v1/completions``; the one with ``usage`` has no choices."""
 
     choices: tuple[Choice, ...] = ()
     usage: Usage | None = None
@@ -74,25 +82,39 @@ class ChatEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
-    """The body of a refusal: a detail, or a bare string as vLLM's 401 has it, or FastAPI's ``detail``."""
+    """The body of a refusal: a detail, or a bare string as vLLM's 401 has it, or FastAPI's ``detail``.
+
+    TGI and older servers put the rest of the detail beside the string.
+    """
 
     error: ErrorDetail | str | None = None
     detail: str | None = None
+    error_type: str | None = None
+    message: str | None = None
+    type: str | None = None
 
 
-_chat_event = msgspec.json.Decoder(ChatEvent)
+_event = msgspec.json.Decoder(Event)
 _error_answer = msgspec.json.Decoder(ErrorAnswer)
 
 StreamError = Callable[[ErrorDetail], EngineError]
 """Turns an error event into our words."""
 
 
-class ChatReader:
-    """Reads one chat stream; its end is spread over the reason, the usage, and ``[DONE]``."""
+_ABORTED = frozenset({"abort", "error"})
+"""Reasons that are no good end: vLLM's, for a generation that it gave up."""
 
-    def __init__(self, stream_error: StreamError) -> None:
+
+class OpenAiReader:
+    """Reads the stream of one chat or completion; its end is spread over the reason, the usage, and ``[DONE]``.
+
+    ``needs_done``: whether a clean end without ``[DONE]`` is a cut, even behind a reason.
+    """
+
+    def __init__(self, stream_error: StreamError, *, needs_done: bool = True) -> None:
         self.failure: EngineError | None = None
         self._stream_error = stream_error
+        self._needs_done = needs_done
         self._reason: FinishReason | None = None
         self._usage = Usage()
         self._timings = Timings()
@@ -104,7 +126,7 @@ class ChatReader:
             for data in events:
                 if data == DONE:
                     return Batch(texts, self._end())
-                self._take(_chat_event.decode(data), texts)
+                self._take(_event.decode(data), texts)
         except UNREADABLE as error:
             self.failure = malformed(error)
         except EngineError as error:
@@ -112,17 +134,19 @@ class ChatReader:
         return Batch(texts)
 
     def at_end(self) -> Finished | None:
-        """A stream that closes without ``[DONE]`` was cut off."""
-        return None
+        """A stream that closes without ``[DONE]`` was cut off, where the server is known to send it."""
+        return None if self._needs_done or self._reason is None else self._end()
 
-    def _take(self, event: ChatEvent, texts: list[str]) -> None:
+    def _take(self, event: Event, texts: list[str]) -> None:
         if event.error is not None:
             raise self._stream_error(as_detail(event.error))
         for choice in event.choices:
-            if choice.delta.content:
-                texts.append(choice.delta.content)
+            if text := choice.text or choice.delta.content:
+                texts.append(text)
+            elif thought := choice.delta.reasoning or choice.delta.reasoning_content:
+                texts.append(thought)
             if choice.finish_reason is not None:
-                self._reason = FinishReason.LENGTH if choice.finish_reason == "length" else FinishReason.STOP
+                self._reason = _reason(choice.finish_reason)
         self._usage = event.usage or self._usage
         self._timings = event.timings or self._timings
 
@@ -139,6 +163,12 @@ class ChatReader:
         )
 
 
+def _reason(said: str) -> FinishReason:
+    if said in _ABORTED:
+        raise EngineError(Failure.BROKEN, f"the engine gave the generation up: finish_reason {said}")
+    return FinishReason.LENGTH if said == "length" else FinishReason.STOP
+
+
 def as_detail(error: ErrorDetail | str) -> ErrorDetail:
     """An error member, whichever way it is written."""
     return ErrorDetail(message=error) if isinstance(error, str) else error
@@ -150,7 +180,10 @@ def error_detail(body: bytes) -> ErrorDetail:
         answer = _error_answer.decode(body)
     except UNREADABLE:
         return ErrorDetail(message=body.decode("utf-8", errors="replace"))
-    return as_detail(answer.error or answer.detail or "")
+    if isinstance(answer.error, ErrorDetail):
+        return answer.error
+    text = answer.error or answer.message or answer.detail
+    return ErrorDetail(message=text, type=answer.error_type or answer.type)
 
 
 def message_of(detail: ErrorDetail, status: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, Self
 
+from adapters.account import believable
 from adapters.base import Batch, EngineError, Failure, Finished
 from adapters.http import EventStream
 
@@ -47,8 +48,10 @@ class Batches:
         self._failure = self._reader.failure
         if self._failure is not None and not batch.texts:
             raise self._failure
-        self._finished = batch.finished is not None
-        return batch
+        if batch.finished is None:
+            return batch
+        self._finished = True
+        return Batch(batch.texts, believable(batch.finished))
 
     def _at_end(self) -> Finished:
         finished = self._reader.at_end()

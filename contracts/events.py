@@ -38,6 +38,8 @@ class Started(Message, frozen=True, kw_only=True):
     profile: Profile
     seed: int
     kv_warmth: bool
+    unheeded: tuple[str, ...] | UnsetType = UNSET
+    """The hints of the request that this engine cannot follow, by their fields; unset where it follows all."""
 
 
 class Token(Message, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 Decides from the request and from what is known of the pools; answers with the eligible pools or with a refusal that
 names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine: where the
-prompt's length matters, the caller has it counted and passes it in.
+prompt's length matters, the caller has it counted and passes it in. What an engine can be asked for, ``parameters``
+knows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters import parameters
 from contracts.base import nearest
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
@@ -38,12 +40,20 @@ FAILING = RECOVERING | {PoolState.BROKEN, PoolState.QUARANTINED}
 TEMPLATE_TOKENS = 64
 """What a chat template may add per message beyond the text itself, at most."""
 
+MOST_COUNTED = 64
+"""So many inputs of one task are counted, each by a question to the engine."""
+
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     """One pool as admission sees it."""
 
     snapshot: PoolSnapshot
     workloads: tuple[Workload, ...]
+    """What it serves; before its engine said so, what it may turn out to serve."""
+    features: tuple[str, ...] | None = None
+    """What its engine was found to have; None before it said so."""
+    mute: str | None = None
+    """Why its engine will not say what it serves."""
 
     @property
     def accepts(self) -> bool:
@@ -53,6 +63,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
         does not, and to queue for it would be a promise that nobody keeps.
         """
         snapshot = self.snapshot
+        if self.mute is not None and snapshot.ready:
+            return False
         missing = GateState.FAILED in {snapshot.gates.model, snapshot.gates.engine}
         return snapshot.state in COMING or (snapshot.state in RECOVERING and not missing)
 
@@ -99,12 +111,38 @@ def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> El
     wanted = _wanted(request, serving, now_ms)
     if isinstance(wanted, Refusal):
         return wanted
-    able = [view for view in wanted if _obstacle(request, view) is None]
+    obstacles = [obstacle(request, view) for view in wanted]
+    able = [view for view, found in zip(wanted, obstacles, strict=True) if found is None]
     if not able:
-        message, field, hint = next(found for view in wanted if (found := _obstacle(request, view)) is not None)
-        return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, field=field, hint=hint)
+        return next(found for found in obstacles if found is not None)
     open_now = tuple(view for view in able if view.accepts)
     return Eligible(open_now) if open_now else _unready(able, now_ms)
+
+
+def obstacle(request: TaskRequest, view: PoolView) -> Refusal | None:
+    """Why this pool can never run this request."""
+    pool = view.snapshot
+    if request.engine is not None and request.engine is not pool.engine:
+        text = f"the model is served by {pool.engine}, not by {request.engine}"
+        return _invalid("engine", text, "leave engine out")
+    if request.workload not in view.workloads:
+        able = ", ".join(view.workloads) or "nothing that this version can ask for"
+        text = f"workload {request.workload} is not served by pool {pool.pool_id!r}"
+        return _invalid("workload", text, f"it serves: {able}")
+    if request.ctx is not None and request.ctx > pool.ctx_max:
+        return _invalid("ctx", f"ctx {request.ctx} exceeds the pool's {pool.ctx_max}", f"at most {pool.ctx_max}")
+    version = request.sampler_profile_version
+    if version is not None and version != pool.sampler_profile_version:
+        text = f"the pool has sampler profile {pool.sampler_profile_version!r}, not {version!r}"
+        return _invalid("sampler_profile_version", text, "leave it out, or name the pool's")
+    asked = parameters.asked_by(request)
+    found = parameters.obstacle(pool.engine, request.workload, asked, view.features)
+    if found is not None:
+        return msgspec.structs.replace(_invalid(found.field, found.message, found.hint), engine=pool.engine)
+    if request.determinism is Determinism.STRICT and pool.slots != 1:
+        text = f"strict determinism needs one slot, and pool {pool.pool_id!r} has {pool.slots}"
+        return _invalid("determinism", text, "use a pool with slots: 1, or determinism best_effort")
+    return None
 
 
 def serves(snapshot: PoolSnapshot, model_ref: str) -> bool:
@@ -120,12 +158,9 @@ def is_retired(snapshot: PoolSnapshot) -> bool:
 
 def wrong_input(request: TaskRequest) -> Refusal | None:
     """What is wrong with the request by itself, whatever the pools."""
-    given = [name for name in ("prompt", "inputs", "messages") if getattr(request, name) is not None]
-    needed = _INPUT_OF[request.workload]
-    if given != [needed]:
-        text = f"workload {request.workload} takes {needed!r} and nothing else; got {', '.join(given) or 'none'}"
-        chat = 'messages go with "workload": "chat"' if given == ["messages"] else None
-        return _invalid(needed if needed not in given else next(name for name in given if name != needed), text, chat)
+    wrong = _wrong_texts(request)
+    if wrong is not None:
+        return wrong
     placement = request.placement
     if placement.mode is PlacementMode.PIN and placement.pool_id is None:
         return _invalid("placement.pool_id", "a pin needs the id of a pool", "GET /v1/pools lists them")
@@ -143,16 +178,34 @@ def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
     """
     texts = [request.prompt or "", *(message.content for message in request.messages or ())]
     bound = sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
-    return bound + (request.max_tokens or 1) <= ctx_max
+    longest = max((len(text.encode()) for text in request.inputs or ()), default=0)
+    return bound + longest + _new_tokens(request) <= ctx_max
+
+
+def to_count(request: TaskRequest, ctx_max: int) -> TaskRequest:
+    """The request with those inputs alone that have to be counted: each has to fit by itself.
+
+    The longest come first, and not more than ``MOST_COUNTED``: what they leave over the engine itself refuses.
+    """
+    if request.inputs is None:
+        return request
+    room = ctx_max - len((request.prompt or "").encode()) - TEMPLATE_TOKENS
+    long = [text for text in request.inputs if len(text.encode()) > room]
+    longest = sorted(long, key=len, reverse=True)[:MOST_COUNTED]
+    return msgspec.structs.replace(request, inputs=tuple(longest))
 
 
 def fits(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> bool:
     """Whether a prompt of ``prompt_tokens`` and the answer that was asked for fit into the context."""
-    return prompt_tokens + (request.max_tokens or 1) <= ctx_max
+    return prompt_tokens + _new_tokens(request) <= ctx_max
 
 
 def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
     """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
+    if request.inputs is not None:
+        what = "query and document have" if request.workload is Workload.RERANK else "an input has"
+        hint = "shorten it, cut it into several inputs, or use a model or pool with a larger context"
+        return _invalid("inputs", f"{what} {prompt_tokens} tokens and the context holds {ctx_max}", hint)
     if prompt_tokens + 1 > ctx_max:
         field = "messages" if request.messages is not None else "prompt"
         hint = f"shorten it to at most {ctx_max - 1} tokens, or use a model or pool with a larger context"
@@ -177,12 +230,38 @@ def deadline_refusal(request: TaskRequest, predicted_start_ms: int) -> Refusal |
 
 # --- inside -----------------------------------------------------------------------------------------------------------
 
-_INPUT_OF = {
-    Workload.COMPLETION: "prompt",
-    Workload.CHAT: "messages",
-    Workload.EMBEDDING: "inputs",
-    Workload.RERANK: "inputs",
+_TEXTS_OF = {
+    Workload.COMPLETION: ("prompt",),
+    Workload.CHAT: ("messages",),
+    Workload.EMBEDDING: ("inputs",),
+    Workload.RERANK: ("prompt", "inputs"),
 }
+
+
+def _wrong_texts(request: TaskRequest) -> Refusal | None:
+    """What is wrong with the texts of a request, and with what stands beside them."""
+    workload, needed = request.workload, _TEXTS_OF[request.workload]
+    given = [name for name in ("prompt", "inputs", "messages") if getattr(request, name) is not None]
+    if set(given) != set(needed):
+        missing = [name for name in needed if name not in given]
+        wanted = "'prompt' (the query) and 'inputs' (the documents)" if workload is Workload.RERANK else repr(needed[0])
+        text = f"workload {workload} takes {wanted} and nothing else; got {', '.join(given) or 'none'}"
+        chat = 'messages go with "workload": "chat"' if given == ["messages"] else None
+        return _invalid(missing[0] if missing else next(name for name in given if name not in needed), text, chat)
+    if request.inputs is None:
+        return None
+    if not request.inputs:
+        return _invalid("inputs", f"workload {workload} without inputs has nothing to answer", "give at least one text")
+    drawing = [parameter.field for parameter in parameters.asked_of(request.sampling)]
+    drawing += [name for name in ("max_tokens", "expected_tokens") if getattr(request, name) is not None]
+    if drawing:
+        return _invalid(drawing[0], f"workload {workload} draws no tokens and takes no {drawing[0]}", "leave it out")
+    return None
+
+
+def _new_tokens(request: TaskRequest) -> int:
+    """How many tokens have to fit behind the prompt at least."""
+    return (request.max_tokens or 1) if request.workload in parameters.GENERATING else 0
 
 
 def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:
@@ -216,28 +295,17 @@ def _retired(request: TaskRequest, snapshot: PoolSnapshot) -> Refusal:
     )
 
 
-def _obstacle(request: TaskRequest, view: PoolView) -> tuple[str, str, str] | None:
-    """Why this pool can never run this request: message, field, hint."""
-    pool = view.snapshot
-    if request.engine is not None and request.engine is not pool.engine:
-        return f"the model is served by {pool.engine}, not by {request.engine}", "engine", "leave engine out"
-    if request.workload not in view.workloads:
-        able = ", ".join(view.workloads) or "nothing that this version can ask for"
-        return f"workload {request.workload} is not served by pool {pool.pool_id!r}", "workload", f"it serves: {able}"
-    if request.ctx is not None and request.ctx > pool.ctx_max:
-        return f"ctx {request.ctx} exceeds the pool's {pool.ctx_max}", "ctx", f"at most {pool.ctx_max}"
-    version = request.sampler_profile_version
-    if version is not None and version != pool.sampler_profile_version:
-        text = f"the pool has sampler profile {pool.sampler_profile_version!r}, not {version!r}"
-        return text, "sampler_profile_version", "leave it out, or name the pool's"
-    if request.determinism is Determinism.STRICT and pool.slots != 1:
-        text = f"strict determinism needs one slot, and pool {pool.pool_id!r} has {pool.slots}"
-        return text, "determinism", "use a pool with slots: 1, or determinism best_effort"
-    return None
-
-
 def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:
     """All able pools are out of service: say why, and when to come back where that is known."""
+    mute = next((view for view in views if view.mute is not None and view.snapshot.ready), None)
+    if mute is not None:
+        return Refusal(
+            code=ErrorCode.POOL_UNREADY,
+            message=f"pool {mute.snapshot.pool_id!r} runs and does not say what it serves: {mute.mute}",
+            hint="correct the pool's model, URL or key; it is asked again and again",
+            pool_id=mute.snapshot.pool_id,
+            engine=mute.snapshot.engine,
+        )
     retries = [view for view in views if view.snapshot.retry_at_ms is not None]
     chosen = min(retries, key=lambda view: view.snapshot.retry_at_ms or 0, default=views[0]).snapshot
     # What went wrong before says nothing of a pool that somebody drains.

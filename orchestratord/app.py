@@ -67,7 +67,7 @@ async def serve(context: DaemonContext) -> None:
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
                 context.redactor.register(endpoint.api_key)
-            return adapter_for(pool.engine, endpoint, http)
+            return adapter_for(pool.engine, endpoint, http, pool.model)
 
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=lambda: secrets.randbelow(MAX_SEED))

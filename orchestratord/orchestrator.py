@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -32,6 +32,8 @@ from orchestratord.task import Admission, Caller, Task
 
 log = logging.getLogger(__name__)
 
+INTRODUCTION_S = 2.0
+"""How long a task waits at the door for an engine that has just started to say what it serves."""
 REPORT_EVERY_S = 0.5
 """How often waiting tasks are told where they stand, when that has changed."""
 
@@ -61,7 +63,14 @@ class Orchestrator:
         self._stopping = False
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.runner = Runner(
-            config, pools, self.backlog, find=self._store.get, settled=self._settled, clock=clock, observer=observer
+            config,
+            pools,
+            self.backlog,
+            find=self._store.get,
+            settled=self._settled,
+            learned=self._learned,
+            clock=clock,
+            observer=observer,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -157,6 +166,16 @@ class Orchestrator:
                 self.get(task_id), ErrorCode.MODEL_UNAVAILABLE, text, "GET /v1/capabilities lists what is served"
             )
 
+    def _learned(self, entry: PoolEntry) -> None:
+        """An engine has said what it serves: what waits for something else must not be sent to it."""
+        view = entry.view
+        waiting = {task_id: self.get(task_id).request for task_id in self.backlog.waiting_for(entry.id)}
+        obstacles = {task_id: admission.obstacle(request, view) for task_id, request in waiting.items()}
+        for task_id in self.backlog.withdraw(entry.id, [each for each, found in obstacles.items() if found]):
+            found = obstacles[task_id]
+            if found is not None:
+                self._fail(self.get(task_id), found.code, found.message, found.hint)
+
     # --- admission ----------------------------------------------------------------------------------------------------
 
     def _known(self, request: TaskRequest) -> Task | None:
@@ -168,7 +187,9 @@ class Orchestrator:
 
     async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
-        found = self._eligible(request)
+        found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
+        if await self._introductions(request):
+            found = self._eligible(request)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
         tokens = await self._count(request, found)
@@ -180,6 +201,23 @@ class Orchestrator:
             widest = max(view.snapshot.ctx_max for view in found.pools)
             raise ApiError(admission.context_refusal(request, tokens, widest))
         return tuple(fitting)
+
+    async def _introductions(self, request: TaskRequest) -> bool:
+        """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
+
+        Whether there were any.
+        """
+        asking = [
+            entry
+            for entry in self._pools
+            if entry.asked and not entry.heard.is_set() and admission.serves(entry.snapshot, request.model_ref)
+        ]
+        if asking:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTRODUCTION_S):
+                    for entry in asking:
+                        await entry.heard.wait()
+        return bool(asking)
 
     def _eligible(self, request: TaskRequest) -> Eligible:
         if self._stopping:
@@ -193,7 +231,8 @@ class Orchestrator:
         for entry in self._pools.of(found.ids):
             if entry.usable and entry.adapter is not None:
                 try:
-                    return await entry.adapter.count_tokens(generation_of(request, seed=0))
+                    wanted = admission.to_count(request, entry.ctx_max)
+                    return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
                 except EngineError as error:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None

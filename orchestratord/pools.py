@@ -6,6 +6,7 @@ they come: the link hands them on in their order. Never talks to pool-managerd (
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
@@ -13,7 +14,8 @@ from enum import Enum
 import msgspec
 
 from adapters.base import Adapter, EngineError, Props
-from contracts.config import Config, Pool
+from adapters.parameters import WORKLOADS
+from contracts.config import Config, Mode, Pool
 from contracts.pools import Endpoint, PoolSnapshot, PoolState
 from contracts.tasks import Workload
 from orchestratord.admission import PoolView
@@ -52,9 +54,16 @@ class PoolEntry:
             sampler_profile_version=config.sampler_profile_version,
         )
         self.adapter: Adapter | None = None
-        self.props = Props()
+        self.props: Props | None = None
+        """What the running engine said of itself; None until it has."""
+        self.start = 0
+        """Which start of the engine this is: an answer of an earlier one is worth nothing."""
         self.asked = False
-        """Whether the running engine was asked what it is."""
+        """Whether this start was asked what it is."""
+        self.mute: str | None = None
+        """Why it will not say, where asking again does not help."""
+        self.heard = asyncio.Event()
+        """Set when it has said what it is, or is mute."""
         self.suspect = False
         """A generation just failed in a way that a dead engine would explain; nothing is sent until that is settled."""
 
@@ -66,25 +75,64 @@ class PoolEntry:
     @property
     def usable(self) -> bool:
         """Whether a generation may be sent right now."""
-        return self.snapshot.ready and self.adapter is not None and not self.suspect
+        return self.introducible and self.props is not None and not self.suspect
+
+    @property
+    def introducible(self) -> bool:
+        """Whether its engine can be asked what it is."""
+        return self.snapshot.ready and self.adapter is not None
 
     @property
     def engine_version(self) -> str | None:
         """As the manager prepared it, else as the running engine says; None while nobody knows."""
         prepared = self.snapshot.engine_version
-        return self.props.engine_version if prepared in {None, UNKNOWN_VERSION} else prepared
+        return self._said.engine_version if prepared in {None, UNKNOWN_VERSION} else prepared
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """What the running engine can do: nothing where no adapter speaks to it, and before it runs the usual."""
-        if self.adapter is not None:
-            return self.adapter.workloads
-        return () if self.snapshot.live else (Workload.COMPLETION, Workload.CHAT)
+        """What the running engine said that it serves; nothing before it did."""
+        return self._said.workloads
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Likewise."""
+        return self._said.features
+
+    @property
+    def ctx_max(self) -> int:
+        """The context that one task has. Of an engine that somebody else started its own word counts alone."""
+        said, reported = self._said.ctx_max, self.snapshot.ctx_max
+        if said is None or said < 1:
+            return reported
+        return said if self.snapshot.provisioning_mode is Mode.EXTERNAL else min(said, reported)
 
     @property
     def view(self) -> PoolView:
         """This pool as admission sees it."""
-        return PoolView(snapshot=self.snapshot, workloads=self.workloads)
+        snapshot = self.snapshot
+        if self.ctx_max != snapshot.ctx_max:
+            snapshot = msgspec.structs.replace(snapshot, ctx_max=self.ctx_max)
+        return PoolView(
+            snapshot=snapshot,
+            workloads=self._possible if self.props is None else self.props.workloads,
+            features=None if self.props is None else self.props.features,
+            mute=self.mute,
+        )
+
+    def restarted(self) -> None:
+        """Another engine, or the same one anew: what the former said holds no more."""
+        self.props, self.mute, self.asked = None, None, False
+        self.start += 1
+        self.heard.clear()
+
+    @property
+    def _said(self) -> Props:
+        return self.props or Props()
+
+    @property
+    def _possible(self) -> tuple[Workload, ...]:
+        """What such an engine may turn out to serve; nothing where no adapter speaks to it."""
+        return () if self.snapshot.live and self.adapter is None else WORKLOADS[self.snapshot.engine]
 
 
 class PoolDirectory:
@@ -118,9 +166,11 @@ class PoolDirectory:
         entry.snapshot = snapshot
         if snapshot.endpoint != before.endpoint:
             entry.adapter = self._adapter(entry, snapshot.endpoint)
-            entry.props, entry.asked = Props(), False
+            entry.restarted()
         if _life(snapshot) != _life(before):
             entry.suspect = False
+            if snapshot.ready:
+                entry.restarted()
         return entry
 
     def _adapter(self, entry: PoolEntry, endpoint: Endpoint | None) -> Adapter | None:

@@ -8,12 +8,16 @@ the connection to the engine is closed, so an engine never gets more than it has
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
-from adapters.base import Adapter, EngineError, Finished, Generation, Health, Props
+from msgspec import UNSET, UnsetType
+
+from adapters.base import Adapter, EngineError, Failure, Finished, Generation, Health, Props
+from adapters.parameters import asked_by, unheeded
 from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.events import Started
@@ -30,8 +34,11 @@ from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
 
+MUTE = frozenset({Failure.INVALID, Failure.UNAUTHORIZED, Failure.PROTOCOL})
+"""What an engine that will not say what it is does not recover from by itself: its configuration is wrong, or ours."""
+
 RECHECK_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between looks at an engine that is under suspicion; the last one repeats."""
+"""Pauses between looks at an engine that is under suspicion or does not say what it is; the last one repeats."""
 
 
 class Runner:
@@ -45,6 +52,7 @@ class Runner:
         *,
         find: Callable[[str], Task | None],
         settled: Callable[[Task], None],
+        learned: Callable[[PoolEntry], None],
         clock: Clock,
         observer: Observer,
     ) -> None:
@@ -53,18 +61,22 @@ class Runner:
         self._backlog = backlog
         self._find = find
         self._settled = settled
+        self._learned = learned
         self._clock = clock
         self._observer = observer
         self._active = dict.fromkeys((pool.id for pool in config.pools), 0)
         self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._rechecks: set[asyncio.Task[None]] = set()
+        self._looks: set[asyncio.Task[None]] = set()
+        """What looks at engines, and ends with us whatever it has seen."""
         self._group = asyncio.TaskGroup()
         self._open = False
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self._open = True
+        for entry in self._pools:
+            self.learn(entry)
         self.pump()
         return self
 
@@ -72,8 +84,8 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        for recheck in self._rechecks:
-            recheck.cancel()
+        for look in self._looks:
+            look.cancel()
         await self._group.__aexit__(kind, error, trace)
 
     def pump(self) -> None:
@@ -85,10 +97,10 @@ class Runner:
                 self._launch(task, entry, entry.adapter)
 
     def learn(self, entry: PoolEntry) -> None:
-        """Ask a running engine once what it is, where pool-managerd did not prepare it and cannot know."""
-        if self._open and entry.usable and entry.engine_version is None and not entry.asked:
+        """Ask a running engine, once in each of its starts, what it is and what it serves."""
+        if self._open and entry.introducible and entry.adapter is not None and not entry.asked:
             entry.asked = True
-            self._group.create_task(self._learn(entry, entry.adapter), name=f"props-{entry.id}")
+            self._look(self._learn(entry, entry.adapter, entry.start), f"props-{entry.id}")
 
     def stop(self, task: Task) -> None:
         """Close the task's connection to its engine, if it has one."""
@@ -148,6 +160,7 @@ class Runner:
             profile=self._profile,
             seed=entered.seed,
             kv_warmth=False,
+            unheeded=_unheeded(task.request, entry),
         )
         task.start(run, event)
         self._observer.started(task)
@@ -185,9 +198,7 @@ class Runner:
         current = entry.adapter is adapter and not entry.suspect
         if isinstance(outcome, Failed) and outcome.engine_suspect and current:
             entry.suspect = True
-            recheck = self._group.create_task(self._recheck(entry, adapter), name=f"recheck-{entry.id}")
-            self._rechecks.add(recheck)
-            recheck.add_done_callback(self._rechecks.discard)
+            self._look(self._recheck(entry, adapter), f"recheck-{entry.id}")
         if task.finished:
             return
         if isinstance(outcome, Finished):
@@ -199,14 +210,33 @@ class Runner:
             self._observer.failed(task, outcome.code)
         self._settled(task)
 
-    async def _learn(self, entry: PoolEntry, adapter: Adapter | None) -> None:
-        try:
-            props = await adapter.props() if adapter is not None else Props()
-        except EngineError as error:
-            log.warning("pool %s does not say what it is: %s", entry.id, error.message)
-            return
-        if entry.adapter is adapter:
-            entry.props = props
+    def _look(self, looking: Coroutine[None, None, None], name: str) -> None:
+        look = self._group.create_task(looking, name=name)
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+
+    async def _learn(self, entry: PoolEntry, adapter: Adapter, start: int) -> None:
+        """Ask until it says what it is, or until it is started anew; nothing is sent to it before."""
+        said = ""
+        for pause in itertools.chain(RECHECK_S, itertools.repeat(RECHECK_S[-1])):
+            answer = await _introduction(entry, adapter)
+            if entry.start != start:
+                return
+            if not isinstance(answer, EngineError):
+                entry.props, entry.mute = answer, None
+                break
+            if answer.message != said:
+                log.warning("pool %s does not say what it is: %s", entry.id, answer.message)
+            said = answer.message
+            if answer.failure in MUTE:
+                entry.mute = answer.message
+                entry.heard.set()
+            await asyncio.sleep(pause)
+            if entry.start != start:
+                return
+        entry.heard.set()
+        self._learned(entry)
+        self.pump()
 
     async def _recheck(self, entry: PoolEntry, adapter: Adapter) -> None:
         """Look at an engine under suspicion until it answers well, or until pool-managerd reports a change."""
@@ -228,12 +258,29 @@ async def _answers_well(entry: PoolEntry, adapter: Adapter) -> bool:
         return False
 
 
+async def _introduction(entry: PoolEntry, adapter: Adapter) -> Props | EngineError:
+    try:
+        return await adapter.props()
+    except EngineError as error:
+        return error
+    except Exception:  # as with a generation
+        log.exception("pool %s could not be asked what it is", entry.id)
+        return EngineError(Failure.PROTOCOL, "internal error; the log has the details")
+
+
+def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
+    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
+    return left or UNSET
+
+
 def generation_of(request: TaskRequest, seed: int) -> Generation:
     """What an engine is asked for, from what the client asked for."""
     cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
+        workload=request.workload,
         prompt=request.prompt,
         messages=request.messages,
+        inputs=request.inputs,
         max_tokens=request.max_tokens,
         seed=seed,
         sampling=request.sampling,

@@ -5,5 +5,6 @@ pytest_plugins = [
     "tests.plugins.leftovers",
     "tests.plugins.needs",
     "tests.plugins.requirements",
+    "tests.plugins.traps",
     "tests.plugins.failures",  # imports the one before
 ]

@@ -169,10 +169,10 @@ class ControlRoutes:
             engine=snapshot.engine,
             provisioning_mode=snapshot.provisioning_mode,
             model_ref=snapshot.model_ref,
-            ctx_max=snapshot.ctx_max,
+            ctx_max=entry.ctx_max,
             slots=snapshot.slots,
             workloads=entry.workloads,
-            features=entry.adapter.features if entry.adapter is not None else (),
+            features=entry.features,
             sampler_profile_version=snapshot.sampler_profile_version,
             queue=QueueInfo(
                 capacity=queue.capacity, policy=queue.full_policy, depth=self._orchestrator.backlog.depth(entry.id)

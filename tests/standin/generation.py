@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
 
-from tests.standin import wire
 from tests.standin.connection import Connection
 from tests.standin.knobs import Fault
 from tests.standin.state import State
+from tests.standin.wires.base import DONE, END_OF_BODY, Answer, Job, Run, WorkerDeath, chunk
 
 WRITES_BETWEEN_YIELDS = 16
 TOKENS = 16
@@ -19,27 +18,23 @@ TOKENS = 16
 class Generation:
     """One generation on its way through a slot."""
 
-    def __init__(
-        self, engine: State, connection: Connection, body: dict[str, Any], *, chat: bool, evaluated: int
-    ) -> None:
+    def __init__(self, engine: State, connection: Connection, job: Job) -> None:
         self._engine = engine
+        self._wire = engine.wire
         self._knobs = engine.knobs
         self._connection = connection
-        self._body = body
-        self._chat = chat
-        self._evaluated = evaluated
+        self._job = job
         self._started = False
-        asked = body.get("n_predict", body.get("max_tokens", -1))
         own = self._knobs.tokens
-        self._limited = isinstance(asked, int) and asked >= 0 and (own is None or asked <= own)
-        self._total = asked if self._limited else TOKENS if own is None else own
+        self._limited = job.limit is not None and (own is None or job.limit <= own)
+        self._total = job.limit if self._limited and job.limit is not None else TOKENS if own is None else own
 
     async def run(self) -> None:
         stats = self._engine.stats
         try:
             slot = await self._engine.acquire()
             try:
-                await (self._stream(slot) if self._body.get("stream") is True else self._whole(slot))
+                await self._answer(slot)
             finally:
                 self._engine.release(slot)
         except asyncio.CancelledError:
@@ -48,24 +43,46 @@ class Generation:
         finally:
             self._engine.changed()
 
+    async def _answer(self, slot: int) -> None:
+        if self._knobs.not_sse:
+            await self._connection.write(self._wire.answer(Answer(200, b"<html>hello</html>", "text/html")))
+        elif self._job.stream:
+            await self._stream(slot)
+        else:
+            await self._whole(slot)
+
     async def _whole(self, slot: int) -> None:
-        text = "".join(self._words()[i % len(self._words())] for i in range(self._total))
-        await self._connection.write(wire.answer(200, wire.ENCODE({**self._final(slot), "content": text})))
-        self._engine.stats.completed += 1
+        """An answer that comes in one piece; a fault hits it before, or in its middle."""
+        await asyncio.sleep(self._knobs.first_token_delay_ms / 1000)
+        answer = self._wire.answer(self._wire.whole(self._job, self._knobs, self._run(slot)))
+        match self._knobs.fault:
+            case Fault.NONE:
+                await self._connection.write(answer)
+                self._engine.stats.completed += 1
+                return
+            case Fault.EXIT | Fault.EXIT_ZERO:
+                os._exit(0 if self._knobs.fault is Fault.EXIT_ZERO else 9)
+            case Fault.HANG:
+                await self._connection.write(answer[:-1])
+                await asyncio.get_running_loop().create_future()
+            case Fault.GARBAGE:
+                await self._connection.write(answer[:-1] + b"!")
+            case _:
+                await self._connection.write(answer[: -len(answer) // 4])
+                self._connection.transport.close()
+        self._engine.stats.failed += 1
 
     async def _stream(self, slot: int) -> None:
-        if self._knobs.not_sse:
-            await self._connection.write(wire.answer(200, b"<html>hello</html>", "text/html"))
-            return
         await self._pause(self._knobs.first_token_delay_ms)
         faulty = self._knobs.fault is not Fault.NONE and self._knobs.fault_after <= self._total
         await self._send_tokens(0, self._knobs.fault_after if faulty else self._total)
-        if faulty and await self._fail():
+        if faulty and await self._fail(slot):
             self._engine.stats.failed += 1
             return
         if faulty:
             await self._send_tokens(self._knobs.fault_after, self._total)
         await self._send_end(slot)
+        await self._end()
         self._engine.stats.completed += 1
 
     async def _send_tokens(self, index: int, end: int) -> None:
@@ -82,115 +99,109 @@ class Generation:
                 await asyncio.sleep(0)  # a client that left must be noticed
 
     def _block(self, index: int, count: int) -> bytes:
-        words, first = self._knobs.words, self._first()
-        if self._chat:
-            return wire.chat_block(words, first, index, count, model=self._knobs.model, build=self._knobs.build)
-        return wire.completion_block(words, first, index, count, self._evaluated)
+        if not self._knobs.event_fields:
+            return self._wire.block(self._job, self._knobs, index, count)
+        fields, words = self._knobs.event_fields.encode() + b"\n", self._knobs.words
+        texts = (words[(self._job.seed + i) % len(words)] for i in range(index, index + count))
+        return b"".join(chunk(fields + self._wire.event(self._job, self._knobs, text)) for text in texts)
+
+    def _run(self, slot: int) -> Run:
+        spent = self._total * self._knobs.token_delay_ms
+        return Run(total=self._total, limited=self._limited, slot=slot, decode_ms=spent)
 
     async def _send_end(self, slot: int) -> None:
-        if not self._chat:
-            await self._send(wire.chunk(wire.event(self._final(slot))))
-        else:
-            options = self._body.get("stream_options")
-            final = wire.chat_final(
-                model=self._knobs.model,
-                build=self._knobs.build,
-                predicted=self._total,
-                evaluated=self._evaluated,
-                finish="length" if self._limited else "stop",
-                usage=isinstance(options, dict) and options.get("include_usage") is True,
-                timings=wire.timings(self._total, self._evaluated, self._decode_ms()),
-            )
-            await self._send(wire.chunk(final))
-            await self._send(wire.chunk(wire.DONE))
-        await self._end()
+        await self._send(self._wire.end(self._job, self._knobs, self._run(slot)))
 
     async def _end(self) -> None:
-        await self._send(wire.END_OF_BODY)
+        await self._send(END_OF_BODY)
         if self._knobs.close_streams:
             self._connection.transport.close()
 
-    async def _fail(self) -> bool:
+    async def _fail(self, slot: int) -> bool:
         """Do what the fault says; False where the stream goes on after it."""
         match self._knobs.fault:
             case Fault.EXIT:
                 os._exit(9)
+            case Fault.EXIT_ZERO:
+                os._exit(0)
+            case Fault.WORKER:
+                await self._lose_the_worker()
             case Fault.CLOSE:
                 await self._send(b"")
                 self._connection.transport.close()
             case Fault.RESET:
                 self._connection.transport.abort()
             case Fault.HANG:
-                await self._send(b"")
-                await asyncio.get_running_loop().create_future()
-            case Fault.EOF:
-                await self._end()
-            case Fault.CUT:
-                await self._send(wire.chunk(b'data: {"index":0,"content":"ab'))
-                await self._end()
+                await self._hang()
             case Fault.HUGE:
-                await self._send(wire.chunk(self._huge()))
+                await self._send(chunk(self._wire.event(self._job, self._knobs, "x" * self._knobs.huge_bytes)))
                 return False
-            case Fault.GARBAGE:
-                await self._send(wire.chunk(b'data: {"index":0,"content":"ab\n\n'))
+            case Fault.HEADERS:
+                await self._never_end_the_headers()
+            case Fault.TWO_ENDS | Fault.AFTER_END:
+                await self._send_end(slot)
+                again = self._knobs.fault is Fault.TWO_ENDS
+                await (self._send_end(slot) if again else self._send(self._block(0, 1)))
                 await self._end()
             case fault:
-                await self._send(wire.chunk(_error_events(fault)))
-                await self._end()
+                await self._send_broken(fault)
         return True
 
-    def _huge(self) -> bytes:
-        text = "x" * self._knobs.huge_bytes
-        if self._chat:
-            return wire.chat_event(self._knobs.model, self._knobs.build, {"content": text})
-        return wire.event({"index": 0, "content": text, "tokens": [1], "stop": False, "id_slot": -1})
+    async def _send_broken(self, fault: Fault) -> None:
+        """Faults that are events, and a clean end of the body after them."""
+        status, events = 200, b""
+        match fault:
+            case Fault.EOF:
+                pass
+            case Fault.ONLY_DONE:
+                events = DONE
+            case Fault.CUT:
+                events = self._wire.event(self._job, self._knobs, "ab")[:-5]
+            case Fault.GARBAGE:
+                events = self._wire.event(self._job, self._knobs, "ab")[:-4] + b"\n\n"
+            case Fault.NOT_UTF8:
+                events = self._wire.event(self._job, self._knobs, "=E9=").replace(b"=E9=", b"\xe9")
+            case _:
+                status, events = self._wire.failure(self._job, fault)
+        await self._send(chunk(events) if events else b"", status)
+        await self._end()
 
-    async def _send(self, data: bytes) -> None:
+    async def _lose_the_worker(self) -> None:
+        match self._wire.worker_death:
+            case WorkerDeath.TAKES_ALL:
+                self._connection.transport.abort()
+            case WorkerDeath.TRUNCATES:
+                await self._send(b"")
+                self._connection.transport.close()
+            case WorkerDeath.HANGS:
+                await self._hang()
+            case WorkerDeath.REPORTED:
+                self._engine.broken = True
+                await self._send_broken(Fault.WORKER)
+
+    async def _hang(self) -> None:
+        await self._send(b"")
+        await asyncio.get_running_loop().create_future()
+
+    async def _never_end_the_headers(self) -> None:
+        await self._connection.write(b"HTTP/1.1 200 OK\r\n")
+        number = 0
+        while True:
+            await self._connection.write(b"X-More-%d: %b\r\n" % (number, b"x" * 1000))
+            number += 1
+            await asyncio.sleep(0)
+
+    async def _send(self, data: bytes, status: int = 200) -> None:
         if not self._started:
             self._started = True
-            data = wire.STREAM_HEAD + data
+            data = self._wire.head(status, self._knobs.stream_type) + data
         await self._connection.write(data)
 
     async def _pause(self, ms: float) -> None:
         ping = self._knobs.ping_ms
         while ping is not None and ms > ping:
             await asyncio.sleep(ping / 1000)
-            await self._send(wire.chunk(wire.PING))
+            await self._send(chunk(self._wire.ping))
             ms -= ping
         if ms:
             await asyncio.sleep(ms / 1000)
-
-    def _first(self) -> int:
-        seed = self._body.get("seed", 0)
-        return seed % len(self._knobs.words) if isinstance(seed, int) and seed >= 0 else 0
-
-    def _words(self) -> tuple[str, ...]:
-        words, first = self._knobs.words, self._first()
-        return words[first:] + words[:first]
-
-    def _decode_ms(self) -> float:
-        return self._total * self._knobs.token_delay_ms
-
-    def _final(self, slot: int) -> dict[str, object]:
-        return wire.completion_final(
-            body=self._body,
-            model=self._knobs.model,
-            slot=slot,
-            predicted=self._total,
-            evaluated=self._evaluated,
-            stop_type="limit" if self._limited else "eos",
-            predicted_ms=self._decode_ms(),
-        )
-
-
-def _error_events(fault: Fault) -> bytes:
-    error = wire.error(500, "Context size has been exceeded.", "server_error")
-    match fault:
-        case Fault.ERROR_FIELD:
-            return b"error: " + error.removeprefix(b'{"error":')[:-1] + b"\n\n"
-        case Fault.ERROR_STRING:
-            return wire.event({"error": "the worker died"})
-        case Fault.ERROR_DONE:
-            return b"data: " + error + b"\n\n" + wire.DONE
-        case _:
-            return b"data: " + error + b"\n\n"

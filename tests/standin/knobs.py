@@ -21,24 +21,40 @@ class Fault(StrEnum):
     RESET = "reset"
     EXIT = "exit"
     """The process is gone (``os._exit``); in a test's own process never use this."""
+    EXIT_ZERO = "exit_zero"
+    """The same with status 0, as vLLM ends when its workers died."""
+    WORKER = "worker"
+    """The process that computes is gone: what the one that serves makes of it is each engine's own."""
     HANG = "hang"
     """Nothing more comes, and the connection stays open."""
     ERROR = "error"
-    """``data: {"error": ...}`` and a clean end, as llama-server reports a context that filled up."""
+    """An error event and a clean end."""
     ERROR_DONE = "error_done"
     """The same, then ``data: [DONE]``."""
     ERROR_FIELD = "error_field"
-    """``error: ...``, as older builds wrote it."""
+    """``error: ...``, as older builds of llama-server wrote it."""
     ERROR_STRING = "error_string"
     """An error event whose error is a string."""
+    OVERLOADED = "overloaded"
+    """An error event that says that there are too many requests."""
     GARBAGE = "garbage"
     """An event that is no JSON."""
+    NOT_UTF8 = "not_utf8"
+    """An event in another character set than its protocol's."""
     CUT = "cut"
     """The HTTP answer ends cleanly in the middle of an event."""
     EOF = "eof"
     """The HTTP answer ends cleanly, but no final event came."""
+    ONLY_DONE = "only_done"
+    """``data: [DONE]`` without any reason before it."""
     HUGE = "huge"
     """One event with ``huge_bytes`` of text, then the stream goes on."""
+    TWO_ENDS = "two_ends"
+    """The final events come twice."""
+    AFTER_END = "after_end"
+    """The final events, and then tokens."""
+    HEADERS = "headers"
+    """Headers without end instead of an answer."""
 
 
 class HttpError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +69,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Spans in milliseconds. The defaults are an engine without limits of its own, as fast as it can write."""
 
     tokens: Count | None = None
-    """A generation ends by itself after so many; ``n_predict`` may end it earlier. Without both it has 16."""
+    """A generation ends by itself after so many; what the client asks for may end it earlier. Without both it has
+    16."""
     words: Annotated[tuple[str, ...], Meta(min_length=1)] = (
         " one",
         " two",
@@ -81,14 +98,26 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     huge_bytes: Count = 8 * 1024 * 1024
     not_sse: bool = False
     """The answer to a generation is a web page."""
+    stream_type: str | None = None
+    """The content type that a stream claims to have."""
+    claims: str | None = None
+    """JSON text that stands in the place of every count of tokens."""
+    event_fields: str = ""
+    """Lines before the data of every event, such as ``id: 7``."""
     http_error: HttpError | None = None
     loading_ms: Span = 0
-    """So long after the start every path answers 503."""
+    """So long after the start the model is being loaded."""
     slots: Annotated[int, Meta(ge=1)] = 1024
     """More requests wait silently, as in the engine."""
     ctx: Annotated[int, Meta(ge=1)] = 1_048_576
     model: str = "standin.gguf"
     build: str = "b0-standin"
+    metrics: str | None = None
+    """The body of ``/metrics``; None is the engine's usual, and an empty one leaves it without the route."""
+    tells: bool = True
+    """Triton's model can say how a generation ended and how many tokens it had; one of somebody's own often cannot."""
+    serves: tuple[str, ...] = ("completion", "chat")
+    """What it was started for: engines embed or rerank instead of generating."""
 
 
 class Stats(msgspec.Struct):
@@ -96,7 +125,7 @@ class Stats(msgspec.Struct):
 
     connections: int = 0
     requests: int = 0
-    """Generations asked for, refused ones included."""
+    """Generations that could be done; a question that only looks for a route has nothing to do."""
     waiting: int = 0
     running: int = 0
     peak: int = 0

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from tests.standin.knobs import Knobs, Stats
+from tests.standin.server import WIRES
 
 LISTENING = b"listening on "
 
@@ -45,10 +46,13 @@ class StandInProcess:
 
 
 @asynccontextmanager
-async def standin_process(knobs: Knobs | None = None, *, key: str | None = None) -> AsyncIterator[StandInProcess]:
+async def standin_process(
+    knobs: Knobs | None = None, *, engine: str = "llamacpp", key: str | None = None
+) -> AsyncIterator[StandInProcess]:
     """A child that serves; it is gone when the context ends."""
-    environment = dict(os.environ) if key is None else {**os.environ, "LLAMA_API_KEY": key}
-    arguments = ["-m", "tests.standin", "--remote-knobs", "--knobs", msgspec.json.encode(knobs or Knobs()).decode()]
+    environment = dict(os.environ) if key is None else {**os.environ, WIRES[engine].key_variable: key}
+    given = msgspec.json.encode(knobs or Knobs()).decode()
+    arguments = ["-m", "tests.standin", "--engine", engine, "--remote-knobs", "--knobs", given]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env=environment
     )

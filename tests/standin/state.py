@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable
 
 from tests.standin.knobs import Knobs, Stats
+from tests.standin.wires.base import Wire
 
 
 class State:
     """Shared by a server and its generations."""
 
-    def __init__(self, knobs: Knobs) -> None:
+    def __init__(self, knobs: Knobs, wire: Wire) -> None:
         self.knobs = knobs
+        self.wire = wire
+        self.broken = False
         self.stats = Stats()
         self.busy: set[int] = set()
         self._waiters: list[asyncio.Future[None]] = []

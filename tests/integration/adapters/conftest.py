@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from adapters.http import EngineHttp
-from tests.integration.adapters.subjects import SUBJECTS, Subject
+from tests.integration.adapters.subjects import STREAMED, Subject
 
 
 @pytest.fixture
@@ -12,7 +12,8 @@ async def http() -> AsyncIterator[EngineHttp]:
         yield client
 
 
-@pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
+@pytest.fixture(params=STREAMED, ids=lambda subject: subject.name)
 def subject(request: pytest.FixtureRequest) -> Subject:
+    """Every workload of every engine that is streamed; a test of others has parameters of its own."""
     chosen: Subject = request.param
     return chosen

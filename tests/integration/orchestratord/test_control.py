@@ -23,15 +23,15 @@ USE = (DeviceUse(device="GPU-1", vram_total_bytes=24 * GIB, vram_used_bytes=6 * 
 
 @pytest.mark.req("ORCH-3812")
 async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
-    async with house(tmp_path, None, pool("p"), pool("q", slots=3)) as here:
+    async with StandIn(Knobs(ctx=4096)) as engine, house(tmp_path, None, pool("p"), pool("q", slots=3)) as here:
         before = (await here.get("/v1/capabilities"))["pools"]
         assert [(each["pool_id"], each["ready"], each.get("engine_version")) for each in before] == [
             ("p", False, None),
             ("q", False, None),
         ]
-        here.report(
-            "http://127.0.0.1:1", engine_version="b77", devices=("GPU-1",), ctx_max=8192, engine_digest="sha256:e"
-        )
+        assert [(each["workloads"], each["features"]) for each in before] == [([], []), ([], [])]
+        here.report(engine.url, engine_version="b77", devices=("GPU-1",), ctx_max=8192, engine_digest="sha256:e")
+        await here.stream(await here.submit())  # which waits for what the engine says of itself
         told = await here.get("/v1/capabilities")
         assert told["api_version"] == "1.0"
         assert told["profile"] == "trial"
@@ -52,7 +52,7 @@ async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
             "model_ref": "file:/models/m.gguf",
             "model_id": "m",
             "model_digest": "sha256:0",
-            "ctx_max": 8192,
+            "ctx_max": 4096,
             "slots": 4,
             "workloads": ["completion", "chat"],
             "sampler_profile_version": "v1",

@@ -1,6 +1,7 @@
 """Engines that die, stall or lie: what the client is told, how soon, and whether the next task finds an engine."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,14 @@ async def test_a_refusal_of_the_engine_in_our_words(tmp_path: Path, status: int,
 
 @pytest.mark.req("HP-17")
 async def test_nobody_at_the_endpoint(tmp_path: Path) -> None:
-    async with StandIn() as engine:
-        url = engine.url
-    async with house(tmp_path, url) as here:
-        error = error_of(await here.stream(await here.submit()))
-        assert error["code"] == "WORKER_RESET"
-        assert error["message"] == f"nobody listens at {url}"
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(StandIn())
+        async with house(tmp_path, engine.url) as here:
+            await here.stream(await here.submit())
+            await stack.aclose()
+            error = error_of(await here.stream(await here.submit()))
+            assert error["code"] == "WORKER_RESET"
+            assert error["message"] == f"nobody listens at {engine.url}"
 
 
 async def test_a_huge_event_is_one_token(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ async def test_a_ready_engine_is_handed_over_on_loopback_and_its_key_is_nowhere_
         assert b"hf-secret" not in environ
 
 
+@pytest.mark.trap(21, by="pool_managerd")
 @pytest.mark.req("EP-17")
 @pytest.mark.parametrize("fault", ["stubborn", "family"])
 async def test_nothing_is_left_of_an_engine_that_ignores_term_or_has_children(world: World, fault: str) -> None:
@@ -312,6 +313,7 @@ async def test_a_killed_engine_comes_back_and_the_restart_is_counted(world: Worl
         assert world.pid() != pid
 
 
+@pytest.mark.trap(21, by="pool_managerd")
 @pytest.mark.req("PM-01", "EP-17")
 async def test_children_of_an_engine_that_died_are_ended_before_the_next_one_starts(world: World) -> None:
     world.engines.args = ("--behave", "family")
@@ -327,6 +329,7 @@ async def test_children_of_an_engine_that_died_are_ended_before_the_next_one_sta
         assert not any(alive(pid) for pid in children)
 
 
+@pytest.mark.trap(6, by="pool_managerd")
 @pytest.mark.req("ORCH-3821", "PM-01")
 async def test_an_engine_that_dies_at_start_says_why_and_opens_the_breaker(
     world: World, operator_sees: OperatorSees
@@ -408,6 +411,7 @@ async def test_a_program_that_is_gone_is_a_missing_engine(
         assert failed.last_error.message == "cannot start /no/such/python: No such file or directory"
 
 
+@pytest.mark.trap(11, by="pool_managerd")
 @pytest.mark.req("EP-15")
 async def test_a_port_that_was_stolen_is_replaced_without_counting_a_failure(
     world: World, monkeypatch: pytest.MonkeyPatch

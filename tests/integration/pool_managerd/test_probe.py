@@ -97,12 +97,14 @@ async def test_what_an_engine_shows_is_told_apart(
     assert (look.health, look.detail) == (health, detail)
 
 
+@pytest.mark.trap(6, by="pool_managerd")
 async def test_a_port_without_listener_is_refused(prober: Prober) -> None:
     look = await prober.look(Endpoint(url=f"http://127.0.0.1:{free_port()}"), HEALTH)
     assert look.health is Health.REFUSED
     assert "connect" in look.detail
 
 
+@pytest.mark.trap(6, by="pool_managerd")
 async def test_health_is_waited_for_through_loading_with_the_key(engine: Engine, prober: Prober) -> None:
     engine.answers = [status(503), status(503), status(200)]
     await prober.await_health(engine.endpoint, HEALTH, soon())

@@ -99,6 +99,7 @@ async def test_a_child_gets_its_key_and_nothing_that_is_the_daemons_own(
     assert b"per-spawn" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
+@pytest.mark.trap(20, by="pool_managerd")
 @pytest.mark.parametrize(
     ("code", "ending", "words"),
     [
@@ -152,6 +153,7 @@ async def test_a_child_that_ignores_term_is_killed_after_its_time(
     assert not alive(process.pid)
 
 
+@pytest.mark.trap(21, by="pool_managerd")
 @pytest.mark.req("EP-17")
 @pytest.mark.parametrize("last", [UP, "raise SystemExit(1)", "import os; os.kill(os.getpid(), 9)"])
 async def test_children_are_ended_too_whether_their_parent_lives_or_not(

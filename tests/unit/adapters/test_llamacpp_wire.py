@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters import llamacpp_wire as wire
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
-from adapters.openai_wire import ChatReader, ErrorDetail
+from adapters.openai_wire import ErrorDetail, OpenAiReader
 from adapters.streaming import Reader
 from contracts.events import FinishReason
 from contracts.tasks import ChatMessage, Role, Sampling
@@ -104,7 +104,7 @@ ENDED = Finished(reason=FinishReason.STOP, tokens_in=5, tokens_out=3, cached_tok
 
 
 def chat_reader() -> Reader:
-    return ChatReader(wire.stream_error)
+    return OpenAiReader(wire.stream_error)
 
 
 STREAMS = [

@@ -16,9 +16,12 @@ def test_an_adapter_says_what_it_can_do(engine: Engine) -> None:
     assert adapter.features
 
 
-@pytest.mark.parametrize("engine", [engine for engine in Engine if engine not in ADAPTERS])
-def test_an_engine_without_an_adapter_names_those_that_have_one(engine: Engine) -> None:
+def test_every_engine_of_the_configuration_can_be_spoken_to() -> None:
+    assert set(ADAPTERS) == set(Engine)
+
+
+def test_an_engine_without_an_adapter_names_those_that_have_one() -> None:
     with pytest.raises(EngineError) as caught:
-        adapter_for(engine, ENDPOINT, EngineHttp())
+        adapter_for("other", ENDPOINT, EngineHttp())  # type: ignore[arg-type]
     assert caught.value.failure is Failure.INVALID
-    assert caught.value.message == f"this version cannot speak to {engine}, only to: llamacpp"
+    assert caught.value.message.startswith("this version cannot speak to other, only to: llamacpp, vllm")

@@ -1,40 +1,177 @@
-"""What a running engine says of itself, where pool-managerd did not prepare it."""
+"""What a running engine says of itself: asked once in each of its starts, and nothing is promised before."""
+
+import asyncio
+from typing import Any
 
 import pytest
 
 from adapters.base import EngineError, Failure, Props
-from contracts.pools import PoolState
-from tests.support.virtual_loop import settle
-from tests.unit.orchestratord.world import ScriptedAdapter, snapshot, world
+from contracts.config import Mode
+from contracts.errors import ErrorCode
+from contracts.events import StreamError
+from contracts.pools import Endpoint, PoolState
+from contracts.tasks import TaskState, Workload
+from orchestratord.errors import ApiError
+from tests.support.virtual_loop import pass_time, settle
+from tests.unit.orchestratord.world import Hold, ScriptedAdapter, ended, snapshot, world
+
+EMBEDDER = Props(workloads=(Workload.EMBEDDING,), features=("tokenize",))
+EMBEDDING = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("a",), "max_tokens": None}
 
 
 @pytest.mark.req("ORCH-3812")
-@pytest.mark.parametrize("prepared", [None, "unknown"])
-async def test_an_engine_of_unknown_version_is_asked_once(prepared: str | None) -> None:
+@pytest.mark.parametrize("prepared", [None, "unknown", "b1"])
+async def test_an_engine_is_asked_once(prepared: str | None) -> None:
     engine = ScriptedAdapter()
     engine.says = Props(engine_version="b4711")
     async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, engine_version=prepared)) as made:
         await settle()
         made.orchestrator.report(snapshot("p", engine_version=prepared, revision=9))
         await settle()
-        assert made.pools["p"].engine_version == "b4711"
+        assert made.pools["p"].engine_version == ("b1" if prepared == "b1" else "b4711")
         assert engine.introductions == 1
 
 
-async def test_a_prepared_engine_is_not_asked() -> None:
+@pytest.mark.parametrize(
+    "again",
+    [{"endpoint": Endpoint(url="http://p", api_key="new")}, {"restarts": 1}],
+    ids=["another engine", "the same one anew"],
+)
+async def test_each_start_is_asked_anew(again: dict[str, Any]) -> None:
     engine = ScriptedAdapter()
     async with world(engines={"p": engine}) as made:
         await settle()
-        assert (engine.introductions, made.pools["p"].engine_version) == (0, "b1")
-
-
-async def test_an_engine_that_does_not_say_serves_all_the_same() -> None:
-    engine = ScriptedAdapter()
-    engine.says = EngineError(Failure.BROKEN, "no such route")
-    async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, engine_version=None)) as made:
+        engine.says = EMBEDDER
+        made.orchestrator.report(snapshot("p", revision=2, **again))
+        before = made.pools["p"].workloads, made.pools["p"].usable
         await settle()
-        assert made.pools["p"].engine_version is None
-        assert made.pools["p"].usable
+        assert before == ((), False)
+        assert made.pools["p"].workloads == (Workload.EMBEDDING,)
+        assert engine.introductions == 2
+
+
+async def test_what_an_earlier_start_says_late_is_worth_nothing() -> None:
+    engine, gate = ScriptedAdapter(), asyncio.Event()
+    engine.says = Hold(gate)
+    async with world(engines={"p": engine}) as made:
+        await settle()
+        engine.says = EMBEDDER
+        made.orchestrator.report(snapshot("p", revision=2, restarts=1))
+        gate.set()
+        await settle()
+        assert made.pools["p"].workloads == (Workload.EMBEDDING,)
+
+
+async def test_a_task_waits_a_moment_for_what_the_engine_says() -> None:
+    engine, gate = ScriptedAdapter(), asyncio.Event()
+    engine.says = Hold(gate)
+    async with world(engines={"p": engine}) as made, asyncio.TaskGroup() as group:
+        submitting = group.create_task(made.submit())
+        await settle()
+        assert not submitting.done()
+        assert made.pools["p"].workloads == ()
+        gate.set()
+        task = await submitting
+        assert task.state is not TaskState.QUEUED
+
+
+async def test_a_workload_that_it_does_not_serve_is_refused_with_what_it_serves() -> None:
+    engine = ScriptedAdapter()
+    engine.says = EMBEDDER
+    async with world(engines={"p": engine}) as made:
+        with pytest.raises(ApiError) as caught:
+            await made.submit()
+        refusal = caught.value.refusal
+        assert (refusal.code, refusal.field) == (ErrorCode.INVALID_PARAMS, "workload")
+        assert refusal.hint == "it serves: embedding"
+        assert (await made.submit(**EMBEDDING)).state is TaskState.RUNNING
+
+
+async def test_a_task_that_could_not_wait_longer_is_told_in_its_stream() -> None:
+    engine, gate = ScriptedAdapter(), asyncio.Event()
+    engine.says = Hold(gate)
+    async with world(engines={"p": engine}) as made, asyncio.TaskGroup() as group:
+        submitting = group.create_task(made.submit(**EMBEDDING))
+        await pass_time(3)
+        task = await submitting
+        assert task.state is TaskState.QUEUED
+        gate.set()
+        await ended(task)
+        assert isinstance(task.outcome, StreamError)
+        assert task.outcome.code is ErrorCode.INVALID_PARAMS
+        assert task.outcome.message == "workload embedding is not served by pool 'p'"
+        assert engine.asked == []
+
+
+async def test_a_task_for_a_pool_on_its_way_is_not_refused_for_what_nobody_knows() -> None:
+    engine = ScriptedAdapter()
+    async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, PoolState.STARTING)) as made:
+        task = await made.submit(**EMBEDDING)
+        engine.says = EMBEDDER
+        made.orchestrator.report(snapshot("p", revision=2))
+        await ended(task)
+        assert engine.asked[0].inputs == ("a",)
+
+
+async def test_an_engine_that_cannot_say_it_yet_is_asked_again_and_its_tasks_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedAdapter()
+    engine.says = EngineError(Failure.LOADING, "loading")
+    async with world(engines={"p": engine}) as made, asyncio.TaskGroup() as group:
+        submitting = group.create_task(made.submit())
+        await pass_time(4)
+        task = await submitting
+        waiting = task.state
+        assert waiting is TaskState.QUEUED
+        assert engine.introductions > 3
+        engine.says = ScriptedAdapter().says
+        await ended(task)
+        assert task.state is TaskState.DONE
+    assert [record.message for record in caplog.records].count("pool p does not say what it is: loading") == 1
+
+
+async def test_an_engine_that_will_not_say_it_gets_no_task_until_that_is_mended() -> None:
+    engine = ScriptedAdapter()
+    engine.says = EngineError(Failure.INVALID, "the server has no model 'x'")
+    async with world(engines={"p": engine}) as made:
+        await settle()
+        with pytest.raises(ApiError) as caught:
+            await made.submit()
+        refusal = caught.value.refusal
+        assert refusal.code is ErrorCode.POOL_UNREADY
+        assert refusal.message == "pool 'p' runs and does not say what it serves: the server has no model 'x'"
+        engine.says = ScriptedAdapter().says
+        await pass_time(2)
+        assert (await made.submit()).state is TaskState.RUNNING
+
+
+async def test_a_mistake_of_ours_about_one_engine_ends_nothing_else() -> None:
+    engine = ScriptedAdapter()
+    engine.says = RuntimeError("ours")
+    async with world(engines={"p": engine}) as made:
+        await settle()
+        assert made.pools["p"].mute == "internal error; the log has the details"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "expected"),
+    [
+        (Mode.EXTERNAL, 32_768, 32_768),
+        (Mode.EXTERNAL, 512, 512),
+        (Mode.EXTERNAL, None, 4096),
+        (Mode.EXTERNAL, 0, 4096),
+        (Mode.SOURCE, 32_768, 4096),
+        (Mode.SOURCE, 512, 512),
+    ],
+)
+async def test_the_context_is_what_both_know(mode: Mode, said: int | None, expected: int) -> None:
+    engine = ScriptedAdapter()
+    engine.says = Props(ctx_max=said)
+    async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, provisioning_mode=mode)) as made:
+        await settle()
+        assert made.pools["p"].ctx_max == expected
+        assert made.pools["p"].view.snapshot.ctx_max == expected
 
 
 async def test_a_pool_on_its_way_has_no_free_slot_to_predict_with() -> None:

@@ -31,7 +31,8 @@ def test_before_any_report_a_pool_is_what_is_configured() -> None:
     assert entry.snapshot.devices == ("0", "GPU-12345678")
     assert not entry.usable
     assert not entry.engine_version
-    assert entry.workloads == (Workload.COMPLETION, Workload.CHAT)
+    assert entry.workloads == ()  # nothing is promised that is not known
+    assert Workload.EMBEDDING in entry.view.workloads  # and nothing is refused for it
     assert (pools.get("p"), pools.get("q")) == (entry, None)
 
 
@@ -44,10 +45,11 @@ def test_an_adapter_is_made_once_per_endpoint() -> None:
     pools["p"].props = Props(engine_version="b7")
     pools.report(snapshot(revision=2, endpoint=first, devices=("1",)))
     assert pools["p"].adapter is adapter
-    assert pools["p"].props.engine_version == "b7"
+    told = [pools["p"].props]
     pools.report(snapshot(revision=3, endpoint=second))
     assert pools["p"].adapter is not adapter
-    assert pools["p"].props == Props()
+    told.append(pools["p"].props)
+    assert told == [Props(engine_version="b7"), None]
     assert made.endpoints == [first, second]
     pools.report(snapshot(revision=4, state=PoolState.STOPPED))
     assert pools["p"].adapter is None
@@ -78,6 +80,8 @@ def test_only_another_life_settles_a_suspicion(changes: dict[str, Any], settles:
 def test_only_a_ready_pool_is_usable(state: PoolState) -> None:
     pools = PoolDirectory(config(), Made())
     pools.report(snapshot(state=state))
+    assert not pools["p"].usable  # before it said what it is
+    pools["p"].props = Props()
     assert pools["p"].usable is (state is PoolState.READY)
     pools.report(snapshot(state=state, endpoint=None))
     assert not pools["p"].usable
@@ -104,8 +108,8 @@ def test_an_engine_that_this_version_cannot_speak_to_costs_its_own_pool_only(cap
     pools = PoolDirectory(config(pool("p"), pool("q")), nobody)
     pools.report(snapshot("p"))
     pools.report(snapshot("q"))
-    assert [entry.usable for entry in pools] == [False, True]
-    assert [entry.workloads for entry in pools] == [(), (Workload.COMPLETION, Workload.CHAT)]
+    assert [entry.introducible for entry in pools] == [False, True]
+    assert [bool(entry.view.workloads) for entry in pools] == [False, True]
     assert [record.message for record in caplog.records] == ["pool p: this version cannot speak to tgi"]
 
 
@@ -121,7 +125,7 @@ def test_the_link_is_remembered() -> None:
     pools.linked(LinkState.DOWN)
     assert (pools.managed, pools.ever_managed) == (False, True)
     pools.report(snapshot())
-    assert pools["p"].usable, "what was known last stands"
+    assert pools["p"].introducible, "what was known last stands"
 
 
 def test_some_pools_come_in_the_configurations_order() -> None:

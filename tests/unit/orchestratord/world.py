@@ -25,6 +25,8 @@ from tests.support.virtual_loop import LoopClock, pass_time
 GATES_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.OK)
 MODEL = "file:/models/m.gguf"
 CALLER = Caller("corr-1", "localhost")
+SERVES = Props(workloads=(Workload.COMPLETION, Workload.CHAT), features=("stream",))
+"""What a scripted engine says of itself."""
 STOPPED_WELL = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
 
 
@@ -160,7 +162,8 @@ class ScriptedAdapter:
         self.closing_takes = 0.0
         """Seconds of the loop from the cancel to the closed connection."""
         self.closing_fails: EngineError | None = None
-        self.says: Props | EngineError = Props()
+        self.says: Props | Exception | Hold = SERVES
+        """What it answers when it is asked what it is; SERVES once a Hold is over."""
         self.introductions = 0
 
     async def health(self) -> Health:
@@ -177,9 +180,14 @@ class ScriptedAdapter:
 
     async def props(self) -> Props:
         self.introductions += 1
-        if isinstance(self.says, EngineError):
-            raise self.says
-        return self.says
+        match self.says:
+            case Exception():
+                raise self.says
+            case Hold(until=until):
+                await until.wait()
+                return SERVES
+            case _:
+                return self.says
 
     async def count_tokens(self, generation: Generation) -> int | None:
         if self.counting is not None:

@@ -136,6 +136,7 @@ def test_an_engine_that_hangs_or_never_comes_up() -> None:
     assert hung.message == "the engine serves no more: 503 (GPU 0 reported Xid 13; one of its processes died)"
 
 
+@pytest.mark.trap(20, by="pool_managerd")
 @pytest.mark.req("PM-03")
 def test_an_end_that_nobody_asked_for_is_a_failure_whatever_its_status() -> None:
     found = of(exit=Exit(status=0), during=During.SERVING)

@@ -1,4 +1,4 @@
-"""The bytes of llama-server's answers, as recorded from a real one (tests/integration/adapters compares them).
+"""llama-server's bytes, as recorded from a real one (tests/integration/adapters compares them).
 
 Everything that a stream repeats is encoded once and kept, so that the stand-in is never what limits a measurement.
 """
@@ -7,20 +7,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import msgspec
+from tests.standin.wires.base import CREATED, ENCODE, REASONS, chunk
+from tests.standin.wires.base import data as event
 
-ENCODE = msgspec.json.Encoder().encode
 JSON = "application/json; charset=utf-8"
-END_OF_BODY = b"0\r\n\r\n"
-DONE = b"data: [DONE]\n\n"
-PING = b":\n\n"
-CREATED = 1_750_000_000
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nAccess-Control-Allow-Origin: \r\nX-Accel-Buffering: no\r\n"
-    b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nKeep-Alive: timeout=5, max=100\r\n\r\n"
-)
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
-REASONS |= {500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
 
 
 def answer(status: int, body: bytes, content_type: str = JSON) -> bytes:
@@ -30,6 +20,14 @@ def answer(status: int, body: bytes, content_type: str = JSON) -> bytes:
         b"HTTP/1.1 %d %b\r\nServer: llama.cpp\r\nAccess-Control-Allow-Origin: \r\nContent-Type: %b\r\n"
         b"Content-Length: %d\r\n%b\r\n\r\n%b"
     ) % (status, REASONS.get(status, "Error").encode(), content_type.encode(), len(body), last, body)
+
+
+def stream_head(content_type: str) -> bytes:
+    """The head of a stream."""
+    return (
+        b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nAccess-Control-Allow-Origin: \r\nX-Accel-Buffering: no\r\n"
+        b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\nKeep-Alive: timeout=5, max=100\r\n\r\n"
+    ) % content_type.encode()
 
 
 def error(status: int, message: str, kind: str, **more: int) -> bytes:
@@ -45,15 +43,6 @@ def gate_error(status: int, message: str, kind: str) -> bytes:
 def exceeds_context(tokens: int, ctx: int) -> bytes:
     message = f"request ({tokens} tokens) exceeds the available context size ({ctx} tokens), try increasing it"
     return error(400, message, "exceed_context_size_error", n_prompt_tokens=tokens, n_ctx=ctx)
-
-
-def event(data: object) -> bytes:
-    return b"data: " + ENCODE(data) + b"\n\n"
-
-
-def chunk(body: bytes) -> bytes:
-    """One chunk of a chunked body: llama-server sends one for each result."""
-    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 @lru_cache(maxsize=8192)
@@ -98,14 +87,25 @@ def _chat_tail(model: str, build: str) -> dict[str, object]:
 
 
 def chat_final(
-    *, model: str, build: str, predicted: int, evaluated: int, finish: str, usage: bool, timings: dict[str, object]
+    *,
+    model: str,
+    build: str,
+    predicted: int,
+    evaluated: int,
+    claimed: tuple[object, object],
+    finish: str,
+    usage: bool,
+    timings: dict[str, object],
 ) -> bytes:
-    """The chunk of a chat's end: the finishing delta and, where asked for, the usage in an event of its own."""
+    """The chunk of a chat's end: the finishing delta and, where asked for, the usage in an event of its own.
+
+    ``claimed``: the two counts as they are told.
+    """
     if not usage:
         return chat_event(model, build, {}, finish, timings=timings)
     counts = {
-        "completion_tokens": predicted,
-        "prompt_tokens": evaluated,
+        "completion_tokens": claimed[0],
+        "prompt_tokens": claimed[1],
         "total_tokens": predicted + evaluated,
         "prompt_tokens_details": {"cached_tokens": 0},
     }

@@ -1,0 +1,50 @@
+"""How a completion or a chat is asked for in the OpenAI protocol.
+
+Decides the body; what differs between the servers that speak it comes as an argument or from ``parameters``. Never
+touches a socket, and never sends ``priority``: vLLM refuses or ignores it, and the order is orchestratord's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from adapters.base import Generation
+from adapters.openai_discovery import CHAT, COMPLETIONS
+from adapters.parameters import fields
+from contracts.config import Engine
+
+_encode = msgspec.json.Encoder().encode
+SCHEMA_NAME = "answer"
+"""The protocol wants a name for a schema; nothing comes of it."""
+
+
+def request(
+    engine: Engine, generation: Generation, *, model: str | None, max_tokens: int | None, more: dict[str, Any]
+) -> tuple[str, bytes]:
+    """The path and the body that start a generation.
+
+    ``max_tokens`` is what was asked for, or what is left of the context; ``more`` holds the fields that depend on the
+    server. Raises EngineError (invalid).
+    """
+    body: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    if model is not None:
+        body["model"] = model
+    body |= fields(engine, generation) | more
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    schema = generation.sampling.json_schema
+    if schema is not None:
+        described = {"name": SCHEMA_NAME, "schema": schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": described}
+    if generation.messages is None:
+        return COMPLETIONS, _encode(body | {"prompt": generation.prompt or ""})
+    return CHAT, _encode(body | {"messages": generation.messages})
+
+
+def tokenize_body(generation: Generation, text: str | None, model: str) -> bytes:
+    """The body of ``/tokenize`` for a chat, or for one text."""
+    if text is None:
+        return _encode({"model": model, "messages": generation.messages})
+    return _encode({"model": model, "prompt": text})

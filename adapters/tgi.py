@@ -1,0 +1,90 @@
+"""Text-generation-inference (TGI).
+
+Decides which of its routes answers which question; what goes over the wire is ``tgi_wire``'s. Written from its
+documentation and tried against a stand-in that speaks it: the engine itself cannot be had where this is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from adapters import tgi_wire as wire
+from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
+from adapters.discovery import optional
+from adapters.http import EngineHttp
+from adapters.openai_wire import OpenAiReader
+from adapters.parameters import WORKLOADS
+from adapters.streaming import Batches, Reader
+from contracts.config import Engine
+from contracts.pools import Endpoint
+from contracts.tasks import Workload
+
+refusal = wire.REFUSALS.refusal
+
+
+class TgiAdapter:
+    """One running TGI server."""
+
+    workloads: tuple[Workload, ...] = WORKLOADS[Engine.TGI]
+    features: tuple[str, ...] = wire.FEATURES
+
+    def __init__(self, endpoint: Endpoint, http: EngineHttp) -> None:
+        self._endpoint = endpoint
+        self._http = http
+        self._context: int | None = None
+
+    async def health(self) -> Health:
+        """It listens when its model is there; 503 says that a generation failed and it is looking whether it heals."""
+        match await self._http.status(self._endpoint, "/health"):
+            case 200:
+                return Health.OK
+            case 503:
+                return Health.LOADING
+            case _:
+                return Health.DOWN
+
+    async def props(self) -> Props:
+        """What the server says of itself. Raises EngineError."""
+        info = await optional(self._http.get(self._endpoint, "/info", wire.Info, refusal))
+        self._context = None if info is None else info.max_total_tokens
+        body = wire.chat_tokenize_body(Generation())
+        template = await optional(self._http.post(self._endpoint, "/chat_tokenize", body, wire.ChatTokens, refusal))
+        info_or_nothing = info or wire.Info()
+        return Props(
+            engine_version=info_or_nothing.version,
+            ctx_max=info_or_nothing.max_total_tokens,
+            slots=info_or_nothing.max_concurrent_requests,
+            workloads=wire.served(info, templates=template is not None),
+            features=wire.FEATURES,
+        )
+
+    async def count_tokens(self, generation: Generation) -> int:
+        """By the model's own template and tokenizer. Raises EngineError."""
+        if generation.messages is not None:
+            body = wire.chat_tokenize_body(generation)
+            counted = await self._http.post(self._endpoint, "/chat_tokenize", body, wire.ChatTokens, refusal)
+            return len(counted.tokenize_response)
+        body = wire.tokenize_body(generation.prompt or "")
+        return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
+
+    @asynccontextmanager
+    async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
+        """Start a generation; leaving the block closes the connection, and the server drops the request."""
+        path, body = wire.request(generation, await self._limit(generation))
+        chat = path == wire.CHAT
+        reader: Reader = OpenAiReader(wire.REFUSALS.stream_error, needs_done=False) if chat else wire.StreamReader()
+        async with self._http.stream(self._endpoint, path, body, refusal) as stream:
+            yield Batches(stream, reader)
+
+    async def _limit(self, generation: Generation) -> int:
+        """How many tokens may come: it would stop after 100 unless told."""
+        if generation.max_tokens is not None:
+            return generation.max_tokens
+        if self._context is None:
+            self._context = (await self._http.get(self._endpoint, "/info", wire.Info, refusal)).max_total_tokens
+        if self._context is None:
+            raise EngineError(Failure.INVALID, "max_tokens: this server does not tell its context; set it")
+        return max(1, self._context - await self.count_tokens(generation))

@@ -1,0 +1,78 @@
+"""NVIDIA Triton Inference Server, for models of text.
+
+Decides which of its routes answers which question; what goes over the wire is ``triton_wire``'s. Always
+``generate_stream``: Triton notices a lost client only by a write that fails. Which model is asked for, and what it
+takes, is asked once and remembered until ``props`` asks anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from adapters import triton_wire as wire
+from adapters.base import Batch, Generation, Health, Props
+from adapters.discovery import optional
+from adapters.http import EngineHttp
+from adapters.parameters import WORKLOADS
+from adapters.streaming import Batches
+from contracts.config import Engine
+from contracts.pools import Endpoint
+from contracts.tasks import Workload
+
+
+class TritonAdapter:
+    """One running Triton server."""
+
+    workloads: tuple[Workload, ...] = WORKLOADS[Engine.TRITON]
+    features: tuple[str, ...] = ("cancel_on_close",)
+
+    def __init__(self, endpoint: Endpoint, http: EngineHttp, model: str | None = None) -> None:
+        self._endpoint = endpoint
+        self._http = http
+        self._wanted = model
+        self._known: wire.Model | None = None
+
+    async def health(self) -> Health:
+        """Of the model where it is known: one whose engine died leaves the server ready. 400 says not ready."""
+        path = "/v2/health/ready" if self._known is None else f"/v2/models/{self._known.name}/ready"
+        match await self._http.status(self._endpoint, path):
+            case 200:
+                return Health.OK
+            case 400 | 503:
+                return Health.LOADING
+            case _:
+                return Health.DOWN
+
+    async def props(self) -> Props:
+        """What the server says of itself and of its model. Raises EngineError."""
+        self._known = None
+        server = await optional(self._http.get(self._endpoint, "/v2", wire.Server, wire.refusal))
+        model = await self._model()
+        return Props(
+            engine_version=None if server is None else server.version,
+            workloads=wire.served(model),
+            features=wire.features(model),
+        )
+
+    async def count_tokens(self, _generation: Generation) -> None:
+        """Triton has no tokenizer to ask."""
+
+    @asynccontextmanager
+    async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
+        """Start a generation; leaving the block closes the connection."""
+        model = await self._model()
+        body = wire.body(generation, model)
+        async with self._http.stream(self._endpoint, model.stream, body, wire.refusal) as stream:
+            yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
+
+    async def _model(self) -> wire.Model:
+        if self._known is None:
+            http, endpoint = self._http, self._endpoint
+            listed = await http.post(endpoint, wire.INDEX, wire.INDEX_BODY, list[wire.Listed], wire.refusal)
+            name = wire.choose(listed, self._wanted)
+            path = f"/v2/models/{name}"
+            metadata = await optional(http.get(endpoint, path, wire.Metadata, wire.refusal))
+            config = await optional(http.get(endpoint, f"{path}/config", wire.Config, wire.refusal))
+            self._known = wire.model_of(name, metadata, config)
+        return self._known

@@ -1,0 +1,7 @@
+"""Writes the golden answers anew; look at the difference before it is kept."""
+
+import asyncio
+
+from tests.standin.golden import write
+
+asyncio.run(write())
