@@ -242,12 +242,11 @@ def test_a_model_gets_another_id_unless_another_one_has_it(tmp_path: Path) -> No
 def test_the_identity_of_a_catalog_changes_with_every_change(tmp_path: Path) -> None:
     catalog = FsModelCatalog(tmp_path)
     seen = [catalog.identity()]
-    for act in (
-        lambda: catalog.put(HAIKU, now_ms=1),
-        lambda: catalog.set_state("haiku", ModelState.RETIRED),
-        lambda: catalog.delete("haiku"),
-    ):
-        act()
-        seen.append(catalog.identity())
-        assert catalog.identity() == seen[-1]
+    catalog.put(HAIKU, now_ms=1)
+    seen.append(catalog.identity())
+    catalog.set_state("haiku", ModelState.RETIRED)
+    seen.append(catalog.identity())
+    catalog.delete("haiku")
+    seen.append(catalog.identity())
+    assert catalog.identity() == seen[-1]
     assert len(set(seen)) == len(seen)
