@@ -143,9 +143,11 @@ class Bars:
 
     def say(self, line: str) -> None:
         """See Shown."""
+        if _MOVED.search(line):
+            return
         if _FIGURE.search(line):
             self.display.beside = _flat(line)
-        elif not _MOVED.search(line):
+        else:
             self.display.beside = ""
             self._console.print(Text(clean(line)), soft_wrap=True)
 

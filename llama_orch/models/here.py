@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from catalog_core.errors import CatalogError, CorruptIndexError
+from catalog_core.journal import read_lines
 from catalog_core.models import FsModelCatalog
 from contracts.catalog import CatalogModel
 from contracts.config import Config
@@ -24,7 +25,7 @@ from contracts.engines import ModelEntry, ModelState
 from daemon_core.paths import Paths
 from llama_orch.errors import ApiError
 from llama_orch.models.usage import configured, in_use, served, unknown
-from llama_orch.models.values import Details, File, Known, Past, Pulled, Removed, Stock, Verdict, Wish
+from llama_orch.models.values import Details, File, Happened, Known, Past, Pulled, Removed, Stock, Verdict, Wish
 from llama_orch.models.words import ref_text
 from llama_orch.progress import Shown
 from llama_orch.session import Session
@@ -70,11 +71,14 @@ class HereShelf:
         """See Shelf."""
         with _told():
             entry = self._named(name)
-            lines = [line for line in provenance.lines(self._paths.provenance) if line.id == entry.id]
+            journals = self._paths.provenance
+            lines = [line for line in provenance.lines(journals) if line.id == entry.id]
+            happened = [event for event in read_lines(journals / events.FILE, Event) if event.id == entry.id]
         return Details(
             known=self._known(entry, await self._holds()),
             files=tuple(_files(entry)),
             history=tuple(msgspec.convert(line, Past, from_attributes=True) for line in lines),
+            events=tuple(msgspec.convert(event, Happened, from_attributes=True) for event in happened),
         )
 
     async def pull(self, wish: Wish, shown: Shown) -> Pulled:

@@ -56,12 +56,21 @@ class Past(Message, frozen=True, kw_only=True):
     source: str | None = None
 
 
+class Happened(Message, frozen=True, kw_only=True):
+    """What became of a model at some time, beside where it came from: it was verified, retired, removed."""
+
+    at_ms: int
+    kind: str
+    message: str
+
+
 class Details(Message, frozen=True, kw_only=True):
-    """All that is known of one model. ``files`` and ``history`` are told on the machine that has them alone."""
+    """All that is known of one model. ``files``, ``history`` and ``events`` are told on the machine that has them."""
 
     known: Known
     files: tuple[File, ...] = ()
     history: tuple[Past, ...] = ()
+    events: tuple[Happened, ...] = ()
 
 
 class Wish(Message, frozen=True, kw_only=True):

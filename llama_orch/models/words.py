@@ -112,7 +112,9 @@ def facts(details: Details, when: When) -> list[tuple[str, str]]:
     ]
     if len(details.files) > 1:
         found += [("file", _file_text(file, model)) for file in details.files]
-    found += [("history", _past_text(past, model, when)) for past in details.history]
+    past = [(line.at_ms, _past_text(line, model)) for line in details.history]
+    past += [(event.at_ms, f"{event.kind}: {event.message}") for event in details.events]
+    found += [("history", f"{when(at_ms)}: {text}") for at_ms, text in sorted(past)]
     return [(name, value) for name, value in found if value]
 
 
@@ -210,9 +212,9 @@ def _kept(model: CatalogModel) -> str:
     return "pinned: never removed to make room" if model.pinned else "fetched: may be removed to make room"
 
 
-def _past_text(past: Past, model: CatalogModel, when: When) -> str:
+def _past_text(past: Past, model: CatalogModel) -> str:
     other = "" if past.digest == model.digest else f", which was {past.digest}"
-    return f"{when(past.at_ms)}: {past.source or ref_text(past.ref)}{other}"
+    return f"{past.source or ref_text(past.ref)}{other}"
 
 
 def _file_text(file: File, model: CatalogModel) -> str:

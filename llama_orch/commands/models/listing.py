@@ -83,7 +83,9 @@ def show(
     """Show all that is known of a model."""
     details = asyncio.run(find_shelf(config, url).details(model))
     out = Output(as_json=as_json)
-    out.data(as_document(details.known) | {"files": details.files, "history": details.history})
+    out.data(
+        as_document(details.known) | {"files": details.files, "history": details.history, "events": details.events}
+    )
     now_ms = time.time_ns() // 1_000_000
     facts = words.facts(details, lambda at_ms: f"{date_text(at_ms)} ({ago_text(at_ms, now_ms)})")
     out.line(details.known.model.id)

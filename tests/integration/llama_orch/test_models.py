@@ -124,7 +124,9 @@ def test_an_unknown_name_is_told_with_the_nearest(stocked: Models) -> None:
 def test_a_model_is_retired_and_taken_back(stocked: Models) -> None:
     retired = stocked("retire", "own", "--reason", "too old")
     assert retired == (0, "own is Retired (too old): it stays on the disk, and no pool starts with it\n", "")
-    assert "Retired: too old" in stocked("show", "own").stdout
+    shown = stocked("show", "own").stdout
+    assert "Retired: too old" in shown
+    assert shown.splitlines()[-1].endswith(": retired: too old")
     assert stocked("activate", "own", "own") == (0, "own is Active\n", "")
 
 

@@ -16,7 +16,7 @@ from contracts.engines import ModelEntry, ModelState
 from contracts.pools import Gates, PoolHealth, PoolList, PoolMetrics, PoolState
 from daemon_core.config_file import parse
 from llama_orch.models import usage, words
-from llama_orch.models.values import Details, File, Known, Past, Pulled, Removed, Stock, Verdict
+from llama_orch.models.values import Details, File, Happened, Known, Past, Pulled, Removed, Stock, Verdict
 from llama_orch.output import Output
 from model_provisioner.holds import holders
 
@@ -144,6 +144,7 @@ def test_all_facts_of_a_model_and_no_empty_ones() -> None:
         known=Known(model=replace(LLAMA, pinned=True, source="https://hub/at/commit", created_ms=3)),
         files=(File(path="/c/Llama-3.2-3B-Instruct-Q4_K_M.gguf", size_bytes=9), File(path="/c/x", size_bytes=None)),
         history=(past,),
+        events=(Happened(at_ms=9, kind="retired", message="too old"), Happened(at_ms=2, kind="verified", message="ok")),
     )
     facts = words.facts(details, when)
     assert all(value for _, value in facts)
@@ -154,7 +155,11 @@ def test_all_facts_of_a_model_and_no_empty_ones() -> None:
     assert told["verified"] == "never: no digest was known that it should have"
     assert told["template"] == "no chat template"
     assert told["file"] == "/c/x (gone)"
-    assert told["history"] == f"at 7: https://host/m.gguf, which was {OTHER}"
+    assert [value for name, value in facts if name == "history"] == [
+        "at 2: verified: ok",
+        f"at 7: https://host/m.gguf, which was {OTHER}",
+        "at 9: retired: too old",
+    ]
     own = dict(words.facts(Details(known=MODELS[1]), when))
     assert own["kept"] == "your own file: never removed"
 

@@ -174,6 +174,24 @@ def test_files_that_are_here_give_way_to_those_that_are_not() -> None:
     assert lines[1].startswith("part-03")
 
 
+def test_what_the_rows_show_is_not_said_again_and_other_figures_stay_in_one_place(log: Log) -> None:
+    bars, screen = on_terminal(80)
+    bars.moved(at(GIB // 2))
+    bars.say("downloaded 50 % of 1074 MB")
+    assert len(drawn(bars, screen)) == 1
+    for percent in (7, 9):
+        bars.say(f"computing the digest of other.gguf: {percent} %")
+    beside, row = drawn(bars, screen)
+    assert beside.strip() == "computing the digest of other.gguf: 9 %"
+    assert row.startswith("m.gguf")
+    bars.say("other.gguf is right")
+    assert len(drawn(bars, screen)) == 1
+    lines = Lines(log, Clock())
+    lines.say("downloaded 50 % of 1074 MB")
+    lines.say("going on after 4 MB that are here")
+    assert log.lines == ["going on after 4 MB that are here"]
+
+
 def test_the_width_is_that_of_the_moment() -> None:
     bars, screen = on_terminal(80)
     bars.moved(at(GIB // 2))
