@@ -196,8 +196,8 @@ _OPENAI_CHAT: Table = {
 }
 
 _ALONE: Table = {
-    _P.COLD: Honoured(name="nothing", note="no prompt is cached"),
-    _P.STRICT: Honoured(name="nothing", note="with slots: 1"),
+    _P.COLD: Honoured(name="(so it is always)"),
+    _P.STRICT: Honoured(name="(so it is always)", note="with slots: 1"),
 }
 _RESULTS: Table = {**_ALONE, _P.STRICT: _BATCHED}
 _RESULTS_UNKNOWN: Table = {**_ALONE, _P.STRICT: _STRICT_UNKNOWN}

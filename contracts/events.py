@@ -43,7 +43,11 @@ class Started(Message, frozen=True, kw_only=True):
 
 
 class Token(Message, frozen=True, kw_only=True):
-    """One piece of text as the engine streamed it; ``i`` counts such pieces from 0 without gaps."""
+    """One piece of text as the engine streamed it; ``i`` counts such pieces from 0 without gaps.
+
+    Of an embedding or a rerank each input's result is one piece, in the order of the inputs: the JSON object
+    ``{"index":0,"embedding":[...]}`` or ``{"index":0,"score":0.9}``.
+    """
 
     t: str
     i: int

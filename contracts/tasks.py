@@ -104,7 +104,13 @@ class Placement(Strict, frozen=True, kw_only=True):
 
 
 class TaskRequest(Strict, frozen=True, kw_only=True):
-    """The body of ``POST /v1/tasks``."""
+    """The body of ``POST /v1/tasks``.
+
+    A completion takes ``prompt``, a chat ``messages``, an embedding ``inputs``, and a rerank the query as ``prompt``
+    and the documents as ``inputs``. An embedding and a rerank draw no tokens, so they take no ``sampling``,
+    ``max_tokens`` and ``expected_tokens``; each result comes as one ``token``, in the order of the inputs. What a
+    pool's engine serves and can honour, ``GET /v1/capabilities`` tells.
+    """
 
     model_ref: Annotated[str, Meta(min_length=1, max_length=4096)]
     task_id: TaskId | None = None
@@ -113,8 +119,8 @@ class TaskRequest(Strict, frozen=True, kw_only=True):
     engine: Engine | None = None
     ctx: Annotated[int, Meta(ge=1)] | None = None
     priority: Priority = Priority.INTERACTIVE
-    prompt: str | None = None
-    inputs: tuple[str, ...] | None = None
+    prompt: Annotated[str, Meta(description="what a completion goes on from, or a rerank's query")] | None = None
+    inputs: Annotated[tuple[str, ...], Meta(description="what is embedded, or a rerank's documents")] | None = None
     messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     """At most so many new tokens; left out, the rest of the context."""

@@ -1,6 +1,6 @@
-"""Writes the documents that are generated from the contracts, or checks that the committed ones still fit.
+"""Writes the documents that are generated from the code, or checks that the committed ones still fit.
 
-Decides where they are and how they are laid out. What they say is ``contracts``'s.
+Decides where they are and how they are laid out. What they say is ``contracts``'s, and of engines the adapters'.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
+from tools import engine_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -28,6 +29,7 @@ def documents() -> dict[Path, str]:
         folder / "openapi" / "data.yaml": _yaml(openapi.document(openapi.Plane.DATA)),
         folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
+        **engine_tables.documents(),
     }
 
 
@@ -55,7 +57,7 @@ def main() -> int:
     if parser.parse_args().check:
         wrong = stale(made)
         for path in wrong:
-            sys.stderr.write(f"{path.relative_to(ROOT)} is not what contracts/ says; run: make generate\n")
+            sys.stderr.write(f"{path.relative_to(ROOT)} is not what the code says; run: make generate\n")
         return 1 if wrong else 0
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)

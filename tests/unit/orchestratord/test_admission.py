@@ -13,6 +13,7 @@ from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
 from contracts.tasks import (
     ChatMessage,
     Determinism,
+    KvHint,
     Placement,
     PlacementMode,
     Role,
@@ -21,6 +22,7 @@ from contracts.tasks import (
     Workload,
 )
 from orchestratord.admission import (
+    MOST_COUNTED,
     Eligible,
     PoolView,
     Refusal,
@@ -30,6 +32,7 @@ from orchestratord.admission import (
     eligible,
     fits,
     serves,
+    to_count,
     wrong_input,
 )
 from tests.unit.orchestratord.world import MODEL, request, snapshot
@@ -358,3 +361,138 @@ def test_what_went_wrong_earlier_is_no_reason_why_a_pool_drains() -> None:
     error = PoolError(cause=Cause.MODEL_MISSING, message="the reload to x failed", hint="look")
     found = refused(request(), view(state=PoolState.DRAINING, last_error=error))
     assert found.message == "pool 'p' is draining"
+
+
+# --- embeddings and scores --------------------------------------------------------------------------------------------
+
+RERANK_TAKES = "workload rerank takes 'prompt' (the query) and 'inputs' (the documents)"
+RESULTS = (Workload.EMBEDDING, Workload.RERANK)
+
+
+def embedding(*inputs: str, **changes: Any) -> TaskRequest:  # noqa: ANN401 - any field of the request
+    fields: dict[str, Any] = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": inputs, "max_tokens": None}
+    return request(**(fields | changes))
+
+
+def rerank(query: str | None, *documents: str, **changes: Any) -> TaskRequest:  # noqa: ANN401 - any field of the request
+    return embedding(*documents, workload=Workload.RERANK, prompt=query, **changes)
+
+
+@pytest.mark.req("AD-05")
+@pytest.mark.parametrize(
+    ("task", "field", "message"),
+    [
+        (embedding(), "inputs", "workload embedding without inputs has nothing to answer"),
+        (
+            embedding("a", prompt="p"),
+            "prompt",
+            "workload embedding takes 'inputs' and nothing else; got prompt, inputs",
+        ),
+        (
+            rerank(None, "a"),
+            "prompt",
+            "workload rerank takes 'prompt' (the query) and 'inputs' (the documents) and nothing else; got inputs",
+        ),
+        (
+            rerank("q", inputs=None),
+            "inputs",
+            "workload rerank takes 'prompt' (the query) and 'inputs' (the documents) and nothing else; got prompt",
+        ),
+        (rerank("q"), "inputs", "workload rerank without inputs has nothing to answer"),
+        (
+            rerank("q", "a", messages=CHAT),
+            "messages",
+            f"{RERANK_TAKES} and nothing else; got prompt, inputs, messages",
+        ),
+        (
+            embedding("a", sampling=Sampling(temperature=0.0)),
+            "sampling.temperature",
+            "workload embedding draws no tokens and takes no sampling.temperature",
+        ),
+        (
+            rerank("q", "a", max_tokens=4),
+            "max_tokens",
+            "workload rerank draws no tokens and takes no max_tokens",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_task_for_results(task: TaskRequest, field: str, message: str) -> None:
+    found = refused(task, view(workloads=RESULTS))
+    assert (found.code, found.field, found.message) == (ErrorCode.INVALID_PARAMS, field, message)
+
+
+@pytest.mark.parametrize("task", [embedding("a", ""), embedding("a", seed=1), rerank("q", "a"), rerank("", "a")])
+def test_a_task_for_results_enters(task: TaskRequest) -> None:
+    assert admitted(task, view(workloads=RESULTS)) == {"p"}
+
+
+def test_each_input_has_to_fit_by_itself_and_none_needs_room_for_more() -> None:
+    assert certainly_fits(embedding(*["a" * 30] * 1000), 128)
+    assert not certainly_fits(embedding("a" * 128), 128)
+    assert not certainly_fits(rerank("q" * 30, "a" * 60), 128)
+    assert (fits(embedding("a"), 128, 128), fits(embedding("a"), 129, 128)) == (True, False)
+
+
+def test_what_certainly_fits_is_not_counted() -> None:
+    assert to_count(embedding("a", "b" * 200, "c" * 300), 256).inputs == ("c" * 300, "b" * 200)
+    assert len(to_count(embedding(*["a" * 300] * 1000), 256).inputs or ()) == MOST_COUNTED
+    assert to_count(request(), 16) == request()
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (embedding("a"), "an input has 300 tokens and the context holds 256"),
+        (rerank("q", "a"), "query and document have 300 tokens and the context holds 256"),
+    ],
+)
+def test_an_input_beyond_the_context_is_refused_with_both_numbers(task: TaskRequest, message: str) -> None:
+    found = context_refusal(task, 300, 256)
+    assert (found.field, found.message) == ("inputs", message)
+
+
+# --- what engines can honour ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("AD-06")
+def test_what_no_engine_can_honour_is_refused_with_the_field_the_engine_and_the_mend() -> None:
+    found = refused(request(sampling=Sampling(grammar="g")), view(engine=Engine.TGI))
+    assert (found.code, found.field, found.engine) == (ErrorCode.INVALID_PARAMS, "sampling.grammar", "tgi")
+    assert found.hint == "use json_schema"
+
+
+@pytest.mark.req("AD-06")
+def test_a_pool_that_cannot_honour_is_left_out_where_another_can() -> None:
+    tgi, llamacpp = view("t", engine=Engine.TGI), view("l")
+    assert admitted(request(sampling=Sampling(grammar="g")), tgi, llamacpp) == {"l"}
+    assert admitted(request(), tgi, llamacpp) == {"t", "l"}
+    found = refused(request(sampling=Sampling(grammar="g"), placement=Placement(mode=PIN, pool_id="t")), tgi, llamacpp)
+    assert found.field == "sampling.grammar"
+
+
+@pytest.mark.req("AD-06", "HP-12")
+@pytest.mark.parametrize("engine", [engine for engine in Engine if engine is not Engine.LLAMACPP])
+def test_strict_determinism_is_refused_where_it_cannot_be_kept(engine: Engine) -> None:
+    found = refused(request(determinism=Determinism.STRICT), view(engine=engine))
+    assert found.field == "determinism"
+    assert "best_effort" in (found.hint or "")
+
+
+def test_a_hint_is_no_reason_to_refuse() -> None:
+    assert admitted(request(kv_hint=KvHint.COLD), view(engine=Engine.TRITON)) == {"p"}
+
+
+@pytest.mark.parametrize(("features", "field"), [(None, None), (("rest_of_context",), None), ((), "max_tokens")])
+def test_what_depends_on_the_running_engine(features: tuple[str, ...] | None, field: str | None) -> None:
+    pool = replace(view(engine=Engine.OPENAI), features=features)
+    found = eligible(request(max_tokens=None), [pool], NOW_MS)
+    assert (found.field if isinstance(found, Refusal) else None) == field
+
+
+def test_a_pool_whose_engine_will_not_say_what_it_serves() -> None:
+    mute = replace(view(), mute="the server has no model 'x'")
+    found = refused(request(), mute)
+    assert found.code is ErrorCode.POOL_UNREADY
+    assert found.message == "pool 'p' runs and does not say what it serves: the server has no model 'x'"
+    assert admitted(request(), mute, view("q")) == {"q"}
+    assert replace(mute, snapshot=snapshot(state=PoolState.STARTING)).accepts  # a new start may say more
