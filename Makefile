@@ -8,10 +8,10 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 ENGINES := triton vllm ray
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast conformance check trace bench fuzz engines generate lock lock-engines clean
+.PHONY: help demo test test-fast conformance determinism check trace bench fuzz engines generate lock lock-engines clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
 
 demo: .venv/trial ## a real engine, a small model, a poem: no GPU needed, nothing left behind
 	$(PYTHON) -m llama_orch.demo
@@ -40,13 +40,16 @@ trace: .venv/dev ## requirements without a passing test in the last run of `make
 bench: .venv/dev ## benchmarks; results in bench/results
 	$(PYTHON) -m bench
 
+determinism: .venv/dev ## 64 seeds on two replicas of every engine that is there, byte for byte
+	$(PYTHON) -m pytest tests/determinism
+
+engines: $(UV) ## real Triton, vLLM and Ray Serve for the tests: 2.5 GB below .cache/engines, with Python 3.11
+	@for engine in $(ENGINES); do sh tools/engine_environment.sh $$engine || missing=1; done; test -z "$$missing"
+
 SECONDS_EACH := 30
 
 fuzz: .venv/dev ## hostile models, guided by coverage, where atheris is installed; SECONDS_EACH=30
 	$(PYTHON) -m tools.fuzz --seconds $(SECONDS_EACH)
-
-engines: $(UV) ## real Triton, vLLM and Ray Serve for the tests: 2.5 GB below .cache/engines, with Python 3.11
-	@for engine in $(ENGINES); do sh tools/engine_environment.sh $$engine || missing=1; done; test -z "$$missing"
 
 generate: .venv/dev ## OpenAPI documents and schemas from the types in contracts
 	$(PYTHON) -m tools.generate_contracts

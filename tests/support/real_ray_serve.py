@@ -45,7 +45,13 @@ def real_ray_serve(folder: Path) -> Iterator[RealRayServe]:
     """An application on a cluster of its own, all gone when the block ends."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as door:
         url = f"http://127.0.0.1:{door.getsockname()[1]}"
-        argv = ["nice", *unshare(), ENVIRONMENTS / "ray" / "bin" / "python", HOUSE, str(door.fileno())]
+        argv: list[str | Path] = [
+            "nice",
+            *unshare(),
+            ENVIRONMENTS / "ray" / "bin" / "python",
+            HOUSE,
+            str(door.fileno()),
+        ]
         process = EngineProcess(argv, {"PYTHONUNBUFFERED": "1"}, cwd=folder, keep=door.fileno())
     with process:
         process.said("the door is open", within_s=READY_S)

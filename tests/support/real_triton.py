@@ -56,7 +56,7 @@ def real_triton(repository: Path, *options: str) -> Iterator[RealTriton]:
     server = packages / "pytriton" / "tritonserver"
     ports = free_port(), free_port()
     region = f"llama-orch-test-{uuid.uuid4().hex[:12]}"
-    argv = [
+    argv: list[str | Path] = [
         server / "bin" / "tritonserver",
         f"--backend-directory={server / 'backends'}",
         f"--model-repository={repository}",
