@@ -193,6 +193,10 @@ class EventStream:
         self._endpoint = endpoint
         self._path = path
 
+    def without_key(self, error: EngineError) -> EngineError:
+        """What the engine said inside its stream, without the key that it may repeat."""
+        return _without_key(error, self._endpoint)
+
     async def read(self) -> list[bytes]:
         """The data of every event that one read completed; empty at a clean end of the stream.
 
@@ -263,7 +267,10 @@ def _worth_asking_again(error: BaseException) -> bool:
 
 def _refused(status: int, body: bytes, endpoint: Endpoint, refusal: StatusError) -> EngineError:
     """The engine's refusal without the key, which an engine may repeat."""
-    error = refusal(status, body)
+    return _without_key(refusal(status, body), endpoint)
+
+
+def _without_key(error: EngineError, endpoint: Endpoint) -> EngineError:
     text = Redactor((endpoint.api_key or "",)).text(error.message)
     return EngineError(error.failure, text, status=error.status)
 

@@ -74,7 +74,9 @@ class LlamaCppAdapter:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""
         path = wire.RESULT_PATHS.get(generation.workload)
         if path is not None:
-            return results(self._http, self._endpoint, path, generation, refusal=wire.refusal)
+            return results(
+                self._http, self._endpoint, path, generation, refusal=wire.refusal, each=wire.INPUTS_PER_REQUEST
+            )
         return self._stream(generation)
 
     # --- inside -------------------------------------------------------------------------------------------------------

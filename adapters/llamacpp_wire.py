@@ -31,6 +31,8 @@ RERANK = "/v1/rerank"
 RESULT_PATHS = {Workload.EMBEDDING: EMBEDDINGS, Workload.RERANK: RERANK}
 PROBED = (COMPLETION, EMBEDDINGS, RERANK)
 """The routes that are asked with an empty body whether they are served."""
+INPUTS_PER_REQUEST = 8
+"""While results come, the server does not look whether anybody waits for them: it finishes what it was sent."""
 FEATURES = ("seed", "stop", "json_schema", "grammar", "tokenize", "cache_prompt", "cancel_on_close")
 
 _encode = msgspec.json.Encoder().encode

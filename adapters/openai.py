@@ -149,7 +149,7 @@ class OpenAiAdapter:
         limit, more = await self._limit(generation), await self._more(generation)
         path, body = request(self.engine, generation, model=card.id, max_tokens=limit, more=more)
         reader = OpenAiReader(self.refusals.stream_error)
-        async with self._http.stream(self._endpoint, path, body, self.refusals.refusal) as stream:
+        async with self._http.stream(self._endpoint, path, body, self._refusal) as stream:
             yield Batches(stream, reader)
 
     @asynccontextmanager
@@ -159,9 +159,15 @@ class OpenAiAdapter:
             routes = await self._list_routes()
             path = (None if routes is None else routes.rerank) or RERANKS[0]
         async with results(
-            self._http, self._endpoint, path, generation, refusal=self.refusals.refusal, model=card.id
+            self._http, self._endpoint, path, generation, refusal=self._refusal, model=card.id
         ) as batches:
             yield batches
+
+    def _refusal(self, status: int, body: bytes) -> EngineError:
+        """What a refusal means. One that is "not found" may mean another model than before: it is asked for anew."""
+        if status == 404:
+            self._card, self._listed = None, False
+        return self.refusals.refusal(status, body)
 
     async def _model(self) -> discovery.ModelCard:
         """The model to ask for."""

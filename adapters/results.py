@@ -76,12 +76,13 @@ async def results(
     *,
     refusal: StatusError,
     model: str | None = None,
+    each: int = wire.INPUTS_PER_REQUEST,
 ) -> AsyncIterator[Results]:
-    """Ask for all of a generation's results; entering returns when the engine has answered the first request.
+    """Ask for all of a generation's results, with ``each`` inputs in a request.
 
-    Raises EngineError.
+    Entering returns when the engine has answered the first one. Raises EngineError.
     """
     ask = _Ask(http, endpoint, path, refusal)
-    first, *rest = wire.bodies(generation, model)
+    first, *rest = wire.bodies(generation, model, each)
     async with ask(first) as document:
-        yield Results(ask, document, rest, wire.ResultReader(generation))
+        yield Results(ask, document, rest, wire.ResultReader(generation, each))

@@ -20,7 +20,10 @@ from contracts.events import FinishReason
 from contracts.tasks import Workload
 
 INPUTS_PER_REQUEST = 64
-"""More go one request after the other: an answer stays small, and what is done is told while the rest is computed."""
+"""More go one request after the other: an answer stays small, and what is done is told while the rest is computed.
+
+So many let an engine fill its batches. One that finishes a request whose client has left is sent fewer.
+"""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -76,14 +79,14 @@ Item = TypeVar("Item", Vector, Score)
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def bodies(generation: Generation, model: str | None = None) -> Iterator[bytes]:
-    """The bodies of the requests, in the order of the inputs. Raises EngineError (invalid)."""
+def bodies(generation: Generation, model: str | None = None, each: int = INPUTS_PER_REQUEST) -> Iterator[bytes]:
+    """The bodies of the requests with ``each`` inputs, in their order. Raises EngineError (invalid)."""
     named: dict[str, Any] = {} if model is None else {"model": model}
     inputs = generation.inputs or ()
     if not inputs:
         raise EngineError(Failure.INVALID, f"workload {generation.workload} without inputs")
-    for start in range(0, len(inputs), INPUTS_PER_REQUEST):
-        part = inputs[start : start + INPUTS_PER_REQUEST]
+    for start in range(0, len(inputs), each):
+        part = inputs[start : start + each]
         if generation.workload is Workload.EMBEDDING:
             yield _encode({**named, "input": part, "encoding_format": "float"})
         else:
@@ -94,10 +97,11 @@ def bodies(generation: Generation, model: str | None = None) -> Iterator[bytes]:
 
 
 class ResultReader:
-    """Reads the answers to one generation's requests, in their order."""
+    """Reads the answers to one generation's requests, in their order. ``each`` as in ``bodies``."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, each: int = INPUTS_PER_REQUEST) -> None:
         self._generation = generation
+        self._each = each
         self._read = 0
         self._tokens_in: int | None = 0
         self._length: int | None = None
@@ -105,7 +109,7 @@ class ResultReader:
     def batch(self, answer: bytes) -> Batch:
         """One answer's texts, and the end with the last one. Raises EngineError (protocol)."""
         total = len(self._generation.inputs or ())
-        due = min(INPUTS_PER_REQUEST, total - self._read)
+        due = min(self._each, total - self._read)
         try:
             if self._generation.workload is Workload.EMBEDDING:
                 texts, usage = self._vectors(_embeddings.decode(answer), due)

@@ -45,9 +45,10 @@ class Batches:
             raise self._failure
         events = await self._stream.read()
         batch = self._reader.batch(events) if events else Batch([], self._at_end())
-        self._failure = self._reader.failure
-        if self._failure is not None and not batch.texts:
-            raise self._failure
+        if self._reader.failure is not None:
+            self._failure = self._stream.without_key(self._reader.failure)
+            if not batch.texts:
+                raise self._failure
         if batch.finished is None:
             return batch
         self._finished = True

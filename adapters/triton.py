@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from adapters import triton_wire as wire
-from adapters.base import Batch, Generation, Health, Props
+from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional
 from adapters.http import EngineHttp
 from adapters.parameters import WORKLOADS
@@ -63,8 +63,14 @@ class TritonAdapter:
         """Start a generation; leaving the block closes the connection."""
         model = await self._model()
         body = wire.body(generation, model)
-        async with self._http.stream(self._endpoint, model.stream, body, wire.refusal) as stream:
+        async with self._http.stream(self._endpoint, model.stream, body, self._refusal) as stream:
             yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
+
+    def _refusal(self, status: int, answer: bytes) -> EngineError:
+        """What a refusal means. One that is "not found" may mean another model than before: it is asked for anew."""
+        if status == 404:
+            self._known = None
+        return wire.refusal(status, answer)
 
     async def _model(self) -> wire.Model:
         if self._known is None:

@@ -26,6 +26,7 @@ PLACES = (
     "tests/integration/adapters",
     "tests/integration/orchestratord",
     "tests/integration/pool_managerd",
+    "tests/unit/engine_provisioner",
     "tests/unit/pool_managerd",
 )
 """Where tests of traps are."""

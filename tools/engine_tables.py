@@ -89,8 +89,8 @@ def _reasons() -> Iterator[str]:
                         about += f" of a {workload}" if len(by_workload) > 1 else ""
                     listed = reasons.setdefault((verdict.why, verdict.mend), [])
                     listed += [about] if about not in listed else []
-        for (why, mend), about in reasons.items():
-            yield f"- **{engine}**, {', '.join(about)}: {why}. Instead: {mend}."
+        for (why, mend), parameters in reasons.items():
+            yield f"- **{engine}**, {', '.join(parameters)}: {why}. Instead: {mend}."
 
 
 def _code(name: str) -> str:

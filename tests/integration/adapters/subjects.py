@@ -26,7 +26,8 @@ MANY = 1_000_000
 """More tokens than any test lets come, and what fits into the stand-in's context: an engine that is not told a limit
 has one of its own."""
 CHAT = (ChatMessage(role=Role.USER, content="tell me a story"),)
-DOCUMENTS = ("the cat sat", "on the mat", "and purred")
+DOCUMENTS = ("on the mat", "the cat sat", "and purred")
+"""The best of them is not the first: engines answer best first, and adapters in the order of the question."""
 GENERATIONS = {
     Workload.COMPLETION: Generation(prompt="once upon a time"),
     Workload.CHAT: Generation(workload=Workload.CHAT, messages=CHAT),

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.req("AD-01", "HP-10")
 
 streamed = pytest.mark.parametrize("subject", STREAMED, ids=lambda subject: subject.name)
 answered = pytest.mark.parametrize("subject", ANSWERED, ids=lambda subject: subject.name)
-one_each = pytest.mark.parametrize("subject", [each for each in STREAMED if each.workload is Workload.COMPLETION])
+COMPLETIONS = [each for each in STREAMED if each.workload is Workload.COMPLETION]
+one_each = pytest.mark.parametrize("subject", COMPLETIONS, ids=lambda subject: subject.name)
 TASKS: dict[Workload, dict[str, Any]] = {
     Workload.COMPLETION: {"workload": "completion", "prompt": "hello"},
     Workload.CHAT: {"workload": "chat", "prompt": None, "messages": [{"role": "user", "content": "hi"}]},
@@ -263,7 +264,7 @@ async def test_a_cancel_of_results_frees_the_engine(tmp_path: Path, subject: Sub
 
 async def test_all_engines_serve_side_by_side(tmp_path: Path) -> None:
     """One house with a pool of each engine; every pool's task is its own."""
-    subjects = [each for each in STREAMED if each.workload is Workload.COMPLETION and each.tells]
+    subjects = [each for each in COMPLETIONS if each.tells]
     own = [pool(str(each.engine), engine=each.engine, queue=Queue()) for each in subjects]
     async with house(tmp_path, None, *own) as here:
         engines = [subject.serve(subject.knobs(tokens=3 + at)) for at, subject in enumerate(subjects)]

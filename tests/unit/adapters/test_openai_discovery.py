@@ -26,7 +26,9 @@ LORA = ModelCard("lora", parent="one")
 
 def document(**bodies: list[str]) -> dict[str, Any]:
     """An OpenAPI document with these routes, each with the fields of its body."""
-    schemas = {f"Body{name}": {"properties": {field: {} for field in fields}} for name, fields in bodies.items()}
+    schemas: dict[str, Any] = {
+        f"Body{name}": {"properties": {field: {} for field in fields}} for name, fields in bodies.items()
+    }
     paths = {
         f"/{name.replace('__', '/')}": {
             "post": {
@@ -81,7 +83,7 @@ def test_the_routes_and_the_fields_of_their_bodies() -> None:
 
 
 def test_a_schema_may_stand_where_it_is_used() -> None:
-    inline = {"content": {"application/json": {"schema": {"properties": {"seed": {}}}}}}
+    inline: dict[str, Any] = {"content": {"application/json": {"schema": {"properties": {"seed": {}}}}}}
     assert routes_of({"paths": {COMPLETIONS: {"post": {"requestBody": inline}}}}).takes(COMPLETIONS, "seed")
 
 

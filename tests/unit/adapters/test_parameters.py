@@ -53,24 +53,28 @@ TRITON = triton_wire.Model("m", frozenset({"text_input", "sampling_parameters"})
 
 
 def request(**changes: Any) -> TaskRequest:  # noqa: ANN401 - any field of the request
-    return TaskRequest(**{"model_ref": "m", "prompt": "p", "max_tokens": 4} | changes)
+    fields: dict[str, Any] = {"model_ref": "m", "prompt": "p", "max_tokens": 4}
+    return TaskRequest(**(fields | changes))
 
 
 def sent(engine: Engine, generation: Generation) -> dict[str, Any]:
     """The body that the adapter of this engine sends."""
+    document: dict[str, Any] = json.loads(body_of(engine, generation))
+    inner: dict[str, Any] = document.get("parameters") or json.loads(document.get("sampling_parameters", "{}"))
+    return document | inner
+
+
+def body_of(engine: Engine, generation: Generation) -> bytes:
     match engine:
         case Engine.LLAMACPP:
-            body = llamacpp_wire.request(generation)[1]
+            return llamacpp_wire.request(generation)[1]
         case Engine.TGI:
-            body = tgi_wire.request(generation, generation.max_tokens)[1]
+            return tgi_wire.request(generation, generation.max_tokens)[1]
         case Engine.TRITON:
-            body = triton_wire.body(generation, TRITON)
+            return triton_wire.body(generation, TRITON)
         case Engine.VLLM | Engine.OPENAI:
             more = vllm_wire.more(generation, ROUTES, "salt") if engine is Engine.VLLM else {}
-            body = openai_request.request(engine, generation, model="m", max_tokens=4, more=more)[1]
-    document: dict[str, Any] = json.loads(body)
-    inner = document.get("parameters") or json.loads(document.get("sampling_parameters", "{}"))
-    return document | inner
+            return openai_request.request(engine, generation, model="m", max_tokens=4, more=more)[1]
 
 
 def generation_with(workload: Workload, sampling: dict[str, Any]) -> Generation:

@@ -90,15 +90,16 @@ def test_a_score_is_one_text_in_the_order_of_the_documents(name: str) -> None:
 )
 def test_every_number_comes_through_as_it_was(numbers: list[list[float]]) -> None:
     reader = ResultReader(embedding(*["a"] * len(numbers)))
-    texts: list[str] = []
-    for start in range(0, len(numbers), INPUTS_PER_REQUEST):
-        batch = reader.batch(vectors(*numbers[start : start + INPUTS_PER_REQUEST], usage={"prompt_tokens": 2}))
-        texts += batch.texts
-    found = [json.loads(text) for text in texts]
+    starts = range(0, len(numbers), INPUTS_PER_REQUEST)
+    batches = [
+        reader.batch(vectors(*numbers[start : start + INPUTS_PER_REQUEST], usage={"prompt_tokens": 2}))
+        for start in starts
+    ]
+    found = [json.loads(text) for batch in batches for text in batch.texts]
     assert [each["embedding"] for each in found] == numbers
     assert [each["index"] for each in found] == list(range(len(numbers)))
-    requests = -(-len(numbers) // INPUTS_PER_REQUEST)
-    assert batch.finished == Finished(reason=FinishReason.STOP, tokens_in=2 * requests, tokens_out=0)
+    ended = Finished(reason=FinishReason.STOP, tokens_in=2 * len(starts), tokens_out=0)
+    assert [batch.finished for batch in batches] == [None] * (len(starts) - 1) + [ended]
 
 
 def test_a_count_that_one_answer_does_not_give_is_not_made_up() -> None:

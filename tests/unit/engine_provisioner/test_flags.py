@@ -351,6 +351,7 @@ def test_any_list_of_strings_has_an_answer_and_saying_it_again_changes_nothing(
     assert not any("left out" in note.message for note in again.notes)
 
 
+@pytest.mark.trap(11, by="pool_managerd")
 @pytest.mark.req("EP-11")
 @given(anything, profiles)
 def test_the_argv_is_ours_first_and_has_each_of_our_flags_once(flags: list[str], profile: Profile) -> None:

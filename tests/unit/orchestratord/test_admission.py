@@ -365,6 +365,7 @@ def test_what_went_wrong_earlier_is_no_reason_why_a_pool_drains() -> None:
 
 # --- embeddings and scores --------------------------------------------------------------------------------------------
 
+RERANK_TAKES = "workload rerank takes 'prompt' (the query) and 'inputs' (the documents)"
 RESULTS = (Workload.EMBEDDING, Workload.RERANK)
 
 
@@ -401,8 +402,7 @@ def rerank(query: str | None, *documents: str, **changes: Any) -> TaskRequest:  
         (
             rerank("q", "a", messages=CHAT),
             "messages",
-            "workload rerank takes 'prompt' (the query) and 'inputs' (the documents) and nothing else; "
-            "got prompt, inputs, messages",
+            f"{RERANK_TAKES} and nothing else; got prompt, inputs, messages",
         ),
         (
             embedding("a", sampling=Sampling(temperature=0.0)),

@@ -6,22 +6,23 @@ from typing import Any
 import pytest
 
 from adapters.base import EngineError, Failure, Props
-from contracts.config import Mode
+from contracts.config import Engine, Mode
 from contracts.errors import ErrorCode
 from contracts.events import StreamError
 from contracts.pools import Endpoint, PoolState
-from contracts.tasks import TaskState, Workload
+from contracts.tasks import KvHint, TaskState, Workload
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time, settle
+from tests.unit.orchestratord.frames import frames_of
 from tests.unit.orchestratord.world import Hold, ScriptedAdapter, ended, snapshot, world
 
 EMBEDDER = Props(workloads=(Workload.EMBEDDING,), features=("tokenize",))
 EMBEDDING = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("a",), "max_tokens": None}
 
 
-@pytest.mark.req("ORCH-3812")
+@pytest.mark.req("ORCH-3812", "AD-04")
 @pytest.mark.parametrize("prepared", [None, "unknown", "b1"])
-async def test_an_engine_is_asked_once(prepared: str | None) -> None:
+async def test_an_engine_is_asked_once_and_knows_its_version(prepared: str | None) -> None:
     engine = ScriptedAdapter()
     engine.says = Props(engine_version="b4711")
     async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, engine_version=prepared)) as made:
@@ -172,6 +173,28 @@ async def test_the_context_is_what_both_know(mode: Mode, said: int | None, expec
         await settle()
         assert made.pools["p"].ctx_max == expected
         assert made.pools["p"].view.snapshot.ctx_max == expected
+
+
+@pytest.mark.req("AD-06")
+@pytest.mark.parametrize(
+    ("engine", "features", "unheeded"),
+    [
+        (Engine.LLAMACPP, ("cache_prompt",), None),
+        (Engine.VLLM, ("cache_prompt",), None),
+        (Engine.VLLM, (), ["kv_hint"]),
+        (Engine.TRITON, (), ["kv_hint"]),
+    ],
+)
+async def test_a_hint_that_the_engine_cannot_follow_is_named_when_the_task_starts(
+    engine: Engine, features: tuple[str, ...], unheeded: list[str] | None
+) -> None:
+    adapter = ScriptedAdapter()
+    adapter.says = Props(workloads=(Workload.COMPLETION,), features=("max_tokens", *features))
+    async with world(engines={"p": adapter}, snapshots=lambda pool: snapshot(pool, engine=engine)) as made:
+        stream = await ended(await made.submit(kv_hint=KvHint.COLD))
+        (started,) = [frame.data for frame in frames_of(stream) if frame.event == "started"]
+        assert started.get("unheeded") == unheeded
+        assert not adapter.asked[0].cache_prompt
 
 
 async def test_a_pool_on_its_way_has_no_free_slot_to_predict_with() -> None:

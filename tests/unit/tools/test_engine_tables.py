@@ -33,9 +33,8 @@ def test_every_reason_is_told() -> None:
 
 
 def test_what_is_written_by_hand_stays() -> None:
-    page = "".join(
-        f"before {name}\n<!-- begin: {name} -->\nwas here\n<!-- end: {name} -->\nafter\n" for name in tables()
-    )
+    piece = "before {0}\n<!-- begin: {0} -->\nwas here\n<!-- end: {0} -->\nafter\n"
+    page = "".join(piece.format(name) for name in tables())
     made = filled(page)
     assert filled(made) == made
     assert "was here" not in made
