@@ -52,7 +52,7 @@ class Finding:
         digits = f"{self.identical}/{self.seeds} identical ({self.cut_alike} cut alike), {self.size} bytes"
         digits += f", {self.distinct} distinct"
         other = "" if self.other_model is None else f"; another model differs in {self.other_model}/{self.seeds}"
-        return f"{self.engine:<10} {self.way:<34} {digits}{other}"
+        return f"{self.engine:<10} {self.way:<36} {digits}{other}"
 
 
 async def streams(adapter: Adapter, *, plus: int = 0) -> dict[int, Stream]:
