@@ -5,11 +5,13 @@ UV := .cache/uv/bin/uv
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
 
+ENGINES := triton vllm ray
+
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast conformance check trace bench fuzz generate lock clean
+.PHONY: help demo test test-fast conformance determinism check trace bench fuzz engines generate lock lock-engines clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
 
 demo: .venv/trial ## a real engine, a small model, a poem: no GPU needed, nothing left behind
 	$(PYTHON) -m llama_orch.demo
@@ -38,6 +40,12 @@ trace: .venv/dev ## requirements without a passing test in the last run of `make
 bench: .venv/dev ## benchmarks; results in bench/results
 	$(PYTHON) -m bench
 
+determinism: .venv/dev ## 64 seeds on two replicas of every engine that is there, byte for byte
+	$(PYTHON) -m pytest tests/determinism
+
+engines: $(UV) ## real Triton, vLLM and Ray Serve for the tests: 2.5 GB below .cache/engines, with Python 3.11
+	@for engine in $(ENGINES); do sh tools/engine_environment.sh $$engine || missing=1; done; test -z "$$missing"
+
 SECONDS_EACH := 30
 
 fuzz: .venv/dev ## hostile models, guided by coverage, where atheris is installed; SECONDS_EACH=30
@@ -51,6 +59,9 @@ lock: $(UV) ## pin the requirements anew; UPGRADE=--upgrade takes newer ones
 	$(LOCK) --constraint requirements/dev.txt pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) --constraint requirements/dev.txt pyproject.toml --extra trial --output-file requirements/trial.txt
 	$(LOCK) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
+
+lock-engines: $(UV) ## pin the real engines of the tests anew; UPGRADE=--upgrade takes newer ones
+	@sh tools/lock_engines.sh $(UPGRADE)
 
 clean: ## remove the environment, caches and results
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -64,7 +64,7 @@ class Repository:
         """
         if is_commit(ref):
             return ref
-        self._host.require_outbound(judged_url(self._url))
+        await self._host.require_outbound(judged_url(self._url))
         # Only what can be meant: a repository such as llama.cpp has tens of thousands of refs.
         result = await self._run("ls-remote", "--", self._url, *ref_names(ref), timeout_s=ASK_S)
         await self._must(result)
@@ -80,7 +80,7 @@ class Repository:
 
         Fetches that commit alone where the server lets one. Raises ProvisionError.
         """
-        self._host.require_outbound(judged_url(self._url))
+        await self._host.require_outbound(judged_url(self._url))
         await asyncio.to_thread(_make_empty, target)
         await self._must(await self._run("init", "--quiet", "--template=", ".", cwd=target))
         fetched = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import shutil
 import signal
@@ -25,11 +24,10 @@ from contracts.config import Policy
 from contracts.pools import Cause, Gpu
 from daemon_core import procfs
 from daemon_core.child_environment import child_env
-from daemon_core.outbound import ruling_on
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import visible_gpus
-
-_log = logging.getLogger(__name__)
+from model_provisioner.errors import FetchError
+from model_provisioner.outbound_gate import OutboundGate
 
 OUTPUT_LIMIT = 1024 * 1024
 """Bytes of a command's output that are kept."""
@@ -103,14 +101,17 @@ class Host:
     free_bytes: Callable[[Path], int] = free_bytes
     """Raises OSError."""
 
-    def require_outbound(self, url: str) -> None:
-        """See that policy lets an address be reached; every ruling is logged. Raises ProvisionError."""
-        ruling = ruling_on(url, self.policy.outbound)
-        _log.info("outbound to %s: %s by %s", ruling.host, "allowed" if ruling.allowed else "denied", ruling.rule)
-        if not ruling.allowed:
-            text = f"{ruling.host or 'this address'} may not be reached: {ruling.rule}"
-            hint = f"{ruling.mend}, or get it from somewhere that is allowed"
-            raise ProvisionError(Cause.POLICY_DENIED, text, hint)
+    @property
+    def gate(self) -> OutboundGate:
+        """The way out for what the operator wrote down as a URL of its own; private addresses are their affair."""
+        return OutboundGate(policy=self.policy, environ=self.environ, action="engine", anywhere=True)
+
+    async def require_outbound(self, url: str) -> None:
+        """See that policy and its hook let an address be reached; every ruling is logged. Raises ProvisionError."""
+        try:
+            await asyncio.to_thread(self.gate.require_name, url)
+        except FetchError as error:
+            raise ProvisionError(Cause.POLICY_DENIED, error.message, error.hint or "see policy") from error
 
     def which(self, name: str) -> Path | None:
         """The executable of this name on PATH."""

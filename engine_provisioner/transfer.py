@@ -17,7 +17,6 @@ from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
 from model_provisioner import transfer
 from model_provisioner.errors import FetchError, Trouble
-from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.sources.base import RemoteFile
 from model_provisioner.threads import in_thread
 from model_provisioner.transfer import ATTEMPTS, SPARE_BYTES
@@ -38,8 +37,7 @@ class Transfer:
     """Fetches files to where they are wanted. ``pause`` is what lies between two attempts."""
 
     def __init__(self, host: Host, *, patience: Patience | None = None, pause: wait_base = transfer.PAUSE) -> None:
-        gate = OutboundGate(policy=host.policy, environ=host.environ, action="engine", anywhere=True)
-        self._transfer = transfer.Transfer(gate, patience=patience, pause=pause, free_bytes=host.free_bytes)
+        self._transfer = transfer.Transfer(host.gate, patience=patience, pause=pause, free_bytes=host.free_bytes)
 
     async def fetch(self, url: str, sha256: str, target: Path, progress: Progress) -> None:
         """Bring the file with this digest to ``target``, whose directory exists. Raises ProvisionError.

@@ -16,6 +16,7 @@ import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from engine_provisioner import cli as provisioning
+from llama_orch.commands import models
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
@@ -56,6 +57,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for command in COMMANDS:
         app.command(command.__name__)(command)
+    app.add_typer(models.group(), name="models")
     return app
 
 

@@ -19,7 +19,8 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 
-from contracts.base import Message
+from contracts.base import Message, Strict
+from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.errors import ErrorBody
 from contracts.events import End, Started, StreamError, Token
 from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
@@ -93,11 +94,39 @@ class ApiClient:
 
     async def drain(self, pool_id: str, deadline_ms: int) -> PoolHealth:
         """Let running work finish until the deadline, then stop the engine; returns at once."""
-        return await self._post(f"/v1/pools/{_segment(pool_id)}/drain", DrainRequest(deadline_ms=deadline_ms))
+        request = DrainRequest(deadline_ms=deadline_ms)
+        return await self._post(f"/v1/pools/{_segment(pool_id)}/drain", request, PoolHealth)
 
     async def reload(self, pool_id: str, model_ref: str) -> PoolHealth:
         """Serve this model, with the old one serving until then; returns at once."""
-        return await self._post(f"/v1/pools/{_segment(pool_id)}/reload", ReloadRequest(new_model_ref=model_ref))
+        request = ReloadRequest(new_model_ref=model_ref)
+        return await self._post(f"/v1/pools/{_segment(pool_id)}/reload", request, PoolHealth)
+
+    async def models(self) -> CatalogModels:
+        """The models of the daemon's machine, those that are being pulled among them."""
+        return await self._get("/v1/catalog/models", CatalogModels)
+
+    async def model(self, model_id: str) -> CatalogModel:
+        """One model."""
+        return await self._get(f"/v1/catalog/models/{_segment(model_id)}", CatalogModel)
+
+    async def register_model(self, request: RegisterModel) -> CatalogModel:
+        """Have a model there; one that has to be fetched comes later, as its job says."""
+        return await self._post("/v1/catalog/models", request, CatalogModel)
+
+    async def verify_model(self, model_id: str) -> CatalogModel:
+        """Have a model read again; its job says what came of it."""
+        return await self._post(f"/v1/catalog/models/{_segment(model_id)}/verify", None, CatalogModel)
+
+    async def set_model_state(self, model_id: str, request: StateRequest) -> CatalogModel:
+        """Make a model Active or Retired."""
+        return await self._post(f"/v1/catalog/models/{_segment(model_id)}/state", request, CatalogModel)
+
+    async def delete_model(self, model_id: str, *, files: bool) -> None:
+        """Forget a model; with ``files`` what was fetched for it leaves the disk, too."""
+        query = {"files": "true" if files else "false"}
+        async with self._request("DELETE", f"/v1/catalog/models/{_segment(model_id)}", query=query):
+            pass
 
     # --- data plane ---------------------------------------------------------------------------------------------------
 
@@ -173,9 +202,10 @@ class ApiClient:
         async with self._request("GET", path, query=query) as response:
             return _decode(await response.read(), kind)
 
-    async def _post(self, path: str, body: DrainRequest | ReloadRequest) -> PoolHealth:
-        async with self._request("POST", path, body=msgspec.json.encode(body)) as response:
-            return _decode(await response.read(), PoolHealth)
+    async def _post(self, path: str, body: Strict | None, kind: type[Answer]) -> Answer:
+        sent = None if body is None else msgspec.json.encode(body)
+        async with self._request("POST", path, body=sent) as response:
+            return _decode(await response.read(), kind)
 
     @asynccontextmanager
     async def _request(

@@ -31,6 +31,11 @@ class Output:
         return self._stdout.isatty()
 
     @property
+    def width(self) -> int:
+        """The columns of the terminal that standard output is, as it is now."""
+        return Console(file=self._stdout).width
+
+    @property
     def notes_are_read(self) -> bool:
         """Whether a person reads standard error."""
         return self._stderr.isatty()
@@ -48,6 +53,14 @@ class Output:
     def note(self, text: str) -> None:
         """A line beside the result, on standard error."""
         self._write(self._stderr, f"{clean(text) if self._stderr.isatty() else text}\n")
+
+    def ask(self, question: str) -> bool:
+        """Whether the person at the terminal says yes; no answer is none."""
+        self._write(self._stderr, f"{clean(question)} [y/N] ")
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            self._write(self._stderr, "\n")
+        return answer.strip().lower() in {"y", "yes"}
 
     def data(self, value: object) -> None:
         """The result for programs; only ``--json`` shows it."""

@@ -39,7 +39,7 @@ def same(one: str, other: str, base_dir: PurePosixPath) -> bool:
 
 
 def normal(ref: str, base_dir: PurePosixPath) -> str:
-    """A reference in its one form, as the catalog has it: without the query of an address. What is none stays so."""
+    """A reference in its one form, as the catalog has it, without what may be a secret; what is none stays as it is."""
     try:
         return reference.shown(reference.parse(ref, base_dir))
     except ReferenceInvalidError:

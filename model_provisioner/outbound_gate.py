@@ -18,6 +18,8 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -68,7 +70,7 @@ class OutboundGate:
         not be led astray in between connects to one of the addresses that this returns. Blocks. Raises FetchError.
         """
         host = self.require_name(url)
-        if self.anywhere:
+        if self.anywhere or _goes_by_proxy(url):
             return ()
         try:
             addresses = (str(ip_address(host)),) if _is_address(host) else self.lookup(host, 0)
@@ -139,6 +141,12 @@ def refusal(ruling: Ruling) -> FetchError:
 
 def _refused(ruling: Ruling) -> str:
     return f"{ruling.host or 'this address'} may not be reached: {ruling.rule}"
+
+
+def _goes_by_proxy(url: str) -> bool:
+    """Whether a client that goes by the environment connects to a proxy."""
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.netloc)
 
 
 def _is_address(host: str) -> bool:

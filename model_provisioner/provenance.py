@@ -45,12 +45,17 @@ def record(directory: Path, model: ResolvedModel, *, now_ms: int, source: str | 
     append_line(directory / FILE, line)
 
 
+def lines(directory: Path) -> Iterator[Provenance]:
+    """What was written down so far, oldest first. Blocks. Raises CatalogIoError."""
+    return read_lines(directory / FILE, Provenance)
+
+
 def known_models(directory: Path) -> Iterator[ModelEntry]:
     """The models that were here and whose file still has its size: what a lost catalog is rebuilt from.
 
     They count as not verified; the next start fills in what only the file says. Blocks. Raises CatalogIoError.
     """
-    last = {line.id: line for line in read_lines(directory / FILE, Provenance)}
+    last = {line.id: line for line in lines(directory)}
     for line in last.values():
         path = Path(line.resolved)
         if path.is_file() and path.stat().st_size == line.size_bytes:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Protocol, assert_never
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -115,7 +115,11 @@ class ModelProvisioner:
         fetched = await self._fetched(place, expected, engine, progress, transferred, refresh=refresh)
         try:
             origin = _Origin(
-                ref=fetched.ref, source=fetched.source, checked=fetched.checked, name=_name_of(place), revive=revive
+                ref=fetched.ref,
+                source=fetched.source,
+                checked=fetched.checked,
+                name=reference.name_of(place),
+                revive=revive,
             )
             try:
                 inspected = await asyncio.to_thread(_inspect, str(self._fetcher.where(fetched)), engine)
@@ -250,7 +254,7 @@ def _inspect(path: str, engine: Engine | None) -> Inspected:
 
 
 class _Origin(Message, frozen=True, kw_only=True):
-    """Where a model came from: ``source`` and ``name`` are those of a fetched one."""
+    """Where a model came from: ``source`` and ``name``, which a directory has, are those of a fetched one."""
 
     ref: str
     source: str | None = None
@@ -290,26 +294,11 @@ def choose_id(stem: str, path: Path, digest: str, entries: dict[str, ModelEntry]
     return f"{stem}-{digest.removeprefix('sha256:')[:8]}"
 
 
-def _name_of(place: reference.RemoteRef) -> str:
-    """What a whole directory is called; a file has a name of its own."""
-    match place:
-        case reference.HfRef(repo=repo):
-            return repo
-        case reference.HttpsRef():
-            return PurePosixPath(place.shown).name
-        case reference.S3Ref(key=key):
-            return PurePosixPath(key).name
-        case reference.OciRef(repository=repository):
-            return PurePosixPath(repository).name
-        case _:
-            assert_never(place)
-
-
 def _named(inspected: Inspected, origin: _Origin) -> str:
     if inspected.format is ModelFormat.GGUF:
         return reference.model_id(PurePosixPath(inspected.path.name))
     # The name of a directory has no suffix: Llama-3.1-8B is all of it.
-    return reference.model_id(PurePosixPath(f"{origin.name or inspected.path.name}.d"))
+    return origin.name or reference.model_id(PurePosixPath(f"{inspected.path.name}.d"))
 
 
 def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> ResolvedModel:

@@ -218,11 +218,14 @@ def _catalog_of(
 
 
 def stock_of(context: DaemonContext) -> Stock:
-    """Where the models come from. A relative path in a reference starts at the configuration file."""
+    """Where the models come from. A relative path in a reference starts at the configuration file.
+
+    Mends both indices first: what had to be mended is part of the answer.
+    """
     paths = context.paths
     base = context.config_path.absolute().parent
     catalog = FsModelCatalog(paths.catalog, discover=partial(surviving, paths.provenance, paths.models))
-    notices = _recover(catalog, paths.provenance)
+    notices = _recover(catalog, paths.provenance) + _recover(FsEngineCatalog(paths.catalog), paths.provenance)
     in_use = InUse(context.config.pools, paths.handles)
     cache = ModelCache(
         paths.models,
@@ -254,7 +257,6 @@ def stock_of(context: DaemonContext) -> Stock:
 def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     """Where the engines come from."""
     catalog = FsEngineCatalog(context.paths.catalog)
-    _recover(catalog, context.paths.provenance)
     host = engine_provisioner.host.Host(
         environ=context.environ, catalog=catalog, cache=context.paths.cache, policy=context.config.policy
     )

@@ -135,8 +135,8 @@ class CatalogMethods:
         return Empty()
 
     async def _delete(self, wanted: DeleteParams) -> Empty:
-        if await self._jobs.cancel(wanted.model_id) and not await self._do(
-            lambda: self._stock.catalog.exists(wanted.model_id)
+        if not await self._do(lambda: self._stock.catalog.exists(wanted.model_id)) and await self._jobs.cancel(
+            wanted.model_id
         ):
             return Empty()  # there was nothing but a pull, which leaves what it has fetched for the next one
         entry = await self._entry(wanted.model_id)
@@ -144,6 +144,7 @@ class CatalogMethods:
             text = f"the model {entry.id} is needed by {' and '.join(users)}"
             hint = "give each of them another model in the configuration, or reload it with one; or only retire it"
             raise RpcError(RpcCode.CONFLICT, text, {"hint": hint})
+        await self._jobs.cancel(entry.id)
         await self._do(lambda: self._stock.catalog.delete(entry.id))
         await self._note(events.EventKind.DELETED, entry.id, f"forgotten: {entry.local_path}")
         self._changed()

@@ -14,7 +14,7 @@ from contracts.catalog import CatalogJob
 from contracts.pools import Gpu, PoolSnapshot
 from contracts.rpc import GpuSet, PoolSet, Push, notification
 
-MAX_JOBS = 256
+MAX_JOBS = 64
 Listener = Callable[[bytes], None]
 """Takes the frame of a notification. Must neither block nor raise."""
 

@@ -176,16 +176,16 @@ class ContainerProvider:
         """What is in the way of a pull."""
         found = []
         try:
-            self._require_registry(reference)
+            await self._require_registry(reference)
         except ProvisionError as error:
             found.append(_finding("policy", error.message, "the image is not here and must be pulled", error.hint))
         if text := await asyncio.to_thread(self._lack_of_space, pool):
             found.append(_finding("cache", text, _WHY_SPACE, _SPACE_HINT))
         return tuple(found)
 
-    def _require_registry(self, reference: ImageReference) -> None:
+    async def _require_registry(self, reference: ImageReference) -> None:
         """Policy's say on the registry. Raises ProvisionError."""
-        self._host.require_outbound(f"https://{reference.repository}")
+        await self._host.require_outbound(f"https://{reference.repository}")
 
     def _lack_of_space(self, pool: Pool) -> str | None:
         """Whether the cache's disk is too full for an image; rootless images lie in the same home. Blocks."""
@@ -248,7 +248,7 @@ class ContainerProvider:
                 newer = f"; for a newer one: {choice.runtime.name} pull {reference.qualified}"
                 progress(f"{reference.text} is here{newer if reference.digest is None else ''}")
             else:
-                self._require_registry(reference)
+                await self._require_registry(reference)
                 if text := await asyncio.to_thread(self._lack_of_space, pool):
                     raise ProvisionError(Cause.ENGINE_FETCH, text, _SPACE_HINT)
                 identity = await choice.runtime.pull(reference, progress)

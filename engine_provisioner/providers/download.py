@@ -118,7 +118,7 @@ class DownloadSource:
             hint = "set provisioning.binary.sha256: sha256sum prints it"
             found.append(ProvisionError(Cause.POLICY_DENIED, text, hint))
         address = await asyncio.to_thread(address_problem, url)
-        found.append(address or self._outbound_problem(url))
+        found.append(address or await self._outbound_problem(url))
         return tuple(problem for problem in found if problem)
 
     def _policy_problem(self, url: str) -> ProvisionError | None:
@@ -127,9 +127,9 @@ class DownloadSource:
         text = f"policy does not allow to download {without_secrets(url)}"
         return ProvisionError(Cause.POLICY_DENIED, text, f"set {POLICY_LINE}, {_BY_HAND}")
 
-    def _outbound_problem(self, url: str) -> ProvisionError | None:
+    async def _outbound_problem(self, url: str) -> ProvisionError | None:
         try:
-            self._host.require_outbound(url)
+            await self._host.require_outbound(url)
         except ProvisionError as error:
             return error
         return None

@@ -48,7 +48,7 @@ class SourceBuilder:
         if not found and await self._remembered_build(recipe) is not None:
             return ()
         _, lacking = await self._look_around(recipe)
-        return (*found, *lacking, *self._policy_findings(recipe))
+        return (*found, *lacking, *await self._policy_findings(recipe))
 
     async def present(self, pool: Pool) -> Program | None:
         """See Source: the build of the commit that the ref was last."""
@@ -118,9 +118,9 @@ class SourceBuilder:
         room = await asyncio.to_thread(toolchain.room_findings, self._host, self._profile)
         return tools, (*lacking, *room)
 
-    def _policy_findings(self, recipe: Recipe) -> tuple[Finding, ...]:
+    async def _policy_findings(self, recipe: Recipe) -> tuple[Finding, ...]:
         try:
-            self._host.require_outbound(judged_url(recipe.repo))
+            await self._host.require_outbound(judged_url(recipe.repo))
         except ProvisionError as error:
             why = "the source of llama.cpp is fetched from it"
             return (Finding(check="policy", message=error.message, why=why, hint=error.hint),)

@@ -11,7 +11,7 @@ from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.doctor import Machine, Status, examine
 from llama_orch.output import Output
 
-_MARKS = {Status.OK: "ok     ", Status.FAILED: "FAILED ", Status.SKIPPED: "skipped"}
+_MARKS = {Status.OK: "ok     ", Status.NOTE: "note   ", Status.FAILED: "FAILED ", Status.SKIPPED: "skipped"}
 
 
 def doctor(*, url: UrlOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> int:
@@ -26,5 +26,5 @@ def doctor(*, url: UrlOption = None, config: ConfigOption = None, as_json: JsonO
         if result.why:
             out.line(f"           why:  {result.why}")
         if result.mend:
-            out.line(f"           mend: {result.mend}")
+            out.line(f"           {'next' if result.status is Status.NOTE else 'mend'}: {result.mend}")
     return EXIT_FAILURE if any(result.status is Status.FAILED for result in results) else 0

@@ -20,6 +20,8 @@ class Status(StrEnum):
     """How a check ended."""
 
     OK = "ok"
+    NOTE = "note"
+    """Nothing is wrong, and something is still to come."""
     FAILED = "failed"
     SKIPPED = "skipped"
 
@@ -60,6 +62,11 @@ Check = Callable[[Machine], Awaitable[Sequence[Result]]]
 def ok(check: str, what: str) -> Result:
     """It holds."""
     return Result(check=check, status=Status.OK, what=what)
+
+
+def note(check: str, what: str, mend: str) -> Result:
+    """It does not hold yet, and will by itself; ``mend`` brings it about now."""
+    return Result(check=check, status=Status.NOTE, what=what, mend=mend)
 
 
 def failed(check: str, what: str, why: str, mend: str) -> Result:

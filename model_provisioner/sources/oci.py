@@ -83,10 +83,10 @@ class _Look:
         try:
             manifest, artifact = self._artifact()
         except NotAModelError as error:
-            raise self._error(Cause.MODEL_INVALID, f"{self._shown} {error}", _LIKE) from error
+            raise ModelError(Cause.MODEL_INVALID, f"{self._shown} {error}", _LIKE) from error
         except ManifestError as error:
             hint = "see what was pushed there, or push it again"
-            raise self._error(Cause.MODEL_INVALID, f"the manifest of {self._shown} {error}", hint) from error
+            raise ModelError(Cause.MODEL_INVALID, f"the manifest of {self._shown} {error}", hint) from error
         headers = self._client.authorization()
         files = tuple(
             RemoteFile(
@@ -134,7 +134,7 @@ class _Look:
         digests = ", ".join(manifest.digest for manifest, _ in models)
         message = f"{self._shown} is an index of {len(models)} models: {digests}"
         hint = f"write which one: oci://{self._ref.registry}/{self._ref.repository}@{models[0][0].digest}"
-        raise self._error(Cause.MODEL_INVALID, message, hint)
+        raise ModelError(Cause.MODEL_INVALID, message, hint)
 
     @property
     def _fallback(self) -> str:
@@ -161,20 +161,20 @@ class _Look:
         except oci_client.TooLargeError as error:
             limit = oci_manifest.MAX_BYTES >> 20
             message = f"the manifest of {self._shown} is larger than {limit} MiB"
-            raise self._error(Cause.MODEL_INVALID, message, _LIKE) from error
+            raise ModelError(Cause.MODEL_INVALID, message, _LIKE) from error
         except oci_client.PlainError as error:
             message = f"{self._shown} leads to {error}, which is to be spoken to without TLS"
-            raise self._error(Cause.POLICY_DENIED, message, _TLS) from error
+            raise ModelError(Cause.POLICY_DENIED, message, _TLS) from error
         except requests.exceptions.SSLError as error:
             message = f"{registry} cannot prove who it is (TLS), so {self._shown} is not fetched"
-            raise self._error(Cause.MODEL_FETCH, message, _TLS) from error
+            raise ModelError(Cause.MODEL_FETCH, message, _TLS) from error
         except (requests.ConnectionError, requests.Timeout, oci_client.SlowError) as error:
             message = f"{registry} cannot be reached, so {self._shown} is not fetched"
             hint = f"see that this machine reaches it: curl -I {self._client.origin}/v2/"
-            raise self._error(Cause.MODEL_FETCH, message, hint) from error
+            raise ModelError(Cause.MODEL_FETCH, message, hint, retriable=True) from error
         except requests.RequestException as error:
             message = f"{registry} does not answer like a registry ({type(error).__name__})"
-            raise self._error(Cause.MODEL_FETCH, message, "see that the name of the registry is right") from error
+            raise ModelError(Cause.MODEL_FETCH, message, "see that the name of the registry is right") from error
         return answer.status, answer.body
 
     def _refused(self, name: str, status: int, body: bytes) -> ModelError:
@@ -182,18 +182,19 @@ class _Look:
         codes = _codes(body)
         if status == 404 and "NAME_UNKNOWN" in codes:
             message = f"{self._ref.registry} has no repository {self._ref.repository}"
-            return self._error(Cause.MODEL_MISSING, message, "see that it is spelled right")
+            return ModelError(Cause.MODEL_MISSING, message, "see that it is spelled right")
         if status == 404:
             there = f"oci://{self._ref.registry}/{self._ref.repository}"
             what = f"manifest {name}" if name.startswith("sha256:") else f"tag {name!r}"
             message = f"{there} has no {what}"
             hint = f"see which tags there are: oras repo tags {there.removeprefix('oci://')}"
-            return self._error(Cause.MODEL_MISSING, message, hint)
+            return ModelError(Cause.MODEL_MISSING, message, hint)
         if status in {401, 403}:
             return self._unauthorized(f"{self._ref.registry} answers {status}")
         message = f"{self._shown} cannot be fetched: the registry answers {status}"
-        hint = "try again later" if status == 429 or status >= 500 else "see that the reference is right"
-        return self._error(Cause.MODEL_FETCH, message, hint)
+        busy = status == 429 or status >= 500
+        hint = "try again later" if busy else "see that the reference is right"
+        return ModelError(Cause.MODEL_FETCH, message, hint, retriable=busy)
 
     def _unauthorized(self, how: str) -> ModelError:
         login = self._login
@@ -206,11 +207,7 @@ class _Look:
         hint = f"log in as the user of the daemon: podman login {self._ref.registry}"
         if login is not None and login.problem is not None:
             hint += " --authfile ~/.config/containers/auth.json"
-        return self._error(Cause.MODEL_FETCH, message, hint)
-
-    @staticmethod
-    def _error(cause: Cause, message: str, hint: str) -> ModelError:
-        return ModelError(cause, message, hint)
+        return ModelError(Cause.MODEL_FETCH, message, hint)
 
 
 _TLS = "plain http is spoken to this machine only: give the registry a certificate that this machine trusts"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
@@ -180,6 +181,14 @@ class _Door(HTTPAdapter):
         self.last_host = ""
         self.last_status = 0
 
+    def init_poolmanager(self, *sizes: Any, **given: Any) -> None:  # noqa: ANN401 - as requests has it
+        """Trust whom this machine trusts, as the transfer does; requests by itself has a list of its own."""
+        super().init_poolmanager(*sizes, **given, ssl_context=ssl.create_default_context())
+
+    def proxy_manager_for(self, proxy: str, **given: Any) -> Any:  # noqa: ANN401 - as requests has it
+        """The same behind a proxy."""
+        return super().proxy_manager_for(proxy, **given, ssl_context=ssl.create_default_context())
+
     def send(self, request: requests.PreparedRequest, *_: Any, **given: Any) -> requests.Response:  # noqa: ANN401
         """Ask, send, and read the whole of a small answer."""
         url = str(request.url)
@@ -212,7 +221,7 @@ class _Door(HTTPAdapter):
         if not self._address:
             return place, how
         name = place["host"]
-        proof = {"server_hostname": name, "assert_hostname": name} if place["scheme"] == "https" else {}
+        proof = {"server_hostname": name} if place["scheme"] == "https" else {}
         return {**place, "host": self._address}, {**how, **proof}
 
     def _sent(

@@ -10,7 +10,9 @@ else. Never shows a signed address or what a store says in its own words.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -39,6 +41,9 @@ SIGNED_S = 7 * 24 * 3600
 
 _CONTAINER = "http://169.254.170.2"
 _HOLDS = "a file ends in .gguf; a folder holds one, or config.json and *.safetensors"
+
+
+logging.getLogger("botocore").setLevel(logging.INFO)  # below it, it logs what it signs, session tokens included
 
 
 class _Object(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +116,7 @@ class _Store:
         self._client = session.create_client(
             "s3",
             region_name=region,
+            verify=_trusted(session),
             config=Config(
                 signature_version=UNSIGNED if anonymous else "s3v4",  # by itself botocore signs addresses the old way
                 connect_timeout=CONNECT_S,
@@ -248,6 +254,14 @@ class _Store:
 
     def _ask(self, request: Any, **_: object) -> None:  # noqa: ANN401 - as above
         self._require(request.url)
+
+
+def _trusted(session: Any) -> str | None:  # noqa: ANN401 - as above
+    """Whose word is taken for who a server is: that of the authorities of this machine, as the transfer takes it.
+
+    None leaves it to botocore, which has a list of its own, and settings to name another.
+    """
+    return None if session.get_config_variable("ca_bundle") else ssl.get_default_verify_paths().cafile
 
 
 def _container_address() -> str | None:

@@ -86,10 +86,9 @@ def refusal(code: str, place: Place) -> ModelError:
     if code == "InvalidObjectState":
         return archived(place)
     text = f"{shown} cannot be fetched: {place.host} answers {_known(code)}"
-    hint = (
-        "try again later" if code in _BUSY else "see that AWS_ENDPOINT_URL is an object store, and the reference right"
-    )
-    return ModelError(Cause.MODEL_FETCH, text, hint)
+    busy = code in _BUSY
+    hint = "try again later" if busy else "see that AWS_ENDPOINT_URL is an object store, and the reference right"
+    return ModelError(Cause.MODEL_FETCH, text, hint, retriable=busy)
 
 
 def archived(place: Place) -> ModelError:
@@ -120,13 +119,16 @@ def unreachable(place: Place) -> ModelError:
     """The error for a store that does not answer."""
     text = f"{place.host} cannot be reached, so {place.shown} is not fetched"
     hint = "see that this machine reaches it; another store than Amazon's is named by AWS_ENDPOINT_URL"
-    return ModelError(Cause.MODEL_FETCH, text, hint)
+    return ModelError(Cause.MODEL_FETCH, text, hint, retriable=True)
 
 
 def unproved(place: Place) -> ModelError:
     """The error for a store without a certificate that is trusted here."""
     text = f"{place.host} cannot prove who it is (TLS), so {place.shown} is not fetched"
-    return ModelError(Cause.MODEL_FETCH, text, "set AWS_CA_BUNDLE to the certificate of who vouches for it")
+    return ModelError(Cause.MODEL_FETCH, text, _TRUST)
+
+
+_TRUST = "let this machine trust whoever vouches for it: add that certificate, then update-ca-certificates"
 
 
 def no_credentials(ref: S3Ref, kind: str) -> ModelError:

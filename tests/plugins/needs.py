@@ -1,7 +1,8 @@
 """Tests that need more of the machine than Python: said in one line when they cannot run, an error in CI.
 
-`@pytest.mark.needs("podman", "nginx")` names commands. Every test in tests/lab also gets the mark `lab`, every one in
-tests/e2e the mark `e2e`. A test with the mark `gpu` needs an NVIDIA GPU, which CI has not.
+`@pytest.mark.needs("podman", "nginx")` names commands, and `@pytest.mark.engine("vllm")` a real engine, which `make
+engines` puts below .cache/engines. Every test in tests/lab also gets the mark `lab`, every one in tests/e2e the mark
+`e2e`. A test with the mark `gpu` needs an NVIDIA GPU, which CI has not.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+CHECKOUT = TESTS.parent
 GPU = "an NVIDIA GPU"
 MARKED_SUITES = ("lab", "e2e")
 
@@ -21,10 +23,18 @@ def suite_of(path: Path) -> str:
     return path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else path.name
 
 
+def has_engine(name: str, checkout: Path = CHECKOUT) -> bool:
+    """Whether `make engines` has made this engine's environment, from the requirements as they are now."""
+    pinned, made = checkout / f"requirements/engines/{name}.txt", checkout / f".cache/engines/{name}/requirements.txt"
+    return made.exists() and made.read_bytes() == pinned.read_bytes()
+
+
 def missing_for(item: pytest.Item) -> list[str]:
     """What the test needs and this machine lacks."""
     commands = {command for mark in item.iter_markers("needs") for command in mark.args}
     missing = sorted(command for command in commands if shutil.which(command) is None)
+    engines = {engine for mark in item.iter_markers("engine") for engine in mark.args}
+    missing += sorted(f"a real {engine} from `make engines`" for engine in engines if not has_engine(engine))
     if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
         missing.append(GPU)
     return missing

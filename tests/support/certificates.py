@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -28,7 +29,7 @@ def authority_and_server(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]
     server = (
         _builder(issuer, subject)
         .public_key(server_key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_name(name)]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .add_extension(_usage(signing=False), critical=True)
         .sign(key, hashes.SHA256())
@@ -52,6 +53,13 @@ def _builder(issuer: x509.Name, subject: x509.Name) -> x509.CertificateBuilder:
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
     )
+
+
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _usage(*, signing: bool) -> x509.KeyUsage:

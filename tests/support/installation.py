@@ -110,13 +110,16 @@ class Daemon:
 class Installation:
     """Configuration, folders, token and both daemons. Use it as an async context manager."""
 
-    def __init__(self, root: Path, model: Path, **pool: object) -> None:
+    def __init__(
+        self, root: Path, model: Path | str, *, policy: Mapping[str, object] | None = None, **pool: object
+    ) -> None:
         self.root = root
         self.port = _free_port()
         self.config = root / "config.json"  # JSON is YAML
         self.pool_id = "trial"
         document = {
             "profile": "trial",
+            "policy": policy or {},
             "server": {"bind": f"127.0.0.1:{self.port}", "disconnect_grace_ms": 200},
             "pools": [
                 {

@@ -120,3 +120,25 @@ async def test_git_gets_its_own_variables_and_no_secret_of_ours(serve: Serve, tm
     seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines() if "=" in line)
     assert (seen["GIT_TEST_PASSWORD"], seen["SSH_AUTH_SOCK"]) == ("sesame", "/nowhere/agent")
     assert seen.keys().isdisjoint({"LLORCH_API_TOKEN", "HF_TOKEN"})
+
+
+@pytest.mark.req("HP-23")
+async def test_the_hook_of_the_operator_is_asked_before_a_repository_is(serve: Serve, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=404)
+
+    here = await serve(answer)
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ncat > {tmp_path}/question\nexit 1\n")
+    hook.chmod(0o755)
+    url = f"http://me:sesame@127.0.0.1:{here.port}/r"
+    with pytest.raises(ProvisionError) as caught:
+        await repository(tmp_path, url, Policy(hook=str(hook))).commit("master")
+    assert caught.value.cause is Cause.POLICY_DENIED
+    assert caught.value.message == f"127.0.0.1 may not be reached: policy.hook {hook}: exit status 1"
+    assert asked == []
+    question = f'{{"action": "engine", "url": "http://127.0.0.1:{here.port}/r", "host": "127.0.0.1"}}\n'
+    assert (tmp_path / "question").read_text() == question

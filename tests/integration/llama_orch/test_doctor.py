@@ -2,9 +2,12 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
+from catalog_core.models import FsModelCatalog
+from contracts.engines import ModelEntry
 from contracts.pools import Cause, PoolError, PoolState
 from llama_orch.doctor import Machine, Result, Status, examine
 from llama_orch.trial import trial_config
@@ -64,6 +67,39 @@ async def test_a_model_that_is_not_here_is_a_failure_of_its_own(tmp_path: Path, 
     (tmp_path / "m.gguf").unlink()
     failure = by_check(await examine(examined), Status.FAILED)["model"]
     assert failure.what == f"pool trial: there is no model file {tmp_path}/m.gguf"
+    assert failure.mend
+
+
+@pytest.mark.req("MP-04", "OP-06")
+async def test_a_model_that_is_still_to_be_fetched_is_a_note_and_no_failure(tmp_path: Path, url: str) -> None:
+    text = trial_config(tmp_path / "m.gguf", url.removeprefix("http://"))
+    examined = machine(tmp_path, url, text.replace(str(tmp_path / "m.gguf"), "hf:org/repo/m.gguf"))
+    note = by_check(await examine(examined), Status.NOTE)["model"]
+    assert note.what == "pool trial: hf:org/repo/m.gguf is not here yet"
+    assert note.mend is not None
+    assert "llama-orch models pull hf:org/repo/m.gguf" in note.mend
+    assert examined.paths is not None
+    entry = ModelEntry(
+        id="m",
+        ref="hf:org/repo/m.gguf",
+        local_path=str(tmp_path / "m.gguf"),
+        size_bytes=1,
+        digest="sha256:" + "a" * 64,
+        fetched=True,
+    )
+    FsModelCatalog(examined.paths.catalog).put(entry, now_ms=1)
+    assert by_check(await examine(examined), Status.OK)["model"].what == "pool trial: hf:org/repo/m.gguf"
+    (tmp_path / "m.gguf").unlink()
+    assert "model" in by_check(await examine(examined), Status.NOTE)
+
+
+@pytest.mark.req("HP-23")
+async def test_a_model_that_may_not_be_fetched_is_a_failure(tmp_path: Path, url: str) -> None:
+    text = trial_config(tmp_path / "m.gguf", url.removeprefix("http://"))
+    text = text.replace(str(tmp_path / "m.gguf"), "hf:org/repo/m.gguf")
+    examined = machine(tmp_path, url, text + "\npolicy: {outbound: {default: deny}}\n")
+    failure = by_check(await examine(examined), Status.FAILED)["model"]
+    assert "huggingface.co" in failure.what
     assert failure.mend
 
 

@@ -1,7 +1,7 @@
 """A provisioner that may speak to servers of this machine, and a child process that pulls a model.
 
-As a program (``python -m``): brings ``--ref`` below ``--root`` and prints each line of progress as it comes, at last the
-digest. ``--largest`` is the most bytes that a file may have, ``--spare`` what is left free on the disk.
+As a program (``python -m``): brings ``--ref`` below ``--root`` and prints each line of progress as it comes, at last
+the digest. ``--largest`` is the most bytes that a file may have, ``--spare`` what is left free on the disk.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """``oci://`` against a real registry (docker-registry), as far as finding goes; and against servers that misbehave."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -22,6 +23,7 @@ from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.reference import OciRef
 from model_provisioner.sources.base import Located, RemoteFile
 from model_provisioner.sources.oci import OciSource
+from tests.plugins.failures import OperatorSees
 from tests.support.certificates import authority_and_server
 from tests.support.oci_registry import (
     PASSWORD,
@@ -154,7 +156,7 @@ async def test_the_one_model_of_an_index(opened: OciRegistry, tmp_path: Path) ->
 
 @real
 @pytest.mark.req("MP-02")
-async def test_what_is_not_there_or_no_model(opened: OciRegistry, tmp_path: Path) -> None:
+async def test_what_is_not_there_or_no_model(opened: OciRegistry, tmp_path: Path, operator_sees: OperatorSees) -> None:
     opened.push("haiku", "v1", [HAIKU])
     opened.push("image", "v1", [Layer(b"tar", None, "application/vnd.docker.image.rootfs.diff.tar.gzip")])
     opened.push("evil", "v1", [Layer(DATA, "../../.ssh/x.gguf")])
@@ -162,12 +164,16 @@ async def test_what_is_not_there_or_no_model(opened: OciRegistry, tmp_path: Path
     assert (missing.cause, "/nothing has no tag 'v1'" in missing.message) == (Cause.MODEL_MISSING, True)
     missing = await refused(opened.address, "haiku:v2", tmp_path)
     assert (missing.cause, missing.message) == (Cause.MODEL_MISSING, f"oci://{opened.address}/haiku has no tag 'v2'")
+    operator_sees("model/oci-no-such-tag", missing.render())
     digest = f"sha256:{'0' * 64}"
     missing = await refused(opened.address, f"haiku@{digest}", tmp_path)
     assert missing.message == f"oci://{opened.address}/haiku has no manifest {digest}"
     image = await refused(opened.address, "image:v1", tmp_path)
     assert (image.cause, "is a container image" in image.message) == (Cause.MODEL_INVALID, True)
-    assert "not safe on a disk" in (await refused(opened.address, "evil:v1", tmp_path)).message
+    operator_sees("model/oci-container-image", image.render())
+    evil = await refused(opened.address, "evil:v1", tmp_path)
+    assert "not safe on a disk" in evil.message
+    operator_sees("model/oci-unsafe-name", evil.render())
 
 
 @real
@@ -186,15 +192,19 @@ async def test_a_manifest_that_was_changed_behind_the_registrys_back_is_refused(
 
 
 @real
-async def test_a_registry_with_a_password(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_registry_with_a_password(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
+) -> None:
     async with registry_with_password(tmp_path / "registry") as closed:
         closed.push("haiku", "v1", [HAIKU])
         error = await refused(closed.address, "haiku:v1", tmp_path)
         assert "is not open to everybody" in error.message
+        operator_sees("model/oci-login", error.render())
         assert f"podman login {closed.address}" in error.hint
         log_in(tmp_path, closed.address, "wrong")
         error = await refused(closed.address, "haiku:v1", tmp_path)
         assert f"the login for {closed.address} does not open" in error.message
+        operator_sees("model/oci-wrong-login", error.render())
         log_in(tmp_path, closed.address)
         with caplog.at_level(logging.DEBUG):
             located = await locate(closed.address, "haiku:v1", tmp_path)
@@ -226,7 +236,7 @@ async def test_a_registry_with_tokens(tmp_path: Path) -> None:
 
 
 @real
-async def test_a_credential_helper_is_never_started(tmp_path: Path) -> None:
+async def test_a_credential_helper_is_never_started(tmp_path: Path, operator_sees: OperatorSees) -> None:
     async with registry_with_password(tmp_path / "registry") as closed:
         helper = tmp_path / "docker-credential-trap"
         helper.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
@@ -236,6 +246,7 @@ async def test_a_credential_helper_is_never_started(tmp_path: Path) -> None:
         error = await refused(closed.address, "haiku:v1", tmp_path)
         assert "keeps logins in the credential helper 'trap', which is not asked" in error.message
         assert not (tmp_path / "started").exists()
+        operator_sees("model/oci-credential-helper", error.render())
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------
@@ -363,13 +374,55 @@ async def test_what_was_judged_is_connected_to_and_must_prove_its_name(
         source = OciSource(require, environ={"HOME": str(tmp_path)})
         with pytest.raises(ModelError, match="cannot prove who it is"):
             await source.locate(ref(f"registry.test:{port}", "haiku"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         located = await source.locate(ref(f"registry.test:{port}", "haiku"))
         assert located.files[0].url.startswith(f"https://registry.test:{port}/v2/haiku/blobs/sha256:")
         assert proved.asked[-1].headers["Host"] == f"registry.test:{port}"
         assert set(asked) == {f"https://registry.test:{port}/v2/haiku/manifests/latest"}
         with pytest.raises(ModelError, match="cannot prove who it is"):
             await source.locate(ref(f"other.test:{port}", "haiku"))
+
+
+@pytest.mark.req("HP-23")
+async def test_behind_a_proxy_it_is_the_proxy_that_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, context = authority_and_server(tmp_path, "registry.test")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    async with serving(gives_manifest, context) as proved, proxy_to(proved.address) as (address, asked):
+        monkeypatch.setenv("https_proxy", f"http://{address}")
+        located = await locate("registry.test", "haiku", tmp_path, Policy())
+        assert located.entry == "haiku.gguf"
+        assert [line.rpartition(" ")[0] for line in asked] == ["CONNECT registry.test:443"]
+        with pytest.raises(FetchError) as caught:
+            await locate("192.168.1.1:5000", "haiku", tmp_path, Policy())
+        assert caught.value.trouble is Trouble.POLICY
+
+
+@asynccontextmanager
+async def proxy_to(target: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """A proxy that connects everybody to one server, and notes what it was asked for."""
+    asked: list[str] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.partition(b"\r\n")[0].decode())
+        host, _, port = target.rpartition(":")
+        upstream, to_server = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.0 200 connected\r\n\r\n")
+        await asyncio.gather(pump(reader, to_server), pump(upstream, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"{host}:{port}", asked
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 # --- what else can go wrong -------------------------------------------------------------------------------------------
@@ -407,6 +460,7 @@ async def test_a_registrys_refusals_and_nonsense(answer: Answer, cause: Cause, w
     async with serving(answer) as server:
         error = await refused(server.address, "haiku", tmp_path)
     assert (error.cause, words in error.message) == (cause, True), error.message
+    assert error.retriable is any(each in words for each in ("429", "503", "reached"))
 
 
 @pytest.mark.req("MP-02")
@@ -431,13 +485,14 @@ async def test_a_registry_that_redirects_forever(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("MP-02")
-async def test_a_registry_that_cannot_be_reached(tmp_path: Path) -> None:
+async def test_a_registry_that_cannot_be_reached(tmp_path: Path, operator_sees: OperatorSees) -> None:
     error = await refused(f"127.0.0.1:{unused_port()}", "haiku", tmp_path)
     assert (error.cause, "cannot be reached" in error.message) == (Cause.MODEL_FETCH, True)
+    operator_sees("model/oci-unreachable", error.render())
 
 
 @pytest.mark.req("MP-02")
-def test_without_the_extra_it_is_said_how_to_get_it() -> None:
+def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees) -> None:
     script = (
         "import asyncio, sys\n"
         "sys.modules['oras'] = None\n"
@@ -452,3 +507,4 @@ def test_without_the_extra_it_is_said_how_to_get_it() -> None:
         "model_fetch: oci:// needs the Python package oras, which is not installed\n"
         "  hint: pip install 'llama-orch[oci]'\n"
     )
+    operator_sees("model/oci-not-installed", done.stdout)

@@ -16,6 +16,7 @@ from contracts.engines import ModelFormat
 from contracts.pools import Cause
 from model_provisioner.errors import ModelError
 from tests.integration.model_provisioner.object_pulls import catalog_at, child, pull
+from tests.support.certificates import authority_and_server
 from tests.support.object_store import nobody, object_store, use
 from tests.support.oci_registry import Layer, digest_of, registry
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -271,3 +272,28 @@ async def test_a_login_that_opens_the_manifest_alone_is_refused_at_once(
             await pull(tmp_path / "root", f"oci://{server.host}:{server.port}/m")
     assert "the server answers 403" in caught.value.message
     assert len(asked) == 2
+
+
+async def test_a_store_with_a_certificate_that_this_machine_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: tuple[bytes, bytes]
+) -> None:
+    authority, context = authority_and_server(tmp_path, "127.0.0.1")
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=models[0], headers={"ETag": '"one"'})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=context)
+    try:
+        use(f"https://{server.host}:{server.port}", monkeypatch, str(tmp_path))
+        async with child(tmp_path / "root", "s3://models/haiku.gguf") as process:
+            _, said = await process.communicate()
+        assert b"cannot prove who it is" in said
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        async with child(tmp_path / "root", "s3://models/haiku.gguf") as process:
+            _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
+    finally:
+        await server.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,6 +18,8 @@ from tests.plugins.failures import OperatorSees
 from tests.support.file_server import FileServer, Knobs
 from tests.support.hub import Hub
 from tests.support.tls import Authority
+
+ROOT = Path(__file__).parents[3]
 
 
 def digest(data: bytes) -> str:
@@ -105,6 +109,27 @@ async def test_a_pull_that_is_killed_is_followed_by_one_that_goes_on_hf(
     assert Path(model.local_path).read_bytes() == epic
     assert the_hub.cdn.starts(path) == [0, here]
     assert 0 <= the_hub.cdn.sent[path] - len(epic) <= len(epic) // 2 - here
+
+
+@pytest.mark.req("MP-02", "MP-04")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_pull_that_is_killed_at_any_line_is_followed_by_one_that_succeeds(
+    the_hub: Hub, puller: Puller, haiku: bytes
+) -> None:
+    the_hub.add("org/poems", {"haiku.gguf": haiku})
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.integration.model_provisioner.killed_pull"),
+        *("--endpoint", the_hub.endpoint, "--ref", "hf:org/poems", "--digest", digest(haiku)),
+        *("--root", str(puller.root), "--step", "29"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    found = json.loads(output)
+    assert found["wrong"] == []
+    assert found["points"] > 60
+    assert found["resumed"] > 0
 
 
 @pytest.mark.req("MP-04")

@@ -21,6 +21,7 @@ from model_provisioner.reference import S3Ref
 from model_provisioner.sources import s3
 from model_provisioner.sources.base import Located, RemoteFile
 from model_provisioner.sources.s3 import S3Source
+from tests.plugins.failures import OperatorSees
 from tests.support.object_store import BUCKET, KEY_ID, SECRET, ObjectStore, nobody, object_store, use
 
 pytestmark = pytest.mark.req("MP-04")
@@ -83,11 +84,12 @@ async def test_a_file_is_found_with_all_that_is_known_of_it(store: ObjectStore) 
 
 async def test_a_signed_address_is_shown_nowhere(store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
     store.put("haiku.gguf", DATA)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         located = await locate("haiku.gguf")
     assert "X-Amz-Signature" in located.files[0].url
     for text in (repr(located), located.source, caplog.text):
         assert "X-Amz" not in text
+        assert "Credential=" not in text
         assert SECRET not in text
         assert KEY_ID not in text
 
@@ -172,16 +174,19 @@ async def test_what_cannot_be_found_is_said(
 # --- who we are -----------------------------------------------------------------------------------------------------
 
 
-async def test_credentials_that_the_store_does_not_know(environ: Callable[..., None]) -> None:
+async def test_credentials_that_the_store_does_not_know(
+    environ: Callable[..., None], operator_sees: OperatorSees
+) -> None:
     with object_store() as strict:
         environ(strict.url)
         await require_credentials(strict)
         error = await refused("haiku.gguf")
     assert error.message.startswith(f"{strict.address} does not know the credentials that were found")
+    operator_sees("model/s3-wrong-credentials", error.render())
 
 
 async def test_nobody_reads_what_is_not_open(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, operator_sees: OperatorSees
 ) -> None:
     store.put("haiku.gguf", DATA)
     nobody(monkeypatch, str(tmp_path))
@@ -189,6 +194,7 @@ async def test_nobody_reads_what_is_not_open(
     error = await refused("haiku.gguf")
     assert error.message == "s3://models/haiku.gguf is not open to everybody, and no credentials were found"
     assert "aws configure" in error.hint
+    operator_sees("model/s3-no-credentials", error.render())
 
 
 async def test_nobody_reads_what_is_open(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -338,14 +344,16 @@ async def test_a_stores_refusals(environ: Callable[..., None], status: int, code
         error = await refused("haiku.gguf")
     assert words in error.message
     assert "StringToSign" not in error.render()
+    assert error.retriable is (status == 503)
 
 
 @pytest.mark.req("MP-02")
-async def test_a_store_that_cannot_be_reached(environ: Callable[..., None]) -> None:
+async def test_a_store_that_cannot_be_reached(environ: Callable[..., None], operator_sees: OperatorSees) -> None:
     environ(f"http://127.0.0.1:{unused_port()}")
     error = await refused("haiku.gguf")
     assert "cannot be reached" in error.message
     assert "AWS_ENDPOINT_URL" in error.hint
+    operator_sees("model/s3-unreachable", error.render())
 
 
 @pytest.mark.req("MP-02")
@@ -357,7 +365,7 @@ async def test_a_store_that_is_something_else(environ: Callable[..., None]) -> N
 
 
 @pytest.mark.req("MP-02")
-def test_without_the_extra_it_is_said_how_to_get_it() -> None:
+def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees) -> None:
     script = (
         "import asyncio, sys\n"
         "sys.modules['botocore'] = None\n"
@@ -372,6 +380,7 @@ def test_without_the_extra_it_is_said_how_to_get_it() -> None:
         "model_fetch: s3:// needs the Python package botocore, which is not installed\n"
         "  hint: pip install 'llama-orch[s3]'\n"
     )
+    operator_sees("model/s3-not-installed", done.stdout)
 
 
 class Answering:

@@ -194,12 +194,14 @@ async def test_a_damaged_index_is_said_to_everybody_and_written_down(home: Home)
     await manager.close()
     folder = home.root / ".local/share/llama-orch"
     (folder / "catalog/models.json").write_text("damaged")
+    (folder / "catalog/engines.json").write_text("damaged")
     await home.start()
     async with client(home) as here:
-        (notice,) = here.first["notices"]
+        notice, other = here.first["notices"]
+    assert "engines.json could not be read" in other
     assert "kept as models.json.corrupt-1, 1 entries rebuilt" in notice
     lines = [json.loads(line) for line in (folder / "provenance/catalog.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line["message"]) for line in lines] == [("recovered", notice)]
+    assert [(line["kind"], line["message"]) for line in lines] == [("recovered", notice), ("recovered", other)]
     assert list(entries(home)) == ["tiny"]
 
 
@@ -219,3 +221,22 @@ async def test_the_end_of_the_manager_ends_a_verification(home: Home, tmp_path: 
         while (await here.peer.read()).get("params", {}).get("message", "") == "":
             pass
     assert await manager.kill(signal.SIGTERM) == 0
+
+
+@pytest.mark.req("CAT-03", "HP-20")
+async def test_the_end_of_a_model_ends_its_jobs_and_a_refused_one_ends_none(home: Home, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "large.gguf", ctx=256)
+    os.truncate(path, 1 << 40)  # a hole of a terabyte: reading it takes longer than anybody waits
+    await home.start()
+    await home.ready()
+    async with client(home) as here:
+        job = (await here.ask("catalog.put", model_ref=str(path)))["result"]
+        error = (await here.ask("catalog.delete", model_id="tiny"))["error"]
+        assert error["code"] == RpcCode.CONFLICT
+        async with asyncio.timeout(30):
+            while (frame := await here.peer.read()).get("params", {}).get("state") != "running":
+                pass
+        assert frame["params"]["number"] == job["number"]
+        assert (await here.ask("catalog.delete", model_id="large"))["result"] == {}
+        assert (await here.ask("catalog.delete", model_id="large"))["error"]["code"] == RpcCode.NOT_FOUND
+        assert [each["state"] for each in (await here.ask("subscribe"))["result"]["jobs"]] == ["canceled"]

@@ -1,16 +1,18 @@
 """The model catalog and the engine catalog."""
 
+import json
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from catalog_core.engines import EngineCatalogStore, FsEngineCatalog
-from catalog_core.errors import EntryNotFoundError, OutsideRootError
-from catalog_core.index import Rebuilding
+from catalog_core.errors import CatalogError, EntryNotFoundError, OutsideRootError, SchemaVersionError
+from catalog_core.index import Conversion, Rebuilding
 from catalog_core.models import FsModelCatalog
 from contracts.config import Engine
-from contracts.engines import EngineEntry, ModelEntry, ModelState
+from contracts.engines import EngineEntry, ModelEntry, ModelFormat, ModelState
+from tests.plugins.failures import OperatorSees
 
 HAIKU = ModelEntry(
     id="haiku",
@@ -184,3 +186,67 @@ def test_the_two_catalogs_share_a_directory_and_nothing_else(tmp_path: Path) -> 
 def test_a_new_entry_may_bring_its_own_time(tmp_path: Path) -> None:
     FsEngineCatalog(tmp_path).put(replace(SERVER, created_ms=7), now_ms=1000)
     assert FsEngineCatalog(tmp_path).get("llamacpp-b1").created_ms == 7
+
+
+@pytest.mark.req("CAT-02")
+def test_a_catalog_of_a_newer_version_is_refused_with_the_way_back(tmp_path: Path, operator_sees: OperatorSees) -> None:
+    (tmp_path / "models.json").write_text('{"schema": 3, "entries": {}}')
+    (tmp_path / "models.json.schema-2").write_text('{"schema": 2, "entries": {}}')
+    with pytest.raises(SchemaVersionError) as caught:
+        FsModelCatalog(tmp_path).list()
+    operator_sees("model/catalog-of-a-newer-version", f"{caught.value.message}\n  hint: {caught.value.hint}")
+
+
+@pytest.mark.req("CAT-02")
+def test_a_catalog_of_schema_1_is_converted(tmp_path: Path) -> None:
+    entry = {"id": "m", "ref": "m", "local_path": "/m/Llama-3.1-8B", "size_bytes": 1, "digest": "sha256:0", "arch": "x"}
+    (tmp_path / "models.json").write_text(json.dumps({"schema": 1, "entries": {"m": entry}}))
+    assert FsModelCatalog(tmp_path).get("m").format is ModelFormat.HF_DIRECTORY
+    assert isinstance(FsModelCatalog(tmp_path).recover(), Conversion)
+    assert FsModelCatalog(tmp_path).get("m").arch == "x"
+    assert FsModelCatalog(tmp_path).recover() is None
+
+
+# --- what was decided about a model -----------------------------------------------------------------------------------
+
+
+@pytest.mark.req("CAT-03")
+def test_admitting_a_known_model_changes_nothing_that_was_decided_about_it(tmp_path: Path) -> None:
+    catalog = FsModelCatalog(tmp_path)
+    catalog.admit(HAIKU, now_ms=5)
+    assert catalog.get("haiku") == replace(HAIKU, created_ms=5)
+    catalog.alter("haiku", lambda entry: replace(entry, pinned=True))
+    catalog.set_state("haiku", ModelState.RETIRED, "too slow")
+    catalog.admit(replace(HAIKU, size_bytes=43), now_ms=9)
+    expected = replace(
+        HAIKU, size_bytes=43, created_ms=5, pinned=True, state=ModelState.RETIRED, state_reason="too slow"
+    )
+    assert catalog.get("haiku") == expected
+    catalog.set_state("haiku", ModelState.ACTIVE, "whatever")
+    assert catalog.get("haiku").state_reason is None
+
+
+def test_a_model_gets_another_id_unless_another_one_has_it(tmp_path: Path) -> None:
+    catalog = FsModelCatalog(tmp_path)
+    catalog.put(HAIKU, now_ms=1)
+    catalog.put(replace(HAIKU, id="epic"), now_ms=1)
+    with pytest.raises(CatalogError, match="the id 'epic' belongs to another model"):
+        catalog.rename("haiku", "epic")
+    catalog.rename("haiku", "haiku")
+    catalog.rename("haiku", "poem")
+    assert [entry.id for entry in catalog.list()] == ["epic", "poem"]
+    with pytest.raises(EntryNotFoundError):
+        catalog.rename("haiku", "any")
+
+
+def test_the_identity_of_a_catalog_changes_with_every_change(tmp_path: Path) -> None:
+    catalog = FsModelCatalog(tmp_path)
+    seen = [catalog.identity()]
+    catalog.put(HAIKU, now_ms=1)
+    seen.append(catalog.identity())
+    catalog.set_state("haiku", ModelState.RETIRED)
+    seen.append(catalog.identity())
+    catalog.delete("haiku")
+    seen.append(catalog.identity())
+    assert catalog.identity() == seen[-1]
+    assert len(set(seen)) == len(seen)

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from contracts.catalog import CatalogModel, CatalogModels
 from contracts.config import Engine, FullPolicy, Mode, Profile
 from contracts.errors import STATUS, ErrorBody, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError, Token
@@ -68,6 +69,9 @@ class FakeDaemon:
         self.canceled = asyncio.Event()
         self.holding = asyncio.Event()
         self.sessions: list[str | None] = []
+        self.models: dict[str, CatalogModel] = {}
+        self.model_next: list[CatalogModel] = []
+        """How the model is from one look to the next, once something was asked of it; the last one stays."""
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._authenticate])
@@ -78,6 +82,11 @@ class FakeDaemon:
                 web.get("/v1/pools", self._pools),
                 web.get("/v1/pools/trial/health", self._pool),
                 web.post("/v1/pools/trial/{verb}", self._ask),
+                web.get("/v1/catalog/models", self._models),
+                web.post("/v1/catalog/models", self._ask_model),
+                web.get("/v1/catalog/models/{id}", self._model),
+                web.post("/v1/catalog/models/{id}/{verb}", self._ask_model),
+                web.delete("/v1/catalog/models/{id}", self._delete_model),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
@@ -135,6 +144,26 @@ class FakeDaemon:
     async def _ask(self, request: web.Request) -> web.Response:
         self.asked.append((request.path, await request.read()))
         return answer(self.health(), 202)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return answer(CatalogModels(models=tuple(self.models.values())))
+
+    async def _model(self, request: web.Request) -> web.Response:
+        if self.asked and self.model_next:
+            return answer(self.model_next.pop(0) if len(self.model_next) > 1 else self.model_next[0])
+        name = request.match_info["id"]
+        if name not in self.models:
+            return refusal(ErrorCode.NOT_FOUND, f"there is no model {name!r} in the catalog", hint="valid here: m")
+        return answer(self.models[name])
+
+    async def _ask_model(self, request: web.Request) -> web.Response:
+        self.asked.append((request.path, await request.read()))
+        return answer(self.model_next.pop(0) if self.model_next else next(iter(self.models.values())), 202)
+
+    async def _delete_model(self, request: web.Request) -> web.Response:
+        self.asked.append((request.path_qs, b""))
+        del self.models[request.match_info["id"]]
+        return web.Response(status=204)
 
     def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
         """The one pool."""

@@ -1,13 +1,17 @@
 import re
 from ipaddress import ip_address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from contracts.config import MODES, Engine, Mode, Profile, SourceBuild, split_bind
+from contracts.engines import ModelFormat
 from daemon_core.config_file import load, parse
 from daemon_core.outbound import ruling_on
 from engine_provisioner.container_engines import image_of, needs_of
+from model_provisioner import reference
+from model_provisioner.local import FORMATS
+from model_provisioner.reference import HfRef, HttpsRef, LocalFile, OciRef, S3Ref
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
@@ -69,3 +73,22 @@ def test_the_blocks_of_the_provisioning_page_are_valid_and_show_every_mode() -> 
     for engine, modes in MODES.items():
         row = next(line for line in page.splitlines() if line.startswith("| ") and engine in line.split("|")[1])
         assert row.split("|")[2].strip() == ", ".join(modes)
+
+
+@pytest.mark.req("MP-04")
+def test_the_blocks_of_the_models_page_are_valid_and_its_references_mean_what_it_says() -> None:
+    page = (EXAMPLES.parent / "docs/models.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    pool = "pools: [{id: a, engine: llamacpp, model: a.gguf, devices: [0]}]\n"
+    configs = [parse(block if "pools:" in block else block + pool, "models.md") for block in blocks]
+    assert any(config.models.pinned and config.models.max_bytes for config in configs)
+    assert any(config.policy.outbound.allow for config in configs)
+    base = PurePosixPath("/")
+    references = [pool.model for config in configs for pool in config.pools]
+    table = page.partition("| reference |")[2].partition("\n\n")[0]
+    references += [text for row in table.splitlines()[2:] for text in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    kinds = {type(reference.parse(text, base)) for text in references}
+    assert kinds == {LocalFile, HfRef, HttpsRef, S3Ref, OciRef}
+    for engine, wanted in FORMATS.items():
+        row = next(line for line in page.splitlines() if line.startswith("| ") and engine in line.split("|")[1])
+        assert ("GGUF" in row) is (wanted is ModelFormat.GGUF)

@@ -14,6 +14,7 @@ from model_provisioner.cache import BUSY_MS, ModelCache, engines_left
 from model_provisioner.errors import ModelError
 from model_provisioner.eviction import LEFTOVER_KEPT_MS
 from model_provisioner.holds import Hold
+from tests.plugins.failures import OperatorSees
 
 NOW = 1_800_000_000_000
 
@@ -123,6 +124,17 @@ def test_what_somebody_needs_stays_and_is_named_where_there_is_no_room(tmp_path:
     assert shelf.ids() == ["a", "b", "c", "d"]
     shelf.cache.make_room(10, shelf.root / "hf/new")
     assert shelf.ids() == ["a", "b", "c"]
+
+
+@pytest.mark.req("MP-06")
+def test_who_holds_the_room_is_told_with_the_numbers(tmp_path: Path, operator_sees: OperatorSees) -> None:
+    shelf = Shelf(tmp_path, max_bytes=24 << 30)
+    for name, size in (("coder", 18 << 30), ("writer", 5 << 30)):
+        os.truncate(shelf.fetched(name, 0), size)
+    shelf.holds = [Hold(by="pool gpu0", id="coder"), Hold(by="pool gpu1", id="writer")]
+    with pytest.raises(ModelError) as caught:
+        shelf.cache.make_room(8 << 30, shelf.root / "hf/new")
+    operator_sees("model/no-room-in-the-cache", caught.value.render())
 
 
 @pytest.mark.req("MP-06")

@@ -1,7 +1,7 @@
 """Which models go: properties of the decision, and how a refusal reads."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_provisioner.eviction import (
@@ -163,6 +163,7 @@ wants = st.builds(want, st.integers(0, 40), st.one_of(st.none(), st.integers(1, 
 
 
 @pytest.mark.req("MP-06")
+@settings(deadline=None)
 @given(stocks(), wants)
 def test_nothing_that_is_held_goes_and_no_file_of_it(stock: tuple[Cached, ...], wanted: Wanted) -> None:
     found = decide(stock, wanted, NOW)
@@ -175,6 +176,7 @@ def test_nothing_that_is_held_goes_and_no_file_of_it(stock: tuple[Cached, ...], 
 
 
 @pytest.mark.req("MP-06")
+@settings(deadline=None)
 @given(stocks(), wants)
 def test_there_is_room_afterwards_or_nothing_goes(stock: tuple[Cached, ...], wanted: Wanted) -> None:
     found = decide(stock, wanted, NOW)
@@ -195,6 +197,7 @@ def test_there_is_room_afterwards_or_nothing_goes(stock: tuple[Cached, ...], wan
 
 
 @pytest.mark.req("MP-06")
+@settings(deadline=None)
 @given(stocks(), wants)
 def test_what_goes_is_the_front_of_the_line(stock: tuple[Cached, ...], wanted: Wanted) -> None:
     found = decide(stock, wanted, NOW)
@@ -210,6 +213,7 @@ def test_what_goes_is_the_front_of_the_line(stock: tuple[Cached, ...], wanted: W
 
 
 @pytest.mark.req("MP-06")
+@settings(deadline=None)
 @given(stocks(), wants)
 def test_nothing_goes_that_need_not(stock: tuple[Cached, ...], wanted: Wanted) -> None:
     found = decide(stock, wanted, NOW)

@@ -19,6 +19,7 @@ from contracts.pools import Cause
 from model_provisioner import digest, gguf_head, local
 from model_provisioner.digest import NotRegularError
 from model_provisioner.errors import GgufError, ModelError
+from tests.plugins.failures import OperatorSees
 from tests.unit.model_provisioner.heads import STRING, head, key, tensor, text, write_model
 from tests.unit.model_provisioner.place import NOW, Place
 
@@ -406,12 +407,15 @@ async def test_the_event_loop_goes_on_and_a_cancel_is_quick(place: Place) -> Non
 
 @pytest.mark.req("CAT-03")
 @pytest.mark.parametrize("ref", ["haiku.gguf", "./haiku.gguf", "file:haiku.gguf"])
-async def test_a_retired_model_is_refused_and_stays_retired(place: Place, ref: str) -> None:
+async def test_a_retired_model_is_refused_and_stays_retired(
+    place: Place, ref: str, operator_sees: OperatorSees
+) -> None:
     write_model(place.models / "haiku.gguf")
     await place.ensure("haiku.gguf")
     place.catalog.set_state("haiku", ModelState.RETIRED, "its licence ended")
     error = await place.refuse(ref)
     assert error.cause is Cause.MODEL_RETIRED
+    operator_sees("model/retired", error.render())
     assert error.message == "the model haiku is Retired: its licence ended"
     assert error.hint == (
         "give the pool another model; `llama-orch models pull` with its reference brings this one back"

@@ -12,20 +12,19 @@ from model_provisioner.folder import Folder
 from model_provisioner.quarantine import KEPT, Quarantine, Suspect
 
 
-def suspect(found: str, *, source: str = "there", came: bool = True) -> Suspect:
-    return Suspect(ref="hf:org/repo", source=source, file="q4/m.gguf", expected="e" * 64, found=found, came=came)
-
-
-def put(root: Path, quarantine: Quarantine, data: bytes, **parts: object) -> Path:
-    found = hashlib.sha256(data).hexdigest()
+def put(root: Path, quarantine: Quarantine, data: bytes, *, came: bool = True) -> Path:
+    suspect = Suspect(
+        ref="hf:org/repo",
+        source="there",
+        file="q4/m.gguf",
+        expected="e" * 64,
+        found=hashlib.sha256(data).hexdigest(),
+        came=came,
+        size_bytes=len(data),
+    )
     with Folder.open(root / "m", below=root, create=True) as folder:
         (root / "m/m.gguf.part").write_bytes(data)
-        one = suspect(found, **parts)  # type: ignore[arg-type]
-        return quarantine.take(folder, "m.gguf.part", Suspect(**{**_fields(one), "size_bytes": len(data)}))
-
-
-def _fields(one: Suspect) -> dict[str, object]:
-    return {name: getattr(one, name) for name in one.__struct_fields__}
+        return quarantine.take(folder, "m.gguf.part", suspect)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from model_provisioner.digest import DigestMemory, Identity
 from model_provisioner.errors import ModelError
 from model_provisioner.verdict import Verdict
 from model_provisioner.verify import ModelVerifier
+from tests.plugins.failures import OperatorSees
 from tests.unit.model_provisioner.heads import head, tensor, write_directory, write_model
 
 NOW = 1_800_000_000_000
@@ -101,7 +102,9 @@ async def test_a_missing_digest_is_a_warning_and_is_written_down(bench: Bench) -
 
 
 @pytest.mark.req("CAT-03", "MP-03")
-async def test_a_wrong_digest_is_found_though_stat_shows_nothing_and_is_never_a_warning(bench: Bench) -> None:
+async def test_a_wrong_digest_is_found_though_stat_shows_nothing_and_is_never_a_warning(
+    bench: Bench, operator_sees: OperatorSees
+) -> None:
     path = bench.model(verified_ms=5)
     was = bench.entry.digest
     bench.digests.remember(path, Identity.of(path.stat()), was)
@@ -109,6 +112,7 @@ async def test_a_wrong_digest_is_found_though_stat_shows_nothing_and_is_never_a_
     verdict = await bench.verify()
     assert (verdict.result, verdict.reason) == (VerifyResult.FAILED, VerifyReason.DIGEST_MISMATCH)
     assert verdict.message.startswith(f"{path} has the digest sha256:")
+    operator_sees("model/spoiled", f"{verdict.result}: {verdict.message}\n  hint: {verdict.hint}", at=str(NOW))
     assert verdict.hint == "`llama-orch models pull` with its reference fetches it again"
     assert (bench.entry.state, bench.entry.verified_ms, bench.entry.digest) == (ModelState.RETIRED, None, was)
     assert str(bench.entry.state_reason).startswith("verification: digest_mismatch: ")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.needs import has_engine
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -15,7 +17,7 @@ def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
     """An empty test suite that finds our plugins; it runs in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("CI", raising=False)
-    pytester.makeini("[pytest]\nmarkers =\n req: ids\n needs: commands\n gpu: a GPU\n")
+    pytester.makeini("[pytest]\nmarkers =\n req: ids\n needs: commands\n engine: names\n gpu: a GPU\n")
     return pytester
 
 
@@ -70,6 +72,23 @@ def test_a_missing_command_is_an_error_in_ci(checkout: pytest.Pytester, monkeypa
     result = checkout.runpytest_subprocess("-p", "tests.plugins.needs")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*CI lacks no-such-command*"])
+
+
+def test_a_missing_engine_is_said_in_one_line(checkout: pytest.Pytester) -> None:
+    checkout.makepyfile(test_it="import pytest\n@pytest.mark.engine('none-such')\ndef test_it(): raise AssertionError")
+    result = checkout.runpytest_subprocess("-p", "tests.plugins.needs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["not run: test_it.py (1 tests; missing: a real none-such from `make engines`)"])
+
+
+def test_an_engine_of_other_requirements_is_missing(tmp_path: Path) -> None:
+    pinned, made = tmp_path / "requirements/engines/x.txt", tmp_path / ".cache/engines/x/requirements.txt"
+    for file in (pinned, made):
+        file.parent.mkdir(parents=True)
+        file.write_text("x==1")
+    assert has_engine("x", tmp_path)
+    pinned.write_text("x==2")
+    assert not has_engine("x", tmp_path)
 
 
 def test_an_unknown_requirement_is_an_error_at_collection(checkout: pytest.Pytester) -> None:

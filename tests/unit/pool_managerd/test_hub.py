@@ -1,10 +1,11 @@
 import msgspec
 from msgspec.structs import replace
 
+from contracts.catalog import CatalogJob, JobKind, JobState
 from contracts.config import Engine, Pool, Restart
 from contracts.pools import PoolSnapshot, PoolState
 from contracts.rpc import Push, Request, parse
-from pool_managerd.hub import Hub
+from pool_managerd.hub import MAX_JOBS, Hub
 from pool_managerd.life import Life
 from pool_managerd.snapshot import snapshot
 
@@ -60,3 +61,25 @@ def test_a_listener_may_leave_while_it_is_told() -> None:
     hub.publish(replace(first(), restarts=1))
     hub.publish(replace(first(), restarts=2))
     assert told == ["first", "second", "second"]
+
+
+def test_the_latest_job_of_each_kind_on_each_model_is_kept_up_to_a_bound() -> None:
+    hub, frames = Hub([first()]), list[bytes]()
+    hub.subscribe(frames.append)
+    hub.worked(job(0, JobState.WAITING))
+    hub.worked(job(0, JobState.RUNNING))
+    assert [each.state for each in hub.pools().jobs] == [JobState.RUNNING]
+    assert len(frames) == 2
+    for number in range(1, 2 * MAX_JOBS):
+        hub.worked(job(number, JobState.DONE))
+    kept = hub.pools().jobs
+    assert len(kept) == MAX_JOBS
+    assert kept[0].state is JobState.RUNNING, "what goes on is never forgotten"
+    assert kept[-1].number == 2 * MAX_JOBS - 1
+
+
+def job(number: int, state: JobState) -> CatalogJob:
+    name = f"m{number}"
+    return CatalogJob(
+        number=number, kind=JobKind.PULL, model_id=name, asked_id=name, model_ref=name, state=state, started_ms=1
+    )

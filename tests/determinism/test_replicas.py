@@ -1,0 +1,89 @@
+"""Two replicas, 64 seeds, the same bytes: through the adapter of each engine that can be had."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.http import EngineHttp
+from adapters.registry import adapter_for
+from contracts.config import Engine
+from contracts.pools import Endpoint
+from tests.determinism.conftest import Record
+from tests.determinism.replicas import SEEDS, Stream, cut_alike, differing, digest, finding, streams
+from tests.support.real_llamacpp import real_llamacpp
+from tests.support.real_triton import real_triton, write_toy
+from tests.support.real_vllm import hf_models, real_vllm
+from tests.support.tiny_gguf import write_tiny_gguf
+
+pytestmark = pytest.mark.req("HP-13")
+
+MANY = len(SEEDS) // 2
+"""How many of the seeds must draw a text of their own, for the comparison to mean anything."""
+
+
+async def ask(engine: Engine, url: str, http: EngineHttp, *, plus: int = 0) -> dict[int, Stream]:
+    return await streams(adapter_for(engine, Endpoint(url=url), http), plus=plus)
+
+
+def hold(one: dict[int, Stream], again: dict[int, Stream], other_seeds: dict[int, Stream]) -> None:
+    """The same seeds give the same bytes, and other seeds do not."""
+    assert differing(one, again) == []
+    assert digest(one) == digest(again)
+    assert len({stream.data for stream in one.values()}) > MANY
+    assert len(differing(one, other_seeds)) > MANY
+    assert digest(one) != digest(other_seeds)
+
+
+def test_the_seeds_are_64_and_fixed() -> None:
+    assert len(set(SEEDS)) == 64
+    assert sum(SEEDS) == 127557046514
+
+
+async def test_llamacpp(tmp_path: Path, http: EngineHttp, record: Record) -> None:
+    model = write_tiny_gguf(tmp_path / "one.gguf")
+    changed = write_tiny_gguf(tmp_path / "other.gguf", seed=2)
+    async with real_llamacpp(model) as first, real_llamacpp(model) as second, real_llamacpp(changed) as third:
+        one, again = await asyncio.gather(ask(Engine.LLAMACPP, first, http), ask(Engine.LLAMACPP, second, http))
+        other_seeds = await ask(Engine.LLAMACPP, second, http, plus=1)
+        other_model = await ask(Engine.LLAMACPP, third, http)
+    apart = len(differing(one, other_model))
+    record(finding("llamacpp", "adapter, two servers at a time", one, again, apart=apart))
+    hold(one, again, other_seeds)
+    assert cut_alike(one, again) == len(SEEDS)
+    assert apart == len(SEEDS)
+
+
+@pytest.mark.engine("triton")
+async def test_triton(tmp_path: Path, http: EngineHttp, record: Record) -> None:
+    models, changed = write_toy(tmp_path / "one"), write_toy(tmp_path / "other", build="2")
+    with real_triton(models) as first, real_triton(models) as second, real_triton(changed) as third:
+        one, again = await asyncio.gather(ask(Engine.TRITON, first.url, http), ask(Engine.TRITON, second.url, http))
+        other_seeds = await ask(Engine.TRITON, second.url, http, plus=1)
+        other_build = await ask(Engine.TRITON, third.url, http)
+    apart = len(differing(one, other_build))
+    record(finding("triton", "adapter, two servers at a time", one, again, apart=apart))
+    hold(one, again, other_seeds)
+    assert cut_alike(one, again) == len(SEEDS)
+    assert apart == len(SEEDS)
+
+
+@pytest.mark.engine("vllm")
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_vllm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, http: EngineHttp, record: Record) -> None:
+    """One server after the other: each takes half a minute of a whole processor to start."""
+    model, changed = hf_models(tmp_path_factory)
+    with real_vllm(model, "--max-num-seqs=1", home=tmp_path) as first:
+        one = await ask(Engine.VLLM, first.url, http)
+    with real_vllm(model, "--max-num-seqs=1", home=tmp_path) as second:
+        again = await ask(Engine.VLLM, second.url, http)
+        other_seeds = await ask(Engine.VLLM, second.url, http, plus=1)
+    with real_vllm(changed, "--max-num-seqs=1", home=tmp_path) as third:
+        other_model = await ask(Engine.VLLM, third.url, http)
+    apart = len(differing(one, other_model))
+    record(finding("vllm", "adapter, one server after the other", one, again, apart=apart))
+    hold(one, again, other_seeds)
+    assert apart == len(SEEDS)

@@ -1,0 +1,98 @@
+"""A program on a terminal of its own: a pseudo terminal of a given size, which is its controlling one."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+LIMIT_S = 25.0
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07")
+
+
+class Terminal:
+    """What a program writes to its terminal, and what a person types."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self.process = process
+        self.written = ""
+        self._master = master
+        self._news = asyncio.Event()
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    def type(self, text: str) -> None:
+        """What a person types."""
+        os.write(self._master, text.encode())
+
+    def resize(self, columns: int, rows: int = 24) -> None:
+        """Give the terminal another size; the program is told."""
+        _resize(self._master, columns, rows)
+
+    async def shows(self, words: str) -> None:
+        """Wait until something was written."""
+        async with asyncio.timeout(LIMIT_S):
+            while words not in self.written:
+                self._news.clear()
+                await self._news.wait()
+
+    async def ended(self) -> int:
+        """Wait for the program's end; the answer is its exit status."""
+        async with asyncio.timeout(LIMIT_S):
+            return await self.process.wait()
+
+    @property
+    def lines(self) -> list[str]:
+        """All that was ever written, by lines, without what moves the cursor."""
+        return [line.rstrip() for line in re.split(r"[\r\n]+", _CONTROL.sub("", self.written))]
+
+    def _read(self) -> None:
+        try:
+            self.written += os.read(self._master, 65_536).decode(errors="replace")
+        except OSError:  # the program has closed its side
+            asyncio.get_running_loop().remove_reader(self._master)
+        self._news.set()
+
+
+@asynccontextmanager
+async def terminal(
+    command: Sequence[str], environ: Mapping[str, str], cwd: Path, *, columns: int = 80
+) -> AsyncIterator[Terminal]:
+    """A program that runs on a terminal; what is left of it at the end is killed."""
+    master, slave = pty.openpty()
+    _resize(master, columns, 24)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={"TERM": "xterm", **environ},
+        cwd=cwd,
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    )
+    os.close(slave)
+    running = Terminal(process, master)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        asyncio.get_running_loop().remove_reader(master)
+        os.close(master)
+
+
+def _take_terminal() -> None:
+    """In the child: standard input is the terminal whose Ctrl-C reaches it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _resize(master: int, columns: int, rows: int) -> None:
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
