@@ -51,7 +51,7 @@ cmp -s "$pins" "$made" && exit
 [ "$(uname -sm)" = 'Linux x86_64' ] || lacks "it is published for Linux on x86-64, and this is $(uname -sm)"
 echo "engines: $engine from $pins" >&2
 rm -rf "$home"
-"$uv" venv --quiet --python "$python" "$home" || lacks "it needs Python $python"
+"$uv" venv --quiet --python "$python" "$home" 2> /dev/null || lacks "it needs Python $python, which is neither here nor to be had"
 case $engine in
     vllm) install_vllm ;;
     *) install ;;

@@ -54,11 +54,11 @@ def adapter_at(server: RealVllm, http: EngineHttp) -> Adapter:
     return adapter_for(Engine.VLLM, Endpoint(url=server.url), http)
 
 
-async def running(server: RealVllm) -> float:
-    """How many requests it works at."""
+async def metric(server: RealVllm, name: str) -> float:
+    """The value of one of its metrics."""
     async with aiohttp.ClientSession(server.url) as client, client.get("/metrics") as answered:
         metrics = await answered.text()
-    found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
+    found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", metrics, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -165,12 +165,15 @@ async def test_a_grammar_that_is_none_is_the_clients_fault(vllm: RealVllm, http:
 
 
 async def test_leaving_frees_the_request(vllm: RealVllm, http: EngineHttp) -> None:
+    before = await metric(vllm, "generation_tokens_total")
     async with adapter_at(vllm, http).submit(LONG) as batches:
         await anext(batches)
-        assert await running(vllm) == 1
     async with asyncio.timeout(AT_ONCE_S):
-        while await running(vllm):
+        # Both are written together, after a step.
+        while await metric(vllm, "generation_tokens_total") == before or await metric(vllm, "num_requests_running"):
             pass
+    assert LONG.max_tokens is not None
+    assert await metric(vllm, "generation_tokens_total") - before < LONG.max_tokens / 2
 
 
 @pytest.mark.req("HP-17")
