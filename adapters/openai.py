@@ -43,6 +43,8 @@ REFUSALS = Refusals(
 )
 FEATURES = ("stop", "cancel_on_close")
 """Of the protocol itself, on every server."""
+PROTOCOL = ("seed", "json_schema")
+"""Likewise, where the server does not describe its bodies, and so does not contradict."""
 
 
 class OpenAiAdapter:
@@ -113,9 +115,10 @@ class OpenAiAdapter:
     def _features(
         self, card: discovery.ModelCard, routes: discovery.Routes | None, generating: list[str]
     ) -> tuple[str, ...]:
+        described = [] if routes is None else [path for path in generating if routes.describes(path)]
+        found = discovery.features(routes, described) if described else set(PROTOCOL)
         if routes is None:
-            return (*FEATURES, "seed", "json_schema")  # the protocol's own, where nothing contradicts
-        found = discovery.features(routes, generating)
+            return (*FEATURES, *sorted(found))
         if routes.takes(COMPLETIONS, "response_format"):
             found.add("completion_json_schema")
         if routes.takes(CHAT, "response_format"):
@@ -137,9 +140,12 @@ class OpenAiAdapter:
             raise EngineError(Failure.INVALID, text)
         return max(1, context - tokens)
 
-    async def _more(self, _generation: Generation) -> dict[str, Any]:
-        """Fields that depend on the server."""
-        return {"seed": _generation.seed}
+    async def _more(self, generation: Generation) -> dict[str, Any]:
+        """Fields that depend on the server: a seed goes to one that takes it, or does not say what it takes."""
+        path = COMPLETIONS if generation.messages is None else CHAT
+        routes = await self._list_routes()
+        unknown = routes is None or not routes.describes(path)
+        return {"seed": generation.seed} if unknown or (routes is not None and routes.takes(path, "seed")) else {}
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -80,6 +80,10 @@ class Routes(msgspec.Struct, frozen=True):
         """Whether a route's body has a field."""
         return field in self.bodies.get(path, ())
 
+    def describes(self, path: str) -> bool:
+        """Whether anything is said of a route's body."""
+        return bool(self.bodies.get(path))
+
 
 def choose(models: Sequence[ModelCard], wanted: str | None, *, base_first: bool) -> ModelCard:
     """The model to ask for: the one that is wanted, else the only one.

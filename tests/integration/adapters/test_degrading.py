@@ -154,6 +154,22 @@ async def test_features_are_the_fields_that_a_server_lists(server: Scripted, htt
     assert not {"min_p", "grammar"} & set(props.features)
 
 
+ENDED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize(("fields", "sent"), [((), True), (("prompt", "seed"), True), (("prompt",), False)])
+async def test_a_seed_goes_to_a_server_that_takes_it_or_describes_nothing(
+    server: Scripted, http: EngineHttp, fields: tuple[str, ...], sent: bool
+) -> None:
+    server.routes = {"GET /v1/models": models("m"), "GET /openapi.json": listing("/v1/completions", fields=fields)}
+    server.routes["POST /v1/completions"] = (200, ENDED)
+    adapter = adapter_at(server, Engine.OPENAI, http)
+    assert ("seed" in (await adapter.props()).features) is sent
+    async with adapter.submit(Generation(prompt="a", max_tokens=1, seed=7)) as batches:
+        assert [batch.texts async for batch in batches] == [["a"]]
+    assert server.bodies["POST /v1/completions"].get("seed") == (7 if sent else None)
+
+
 async def test_the_pools_model_is_asked_for_where_there_are_several(server: Scripted, http: EngineHttp) -> None:
     server.routes = {"GET /v1/models": models("one", "two"), "GET /openapi.json": listing("/v1/embeddings")}
     server.routes["POST /v1/embeddings"] = (200, {"data": [{"index": 0, "embedding": [1.0]}]})
@@ -167,10 +183,8 @@ async def test_the_pools_model_is_asked_for_where_there_are_several(server: Scri
 
 @pytest.mark.parametrize("engine", [Engine.OPENAI, Engine.VLLM])
 async def test_a_model_that_is_gone_is_asked_for_anew(server: Scripted, http: EngineHttp, engine: Engine) -> None:
-    ended = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-
     def complete(body: dict[str, Any]) -> Answer:
-        return (200, ended) if body["model"] == "new" else (404, {"error": {"message": "no such model"}})
+        return (200, ENDED) if body["model"] == "new" else (404, {"error": {"message": "no such model"}})
 
     server.routes = {"GET /v1/models": models("old"), "POST /v1/completions": complete}
     adapter, asked = adapter_at(server, engine, http), Generation(prompt="a", max_tokens=1)
