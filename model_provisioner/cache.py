@@ -134,7 +134,7 @@ class ModelCache:
     def remove_files(self, entry: ModelEntry) -> tuple[str, ...]:
         """Remove a model that the catalog has forgotten, as far as no other entry has its files. Raises ModelError."""
         with self._alone():
-            claimed = {file.path for other in self._entries() for file in self._files_of(other)}
+            claimed = self._claimed(self._entries())
             files = tuple(file for file in self._files_of(entry) if file.path not in claimed)
             forget_fetched(self._root, Path(entry.local_path))
             return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
@@ -169,17 +169,22 @@ class ModelCache:
 
     def _stock(self) -> tuple[Cached, ...]:
         holds, uses = self._all_holds(), self._last_uses()
-        models = []
-        for entry in self._entries():
+        models, entries = [], self._entries()
+        for entry in entries:
             if files := self._files_of(entry):
                 by = holders(entry, holds, self._base_dir) + (("its own entry",) if entry.pinned else ())
                 under_way = tuple("a fetch under way" for file in files[:1] if self._is_under_way(Path(file.path)))
                 used_ms = uses.get(entry.id, entry.created_ms)
                 models.append(Cached(files=files, used_ms=used_ms, id=entry.id, held_by=by + under_way))
-        claimed = {file.path for each in models for file in each.files}
-        return (*models, *self._unclaimed(claimed))
+        return (*models, *self._unclaimed(self._claimed(entries)))
 
-    def _unclaimed(self, claimed: set[str]) -> Iterator[Cached]:
+    def _claimed(self, entries: Iterable[ModelEntry]) -> frozenset[str]:
+        """The files in the cache that belong to an entry, also to one whose owner put them there by hand."""
+        places = (Path(entry.local_path) for entry in entries)
+        names = (name for place in places if place.is_relative_to(self._root) for name in self._names_of(place))
+        return frozenset(str(path) for name in names for path in _files_below(name))
+
+    def _unclaimed(self, claimed: frozenset[str]) -> Iterator[Cached]:
         """The files that no entry has: half fetched, set aside, or forgotten."""
         now_ms = self._clock()
         for path in _files_below(self._root):

@@ -206,6 +206,7 @@ class ModelProvisioner:
             known = entries.get(identifier)
             if known is not None and not origin.revive:
                 require_active(known)
+            origin = _first_origin(origin, known, model)
             entry = _entry(model, known, origin, now_ms if verified else None)
             if known is None or replace(entry, created_ms=known.created_ms) != known:
                 provenance.record(self._provenance, model, now_ms=now_ms, source=origin.source)
@@ -330,12 +331,20 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
     )
 
 
+def _first_origin(origin: _Origin, known: ModelEntry | None, model: ResolvedModel) -> _Origin:
+    """Where the model came from: one that was fetched stays so where somebody names it by its path in the cache."""
+    if known is None or not known.fetched or origin.source is not None:
+        return origin
+    same = (known.local_path, known.digest) == (model.local_path, model.digest)
+    return replace(origin, ref=known.ref, source=known.source) if same else origin
+
+
 def _entry(model: ResolvedModel, known: ModelEntry | None, origin: _Origin, verified_ms: int | None) -> ModelEntry:
     # The first time that this content was verified counts, so that a start that learns nothing writes nothing.
     before = known.verified_ms if known is not None and known.digest == model.digest else None
     return ModelEntry(
         id=model.id,
-        ref=model.ref,
+        ref=origin.ref,
         local_path=model.local_path,
         size_bytes=model.size_bytes,
         digest=model.digest,

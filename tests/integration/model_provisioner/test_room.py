@@ -177,3 +177,19 @@ async def test_fetched_models_are_found_again_when_catalog_and_provenance_are_lo
 
 def test_the_time_in_which_a_file_counts_as_being_written_outlasts_a_silent_server() -> None:
     assert BUSY_MS >= 600_000
+
+
+@pytest.mark.req("MP-06")
+async def test_a_fetched_model_stays_one_where_a_pool_names_it_by_its_path(
+    server: FileServer, puller: Puller, haiku: bytes
+) -> None:
+    room = Room(puller, int(1.5 * len(haiku)))
+    server.files = {"/a.gguf": haiku, "/b.gguf": haiku}
+    model = await room.pull(server.url("/a.gguf"))
+    before = room.catalog.get("a")
+    await room.pull(model.local_path)
+    assert room.catalog.get("a") == before
+    room.holds = [Hold(by="pool p", ref=model.local_path)]
+    with pytest.raises(ModelError, match=r"what is there is held: a .* by pool p"):
+        await room.pull(server.url("/b.gguf"))
+    assert Path(model.local_path).exists()

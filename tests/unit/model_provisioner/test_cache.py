@@ -98,6 +98,19 @@ def test_a_users_own_file_is_never_counted_and_never_removed(tmp_path: Path) -> 
 
 
 @pytest.mark.req("MP-06")
+def test_a_model_that_is_named_by_its_path_in_the_cache_is_nobodys_forgotten_file(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    path = shelf.file("hf/org/own/rev/own.gguf", 60)
+    parts = [shelf.file(f"put/here/by/split-0000{number}-of-00002.gguf", 20) for number in (1, 2)]
+    shelf.put("own", path, fetched=False)
+    shelf.put("split", parts[0], fetched=False)
+    shelf.fetched("a", 40)
+    assert shelf.cache.make_room(60, shelf.root / "hf/new") == ()
+    assert path.exists()
+    assert all(part.exists() for part in parts)
+
+
+@pytest.mark.req("MP-06")
 @pytest.mark.parametrize(
     "hold",
     [
