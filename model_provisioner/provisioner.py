@@ -112,24 +112,41 @@ class ModelProvisioner:
         if isinstance(place, reference.LocalFile):
             inspected = await asyncio.to_thread(_inspect, place.path, engine)
             return await self._admitted(inspected, _Origin(ref=ref, revive=revive), expected, progress)
-        fetched = await self._fetched(place, expected, engine, progress, transferred, refresh=refresh)
+        present = await self._fetcher.present(place, progress)
+        if present is not None and not refresh:
+            return await self._catalogued(place, present, expected, engine, progress, revive=revive)
+        fetched = await self._fetched(place, expected, engine, progress, transferred, present=present)
         try:
-            origin = _Origin(
-                ref=fetched.ref,
-                source=fetched.source,
-                checked=fetched.checked,
-                name=reference.name_of(place),
-                revive=revive,
-            )
-            try:
-                inspected = await asyncio.to_thread(_inspect, str(self._fetcher.where(fetched)), engine)
-            except ModelError as error:
-                await self._fetcher.forget(place)
-                message = f"{error.message} (fetched: {fetched.source})"
-                raise ModelError(error.cause, message, error.hint) from error
-            return await self._admitted(inspected, origin, expected, progress)
+            return await self._catalogued(place, fetched, expected, engine, progress, revive=revive)
         finally:
             self._fetcher.release(fetched)
+
+    async def _catalogued(
+        self,
+        place: reference.RemoteRef,
+        fetched: Fetched,
+        expected: str | None,
+        engine: Engine | None,
+        progress: Callable[[str], None],
+        *,
+        revive: bool,
+    ) -> ResolvedModel:
+        """What is in the cache, in the catalog."""
+        try:
+            inspected = await asyncio.to_thread(local.inspect, str(self._fetcher.where(fetched)))
+        except ModelError as error:
+            await self._fetcher.forget(place)
+            message = f"{error.message} (fetched: {fetched.source})"
+            raise ModelError(error.cause, message, error.hint) from error
+        local.require_fit(inspected, engine)
+        origin = _Origin(
+            ref=fetched.ref,
+            source=fetched.source,
+            checked=fetched.checked,
+            name=reference.name_of(place),
+            revive=revive,
+        )
+        return await self._admitted(inspected, origin, expected, progress)
 
     async def _fetched(
         self,
@@ -139,11 +156,8 @@ class ModelProvisioner:
         progress: Callable[[str], None],
         transferred: Callable[[Transferred], None],
         *,
-        refresh: bool,
+        present: Fetched | None,
     ) -> Fetched:
-        present = await self._fetcher.present(place, progress)
-        if present is not None and not refresh:
-            return present
         fetched = await self._fetcher.fetch(
             place,
             expected=expected and expected.removeprefix("sha256:"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from catalog_core.models import FsModelCatalog
 from contracts.catalog import VerifyReason
-from contracts.config import Models
+from contracts.config import Engine, Models
 from contracts.engines import ModelState, ResolvedModel
 from contracts.pools import Cause
 from model_provisioner.cache import BUSY_MS, ModelCache
@@ -193,3 +195,52 @@ async def test_a_fetched_model_stays_one_where_a_pool_names_it_by_its_path(
     with pytest.raises(ModelError, match=r"what is there is held: a .* by pool p"):
         await room.pull(server.url("/b.gguf"))
     assert Path(model.local_path).exists()
+
+
+@pytest.mark.req("MP-06")
+async def test_the_use_of_a_model_that_is_here_ends_no_fetch_into_its_folder(
+    the_hub: Hub, puller: Puller, haiku: bytes
+) -> None:
+    room = Room(puller, 3 * len(haiku))
+    the_hub.add("org/poems", {"a.gguf": haiku, "b.gguf": haiku})
+    model = await room.pull("hf:org/poems/a.gguf")
+    room.cache.make_room(len(haiku), Path(model.local_path).parent)  # as a fetch of b does
+    await room.pull("hf:org/poems/a.gguf")
+    with pytest.raises(ModelError, match="are being fetched"):
+        room.cache.make_room(2 * len(haiku), puller.cache / "hf/new")
+
+
+@pytest.mark.req("MP-06")
+async def test_a_fetch_that_is_cancelled_while_room_is_made_leaves_none_taken(
+    server: FileServer, puller: Puller, haiku: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(puller, 2 * len(haiku))
+    server.files["/a.gguf"] = haiku
+    making, go = threading.Event(), threading.Event()
+    make_room = room.cache.make_room
+
+    def slowly(size_bytes: int, target: Path) -> tuple[str, ...]:
+        making.set()
+        go.wait(20)
+        return make_room(size_bytes, target)
+
+    monkeypatch.setattr(room.cache, "make_room", slowly)
+    async with asyncio.TaskGroup() as group:
+        pulling = group.create_task(room.pull(server.url("/a.gguf")))
+        await asyncio.to_thread(making.wait, 20)
+        pulling.cancel()
+        group.create_task(asyncio.to_thread(go.set))
+    assert pulling.cancelled()
+    make_room(2 * len(haiku), puller.cache / "hf/new")
+
+
+@pytest.mark.req("MP-01")
+async def test_a_model_stays_known_where_another_engine_cannot_load_it(
+    the_hub: Hub, puller: Puller, haiku: bytes
+) -> None:
+    the_hub.add("org/poems", {"haiku.gguf": haiku})
+    model = await puller.pull("hf:org/poems/haiku.gguf", engine=Engine.LLAMACPP)
+    asked = len(the_hub.server.asked)
+    assert (await puller.refusal("hf:org/poems/haiku.gguf", engine=Engine.VLLM)).cause is Cause.MODEL_INVALID
+    assert await puller.pull("hf:org/poems/haiku.gguf", engine=Engine.LLAMACPP) == model
+    assert len(the_hub.server.asked) == asked
