@@ -171,6 +171,12 @@ class ModelCache:
             forget_fetched(self._root, Path(entry.local_path))
             return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
 
+    def files(self, entry: ModelEntry) -> tuple[Path, ...]:
+        """The files of a fetched model that are here, whatever is in them; none where it is a user's own."""
+        if not self._is_ours(entry):
+            return ()
+        return tuple(path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name))
+
     def quarantine(self, entry: ModelEntry, found: Mapping[Path, str]) -> tuple[Path, ...]:
         """Set aside what is wrong of a fetched model; nothing where it is a user's own. Raises ModelError.
 
@@ -179,7 +185,7 @@ class ModelCache:
         if not self._is_ours(entry):
             return ()
         with self._alone():
-            files = [path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name)]
+            files = self.files(entry)
             came = fetched_digests(self._root, Path(entry.local_path))
             wrong = [path for path in files if path not in found or found[path] != came.get(path)]
             aside = []
@@ -245,13 +251,10 @@ class ModelCache:
             )
 
     def _files_of(self, entry: ModelEntry) -> tuple[CachedFile, ...]:
-        if not self._is_ours(entry):
-            return ()
         found = []
-        for name in self._names_of(Path(entry.local_path)):
-            for path in _files_below(name):
-                with contextlib.suppress(OSError):
-                    found.append(_file_at(path)[0])
+        for path in self.files(entry):
+            with contextlib.suppress(OSError):
+                found.append(_file_at(path)[0])
         return tuple(found)
 
     def _names_of(self, path: Path) -> list[Path]:

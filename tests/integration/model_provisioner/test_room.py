@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from model_provisioner.verify import ModelVerifier
 from tests.integration.model_provisioner.pulling import NOW, Puller
 from tests.support.file_server import FileServer
 from tests.support.hub import Hub
-from tests.unit.model_provisioner.heads import write_directory
+from tests.unit.model_provisioner.heads import write_directory, write_model
 
 
 class Room:
@@ -140,24 +141,49 @@ async def test_a_spoiled_model_is_retired_set_aside_refused_and_fetched_again_wh
     assert (await room.verifier.verify("a", puller.say)).reason is VerifyReason.MATCHED
 
 
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
 @pytest.mark.req("CAT-03", "MP-03")
+@pytest.mark.parametrize(
+    ("which", "harm"),
+    [("*.safetensors", spoil), ("*.safetensors", cut), ("*.safetensors", overwrite), ("config.json", overwrite)],
+)
 async def test_of_a_model_of_many_files_only_the_spoiled_ones_are_set_aside(
-    the_hub: Hub, puller: Puller, tmp_path: Path
+    which: str, harm: Callable[[Path], None], the_hub: Hub, puller: Puller, tmp_path: Path
 ) -> None:
     room = Room(puller, None)
     files = {path.name: path.read_bytes() for path in write_directory(tmp_path / "m").iterdir()}
     the_hub.add("org/repo", files)
     model = await room.pull("hf:org/repo")
     before = {path.name for path in Path(model.local_path).iterdir()}
-    spoiled = min(Path(model.local_path).glob("*.safetensors"))
-    spoil(spoiled)
+    spoiled = min(Path(model.local_path).glob(which))
+    harm(spoiled)
     verdict = await room.verifier.verify(model.id, puller.say)
-    assert verdict.reason is VerifyReason.DIGEST_MISMATCH
+    assert verdict.retires
     assert before - {path.name for path in Path(model.local_path).iterdir()} == {spoiled.name}
-    sent = dict(the_hub.cdn.sent)
+    sent = the_hub.cdn.sent + the_hub.server.sent
     assert (await room.pull("hf:org/repo", revive=True)).digest == model.digest
-    again = {path for path, size in the_hub.cdn.sent.items() if size != sent.get(path, 0)}
-    assert len(again) == 1
+    assert len(the_hub.cdn.sent + the_hub.server.sent - sent) <= 1
+
+
+@pytest.mark.req("CAT-03", "MP-03")
+async def test_of_a_split_model_only_the_part_is_set_aside_that_was_cut(
+    the_hub: Hub, puller: Puller, tmp_path: Path
+) -> None:
+    room = Room(puller, None)
+    write_model(tmp_path / "haiku.gguf", split=1)
+    the_hub.add("org/split", {path.name: path.read_bytes() for path in tmp_path.glob("haiku-*.gguf")})
+    model = await room.pull("hf:org/split")
+    parts = sorted(Path(model.local_path).parent.iterdir())
+    cut(parts[0])
+    assert (await room.verifier.verify(model.id, puller.say)).retires
+    assert sorted(Path(model.local_path).parent.iterdir()) == parts[1:]
 
 
 @pytest.mark.req("CAT-04")
