@@ -11,10 +11,12 @@ import contextlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from msgspec.structs import replace
 
 from catalog_core.errors import CatalogError, EntryNotFoundError
 from catalog_core.index import Index
@@ -50,6 +52,18 @@ class _Use(Message, frozen=True, kw_only=True):
     at_ms: int
 
 
+class _UnderWay(Message, frozen=True, kw_only=True):
+    """What is being fetched into one folder, all together, and how much lay there before."""
+
+    before_bytes: int
+    fetches: int = 0
+    size_bytes: int = 0
+
+    def to_come(self, now_bytes: int) -> int:
+        """What will still be written, where so much lies there now."""
+        return max(0, self.size_bytes - max(0, now_bytes - self.before_bytes))
+
+
 class ModelCache:
     """The fetched models below ``root``. Constructing it touches nothing.
 
@@ -78,28 +92,46 @@ class ModelCache:
         self._clock = clock
         self._holds = holds
         self._uses = Index(root / USES, _Use)
-        self._under_way: dict[Path, int] = {}
+        self._changing = threading.Lock()
+        self._under_way: dict[Path, _UnderWay] = {}
+        """By the folder; replaced whole, for it is looked at in several threads."""
 
     def make_room(self, size_bytes: int, target: Path) -> tuple[str, ...]:
-        """Have room for ``size_bytes`` more, to be written below ``target``, a folder or a file of the cache.
+        """Have room for ``size_bytes`` more, to be written below ``target``, a folder of the cache.
 
         From now until ``release(target)`` nothing below ``target`` is removed, and the room counts as taken. Answers
         with what was removed, in lines for people. Raises ModelError, and then nothing was removed.
         """
         with self._alone():
-            others = {path: size for path, size in self._under_way.items() if path != target}
-            self._under_way[target] = size_bytes
-            reserved = sum(max(0, size - _written(path)) for path, size in others.items())
+            reserved = sum(each.to_come(_size_below(path)) for path, each in self._under_way.items())
             wanted = Wanted(size_bytes=size_bytes, max_bytes=self._settings.max_bytes, reserved_bytes=reserved)
-            found = decide(self._stock(), wanted, self._clock())
-            if isinstance(found, NoRoom):
-                del self._under_way[target]
-                raise ModelError(Cause.MODEL_FETCH, found.message, found.hint)
-            return self._remove(found)
+            self._take(target, size_bytes)
+            try:
+                return self._remove(self._decided(wanted))
+            except BaseException:
+                self.release(target)
+                raise
 
     def release(self, target: Path) -> None:
-        """The fetch into ``target`` is over, well or badly. Call it once the catalog has the model. Never raises."""
-        self._under_way.pop(target, None)
+        """One fetch into ``target`` is over, well or badly. Call it once the catalog has the model. Never raises."""
+        with self._changing:
+            known = self._under_way.get(target)
+            rest = {path: each for path, each in self._under_way.items() if path != target}
+            if known is not None and known.fetches > 1:  # two models of one repository lie in one folder
+                rest[target] = replace(known, fetches=known.fetches - 1)
+            self._under_way = rest
+
+    def _decided(self, wanted: Wanted) -> Removal:
+        found = decide(self._stock(), wanted, self._clock())
+        if isinstance(found, NoRoom):
+            raise ModelError(Cause.MODEL_FETCH, found.message, found.hint)
+        return found
+
+    def _take(self, target: Path, size_bytes: int) -> None:
+        with self._changing:
+            known = self._under_way.get(target, _UnderWay(before_bytes=_size_below(target)))
+            more = replace(known, fetches=known.fetches + 1, size_bytes=known.size_bytes + size_bytes)
+            self._under_way = {**self._under_way, target: more}
 
     def sweep(self) -> tuple[str, ...]:
         """Remove what is left of old downloads, and models above the cap. Once at a start. Never raises."""
@@ -134,10 +166,16 @@ class ModelCache:
     def remove_files(self, entry: ModelEntry) -> tuple[str, ...]:
         """Remove a model that the catalog has forgotten, as far as no other entry has its files. Raises ModelError."""
         with self._alone():
-            claimed = {file.path for other in self._entries() for file in self._files_of(other)}
+            claimed = self._claimed(self._entries())
             files = tuple(file for file in self._files_of(entry) if file.path not in claimed)
             forget_fetched(self._root, Path(entry.local_path))
             return self._remove(Removal(gone=(Cached(files=files, used_ms=0),), freed_bytes=0), entry.id)
+
+    def files(self, entry: ModelEntry) -> tuple[Path, ...]:
+        """The files of a fetched model that are here, whatever is in them; none where it is a user's own."""
+        if not self._is_ours(entry):
+            return ()
+        return tuple(path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name))
 
     def quarantine(self, entry: ModelEntry, found: Mapping[Path, str]) -> tuple[Path, ...]:
         """Set aside what is wrong of a fetched model; nothing where it is a user's own. Raises ModelError.
@@ -147,7 +185,7 @@ class ModelCache:
         if not self._is_ours(entry):
             return ()
         with self._alone():
-            files = [path for name in self._names_of(Path(entry.local_path)) for path in _files_below(name)]
+            files = self.files(entry)
             came = fetched_digests(self._root, Path(entry.local_path))
             wrong = [path for path in files if path not in found or found[path] != came.get(path)]
             aside = []
@@ -169,19 +207,27 @@ class ModelCache:
 
     def _stock(self) -> tuple[Cached, ...]:
         holds, uses = self._all_holds(), self._last_uses()
-        models = []
-        for entry in self._entries():
+        models, entries = [], self._entries()
+        for entry in entries:
             if files := self._files_of(entry):
                 by = holders(entry, holds, self._base_dir) + (("its own entry",) if entry.pinned else ())
                 under_way = tuple("a fetch under way" for file in files[:1] if self._is_under_way(Path(file.path)))
                 used_ms = uses.get(entry.id, entry.created_ms)
                 models.append(Cached(files=files, used_ms=used_ms, id=entry.id, held_by=by + under_way))
-        claimed = {file.path for each in models for file in each.files}
-        return (*models, *self._unclaimed(claimed))
+        return (*models, *self._unclaimed(self._claimed(entries)))
 
-    def _unclaimed(self, claimed: set[str]) -> Iterator[Cached]:
+    def _claimed(self, entries: Iterable[ModelEntry]) -> frozenset[str]:
+        """The files in the cache that belong to an entry, also to one whose owner put them there by hand."""
+        places = (Path(entry.local_path) for entry in entries)
+        names = (name for place in places if place.is_relative_to(self._root) for name in self._names_of(place))
+        return frozenset(str(path) for name in names for path in _files_below(name))
+
+    def _unclaimed(self, claimed: frozenset[str]) -> Iterator[Cached]:
         """The files that no entry has: half fetched, set aside, or forgotten."""
         now_ms = self._clock()
+        # When each folder was written to last: another process that fetches a split model is done with its first part.
+        written_to: dict[Path, int] = {}
+        found: list[tuple[CachedFile, int, Path]] = []
         for path in _files_below(self._root):
             inside = path.relative_to(self._root)
             if str(path) in claimed or len(inside.parts) == 1 or inside.parts[0].startswith("."):
@@ -193,22 +239,22 @@ class ModelCache:
                     used_ms = int(aside_ms[0]) if aside_ms else written_ms
                     yield Cached(files=(file,), used_ms=used_ms, leftover=True)
                     continue
-                busy = self._is_under_way(path) or now_ms - written_ms < BUSY_MS
-                yield Cached(
-                    files=(file,),
-                    used_ms=written_ms,
-                    held_by=("a fetch under way",) if busy else (),
-                    leftover=PART in path.name,
-                )
+                found.append((file, written_ms, path))
+                written_to[path.parent] = max(written_ms, written_to.get(path.parent, 0))
+        for file, written_ms, path in found:
+            busy = self._is_under_way(path) or now_ms - written_to[path.parent] < BUSY_MS
+            yield Cached(
+                files=(file,),
+                used_ms=written_ms,
+                held_by=("a fetch under way",) if busy else (),
+                leftover=PART in path.name,
+            )
 
     def _files_of(self, entry: ModelEntry) -> tuple[CachedFile, ...]:
-        if not self._is_ours(entry):
-            return ()
         found = []
-        for name in self._names_of(Path(entry.local_path)):
-            for path in _files_below(name):
-                with contextlib.suppress(OSError):
-                    found.append(_file_at(path)[0])
+        for path in self.files(entry):
+            with contextlib.suppress(OSError):
+                found.append(_file_at(path)[0])
         return tuple(found)
 
     def _names_of(self, path: Path) -> list[Path]:
@@ -226,7 +272,7 @@ class ModelCache:
         return (path.parent.resolve() / path.name).is_relative_to(self._root.resolve()) and not path.is_symlink()
 
     def _is_under_way(self, path: Path) -> bool:
-        return any(path.is_relative_to(target) or _is_part_of(path, target) for target in self._under_way)
+        return any(path.is_relative_to(target) for target in self._under_way)
 
     def _all_holds(self) -> tuple[Hold, ...]:
         pinned = (Hold(by="models.pinned", ref=ref) for ref in self._settings.pinned)
@@ -329,14 +375,13 @@ def _file_at(path: Path) -> tuple[CachedFile, int]:
     return file, status.st_mtime_ns // 1_000_000
 
 
-def _written(target: Path) -> int:
-    """How much of a fetch under way is on the disk."""
-    names = [target, *target.parent.glob(f"{_escaped(target.name)}{PART}*")] if target.parent.is_dir() else []
-    return sum(file.lstat().st_size for name in names for file in _files_below(name))
-
-
-def _is_part_of(path: Path, target: Path) -> bool:
-    return path.parent == target.parent and path.name.startswith((f"{target.name}.", f".{target.name}."))
+def _size_below(folder: Path) -> int:
+    """What lies in a folder; what goes away meanwhile counts no more."""
+    size = 0
+    for file in _files_below(folder):
+        with contextlib.suppress(OSError):
+            size += file.lstat().st_size
+    return size
 
 
 def _escaped(name: str) -> str:

@@ -30,6 +30,7 @@ from model_provisioner.shelf import Fetched, FileHere, Shelf
 from model_provisioner.sources import hf, hf_words, listing, oci_auth
 from model_provisioner.sources.base import Located, RemoteFile, Transferred
 from model_provisioner.sources.registry import source_for
+from model_provisioner.threads import in_thread
 from model_provisioner.transfer import Progress, Transfer, disk_error
 
 _WEIGHTS = (listing.GGUF, listing.WEIGHTS)
@@ -42,7 +43,7 @@ class Room(Protocol):
         """Have room for so many bytes more below ``target``; lines for people. Blocks. Raises ModelError."""
 
     def release(self, target: Path) -> None:
-        """The fetch into ``target`` is over. Never raises."""
+        """One fetch into ``target``, for which room was made, is over. Never raises."""
 
 
 class Fetcher:
@@ -120,7 +121,7 @@ class Fetcher:
             await asyncio.to_thread(self._shelf.forget, ref)
 
     def release(self, fetched: Fetched) -> None:
-        """The catalog has the model, or never will."""
+        """The catalog has the model that ``fetch`` brought, or never will."""
         if self._room is not None:
             self._room.release(self._shelf.root / fetched.folder)
 
@@ -161,9 +162,8 @@ class Fetcher:
     ) -> Fetched:
         folder = places.folder_of(ref, located.revision)
         missing = await asyncio.to_thread(self._shelf.missing_bytes, str(folder), located)
-        if self._room is not None:
-            for line in await asyncio.to_thread(self._room.make_room, missing, self._shelf.root / folder):
-                progress(line)
+        for line in await self._made_room(missing, self._shelf.root / folder):
+            progress(line)
         try:
             transfer = self._transfer.through(places.scheme_of(ref))
             await asyncio.to_thread(self._shelf.make, str(folder))
@@ -198,6 +198,19 @@ class Fetcher:
                 self._room.release(self._shelf.root / folder)
             raise
         return fetched
+
+    async def _made_room(self, size_bytes: int, target: Path) -> tuple[str, ...]:
+        """Room, until it is released; a cancelled caller has none."""
+        if (room := self._room) is None:
+            return ()
+        made: list[tuple[str, ...]] = []
+        try:
+            await in_thread(lambda _: made.append(room.make_room(size_bytes, target)))
+        except asyncio.CancelledError:
+            if made:
+                room.release(target)
+            raise
+        return made[0]
 
     async def _file(self, one: _Errand, file: RemoteFile) -> FileHere:
         """Have one file here. Whoever else wants it waits, and finds it."""

@@ -112,24 +112,41 @@ class ModelProvisioner:
         if isinstance(place, reference.LocalFile):
             inspected = await asyncio.to_thread(_inspect, place.path, engine)
             return await self._admitted(inspected, _Origin(ref=ref, revive=revive), expected, progress)
-        fetched = await self._fetched(place, expected, engine, progress, transferred, refresh=refresh)
+        present = await self._fetcher.present(place, progress)
+        if present is not None and not refresh:
+            return await self._catalogued(place, present, expected, engine, progress, revive=revive)
+        fetched = await self._fetched(place, expected, engine, progress, transferred, present=present)
         try:
-            origin = _Origin(
-                ref=fetched.ref,
-                source=fetched.source,
-                checked=fetched.checked,
-                name=reference.name_of(place),
-                revive=revive,
-            )
-            try:
-                inspected = await asyncio.to_thread(_inspect, str(self._fetcher.where(fetched)), engine)
-            except ModelError as error:
-                await self._fetcher.forget(place)
-                message = f"{error.message} (fetched: {fetched.source})"
-                raise ModelError(error.cause, message, error.hint) from error
-            return await self._admitted(inspected, origin, expected, progress)
+            return await self._catalogued(place, fetched, expected, engine, progress, revive=revive)
         finally:
             self._fetcher.release(fetched)
+
+    async def _catalogued(
+        self,
+        place: reference.RemoteRef,
+        fetched: Fetched,
+        expected: str | None,
+        engine: Engine | None,
+        progress: Callable[[str], None],
+        *,
+        revive: bool,
+    ) -> ResolvedModel:
+        """What is in the cache, in the catalog."""
+        try:
+            inspected = await asyncio.to_thread(local.inspect, str(self._fetcher.where(fetched)))
+        except ModelError as error:
+            await self._fetcher.forget(place)
+            message = f"{error.message} (fetched: {fetched.source})"
+            raise ModelError(error.cause, message, error.hint) from error
+        local.require_fit(inspected, engine)
+        origin = _Origin(
+            ref=fetched.ref,
+            source=fetched.source,
+            checked=fetched.checked,
+            name=reference.name_of(place),
+            revive=revive,
+        )
+        return await self._admitted(inspected, origin, expected, progress)
 
     async def _fetched(
         self,
@@ -139,11 +156,8 @@ class ModelProvisioner:
         progress: Callable[[str], None],
         transferred: Callable[[Transferred], None],
         *,
-        refresh: bool,
+        present: Fetched | None,
     ) -> Fetched:
-        present = await self._fetcher.present(place, progress)
-        if present is not None and not refresh:
-            return present
         fetched = await self._fetcher.fetch(
             place,
             expected=expected and expected.removeprefix("sha256:"),
@@ -206,6 +220,7 @@ class ModelProvisioner:
             known = entries.get(identifier)
             if known is not None and not origin.revive:
                 require_active(known)
+            origin = _first_origin(origin, known, model)
             entry = _entry(model, known, origin, now_ms if verified else None)
             if known is None or replace(entry, created_ms=known.created_ms) != known:
                 provenance.record(self._provenance, model, now_ms=now_ms, source=origin.source)
@@ -330,12 +345,20 @@ def _resolved(inspected: Inspected, ref: str, digest: str, identifier: str) -> R
     )
 
 
+def _first_origin(origin: _Origin, known: ModelEntry | None, model: ResolvedModel) -> _Origin:
+    """Where the model came from: one that was fetched stays so where somebody names it by its path in the cache."""
+    if known is None or not known.fetched or origin.source is not None:
+        return origin
+    same = (known.local_path, known.digest) == (model.local_path, model.digest)
+    return replace(origin, ref=known.ref, source=known.source) if same else origin
+
+
 def _entry(model: ResolvedModel, known: ModelEntry | None, origin: _Origin, verified_ms: int | None) -> ModelEntry:
     # The first time that this content was verified counts, so that a start that learns nothing writes nothing.
     before = known.verified_ms if known is not None and known.digest == model.digest else None
     return ModelEntry(
         id=model.id,
-        ref=model.ref,
+        ref=origin.ref,
         local_path=model.local_path,
         size_bytes=model.size_bytes,
         digest=model.digest,

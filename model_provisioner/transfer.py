@@ -118,7 +118,7 @@ class Transfer:
                 part = Part(folder, target.name, known=file.sha256 is not None)
                 one = _One(file, part, progress, transferred)
                 found = await self._brought(one)
-                await asyncio.to_thread(part.finish)
+                await in_thread(lambda _: part.finish())
                 return found
         except OSError as error:
             raise disk_error(target.with_name(f"{target.name}.part"), error) from error
@@ -139,7 +139,7 @@ class Transfer:
         """The digest of the whole file, which is in the part now."""
         file, part = one.file, one.part
         if file.size_bytes is not None and part.size > file.size_bytes:
-            part.discard()
+            await one.discard()
         if await self._is_here(one):
             return await one.digest()
         bring = self._copy if urlsplit(file.url).scheme == "file" else self._download
@@ -147,7 +147,7 @@ class Transfer:
         found = await one.digest()
         if file.sha256 is not None and found != file.sha256 and part.pieced:
             one.progress("what an earlier download left does not belong to this file: fetching it anew")
-            part.discard()
+            await one.discard()
             await bring(one)
             found = await one.digest()
         if file.sha256 is not None and found != file.sha256:
@@ -196,11 +196,11 @@ class Transfer:
         asked = {"Range": f"bytes={have}-", "If-Range": note.if_range} if note else {}
         one.fruitless += 1
         async with web.get(file.url, headers=asked, first_only=dict(file.headers)) as response:
-            span = _span(response, one, have, note)
+            span = await _span(response, one, have, note)
             if span is None:
                 return
             if span.start == 0:
-                part.begin(http_span.validator_of(response.headers), span.total)
+                await one.begin(http_span.validator_of(response.headers), span.total)
             else:
                 await one.digest()  # each byte is hashed once: those that are here now, the others as they come
                 part.pieced = True
@@ -240,7 +240,7 @@ class Transfer:
         one.progress(f"copying {source}")
         size = await asyncio.to_thread(lambda: source.stat().st_size)
         self.require_room(one.part.path, size)
-        one.part.begin(None, size)
+        await one.begin(None, size)
         await in_thread(lambda stop: _copied(source, one.part, stop))
 
     def require_room(self, path: Path, length: int | None) -> None:
@@ -271,6 +271,14 @@ class _One:
         self._transferred(Transferred(name=self.file.name, done_bytes=meter.done, total_bytes=meter.total))
         if meter.done >= self._most + CHUNK_BYTES:
             self._most, self.fruitless = meter.done, 0
+
+    async def begin(self, if_range: str | None, total: int | None) -> None:
+        """Nothing is here, and what comes now is called so. Raises OSError."""
+        await in_thread(lambda _: self.part.begin(if_range, total))
+
+    async def discard(self) -> None:
+        """Nothing is here any more. Raises OSError."""
+        await in_thread(lambda _: self.part.discard())
 
     async def digest(self) -> str:
         """The sha256 of what is here. Raises OSError."""
@@ -308,7 +316,7 @@ class _Meter:
         return self.done * 100 // self.total // REPORT_PERCENT if self.total else self.done // REPORT_BYTES
 
 
-def _span(response: aiohttp.ClientResponse, one: _One, have: int, note: Note | None) -> http_span.Span | None:
+async def _span(response: aiohttp.ClientResponse, one: _One, have: int, note: Note | None) -> http_span.Span | None:
     """Which bytes come; None where none is missing. Raises TransientError and FetchError."""
     named = note.if_range if note else None
     shown = without_secrets(one.file.url)
@@ -320,7 +328,7 @@ def _span(response: aiohttp.ClientResponse, one: _One, have: int, note: Note | N
         case http_span.Whole():
             return None
         case http_span.StartOver():
-            one.part.discard()
+            await one.discard()
             raise TransientError("the server does not go on where the last attempt ended")
         case http_span.WrongSize(total=total):
             text = f"{shown} has {total} bytes, and {one.file.size_bytes} are wanted"

@@ -8,6 +8,7 @@ never blocks the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from contracts.pools import Cause
 from model_provisioner import events, local
 from model_provisioner.cache import ModelCache
 from model_provisioner.content import digest_of
-from model_provisioner.digest import ChangedError, DigestMemory, NotRegularError, sha256_of
+from model_provisioner.digest import ChangedError, DigestMemory, Identity, NotRegularError, sha256_of
 from model_provisioner.errors import ModelError
 from model_provisioner.events import Event, EventKind
 from model_provisioner.hf_directory import ModelFile
@@ -65,16 +66,28 @@ class ModelVerifier:
     async def _look(self, entry: ModelEntry, found: dict[Path, str], progress: Progress) -> Seen:
         try:
             inspected = await asyncio.to_thread(local.inspect, entry.local_path)
-            if size_tells(entry, inspected.size_bytes):
+            one = len(inspected.files) == 1  # of several the good ones stay, so it has to be known which
+            if size_tells(entry, inspected.size_bytes) and (one or not entry.fetched):
                 return Seen(size_bytes=inspected.size_bytes)
             digest = await digest_of(inspected, lambda file: self._read(file, found, progress))
         except ModelError as error:
-            return await asyncio.to_thread(_without_inspection, entry, error)
+            seen = await asyncio.to_thread(_without_inspection, entry, error)
+            if seen.trouble is VerifyReason.DIGEST_MISMATCH:
+                await self._read_each(entry, found, progress)
+            return seen
         except ChangedError as error:
             return Seen(trouble=VerifyReason.CHANGED, message=f"{error.args[0]} was written to while it was read")
         except (OSError, NotRegularError) as error:
             return Seen(trouble=VerifyReason.UNREADABLE, message=f"{entry.local_path} cannot be read: {error}")
         return Seen(size_bytes=inspected.size_bytes, digest=digest)
+
+    async def _read_each(self, entry: ModelEntry, found: dict[Path, str], progress: Progress) -> None:
+        """See which files of a fetched model are the right ones; what cannot be read is none."""
+        paths = await asyncio.to_thread(self._cache.files, entry)
+        for path in paths if len(paths) > 1 else ():
+            with contextlib.suppress(OSError, NotRegularError, ChangedError):
+                identity = Identity.of(await asyncio.to_thread(path.stat))
+                await self._read(ModelFile(name=path.name, path=path, identity=identity), found, progress)
 
     async def _read(self, file: ModelFile, found: dict[Path, str], progress: Progress) -> str:
         progress(f"reading {file.name}, {file.identity.size_bytes} bytes")

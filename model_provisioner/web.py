@@ -8,8 +8,9 @@ whoever asks does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiohttp
 import msgspec
@@ -65,10 +66,10 @@ class Web:
         first = place
         for _ in range(MAX_REDIRECTS + 1):
             await self._gate.ask(str(place))
-            session = await asyncio.to_thread(self._session_for, place)
+            asking = await asyncio.to_thread(self._asking, place)
             sent = {**headers, **(first_only if place.origin() == first.origin() else {})}
             async with AsyncExitStack() as hop:
-                response = await hop.enter_async_context(session.get(place, headers=sent, allow_redirects=False))
+                response = await hop.enter_async_context(asking(headers=sent, allow_redirects=False))
                 if response.status not in _REDIRECTS:
                     stack.push_async_exit(hop.pop_all())
                     return response
@@ -79,7 +80,7 @@ class Web:
         """Where a redirect leads. Raises FetchError."""
         shown = without_secrets(str(place))
         try:
-            following = place.join(_spelled(location or ""))
+            following = place.join(_spelled(location or "")).with_user(None)  # nobody tells us who we are
         except ValueError:
             following = None
         if not location or following is None or following.scheme not in {"http", "https"} or not following.host:
@@ -91,13 +92,16 @@ class Web:
             raise FetchError(Trouble.ADDRESS, f"{shown} redirects to an address without TLS")
         return following
 
-    def _session_for(self, place: URL) -> aiohttp.ClientSession:
-        """A proxy of the environment is connected to as it is configured; everything else goes through the gate."""
+    def _asking(self, place: URL) -> Callable[..., AbstractAsyncContextManager[aiohttp.ClientResponse]]:
+        """A proxy of the environment is connected to as it is configured; everything else goes through the gate.
+
+        aiohttp would find the proxy itself, and ~/.netrc with it, whose logins are for other programs.
+        """
         try:
-            get_env_proxy_for_url(place)
+            proxy, login = get_env_proxy_for_url(place)
         except LookupError:
-            return self._direct
-        return self._proxied
+            return partial(self._direct.get, place)
+        return partial(self._proxied.get, place, proxy=proxy, proxy_auth=login)
 
 
 @asynccontextmanager
@@ -112,7 +116,6 @@ async def web_of(gate: OutboundGate, patience: Patience) -> AsyncIterator[Web]:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"llama-orch/{version()}", "Accept-Encoding": "identity"},
             auto_decompress=False,
-            trust_env=True,  # the proxies of the environment
         )
 
     async with (

@@ -86,10 +86,10 @@ class CatalogJobs:
         self._show(job)
         return job
 
-    def open_on(self, model_id: str) -> CatalogJob | None:
-        """A job on this model that is not over."""
-        found = (self._open.get((kind, model_id)) for kind in JobKind)
-        return next((running.job for running in found if running is not None), None)
+    def open_on(self, kind: JobKind, model_id: str) -> CatalogJob | None:
+        """The job of this kind on this model that is not over."""
+        running = self._open.get((kind, model_id))
+        return None if running is None else running.job
 
     async def cancel(self, model_id: str) -> bool:
         """End every job on this model, and wait for it; whether there was one."""

@@ -11,6 +11,7 @@ daemon is down.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +49,8 @@ class CatalogMethods:
         self._stock = stock
         self._jobs = jobs
         self._changed = changed
+        self._wanted: dict[str, PutParams] = {}
+        """What was asked for with each pull that is not over."""
 
     async def call(self, request: Request) -> Message:
         """The result of a call. Raises RpcError."""
@@ -77,9 +80,29 @@ class CatalogMethods:
             text = f"the id {identifier!r} belongs to the model {reference_text(taken.ref)}"
             raise RpcError(RpcCode.CONFLICT, text, {"hint": "choose another id, or leave it out", "field": "id"})
         shown, engine = reference.shown(place), self._engine(entries.get(identifier), wanted.model_ref)
+        identifier = self._name_while_pulled(identifier, shown, wanted)
+        self._wanted[identifier] = wanted
         return self._jobs.begin(
             JobKind.PULL, identifier, shown, engine, lambda progress: self._pulled(wanted, progress)
         )
+
+    def _name_while_pulled(self, identifier: str, shown: str, wanted: PutParams) -> str:
+        """What the model is called until it is here. Raises RpcError where another pull is in the way."""
+        self._wanted = {each: put for each, put in self._wanted.items() if self._jobs.open_on(JobKind.PULL, each)}
+        running = self._jobs.open_on(JobKind.PULL, identifier)
+        if running is None:
+            return identifier
+        if running.model_ref == shown:
+            asked = self._wanted[identifier]
+            if (asked.digest, asked.pinned) == (wanted.digest, wanted.pinned):
+                return identifier
+            text = f"{identifier} is being pulled already, with another digest or another pin"
+            raise RpcError(RpcCode.CONFLICT, text, {"hint": "ask again when it is here, or delete it to end that pull"})
+        if wanted.id is not None:
+            text = f"the id {identifier!r} is being given to the model {running.model_ref}"
+            raise RpcError(RpcCode.CONFLICT, text, {"hint": "choose another id, or leave it out", "field": "id"})
+        mark = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return self._name_while_pulled(f"{identifier}-{mark}", shown, wanted)
 
     async def _pulled(self, wanted: PutParams, progress: Progress) -> Done:
         model = await self._stock.models.pull(wanted.model_ref, wanted.digest, progress)

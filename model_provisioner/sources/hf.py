@@ -19,6 +19,7 @@ import msgspec
 from huggingface_hub import constants, hf_hub_url
 
 from contracts.pools import Cause
+from daemon_core.outbound import without_secrets
 from model_provisioner.errors import ModelError
 from model_provisioner.reference import HfRef
 from model_provisioner.sources import hf_words, listing
@@ -70,7 +71,7 @@ class HfSource:
         source = f"hf:{ref.org}/{ref.repo}" + (f"/{choice.entry}" if choice.entry else "") + f"@{found.sha}"
         endpoint = endpoint_of(self._environ)
         if endpoint != constants.HUGGINGFACE_CO_URL_HOME.rstrip("/"):
-            source = f"{source} at {endpoint}"
+            source = f"{source} at {without_secrets(endpoint)}"
         return Located(revision=found.sha, source=source, files=files, entry=choice.entry)
 
     async def _listing(self, ref: HfRef, headers: Mapping[str, str]) -> _Listing:
@@ -84,10 +85,10 @@ class HfSource:
         try:
             found = msgspec.json.decode(answer.body, type=_Listing)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            message = f"what {endpoint} says of {ref.org}/{ref.repo} is not what the hub's API says"
+            message = f"what {without_secrets(endpoint)} says of {ref.org}/{ref.repo} is not what the hub's API says"
             raise ModelError(Cause.MODEL_FETCH, message, _ENDPOINT_HINT) from error
         if not _COMMIT.fullmatch(found.sha):
-            message = f"{endpoint} names no commit of {ref.org}/{ref.repo}"
+            message = f"{without_secrets(endpoint)} names no commit of {ref.org}/{ref.repo}"
             raise ModelError(Cause.MODEL_FETCH, message, _ENDPOINT_HINT)
         return found
 
@@ -107,7 +108,7 @@ class HfSource:
 
 
 def endpoint_of(environ: Mapping[str, str]) -> str:
-    """Where the hub is."""
+    """Where the hub is; a mirror's address may hold a password."""
     return (environ.get("HF_ENDPOINT") or constants.HUGGINGFACE_CO_URL_HOME).rstrip("/")
 
 

@@ -7,6 +7,7 @@ Never sees a token.
 from __future__ import annotations
 
 from contracts.pools import Cause
+from daemon_core.outbound import without_secrets
 from model_provisioner.errors import ModelError
 from model_provisioner.reference import HfRef
 
@@ -16,7 +17,7 @@ _TOKENS = "a token comes from the hub's page Settings, Access Tokens"
 def refusal(ref: HfRef, status: int, code: str | None, *, endpoint: str, has_token: bool) -> ModelError:
     """Why the hub does not give what ``ref`` names."""
     repo = f"{ref.org}/{ref.repo}"
-    page = f"{endpoint}/{repo}"
+    page = f"{without_secrets(endpoint)}/{repo}"
     wanted = f"{ref.path} in {repo}" if ref.path else repo
     at = f" at revision {ref.revision}" if ref.revision else ""
     match status, code:

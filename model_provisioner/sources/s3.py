@@ -126,7 +126,7 @@ class _Store:
                 defaults_mode="legacy",  # "auto" asks the metadata service
             ),
         )
-        host = urlsplit(self._client.meta.endpoint_url).netloc
+        host = urlsplit(self._client.meta.endpoint_url).netloc.rpartition("@")[2]
         self.place = Place(ref=ref, host=host, region=region, anonymous=anonymous)
 
     def close(self) -> None:

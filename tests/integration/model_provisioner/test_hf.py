@@ -350,3 +350,20 @@ async def test_the_real_client_reads_the_stand_in(the_hub: Hub, haiku: bytes) ->
 
     await asyncio.to_thread(ask)
     close_session()
+
+
+@pytest.mark.req("EP-13")
+async def test_the_password_of_a_mirror_is_written_nowhere(
+    the_hub: Hub, puller: Puller, haiku: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    the_hub.add("org/poems", {"haiku.gguf": haiku})
+    puller.environ["HF_ENDPOINT"] = the_hub.endpoint.replace("//", "//me:open-barley@")
+    await puller.pull("hf:org/poems/haiku.gguf")
+    assert puller.catalog.get("haiku").source is not None
+    the_hub.server.asked.clear()
+    for ref in ("hf:org/none", "hf:org/poems/haiku.gguf@gone", "hf:org/poems/none.gguf"):
+        assert "open-barley" not in (await puller.refusal(ref)).render()
+    assert all("Authorization" in each.headers for each in the_hub.server.asked), "it is used all the same"
+    assert b"open-barley" not in puller.everything()
+    assert "open-barley" not in caplog.text

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from model_provisioner.folder import Folder
 from model_provisioner.part import boot_id
+from model_provisioner.sources.base import RemoteFile
+from model_provisioner.transfer import Transfer
 from tests.integration.model_provisioner.pulling import Puller, child, line_with
 from tests.plugins.failures import OperatorSees
 from tests.support.file_server import FileServer, Knobs
@@ -187,6 +192,47 @@ async def test_a_cancelled_pull_leaves_what_the_next_one_uses(server: FileServer
     knobs.released.set()
     assert (await puller.pull(server.url("/epic.gguf"))).digest == digest(epic)
     assert [start > 0 for start in server.starts("/epic.gguf")] == [False, True]
+
+
+@pytest.mark.req("MP-04")
+async def test_a_fetch_that_is_cancelled_while_its_bytes_are_made_to_last_ends_no_sooner_than_that(
+    server: FileServer, puller: Puller, haiku: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is closed then, and what still renames in it would do so in whatever is opened next."""
+    server.files["/haiku.gguf"] = haiku
+    durable, go, target = threading.Event(), threading.Event(), puller.root / "haiku.gguf"
+    make_durable = Folder.make_durable
+
+    def slowly(folder: Folder, name: str, mode: int) -> None:
+        durable.set()
+        go.wait(20)
+        make_durable(folder, name, mode)
+
+    monkeypatch.setattr(Folder, "make_durable", slowly)
+    file = RemoteFile(name="haiku.gguf", url=server.url("/haiku.gguf"))
+    async with asyncio.TaskGroup() as group:
+        fetching = group.create_task(Transfer(puller.gate()).fetch(file, target))
+        await asyncio.to_thread(durable.wait, 20)
+        fetching.cancel()
+        group.create_task(asyncio.to_thread(go.set))
+    assert fetching.cancelled()
+    assert [path.name for path in puller.root.glob("haiku*")] == ["haiku.gguf"]
+
+
+async def test_the_event_loop_waits_for_no_disk(
+    server: FileServer, puller: Puller, haiku: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/haiku.gguf"] = haiku
+    threads, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        threads.append(threading.current_thread())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await puller.pull(server.url("/haiku.gguf"))
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_what_was_whole_and_only_had_no_name_is_not_fetched_again(

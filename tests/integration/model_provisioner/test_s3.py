@@ -347,6 +347,12 @@ async def test_a_stores_refusals(environ: Callable[..., None], status: int, code
     assert error.retriable is (status == 503)
 
 
+@pytest.mark.req("EP-13")
+async def test_the_password_in_a_stores_address_is_not_shown(environ: Callable[..., None]) -> None:
+    environ(f"http://me:open-barley@127.0.0.1:{unused_port()}")
+    assert "open-barley" not in (await refused("haiku.gguf")).render()
+
+
 @pytest.mark.req("MP-02")
 async def test_a_store_that_cannot_be_reached(environ: Callable[..., None], operator_sees: OperatorSees) -> None:
     environ(f"http://127.0.0.1:{unused_port()}")

@@ -10,9 +10,12 @@ import pytest
 
 from contracts.config import Outbound, Policy, Verdict
 from contracts.pools import Cause
+from model_provisioner.sources.base import RemoteFile
+from model_provisioner.transfer import Transfer
 from tests.integration.model_provisioner.pulling import Puller, child
 from tests.plugins.failures import OperatorSees
 from tests.support.file_server import FileServer, Knobs, plain, serving
+from tests.support.hub import Hub
 from tests.support.tls import Authority
 
 NAMED = Policy(outbound=Outbound(allow=("models.example",)))
@@ -244,3 +247,30 @@ async def test_a_small_disk_is_told_before_and_a_full_one_while_it_fills(
     assert "No space left on device" in errors.decode()
     assert "make room on that disk" in errors.decode()
     assert "epic.gguf.part" in output.decode()
+
+
+# --- whose credentials ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("MP-04", "EP-13")
+async def test_what_netrc_says_of_a_host_is_not_sent_and_does_not_stand_in_the_way_of_a_token(
+    the_hub: Hub, puller: Puller, haiku: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = puller.root / "netrc"
+    login.write_text("machine 127.0.0.1 login me password sesame\n")
+    login.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(login))
+    the_hub.add("org/poems", {"haiku.gguf": haiku})
+    puller.environ["HF_TOKEN"] = the_hub.token
+    await puller.pull("hf:org/poems/haiku.gguf")
+    assert {each.headers.get("Authorization") for each in the_hub.server.asked} == {f"Bearer {the_hub.token}"}
+    assert {each.headers.get("Authorization") for each in the_hub.cdn.asked} == {None}
+
+
+@pytest.mark.req("MP-04", "EP-13")
+async def test_a_redirect_does_not_say_who_we_are(server: FileServer, puller: Puller, haiku: bytes) -> None:
+    server.files["/haiku.gguf"] = haiku
+    server.answers["/there"] = [plain(302, Location=server.url("/haiku.gguf").replace("//", "//me:sesame@"))]
+    file = RemoteFile(name="haiku.gguf", url=server.url("/there"), headers=(("Authorization", "Bearer ours"),))
+    await Transfer(puller.gate()).fetch(file, puller.root / "haiku.gguf")
+    assert [each.headers.get("Authorization") for each in server.asked] == ["Bearer ours", "Bearer ours"]

@@ -223,6 +223,35 @@ async def test_the_end_of_the_manager_ends_a_verification(home: Home, tmp_path: 
     assert await manager.kill(signal.SIGTERM) == 0
 
 
+@pytest.mark.req("CAT-03")
+async def test_a_pull_is_joined_only_by_who_wants_the_same(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    path = write_tiny_gguf(tmp_path / "large.gguf", ctx=256)
+    other = write_tiny_gguf(tmp_path / "second/large.gguf", ctx=512)
+    os.truncate(path, 1 << 40)  # a hole of a terabyte: reading it takes longer than anybody waits
+    await home.start()
+    async with client(home) as here:
+        job = (await here.ask("catalog.put", model_ref=str(path)))["result"]
+        same = (await here.ask("catalog.put", model_ref=f"file:{path}"))["result"]
+        assert same["number"] == job["number"]
+        for more in ({"digest": "0" * 64}, {"pinned": True}):
+            error = (await here.ask("catalog.put", model_ref=str(path), **more))["error"]
+            assert error["message"] == "large is being pulled already, with another digest or another pin"
+        error = (await here.ask("catalog.put", model_ref=str(other), id="large"))["error"]
+        assert error["message"] == f"the id 'large' is being given to the model {path}"
+        second = (await here.ask("catalog.put", model_ref=str(other)))["result"]
+        assert (second["model_ref"], second["number"]) == (str(other), job["number"] + 1)
+        assert second["asked_id"].startswith("large-")
+        assert (await here.ask("catalog.delete", model_id="large"))["result"] == {}
+        async with asyncio.timeout(30):
+            while (frame := await here.peer.read()).get("params", {}).get("model_id") != "large" or (
+                frame["params"].get("number"),
+                frame["params"].get("state"),
+            ) != (second["number"], "done"):
+                pass
+        assert entries(home)["large"]["local_path"] == str(other)
+
+
 @pytest.mark.req("CAT-03", "HP-20")
 async def test_the_end_of_a_model_ends_its_jobs_and_a_refused_one_ends_none(home: Home, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "large.gguf", ctx=256)

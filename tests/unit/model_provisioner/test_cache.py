@@ -98,6 +98,19 @@ def test_a_users_own_file_is_never_counted_and_never_removed(tmp_path: Path) -> 
 
 
 @pytest.mark.req("MP-06")
+def test_a_model_that_is_named_by_its_path_in_the_cache_is_nobodys_forgotten_file(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    path = shelf.file("hf/org/own/rev/own.gguf", 60)
+    parts = [shelf.file(f"put/here/by/split-0000{number}-of-00002.gguf", 20) for number in (1, 2)]
+    shelf.put("own", path, fetched=False)
+    shelf.put("split", parts[0], fetched=False)
+    shelf.fetched("a", 40)
+    assert shelf.cache.make_room(60, shelf.root / "hf/new") == ()
+    assert path.exists()
+    assert all(part.exists() for part in parts)
+
+
+@pytest.mark.req("MP-06")
 @pytest.mark.parametrize(
     "hold",
     [
@@ -141,18 +154,50 @@ def test_who_holds_the_room_is_told_with_the_numbers(tmp_path: Path, operator_se
 def test_a_fetch_under_way_keeps_its_bytes_and_its_room(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.fetched("a", 40)
-    one, other = shelf.root / "hf/org/one/rev", shelf.root / "https/host/other.gguf"
+    one, other = shelf.root / "hf/org/one/rev", shelf.root / "https/host/other/rev"
     shelf.cache.make_room(50, one)
     shelf.file("hf/org/one/rev/x.gguf.part", 20)
     assert shelf.cache.make_room(20, other) == ("removed a from the cache, 40 bytes",)
-    shelf.file("https/host/other.gguf.part", 5)
+    shelf.file("https/host/other/rev/x.gguf.part", 5)
     with pytest.raises(ModelError, match="are being fetched"):
         shelf.cache.make_room(40, shelf.root / "hf/third")
-    assert shelf.files() == ["hf/org/one/rev/x.gguf.part", "https/host/other.gguf.part"]
+    assert shelf.files() == ["hf/org/one/rev/x.gguf.part", "https/host/other/rev/x.gguf.part"]
     shelf.cache.release(one)
     shelf.cache.release(other)
     shelf.cache.make_room(90, shelf.root / "hf/third")
-    assert shelf.files() == ["https/host/other.gguf.part"]
+    assert shelf.files() == ["https/host/other/rev/x.gguf.part"]
+
+
+@pytest.mark.req("MP-06")
+def test_two_fetches_into_one_folder_each_keep_their_bytes_and_their_room(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    folder = shelf.root / "hf/org/repo/rev"
+    shelf.file("hf/org/repo/rev/there.gguf", 40)
+    shelf.put("there", folder / "there.gguf")
+    shelf.cache.make_room(20, folder)  # what lay there before is none of what comes
+    with pytest.raises(ModelError, match=r"40 bytes are used, 20 bytes are being fetched"):
+        shelf.cache.make_room(41, shelf.root / "hf/new")
+    shelf.cache.make_room(20, folder)
+    with pytest.raises(ModelError, match=r"40 bytes are being fetched"):
+        shelf.cache.make_room(21, shelf.root / "hf/new")
+    shelf.file("hf/org/repo/rev/first.gguf", 20)
+    shelf.cache.release(folder)
+    shelf.file("hf/org/repo/rev/second.gguf.part", 15)
+    with pytest.raises(ModelError, match=r"75 bytes are used, 5 bytes are being fetched"):
+        shelf.cache.make_room(21, shelf.root / "hf/new")
+    shelf.cache.release(folder)
+    shelf.cache.make_room(100, shelf.root / "hf/new")
+    assert shelf.files() == []
+
+
+@pytest.mark.req("MP-06")
+def test_the_first_part_that_another_process_is_done_with_stays_until_the_last_has_come(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.file("hf/org/a/rev/a-00001-of-00002.gguf", 40)
+    shelf.file("hf/org/a/rev/a-00002-of-00002.gguf.part", 20, age_ms=BUSY_MS - 1)
+    with pytest.raises(ModelError, match="by a fetch under way"):
+        shelf.cache.make_room(50, shelf.root / "hf/new")
+    assert len(shelf.files()) == 2
 
 
 @pytest.mark.req("MP-06")

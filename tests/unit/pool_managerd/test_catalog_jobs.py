@@ -99,7 +99,7 @@ async def test_a_job_can_be_ended_at_any_time(when: str) -> None:
             await asyncio.sleep(0)
         assert await here.jobs.cancel("a")
         assert here.states("a")[-1] == "canceled"
-        assert here.jobs.open_on("a") is None
+        assert here.jobs.open_on(JobKind.VERIFY, "a") is None
         assert not await here.jobs.cancel("a")
         gate.set()
         here.begin("next")
