@@ -54,6 +54,7 @@ class CatalogMethods:
 
     async def call(self, request: Request) -> Message:
         """The result of a call. Raises RpcError."""
+        await self._do(self._mend)
         match request.method:
             case Method.CATALOG_PUT:
                 return await self._put(params_of(request, PutParams))
@@ -193,6 +194,11 @@ class CatalogMethods:
             return await asyncio.to_thread(work)
         except (CatalogError, ModelError) as error:
             raise _rpc_error(error) from error
+
+    def _mend(self) -> None:
+        """A damaged index is put aside before a change. Blocks. Raises CatalogError."""
+        if (recovery := self._stock.catalog.recover()) is not None:
+            events.note_recovery(self._stock.journal, recovery, at_ms=self._stock.now_ms())
 
     async def _note(self, kind: events.EventKind, identifier: str, message: str) -> None:
         event = events.Event(at_ms=self._stock.now_ms(), kind=kind, id=identifier, message=message)
