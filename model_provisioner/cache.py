@@ -134,7 +134,7 @@ class ModelCache:
             self._under_way = {**self._under_way, target: more}
 
     def sweep(self) -> tuple[str, ...]:
-        """Remove what is left of old downloads, and models above the cap. Once at a start. Never raises."""
+        """Remove what is left of old downloads, and models above the cap. Never raises."""
         try:
             with self._alone():
                 wanted = Wanted(size_bytes=0, max_bytes=self._settings.max_bytes)
