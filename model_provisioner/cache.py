@@ -30,21 +30,20 @@ from model_provisioner import events, quarantine
 from model_provisioner.errors import ModelError
 from model_provisioner.eviction import Cached, CachedFile, NoRoom, Removal, Wanted, decide
 from model_provisioner.holds import Hold, holders
+from model_provisioner.part import PART
 from model_provisioner.quarantine import Quarantine, Suspect
 from model_provisioner.shelf import Shelf
+from model_provisioner.sources import listing
 from model_provisioner.survivors import fetched_digests, forget_fetched
 
 _log = logging.getLogger(__name__)
 
-PART = ".part"
-"""How the name of a file ends that is not all here."""
 USES = "uses.json"
 LOCK = ".room.lock"
 BUSY_MS = 600_000
 """What was written to in the last ten minutes may be written to by another process."""
 _AT = re.compile(r"\d{1,16}(?=-)")
 """When something was set aside, as its name begins."""
-_SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 class _Use(Message, frozen=True, kw_only=True):
@@ -134,7 +133,7 @@ class ModelCache:
             self._under_way = {**self._under_way, target: more}
 
     def sweep(self) -> tuple[str, ...]:
-        """Remove what is left of old downloads, and models above the cap. Once at a start. Never raises."""
+        """Remove what is left of old downloads, and models above the cap. Never raises."""
         try:
             with self._alone():
                 wanted = Wanted(size_bytes=0, max_bytes=self._settings.max_bytes)
@@ -258,11 +257,9 @@ class ModelCache:
         return tuple(found)
 
     def _names_of(self, path: Path) -> list[Path]:
-        """The path of a model, or those of all parts of a split one."""
-        if (split := _SPLIT.fullmatch(path.name)) is None:
-            return [path] if path.exists() else []
-        parts = path.parent.glob(f"{_escaped(split['stem'])}-?????-of-{split['count']}.gguf")
-        return sorted(parts)
+        """The path of a model, or those of all parts of a split one, as far as they are here."""
+        names = listing.parts_of(path.name) or (path.name,)
+        return [each for name in names if (each := path.parent / name).exists()]
 
     def _is_ours(self, entry: ModelEntry) -> bool:
         """Whether it was fetched into this cache, and no link leads out of it."""
@@ -382,7 +379,3 @@ def _size_below(folder: Path) -> int:
         with contextlib.suppress(OSError):
             size += file.lstat().st_size
     return size
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)

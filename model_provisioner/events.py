@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from catalog_core.errors import CatalogError
+from catalog_core.index import Rebuilding, Recovery
 from catalog_core.journal import append_line
 from contracts.base import Message
 
@@ -44,6 +45,15 @@ class Event(Message, frozen=True, kw_only=True):
     kind: EventKind
     message: str
     id: str = ""
+
+
+def note_recovery(directory: Path, recovery: Recovery, *, at_ms: int) -> bool:
+    """Append and log what had to be done about an index; whether it was damaged. Blocks; never raises."""
+    damaged = isinstance(recovery, Rebuilding)
+    _log.log(logging.WARNING if damaged else logging.INFO, "%s", recovery.render())
+    kind = EventKind.RECOVERED if damaged else EventKind.CONVERTED
+    note(directory, Event(at_ms=at_ms, kind=kind, message=recovery.render()))
+    return damaged
 
 
 def note(directory: Path, event: Event) -> None:

@@ -24,6 +24,7 @@ from model_provisioner.digest import ChangedError, Digests, Identity, NotRegular
 from model_provisioner.errors import FetchError, ModelError, Trouble
 from model_provisioner.one_fetch import alone
 from model_provisioner.outbound_gate import OutboundGate
+from model_provisioner.part import PART
 from model_provisioner.quarantine import Quarantine, Suspect
 from model_provisioner.reference import HfRef, HttpsRef, OciRef, RemoteRef, S3Ref
 from model_provisioner.shelf import Fetched, FileHere, Shelf
@@ -239,7 +240,7 @@ class Fetcher:
         """What came is not what was wanted: it is set aside."""
         wanted = file.sha256 or ""
         suspect = one.suspect(file, found, came=True)
-        aside = await asyncio.to_thread(self._shelf.set_aside, one.folder, f"{file.name}.part", suspect)
+        aside = await asyncio.to_thread(self._shelf.set_aside, one.folder, f"{file.name}{PART}", suspect)
         await one.transfer.discard(target, below=self._shelf.root)
         shown = f"{file.name} of {one.located.source}"
         return fetch_words.wrong_digest(shown, found, wanted, str(aside), held=one.held is not None)
@@ -262,7 +263,7 @@ class Fetcher:
         """Nothing is fetched that was fetched before and set aside: it would be the same again."""
         if file.sha256 is None:
             return
-        part = f"{file.name}.part"
+        part = f"{file.name}{PART}"
         if await asyncio.to_thread(self._shelf.give_back, file.sha256, one.folder, part):
             one.progress(f"{file.name} had been set aside, and is what is wanted now")
             return

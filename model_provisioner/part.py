@@ -16,6 +16,8 @@ import msgspec
 from contracts.base import Message
 from model_provisioner.folder import READABLE, Folder
 
+PART = ".part"
+"""How the name of a file ends that is not all here."""
 CHUNK_BYTES = 1 << 20
 MAX_NOTE_BYTES = 64 << 10
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -48,7 +50,7 @@ class Part:
     @property
     def name(self) -> str:
         """What the bytes are called for now."""
-        return f"{self._name}.part"
+        return f"{self._name}{PART}"
 
     @property
     def path(self) -> Path:

@@ -23,7 +23,7 @@ from contracts.base import Message
 from contracts.config import Engine
 from contracts.engines import ModelEntry, ModelFormat, ModelState, ResolvedModel
 from contracts.pools import Cause
-from model_provisioner import fetching, holds, local, provenance, reference
+from model_provisioner import events, fetching, holds, local, provenance, reference
 from model_provisioner.content import digest_of
 from model_provisioner.digest import ChangedError, DigestMemory, Digests, NotRegularError
 from model_provisioner.errors import ModelError
@@ -228,6 +228,8 @@ class ModelProvisioner:
                 recovery = keep(entry, now_ms=now_ms) or recovery
         except CatalogError as error:
             raise ModelError(Cause.INTERNAL, error.message, error.hint) from error
+        if recovery is not None:
+            events.note_recovery(self._provenance, recovery, at_ms=now_ms)
         return model, recovery
 
     def _refuse_retired(self, ref: str) -> None:

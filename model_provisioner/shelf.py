@@ -16,6 +16,7 @@ from contracts.base import Message
 from model_provisioner import places
 from model_provisioner.digest import Identity
 from model_provisioner.folder import Folder
+from model_provisioner.part import PART
 from model_provisioner.quarantine import Quarantine, Suspect
 from model_provisioner.reference import RemoteRef
 from model_provisioner.sources import listing
@@ -104,7 +105,7 @@ class Shelf:
         missing = 0
         for file in located.files:
             if self.identity(folder, file.name) is None:
-                part = self.identity(folder, f"{file.name}.part")
+                part = self.identity(folder, f"{file.name}{PART}")
                 missing += max(0, (file.size_bytes or 0) - (part.size_bytes if part else 0))
         return missing
 

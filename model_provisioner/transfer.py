@@ -29,7 +29,7 @@ from model_provisioner import http_span
 from model_provisioner.errors import FetchError, Trouble
 from model_provisioner.folder import Folder
 from model_provisioner.outbound_gate import OutboundGate
-from model_provisioner.part import Note, Part
+from model_provisioner.part import PART, Note, Part
 from model_provisioner.sources.base import RemoteFile, Transferred
 from model_provisioner.threads import in_thread
 from model_provisioner.web import Patience, TransientError, Web, parsed, web_of
@@ -121,7 +121,7 @@ class Transfer:
                 await in_thread(lambda _: part.finish())
                 return found
         except OSError as error:
-            raise disk_error(target.with_name(f"{target.name}.part"), error) from error
+            raise disk_error(target.with_name(f"{target.name}{PART}"), error) from error
 
     async def discard(self, target: Path, *, below: Path | None = None) -> None:
         """Throw away what a transfer left. Raises FetchError."""

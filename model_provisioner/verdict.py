@@ -46,7 +46,7 @@ def judge(entry: ModelEntry, seen: Seen) -> Verdict:
         return Verdict(
             result=VerifyResult.FAILED, reason=seen.trouble, message=seen.message, hint=_mend(entry, seen.trouble)
         )
-    if seen.size_bytes != entry.size_bytes and entry.digest:
+    if size_tells(entry, seen.size_bytes):
         text = f"{entry.local_path} has {seen.size_bytes} bytes, and {entry.size_bytes} when it was catalogued"
         return _wrong(entry, VerifyReason.SIZE_CHANGED, text)
     if not entry.digest:
@@ -70,7 +70,7 @@ def judge(entry: ModelEntry, seen: Seen) -> Verdict:
     )
 
 
-def size_tells(entry: ModelEntry, size_bytes: int) -> bool:
+def size_tells(entry: ModelEntry, size_bytes: int | None) -> bool:
     """Whether the size alone shows that the content is wrong, so that nothing need be read."""
     return bool(entry.digest) and size_bytes != entry.size_bytes
 

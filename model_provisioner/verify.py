@@ -98,8 +98,10 @@ class ModelVerifier:
     def _settle(self, entry: ModelEntry, verdict: Verdict, found: dict[Path, str]) -> Verdict:
         now_ms = self._clock()
         try:
-            self._catalog.alter(entry.id, lambda now: _after(now, entry, verdict, now_ms))
-            if verdict.retires:
+            if not self._kept(entry, verdict, now_ms):
+                seen = Seen(trouble=VerifyReason.CHANGED, message=f"{entry.id} was replaced while it was read")
+                verdict = judge(entry, seen)
+            elif verdict.retires:
                 self._note(now_ms, entry, EventKind.RETIRED, f"verification: {verdict.reason}: {verdict.message}")
                 if aside := self._cache.quarantine(entry, found):
                     text = f"{verdict.message}; set aside: {', '.join(map(str, aside[:3]))}"
@@ -110,14 +112,24 @@ class ModelVerifier:
         self._note(now_ms, entry, EventKind.VERIFIED, f"{verdict.result}: {verdict.reason}: {verdict.message}")
         return verdict
 
+    def _kept(self, entry: ModelEntry, verdict: Verdict, now_ms: int) -> bool:
+        """Write down what follows, unless the entry is another one by now. Raises CatalogError."""
+        same = False
+
+        def change(now: ModelEntry) -> ModelEntry:
+            nonlocal same
+            same = (now.local_path, now.digest) == (entry.local_path, entry.digest)
+            return _after(now, verdict, now_ms) if same else now
+
+        self._catalog.alter(entry.id, change)
+        return same
+
     def _note(self, now_ms: int, entry: ModelEntry, kind: EventKind, message: str) -> None:
         events.note(self._journal, Event(at_ms=now_ms, kind=kind, id=entry.id, message=message))
 
 
-def _after(now: ModelEntry, then: ModelEntry, verdict: Verdict, now_ms: int) -> ModelEntry:
-    """The entry after its verification; one that was replaced meanwhile is none of its business."""
-    if (now.local_path, now.digest) != (then.local_path, then.digest):
-        return now
+def _after(now: ModelEntry, verdict: Verdict, now_ms: int) -> ModelEntry:
+    """The entry after its verification."""
     if verdict.result is VerifyResult.OK:
         return replace(now, verified_ms=now_ms)
     if verdict.reason is VerifyReason.NO_DIGEST and verdict.digest is not None:

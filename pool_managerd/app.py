@@ -19,7 +19,6 @@ import aiohttp
 import engine_provisioner.host
 from catalog_core.engines import FsEngineCatalog
 from catalog_core.errors import CatalogError
-from catalog_core.index import Rebuilding
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
 from contracts.pools import Cause, PoolState
@@ -277,12 +276,8 @@ def _recover(catalog: FsModelCatalog | FsEngineCatalog, journal: Path) -> tuple[
         raise StartupError(error.message, error.hint) from error
     if recovery is None:
         return ()
-    text = recovery.render()
-    damaged = isinstance(recovery, Rebuilding)
-    _log.log(logging.WARNING if damaged else logging.INFO, "%s", text)
-    kind = events.EventKind.RECOVERED if damaged else events.EventKind.CONVERTED
-    events.note(journal, events.Event(at_ms=_unix_ms(), kind=kind, message=text))
-    return (text,) if damaged else ()
+    damaged = events.note_recovery(journal, recovery, at_ms=_unix_ms())
+    return (recovery.render(),) if damaged else ()
 
 
 def _unix_ms() -> int:

@@ -54,6 +54,7 @@ class CatalogMethods:
 
     async def call(self, request: Request) -> Message:
         """The result of a call. Raises RpcError."""
+        await self._do(self._mend)
         match request.method:
             case Method.CATALOG_PUT:
                 return await self._put(params_of(request, PutParams))
@@ -77,7 +78,7 @@ class CatalogMethods:
         identifier = wanted.id or (mine[0].id if mine else reference.name_of(place))
         taken = entries.get(identifier)
         if wanted.id is not None and taken is not None and not self._means(wanted.model_ref, taken):
-            text = f"the id {identifier!r} belongs to the model {reference_text(taken.ref)}"
+            text = f"the id {identifier!r} belongs to the model {self._shown(taken)}"
             raise RpcError(RpcCode.CONFLICT, text, {"hint": "choose another id, or leave it out", "field": "id"})
         shown, engine = reference.shown(place), self._engine(entries.get(identifier), wanted.model_ref)
         identifier = self._name_while_pulled(identifier, shown, wanted)
@@ -130,7 +131,7 @@ class CatalogMethods:
         engine = self._engine(entry, entry.ref)
         work = self._verified
         return self._jobs.begin(
-            JobKind.VERIFY, entry.id, reference_text(entry.ref), engine, lambda progress: work(entry.id, progress)
+            JobKind.VERIFY, entry.id, self._shown(entry), engine, lambda progress: work(entry.id, progress)
         )
 
     async def _verified(self, identifier: str, progress: Progress) -> Done:
@@ -194,12 +195,21 @@ class CatalogMethods:
         except (CatalogError, ModelError) as error:
             raise _rpc_error(error) from error
 
+    def _mend(self) -> None:
+        """A damaged index is put aside before a change. Blocks. Raises CatalogError."""
+        if (recovery := self._stock.catalog.recover()) is not None:
+            events.note_recovery(self._stock.journal, recovery, at_ms=self._stock.now_ms())
+
     async def _note(self, kind: events.EventKind, identifier: str, message: str) -> None:
         event = events.Event(at_ms=self._stock.now_ms(), kind=kind, id=identifier, message=message)
         await asyncio.to_thread(events.note, self._stock.journal, event)
 
     def _means(self, ref: str, entry: ModelEntry) -> bool:
         return bool(holds.holders(entry, (holds.Hold(by="this", ref=ref),), self._stock.base_dir))
+
+    def _shown(self, entry: ModelEntry) -> str:
+        """Its reference for people: the query of an address may be a signature."""
+        return holds.normal(entry.ref, self._stock.base_dir)
 
     def _users(self, entry: ModelEntry) -> tuple[str, ...]:
         return holds.holders(entry, self._stock.in_use.by_pools(), self._stock.base_dir)
@@ -219,11 +229,6 @@ class CatalogMethods:
 
 ANSWERED = frozenset({Method.CATALOG_PUT, Method.CATALOG_VERIFY, Method.CATALOG_SET_STATE, Method.CATALOG_DELETE})
 """The methods that are answered here."""
-
-
-def reference_text(ref: str) -> str:
-    """A reference for people: the query of an address may be a signature."""
-    return ref.partition("?")[0] if ref.lower().startswith("https:") else ref
 
 
 def _rpc_error(error: CatalogError | ModelError) -> RpcError:

@@ -24,6 +24,8 @@ from pool_managerd.wiring import ProvisionedModels
 _log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
+SWEEP_S = 86_400.0
+"""What is left of old downloads goes after days, also where this daemon runs for months."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,13 @@ class StockWatch:
         self._again.set()
 
     async def run(self) -> Never:
-        """Tidy up once, then look until cancelled."""
-        for line in await asyncio.to_thread(self._stock.cache.sweep):
-            _log.info("models: %s", line)
+        """Tidy up now and every day, and look, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
+            if loop.time() >= due:
+                due = loop.time() + SWEEP_S
+                await self._sweep()
             self._again.clear()
             await self._look()
             try:
@@ -67,6 +72,10 @@ class StockWatch:
                     await self._again.wait()
             except TimeoutError:
                 continue
+
+    async def _sweep(self) -> None:
+        for line in await asyncio.to_thread(self._stock.cache.sweep):
+            _log.info("models: %s", line)
 
     async def _look(self) -> None:
         identity = await asyncio.to_thread(self._stock.catalog.identity)

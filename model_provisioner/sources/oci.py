@@ -8,7 +8,6 @@ layer, and never shows a token.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from model_provisioner.reference import OciRef
 from model_provisioner.sources import oci_auth, oci_manifest
 from model_provisioner.sources.base import Located, RemoteFile
 from model_provisioner.sources.oci_manifest import Artifact, Index, Manifest, ManifestError, NotAModelError
+from model_provisioner.threads import left_behind
 
 if TYPE_CHECKING:
     from model_provisioner.sources.oci_client import Client
@@ -54,7 +54,7 @@ class OciSource:
 
     async def locate(self, ref: OciRef) -> Located:
         """The files of the artifact. Raises ModelError, FetchError."""
-        return await asyncio.to_thread(self._locate, ref)
+        return await left_behind(lambda: self._locate(ref))
 
     def _locate(self, ref: OciRef) -> Located:
         host, repository = _place(ref)

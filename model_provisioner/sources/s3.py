@@ -9,7 +9,6 @@ else. Never shows a signed address or what a store says in its own words.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import ssl
@@ -26,6 +25,7 @@ from model_provisioner.reference import S3Ref
 from model_provisioner.sources import listing, s3_words
 from model_provisioner.sources.base import Located, RemoteFile
 from model_provisioner.sources.s3_words import Place
+from model_provisioner.threads import left_behind
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -69,7 +69,7 @@ class S3Source:
 
     async def locate(self, ref: S3Ref) -> Located:
         """The objects of the reference, with signed addresses. Raises ModelError, FetchError."""
-        return await asyncio.to_thread(self._locate, ref)
+        return await left_behind(lambda: self._locate(ref))
 
     def _locate(self, ref: S3Ref) -> Located:
         try:

@@ -205,6 +205,25 @@ async def test_a_damaged_index_is_said_to_everybody_and_written_down(home: Home)
     assert list(entries(home)) == ["tiny"]
 
 
+@pytest.mark.req("CAT-04")
+@pytest.mark.parametrize("method", ["catalog.put", "catalog.set_state", "catalog.delete", "catalog.verify"])
+async def test_a_change_mends_an_index_that_is_damaged_while_the_manager_runs(
+    home: Home, tmp_path: Path, method: str
+) -> None:
+    path = write_tiny_gguf(tmp_path / "other.gguf", ctx=256)
+    await home.start()
+    async with client(home) as here:
+        await here.job("catalog.put", model_ref=str(path))
+        folder = home.root / ".local/share/llama-orch"
+        (folder / "catalog/models.json").write_text("damaged")
+        more = {"model_ref": str(path)} if method == "catalog.put" else {"model_id": "other"}
+        state = {"state": "Retired"} if method == "catalog.set_state" else {}
+        assert "error" not in await here.ask(method, **more, **state)
+    lines = [json.loads(line) for line in (folder / "provenance/catalog.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines].count("recovered") == 1
+    assert (folder / "catalog/models.json.corrupt-1").exists()
+
+
 @pytest.mark.req("CAT-03")
 async def test_the_end_of_the_manager_ends_a_verification(home: Home, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "large.gguf", ctx=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_it_is_told_what_is_asked_and_no_secret(tmp_path: Path) -> None:
 )
 def test_every_other_end_denies(tmp_path: Path, script: str, said: str) -> None:
     assert asked(hook(tmp_path, script)) == said
+
+
+@pytest.mark.req("HP-23")
+def test_what_it_says_is_not_kept_however_much_it_is(tmp_path: Path) -> None:
+    script = "echo no; head -c 400000000 /dev/zero; exit 1"
+    tracemalloc.start()
+    try:
+        assert asked(hook(tmp_path, script)) == "exit status 1, 'no'"
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 << 20
+    endless = asked(hook(tmp_path, "exec yes"), timeout_s=0.2)
+    assert endless == "it did not answer within 0.2 s"
 
 
 def test_no_answer_and_no_program_deny(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -333,6 +334,8 @@ async def test_a_lost_catalog_is_rebuilt_from_provenance_and_what_is_on_the_disk
     await place.ensure("one.gguf")
     assert "models.json could not be read" in place.lines[-1]
     assert "kept as models.json.corrupt-1, 2 entries rebuilt" in place.lines[-1]
+    (line,) = (place.provenance / "catalog.jsonl").read_text().splitlines()
+    assert (json.loads(line)["kind"], json.loads(line)["message"]) == ("recovered", place.lines[-1])
     assert [entry.id for entry in place.catalog.list()] == ["one", "two"]
     assert (place.catalog.get("two").digest, place.catalog.get("two").local_path) == (two.digest, two.local_path)
     assert place.catalog.get("one").ctx_max == 256

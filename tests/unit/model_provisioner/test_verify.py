@@ -208,3 +208,23 @@ async def test_a_verification_holds_no_loop_and_can_be_cancelled(bench: Bench) -
         task.cancel()
     assert task.cancelled()
     assert bench.entry == replace(entry, created_ms=1)
+
+
+@pytest.mark.req("CAT-03")
+async def test_what_replaced_the_model_while_it_was_read_is_not_judged_by_what_was_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.model()
+    spoil(path)
+    good = replace(bench.entry, digest="sha256:" + "1" * 64)
+
+    def replaced(*_: object) -> None:  # another process fetched it again
+        path.write_bytes(b"what came instead")
+        bench.catalog.put(good, now_ms=2)
+
+    monkeypatch.setattr(bench.digests, "remember", replaced)
+    verdict = await bench.verify()
+    assert (verdict.reason, verdict.retires) == (VerifyReason.CHANGED, False)
+    assert bench.entry == good
+    assert path.read_bytes() == b"what came instead"
+    assert bench.events() == ["verified"]
