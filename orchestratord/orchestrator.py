@@ -143,13 +143,17 @@ class Orchestrator:
             log.warning("pool-managerd reports pool %r, which this configuration does not have", snapshot.pool_id)
             return
         self._observer.pool_changed(entry)
-        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
-            error = snapshot.last_error if snapshot.state in FAILING else None
-            text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
-            self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
+        error = snapshot.last_error if snapshot.state in FAILING else None
+        text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
+        self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
         self.runner.learn(entry)
         self.runner.pump()
+
+    def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
+        """End the tasks that wait for pools of which none is left: nobody would ever answer them."""
+        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
+            self._fail(self.get(task_id), code, message, hint)
 
     def _turn_away(self, entry: PoolEntry) -> None:
         """A reloaded pool may serve another model: what waits for the old one must not get the new one's answer."""
@@ -167,8 +171,12 @@ class Orchestrator:
             )
 
     def _learned(self, entry: PoolEntry) -> None:
-        """An engine has said what it serves: what waits for something else must not be sent to it."""
+        """An engine has said what it serves, or that it will not: what waits for something else is not sent to it."""
         view = entry.view
+        silent = admission.silence(view)
+        if silent is not None:
+            self._strand(silent.code, silent.message, silent.hint)
+            return
         waiting = {task_id: self.get(task_id).request for task_id in self.backlog.waiting_for(entry.id)}
         obstacles = {task_id: admission.obstacle(request, view) for task_id, request in waiting.items()}
         for task_id in self.backlog.withdraw(entry.id, [each for each, found in obstacles.items() if found]):

@@ -231,6 +231,7 @@ class Runner:
             if answer.failure in MUTE:
                 entry.mute = answer.message
                 entry.heard.set()
+                self._learned(entry)
             await asyncio.sleep(pause)
             if entry.start != start:
                 return

@@ -14,7 +14,7 @@ from contracts.tasks import KvHint, TaskState, Workload
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
-from tests.unit.orchestratord.world import Hold, ScriptedAdapter, ended, snapshot, world
+from tests.unit.orchestratord.world import Hold, ScriptedAdapter, config, ended, pool, snapshot, world
 
 EMBEDDER = Props(workloads=(Workload.EMBEDDING,), features=("tokenize",))
 EMBEDDING = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("a",), "max_tokens": None}
@@ -145,6 +145,39 @@ async def test_an_engine_that_will_not_say_it_gets_no_task_until_that_is_mended(
         engine.says = ScriptedAdapter().says
         await pass_time(2)
         assert (await made.submit()).state is TaskState.RUNNING
+
+
+@pytest.mark.req("HP-08")
+async def test_what_waited_for_an_engine_that_then_will_not_say_it_is_told_so() -> None:
+    engine = ScriptedAdapter()
+    async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, PoolState.STARTING)) as made:
+        task = await made.submit()
+        engine.says = EngineError(Failure.INVALID, "the server has no model 'x'")
+        made.orchestrator.report(snapshot("p", revision=2))
+        await ended(task)
+        assert isinstance(task.outcome, StreamError)
+        assert task.outcome.code is ErrorCode.POOL_UNREADY
+        assert task.outcome.message == "pool 'p' runs and does not say what it serves: the server has no model 'x'"
+        assert task.outcome.hint == "correct the pool's model, URL or key; it is asked again and again"
+
+
+@pytest.mark.req("HP-08")
+async def test_what_another_pool_may_run_outlasts_an_engine_that_will_not_say_it() -> None:
+    mute, other = ScriptedAdapter(), ScriptedAdapter()
+    mute.says = EngineError(Failure.INVALID, "the server has no model 'x'")
+    async with world(
+        settings=config(pool("p"), pool("q")),
+        engines={"p": mute, "q": other},
+        snapshots=lambda each: snapshot(each, PoolState.STARTING),
+    ) as made:
+        task = await made.submit()
+        made.orchestrator.report(snapshot("p", revision=2))
+        await pass_time(3)
+        waiting = task.state
+        assert waiting is TaskState.QUEUED
+        made.orchestrator.report(snapshot("q", revision=2))
+        await ended(task)
+        assert task.state is TaskState.DONE
 
 
 async def test_a_mistake_of_ours_about_one_engine_ends_nothing_else() -> None:
