@@ -196,7 +196,7 @@ class Orchestrator:
     async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
         found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
-        if await self._introductions(request):
+        if await self._introductions(found):
             found = self._eligible(request)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
@@ -210,16 +210,15 @@ class Orchestrator:
             raise ApiError(admission.context_refusal(request, tokens, widest))
         return tuple(fitting)
 
-    async def _introductions(self, request: TaskRequest) -> bool:
+    async def _introductions(self, found: Eligible) -> bool:
         """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
 
-        Whether there were any.
+        Where another one can run the task already there is none, and nobody waits. Whether there was a wait.
         """
-        asking = [
-            entry
-            for entry in self._pools
-            if entry.asked and not entry.heard.is_set() and admission.serves(entry.snapshot, request.model_ref)
-        ]
+        entries = self._pools.of(found.ids)
+        if any(entry.usable for entry in entries):
+            return False
+        asking = [entry for entry in entries if entry.introducible and entry.asked and not entry.heard.is_set()]
         if asking:
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTRODUCTION_S):

@@ -76,6 +76,30 @@ async def test_a_task_waits_a_moment_for_what_the_engine_says() -> None:
         assert task.state is not TaskState.QUEUED
 
 
+@pytest.mark.req("HP-08")
+async def test_no_task_waits_for_what_one_engine_says_while_another_can_run_it() -> None:
+    silent = ScriptedAdapter()
+    silent.says = Hold(asyncio.Event())
+    engines = {"p": ScriptedAdapter(), "q": silent}
+    async with world(settings=config(pool("p"), pool("q")), engines=engines) as made:
+        await settle()
+        before = asyncio.get_running_loop().time()
+        task = await made.submit()
+        assert (task.state, asyncio.get_running_loop().time()) == (TaskState.RUNNING, before)
+
+
+@pytest.mark.req("HP-03")
+async def test_no_task_waits_for_what_an_engine_says_that_went_away_before_it_answered() -> None:
+    engine = ScriptedAdapter()
+    engine.says = EngineError(Failure.REFUSED, "gone")
+    async with world(engines={"p": engine}) as made:
+        await settle()
+        made.orchestrator.report(snapshot("p", PoolState.BACKOFF, revision=2, endpoint=Endpoint(url="http://p")))
+        before = asyncio.get_running_loop().time()
+        task = await made.submit()
+        assert (task.state, asyncio.get_running_loop().time()) == (TaskState.QUEUED, before)
+
+
 async def test_a_workload_that_it_does_not_serve_is_refused_with_what_it_serves() -> None:
     engine = ScriptedAdapter()
     engine.says = EMBEDDER
