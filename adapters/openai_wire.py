@@ -141,10 +141,11 @@ class OpenAiReader:
         if event.error is not None:
             raise self._stream_error(as_detail(event.error))
         for choice in event.choices:
-            if text := choice.text or choice.delta.content:
-                texts.append(text)
-            elif thought := choice.delta.reasoning or choice.delta.reasoning_content:
+            delta = choice.delta
+            if thought := delta.reasoning or delta.reasoning_content:  # the last of it may come with the first word
                 texts.append(thought)
+            if text := choice.text or delta.content:
+                texts.append(text)
             if choice.finish_reason is not None:
                 self._reason = _reason(choice.finish_reason)
         self._usage = event.usage or self._usage
