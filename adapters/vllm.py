@@ -48,10 +48,7 @@ class VllmAdapter(OpenAiAdapter):
         return served
 
     async def _version(self, _routes: discovery.Routes | None) -> str | None:
-        said = await optional(
-            self._http.get(self._endpoint, discovery.VERSION, discovery.Version, self.refusals.refusal)
-        )
-        return None if said is None else said.version
+        return await self._told_version()
 
     def _features(
         self, _card: discovery.ModelCard, routes: discovery.Routes | None, generating: list[str]

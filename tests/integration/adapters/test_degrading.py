@@ -124,6 +124,18 @@ async def test_a_vllm_that_lists_what_it_serves_computes_nothing(server: Scripte
     assert [route for route in server.asked if route.startswith("POST")] == ["POST /tokenize"]
 
 
+@pytest.mark.req("AD-04")
+@pytest.mark.parametrize("engine", [Engine.VLLM, Engine.OPENAI])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_version_that_is_shown_to_nobody_is_not_told_and_no_wrong_key(
+    server: Scripted, http: EngineHttp, engine: Engine, status: int
+) -> None:
+    server.routes = {"GET /v1/models": models("m"), "GET /openapi.json": listing("/v1/completions")}
+    server.routes["GET /version"] = (status, {"detail": "not for you"})
+    props = await adapter_at(server, engine, http).props()
+    assert (props.engine_version, props.workloads) == (None, (COMPLETION,))
+
+
 # --- any other server of the protocol ---------------------------------------------------------------------------------
 
 
