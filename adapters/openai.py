@@ -112,6 +112,8 @@ class OpenAiAdapter:
     ) -> tuple[str, ...]:
         described = [] if routes is None else [path for path in generating if routes.describes(path)]
         found = discovery.features(routes, described) if described else set(PROTOCOL)
+        if len(described) < len(generating):
+            found &= set(PROTOCOL)  # what one body has is not known of another that is not described
         if routes is None:
             return (*FEATURES, *sorted(found))
         if routes.takes(COMPLETIONS, "response_format"):

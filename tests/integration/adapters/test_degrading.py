@@ -166,6 +166,19 @@ async def test_features_are_the_fields_that_a_server_lists(server: Scripted, htt
     assert not {"min_p", "grammar"} & set(props.features)
 
 
+@pytest.mark.req("AD-06")
+async def test_what_one_route_takes_is_not_assumed_of_another_that_is_not_described(
+    server: Scripted, http: EngineHttp
+) -> None:
+    chat = listing("/v1/chat/completions", fields=("seed", "top_k", "response_format"))[1]
+    assert isinstance(chat, dict)
+    chat["paths"]["/v1/completions"] = {"post": {}}
+    server.routes = {"GET /v1/models": models("m"), "GET /openapi.json": (200, chat)}
+    features = set((await adapter_at(server, Engine.OPENAI, http).props()).features)
+    assert {"seed", "json_schema"} <= features
+    assert not {"top_k", "completion_json_schema"} & features
+
+
 ENDED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
 
