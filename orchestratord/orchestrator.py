@@ -235,10 +235,11 @@ class Orchestrator:
         return found
 
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
+        """By the first engine that can, for all of these pools: what may not fit into the narrowest is counted."""
+        wanted = admission.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
         for entry in self._pools.of(found.ids):
             if entry.usable and entry.adapter is not None:
                 try:
-                    wanted = admission.to_count(request, entry.ctx_max)
                     return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
                 except EngineError as error:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)

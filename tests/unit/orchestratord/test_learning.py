@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from adapters.base import EngineError, Failure, Props
+from adapters.base import EngineError, Failure, Generation, Props
 from contracts.config import Engine, Mode
 from contracts.errors import ErrorCode
 from contracts.events import StreamError
-from contracts.pools import Endpoint, PoolState
+from contracts.pools import Endpoint, PoolSnapshot, PoolState
 from contracts.tasks import KvHint, TaskState, Workload
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time, settle
@@ -230,6 +230,31 @@ async def test_the_context_is_what_both_know(mode: Mode, said: int | None, expec
         await settle()
         assert made.pools["p"].ctx_max == expected
         assert made.pools["p"].view.snapshot.ctx_max == expected
+
+
+class Counting(ScriptedAdapter):
+    """One token for each byte of the longest input."""
+
+    async def count_tokens(self, generation: Generation) -> int:
+        return max((len(text) for text in generation.inputs or ()), default=0)
+
+
+@pytest.mark.req("HP-05")
+async def test_an_input_is_counted_for_the_narrowest_pool_and_not_for_the_one_that_counts() -> None:
+    engines: dict[str, ScriptedAdapter] = {"narrow": Counting(), "wide": Counting()}
+    for engine in engines.values():
+        engine.says = EMBEDDER
+    settings = config(pool("wide"), pool("narrow"))
+
+    def reported(pool_id: str) -> PoolSnapshot:
+        return snapshot(pool_id, ctx_max=512 if pool_id == "narrow" else 8192)
+
+    async with world(settings=settings, engines=engines, snapshots=reported) as made:
+        await settle()
+        task = await made.submit(**EMBEDDING | {"inputs": ("a" * 3000,)})
+        await ended(task)
+        assert engines["narrow"].asked == []
+        assert len(engines["wide"].asked) == 1
 
 
 @pytest.mark.req("AD-06")
