@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.base import EngineError, Failure, Generation, Props
 from contracts.config import Engine, Mode
@@ -14,7 +15,19 @@ from contracts.tasks import KvHint, TaskState, Workload
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
-from tests.unit.orchestratord.world import Hold, ScriptedAdapter, config, ended, pool, snapshot, world
+from tests.unit.orchestratord.world import (
+    SERVES,
+    STOPPED_WELL,
+    Hold,
+    Pause,
+    Script,
+    ScriptedAdapter,
+    config,
+    ended,
+    pool,
+    snapshot,
+    world,
+)
 
 EMBEDDER = Props(workloads=(Workload.EMBEDDING,), features=("tokenize",))
 EMBEDDING = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("a",), "max_tokens": None}
@@ -230,6 +243,20 @@ async def test_the_context_is_what_both_know(mode: Mode, said: int | None, expec
         await settle()
         assert made.pools["p"].ctx_max == expected
         assert made.pools["p"].view.snapshot.ctx_max == expected
+
+
+@pytest.mark.req("AD-04")
+@pytest.mark.parametrize(("said", "at_a_time"), [(None, 3), (0, 3), (1, 1), (2, 2), (64, 3)])
+async def test_no_engine_gets_more_at_a_time_than_it_says_it_has_slots(said: int | None, at_a_time: int) -> None:
+    engine = ScriptedAdapter(otherwise=Script(["a", Pause(1), STOPPED_WELL]))
+    engine.says = replace(SERVES, slots=said)
+    async with world(engines={"p": engine}, slots=3) as made:
+        await settle()
+        tasks = [await made.submit() for _ in range(5)]
+        for task in tasks:
+            await ended(task)
+        assert engine.most_open == at_a_time
+        assert made.pools["p"].view.snapshot.slots == at_a_time
 
 
 class Counting(ScriptedAdapter):
