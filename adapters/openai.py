@@ -21,7 +21,6 @@ from adapters.http import EngineHttp
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RERANKS, TOKENIZE
 from adapters.openai_request import request, tokenize_body
 from adapters.openai_wire import OpenAiReader
-from adapters.parameters import WORKLOADS
 from adapters.refusals import Refusals
 from adapters.results import results
 from adapters.streaming import Batches
@@ -52,8 +51,6 @@ class OpenAiAdapter:
 
     engine = Engine.OPENAI
     refusals = REFUSALS
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.OPENAI]
-    features: tuple[str, ...] = FEATURES
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp, model: str | None = None) -> None:
         self._endpoint = endpoint

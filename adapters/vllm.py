@@ -18,9 +18,7 @@ from adapters.base import EngineError, Generation, Health
 from adapters.discovery import optional, unsaid
 from adapters.openai import OpenAiAdapter
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, RERANKS, TOKENIZE
-from adapters.parameters import WORKLOADS
 from contracts.config import Engine
-from contracts.tasks import Workload
 
 
 class VllmAdapter(OpenAiAdapter):
@@ -28,8 +26,6 @@ class VllmAdapter(OpenAiAdapter):
 
     engine = Engine.VLLM
     refusals = wire.REFUSALS
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.VLLM]
-    features: tuple[str, ...] = wire.FEATURES
 
     async def health(self) -> Health:
         """Refused until it serves, and 503 when its engine has died: it never says that it loads."""
