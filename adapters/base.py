@@ -111,11 +111,6 @@ class Health(StrEnum):
 class Adapter(Protocol):
     """One running engine."""
 
-    workloads: tuple[Workload, ...]
-    """What can be asked of such an engine at all; what this one serves, ``props`` tells."""
-    features: tuple[str, ...]
-    """Likewise."""
-
     async def health(self) -> Health:
         """Whether the engine serves right now; never raises for an engine that is down."""
 

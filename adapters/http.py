@@ -32,6 +32,8 @@ KEEP_ALIVE_S = 3.0
 EVENT_STREAM = "text/event-stream"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+MAX_MESSAGE = 500
+"""Characters of an engine's own words: enough to act on, and short enough for a log."""
 
 Answer = TypeVar("Answer")
 StatusError = Callable[[int, bytes], EngineError]
@@ -271,8 +273,9 @@ def _refused(status: int, body: bytes, endpoint: Endpoint, refusal: StatusError)
 
 
 def _without_key(error: EngineError, endpoint: Endpoint) -> EngineError:
-    text = Redactor((endpoint.api_key or "",)).text(error.message)
-    return EngineError(error.failure, text, status=error.status)
+    """The same in few words. It is cut last: of a key that was cut in two, half would be left."""
+    text = Redactor((endpoint.api_key or "",)).text(error.message[:MAX_ERROR_BYTES])
+    return EngineError(error.failure, text[:MAX_MESSAGE], status=error.status)
 
 
 def _failure(error: Exception, endpoint: Endpoint, path: str) -> EngineError:

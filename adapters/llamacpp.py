@@ -19,19 +19,13 @@ from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
-from adapters.parameters import WORKLOADS
 from adapters.results import results
 from adapters.streaming import Batches, Reader
-from contracts.config import Engine
 from contracts.pools import Endpoint
-from contracts.tasks import Workload
 
 
 class LlamaCppAdapter:
     """One running llama-server."""
-
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.LLAMACPP]
-    features: tuple[str, ...] = wire.FEATURES
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp) -> None:
         self._endpoint = endpoint

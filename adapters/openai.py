@@ -16,12 +16,11 @@ import msgspec
 
 from adapters import openai_discovery as discovery
 from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
-from adapters.discovery import optional, unsaid
+from adapters.discovery import Answer, optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RERANKS, TOKENIZE
 from adapters.openai_request import request, tokenize_body
 from adapters.openai_wire import OpenAiReader
-from adapters.parameters import WORKLOADS
 from adapters.refusals import Refusals
 from adapters.results import results
 from adapters.streaming import Batches
@@ -52,8 +51,6 @@ class OpenAiAdapter:
 
     engine = Engine.OPENAI
     refusals = REFUSALS
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.OPENAI]
-    features: tuple[str, ...] = FEATURES
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp, model: str | None = None) -> None:
         self._endpoint = endpoint
@@ -105,18 +102,15 @@ class OpenAiAdapter:
         return {path: await self._answers(path, card) for path in (COMPLETIONS, CHAT, EMBEDDINGS, RERANKS[0])}
 
     async def _version(self, routes: discovery.Routes | None) -> str | None:
-        if routes is None:
-            return None
-        said = await optional(
-            self._http.get(self._endpoint, discovery.VERSION, discovery.Version, self.refusals.refusal)
-        )
-        return None if said is None else said.version
+        return None if routes is None else await self._told_version()
 
     def _features(
         self, card: discovery.ModelCard, routes: discovery.Routes | None, generating: list[str]
     ) -> tuple[str, ...]:
         described = [] if routes is None else [path for path in generating if routes.describes(path)]
         found = discovery.features(routes, described) if described else set(PROTOCOL)
+        if len(described) < len(generating):
+            found &= set(PROTOCOL)  # what one body has is not known of another that is not described
         if routes is None:
             return (*FEATURES, *sorted(found))
         if routes.takes(COMPLETIONS, "response_format"):
@@ -186,19 +180,26 @@ class OpenAiAdapter:
     async def _list_routes(self) -> discovery.Routes | None:
         """The routes that the server lists; None for one that lists none."""
         if not self._listed:
-            document = await self._openapi()
+            document = await self._shown(discovery.OPENAPI, dict[str, Any])
             self._routes = None if document is None else discovery.routes_of(document)
             self._listed = True
         return self._routes
 
-    async def _openapi(self) -> dict[str, Any] | None:
-        asked = self._http.get(self._endpoint, discovery.OPENAPI, dict[str, Any], self.refusals.refusal)
+    async def _told_version(self) -> str | None:
+        said = await self._shown(discovery.VERSION, discovery.Version)
+        return None if said is None else said.version
+
+    async def _shown(self, path: str, kind: type[Answer]) -> Answer | None:
+        """What a server may say beside the protocol. A gateway may show it to nobody: that makes the key no wrong one.
+
+        Whether the key is right, the models have told.
+        """
         try:
-            return await optional(asked)
+            return await optional(self._http.get(self._endpoint, path, kind, self.refusals.refusal))
         except EngineError as error:
             if error.failure is not Failure.UNAUTHORIZED:
                 raise
-            return None  # a gateway may show its documents to nobody
+            return None
 
     async def _count(self, generation: Generation) -> int:
         """The tokens of a chat, of a prompt, or of the longest input."""

@@ -15,7 +15,6 @@ from adapters.base import Batch, EngineError, Failure, Finished
 from contracts.events import FinishReason
 
 DONE = b"[DONE]"
-MAX_MESSAGE = 500
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """All that the decoder raises for bytes that are not what they should be."""
 
@@ -141,10 +140,11 @@ class OpenAiReader:
         if event.error is not None:
             raise self._stream_error(as_detail(event.error))
         for choice in event.choices:
-            if text := choice.text or choice.delta.content:
-                texts.append(text)
-            elif thought := choice.delta.reasoning or choice.delta.reasoning_content:
+            delta = choice.delta
+            if thought := delta.reasoning or delta.reasoning_content:  # the last of it may come with the first word
                 texts.append(thought)
+            if text := choice.text or delta.content:
+                texts.append(text)
             if choice.finish_reason is not None:
                 self._reason = _reason(choice.finish_reason)
         self._usage = event.usage or self._usage
@@ -187,9 +187,8 @@ def error_detail(body: bytes) -> ErrorDetail:
 
 
 def message_of(detail: ErrorDetail, status: int) -> str:
-    """The engine's own words on one line, short enough for a log."""
-    text = re.sub(r"\s+", " ", detail.message or "").strip()
-    return text[:MAX_MESSAGE] or f"status {status}"
+    """The engine's own words on one line. How many of them are kept is decided where the key is taken out."""
+    return re.sub(r"\s+", " ", detail.message or "").strip() or f"status {status}"
 
 
 def malformed(error: Exception) -> EngineError:

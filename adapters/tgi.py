@@ -16,20 +16,14 @@ from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
 from adapters.discovery import optional
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
-from adapters.parameters import WORKLOADS
 from adapters.streaming import Batches, Reader
-from contracts.config import Engine
 from contracts.pools import Endpoint
-from contracts.tasks import Workload
 
 refusal = wire.REFUSALS.refusal
 
 
 class TgiAdapter:
     """One running TGI server."""
-
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.TGI]
-    features: tuple[str, ...] = wire.FEATURES
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp) -> None:
         self._endpoint = endpoint

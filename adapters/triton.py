@@ -14,18 +14,12 @@ from adapters import triton_wire as wire
 from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional
 from adapters.http import EngineHttp
-from adapters.parameters import WORKLOADS
 from adapters.streaming import Batches
-from contracts.config import Engine
 from contracts.pools import Endpoint
-from contracts.tasks import Workload
 
 
 class TritonAdapter:
     """One running Triton server."""
-
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.TRITON]
-    features: tuple[str, ...] = ("cancel_on_close",)
 
     def __init__(self, endpoint: Endpoint, http: EngineHttp, model: str | None = None) -> None:
         self._endpoint = endpoint

@@ -18,9 +18,7 @@ from adapters.base import EngineError, Generation, Health
 from adapters.discovery import optional, unsaid
 from adapters.openai import OpenAiAdapter
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, RERANKS, TOKENIZE
-from adapters.parameters import WORKLOADS
 from contracts.config import Engine
-from contracts.tasks import Workload
 
 
 class VllmAdapter(OpenAiAdapter):
@@ -28,8 +26,6 @@ class VllmAdapter(OpenAiAdapter):
 
     engine = Engine.VLLM
     refusals = wire.REFUSALS
-    workloads: tuple[Workload, ...] = WORKLOADS[Engine.VLLM]
-    features: tuple[str, ...] = wire.FEATURES
 
     async def health(self) -> Health:
         """Refused until it serves, and 503 when its engine has died: it never says that it loads."""
@@ -48,10 +44,7 @@ class VllmAdapter(OpenAiAdapter):
         return served
 
     async def _version(self, _routes: discovery.Routes | None) -> str | None:
-        said = await optional(
-            self._http.get(self._endpoint, discovery.VERSION, discovery.Version, self.refusals.refusal)
-        )
-        return None if said is None else said.version
+        return await self._told_version()
 
     def _features(
         self, _card: discovery.ModelCard, routes: discovery.Routes | None, generating: list[str]

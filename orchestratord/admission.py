@@ -63,7 +63,7 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
         does not, and to queue for it would be a promise that nobody keeps.
         """
         snapshot = self.snapshot
-        if self.mute is not None and snapshot.ready:
+        if silence(self) is not None:
             return False
         missing = GateState.FAILED in {snapshot.gates.model, snapshot.gates.engine}
         return snapshot.state in COMING or (snapshot.state in RECOVERING and not missing)
@@ -143,6 +143,19 @@ def obstacle(request: TaskRequest, view: PoolView) -> Refusal | None:
         text = f"strict determinism needs one slot, and pool {pool.pool_id!r} has {pool.slots}"
         return _invalid("determinism", text, "use a pool with slots: 1, or determinism best_effort")
     return None
+
+
+def silence(view: PoolView) -> Refusal | None:
+    """Why nothing is sent to a pool that runs: its engine will not say what it serves."""
+    if view.mute is None or not view.snapshot.ready:
+        return None
+    return Refusal(
+        code=ErrorCode.POOL_UNREADY,
+        message=f"pool {view.snapshot.pool_id!r} runs and does not say what it serves: {view.mute}",
+        hint="correct the pool's model, URL or key; it is asked again and again",
+        pool_id=view.snapshot.pool_id,
+        engine=view.snapshot.engine,
+    )
 
 
 def serves(snapshot: PoolSnapshot, model_ref: str) -> bool:
@@ -297,15 +310,9 @@ def _retired(request: TaskRequest, snapshot: PoolSnapshot) -> Refusal:
 
 def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:
     """All able pools are out of service: say why, and when to come back where that is known."""
-    mute = next((view for view in views if view.mute is not None and view.snapshot.ready), None)
-    if mute is not None:
-        return Refusal(
-            code=ErrorCode.POOL_UNREADY,
-            message=f"pool {mute.snapshot.pool_id!r} runs and does not say what it serves: {mute.mute}",
-            hint="correct the pool's model, URL or key; it is asked again and again",
-            pool_id=mute.snapshot.pool_id,
-            engine=mute.snapshot.engine,
-        )
+    silent = next((found for view in views if (found := silence(view)) is not None), None)
+    if silent is not None:
+        return silent
     retries = [view for view in views if view.snapshot.retry_at_ms is not None]
     chosen = min(retries, key=lambda view: view.snapshot.retry_at_ms or 0, default=views[0]).snapshot
     # What went wrong before says nothing of a pool that somebody drains.

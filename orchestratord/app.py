@@ -70,7 +70,7 @@ async def serve(context: DaemonContext) -> None:
             return adapter_for(pool.engine, endpoint, http, pool.model)
 
         pools = PoolDirectory(config, adapter_of)
-        sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=lambda: secrets.randbelow(MAX_SEED))
+        sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
         orchestrator = Orchestrator(config, pools, SystemClock(), sources, Observer(metrics))
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
@@ -104,6 +104,11 @@ async def serve(context: DaemonContext) -> None:
                 reloading.cancel()
                 status.cancel()
             following.cancel()
+
+
+def drawn_seed() -> int:
+    """A seed for a task that gives none. Never 0, which TGI refuses."""
+    return 1 + secrets.randbelow(MAX_SEED)
 
 
 def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:

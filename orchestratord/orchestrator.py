@@ -143,13 +143,17 @@ class Orchestrator:
             log.warning("pool-managerd reports pool %r, which this configuration does not have", snapshot.pool_id)
             return
         self._observer.pool_changed(entry)
-        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
-            error = snapshot.last_error if snapshot.state in FAILING else None
-            text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
-            self._fail(self.get(task_id), ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
+        error = snapshot.last_error if snapshot.state in FAILING else None
+        text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
+        self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
         self.runner.learn(entry)
         self.runner.pump()
+
+    def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
+        """End the tasks that wait for pools of which none is left: nobody would ever answer them."""
+        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
+            self._fail(self.get(task_id), code, message, hint)
 
     def _turn_away(self, entry: PoolEntry) -> None:
         """A reloaded pool may serve another model: what waits for the old one must not get the new one's answer."""
@@ -167,8 +171,12 @@ class Orchestrator:
             )
 
     def _learned(self, entry: PoolEntry) -> None:
-        """An engine has said what it serves: what waits for something else must not be sent to it."""
+        """An engine has said what it serves, or that it will not: what waits for something else is not sent to it."""
         view = entry.view
+        silent = admission.silence(view)
+        if silent is not None:
+            self._strand(silent.code, silent.message, silent.hint)
+            return
         waiting = {task_id: self.get(task_id).request for task_id in self.backlog.waiting_for(entry.id)}
         obstacles = {task_id: admission.obstacle(request, view) for task_id, request in waiting.items()}
         for task_id in self.backlog.withdraw(entry.id, [each for each, found in obstacles.items() if found]):
@@ -188,7 +196,7 @@ class Orchestrator:
     async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
         """The eligible pools whose context holds prompt and answer."""
         found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
-        if await self._introductions(request):
+        if await self._introductions(found):
             found = self._eligible(request)
         if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return found.pools
@@ -202,16 +210,15 @@ class Orchestrator:
             raise ApiError(admission.context_refusal(request, tokens, widest))
         return tuple(fitting)
 
-    async def _introductions(self, request: TaskRequest) -> bool:
+    async def _introductions(self, found: Eligible) -> bool:
         """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
 
-        Whether there were any.
+        Where another one can run the task already there is none, and nobody waits. Whether there was a wait.
         """
-        asking = [
-            entry
-            for entry in self._pools
-            if entry.asked and not entry.heard.is_set() and admission.serves(entry.snapshot, request.model_ref)
-        ]
+        entries = self._pools.of(found.ids)
+        if any(entry.usable for entry in entries):
+            return False
+        asking = [entry for entry in entries if entry.introducible and entry.asked and not entry.heard.is_set()]
         if asking:
             with suppress(TimeoutError):
                 async with asyncio.timeout(INTRODUCTION_S):
@@ -228,10 +235,11 @@ class Orchestrator:
         return found
 
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
+        """By the first engine that can, for all of these pools: what may not fit into the narrowest is counted."""
+        wanted = admission.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
         for entry in self._pools.of(found.ids):
             if entry.usable and entry.adapter is not None:
                 try:
-                    wanted = admission.to_count(request, entry.ctx_max)
                     return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
                 except EngineError as error:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)

@@ -107,11 +107,17 @@ class PoolEntry:
         return said if self.snapshot.provisioning_mode is Mode.EXTERNAL else min(said, reported)
 
     @property
+    def slots(self) -> int:
+        """How many generations it gets at a time: what is configured, and never more than the engine says it has."""
+        said, reported = self._said.slots, self.snapshot.slots
+        return reported if said is None or said < 1 else min(said, reported)
+
+    @property
     def view(self) -> PoolView:
         """This pool as admission sees it."""
         snapshot = self.snapshot
-        if self.ctx_max != snapshot.ctx_max:
-            snapshot = msgspec.structs.replace(snapshot, ctx_max=self.ctx_max)
+        if (self.ctx_max, self.slots) != (snapshot.ctx_max, snapshot.slots):
+            snapshot = msgspec.structs.replace(snapshot, ctx_max=self.ctx_max, slots=self.slots)
         return PoolView(
             snapshot=snapshot,
             workloads=self._possible if self.props is None else self.props.workloads,

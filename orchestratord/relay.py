@@ -109,6 +109,7 @@ _CODES = {
     Failure.CONTEXT: ErrorCode.INVALID_PARAMS,
     Failure.OVERLOADED: ErrorCode.REPLICA_EXHAUSTED,
     Failure.LOADING: ErrorCode.POOL_UNREADY,
+    Failure.UNAUTHORIZED: ErrorCode.POOL_UNREADY,
     Failure.TIMEOUT: ErrorCode.DECODE_TIMEOUT,
 }
 """Every other failure of an engine is WORKER_RESET: the task may be sent again."""
@@ -119,4 +120,6 @@ _SUSPECT = frozenset({Failure.REFUSED, Failure.BROKEN, Failure.LOADING, Failure.
 def _failed(error: EngineError) -> Failed:
     code = _CODES.get(error.failure, ErrorCode.WORKER_RESET)
     hint = "send the task again" if code is ErrorCode.WORKER_RESET else None
+    if error.failure is Failure.UNAUTHORIZED:
+        hint = "correct the pool's key: no task gets through before"
     return Failed(code=code, message=error.message, hint=hint, engine_suspect=error.failure in _SUSPECT)

@@ -116,8 +116,8 @@ class Runner:
         """How busy some pools are, for predictions."""
         return [
             Load(
-                slots=entry.snapshot.slots,
-                active=self._active[entry.id] if entry.usable else entry.snapshot.slots,  # no slot is free before then
+                slots=entry.slots,
+                active=self._active[entry.id] if entry.usable else entry.slots,  # no slot is free before then
                 service=self._service[entry.id],
             )
             for entry in self._pools.of(pool_ids)
@@ -131,7 +131,7 @@ class Runner:
                 pool_id=entry.id,
                 replica_id=entry.snapshot.replica_id,
                 usable=entry.usable,
-                slots=entry.snapshot.slots,
+                slots=entry.slots,
                 active=self._active[entry.id],
                 vram_free_bytes=entry.snapshot.vram_free_bytes,
             )
@@ -231,6 +231,7 @@ class Runner:
             if answer.failure in MUTE:
                 entry.mute = answer.message
                 entry.heard.set()
+                self._learned(entry)
             await asyncio.sleep(pause)
             if entry.start != start:
                 return

@@ -153,7 +153,7 @@ class ControlRoutes:
             metrics=PoolMetrics(
                 queue_depth=self._orchestrator.backlog.depth(entry.id),
                 active=self._orchestrator.runner.active(entry.id),
-                slots=snapshot.slots,
+                slots=entry.slots,
                 vram_free_bytes=snapshot.vram_free_bytes if snapshot.device_use else None,
             ),
             model_ref=snapshot.model_ref,
@@ -170,7 +170,7 @@ class ControlRoutes:
             provisioning_mode=snapshot.provisioning_mode,
             model_ref=snapshot.model_ref,
             ctx_max=entry.ctx_max,
-            slots=snapshot.slots,
+            slots=entry.slots,
             workloads=entry.workloads,
             features=entry.features,
             sampler_profile_version=snapshot.sampler_profile_version,

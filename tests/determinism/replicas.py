@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from adapters.base import Adapter, Generation
 
 SEEDS = (0, 1, 2, 41, 42, 2**31 - 1, 2**31, 2**32 - 2, *random.Random(64).sample(range(3, 2**32 - 2), 56))
+MANY = len(SEEDS) // 2
+"""How many of the seeds must draw a text of their own, for the comparison to mean anything."""
 PROMPT = "once upon a time"
 TOKENS = 24
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.determinism.conftest import Record
-from tests.determinism.replicas import PROMPT, SEEDS, TOKENS, Stream, differing, finding
+from tests.determinism.replicas import MANY, PROMPT, SEEDS, TOKENS, Stream, differing, finding
 from tests.support.installation import Installation, parse_events
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -54,6 +54,7 @@ async def test_two_pools_send_the_same_bytes(tmp_path: Path, record: Record) -> 
             assert one_end["stream_sha256"] == other_end["stream_sha256"]
     record(finding("llamacpp", "the whole product, two pools", one, other))
     assert differing(one, other) == []
+    assert len({stream.data for stream in one.values()}) > MANY
 
 
 async def test_another_model_under_the_same_name_is_noticed(tmp_path: Path) -> None:

@@ -12,16 +12,13 @@ from adapters.registry import adapter_for
 from contracts.config import Engine
 from contracts.pools import Endpoint
 from tests.determinism.conftest import Record
-from tests.determinism.replicas import SEEDS, Stream, cut_alike, differing, digest, finding, streams
+from tests.determinism.replicas import MANY, SEEDS, Stream, cut_alike, differing, digest, finding, streams
 from tests.support.real_llamacpp import real_llamacpp
 from tests.support.real_triton import real_triton, write_toy
 from tests.support.real_vllm import hf_models, real_vllm
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.req("HP-13")
-
-MANY = len(SEEDS) // 2
-"""How many of the seeds must draw a text of their own, for the comparison to mean anything."""
 
 
 async def ask(engine: Engine, url: str, http: EngineHttp, *, plus: int = 0) -> dict[int, Stream]:

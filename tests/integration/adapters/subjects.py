@@ -48,6 +48,10 @@ class Manners:
     """A refusal of a prompt that is too long has both numbers in fields of their own."""
     loading: Failure = Failure.LOADING
     """What a generation meets while the model loads."""
+    tells: tuple[str, ...] = ()
+    """What it says of itself, by the names of ``Props``."""
+    counts: bool = True
+    """It has a tokenizer to ask."""
     events: Mapping[Fault, Failure] = field(default_factory=dict)
     """What its error events mean; a fault that is not here is none of its own."""
 
@@ -56,6 +60,7 @@ _BROKEN = dict.fromkeys((Fault.ERROR, Fault.ERROR_DONE, Fault.ERROR_STRING), Fai
 MANNERS: Mapping[Engine, Manners] = {
     Engine.LLAMACPP: Manners(
         context_in_numbers=True,
+        tells=("engine_version", "ctx_max", "slots"),
         events={
             Fault.ERROR: Failure.CONTEXT,
             Fault.ERROR_DONE: Failure.CONTEXT,
@@ -63,14 +68,23 @@ MANNERS: Mapping[Engine, Manners] = {
             Fault.ERROR_STRING: Failure.BROKEN,
         },
     ),
-    Engine.VLLM: Manners(loading=Failure.REFUSED, events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}),
-    Engine.TGI: Manners(events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}),
+    Engine.VLLM: Manners(
+        loading=Failure.REFUSED,
+        tells=("engine_version", "ctx_max"),
+        events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED},
+    ),
+    Engine.TGI: Manners(
+        tells=("engine_version", "ctx_max", "slots"), events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED}
+    ),
     Engine.TRITON: Manners(
         says_done=False,
+        tells=("engine_version",),
+        counts=False,
         loading=Failure.REFUSED,
         events={Fault.ERROR: Failure.BROKEN, Fault.ERROR_STRING: Failure.BROKEN},
     ),
     Engine.OPENAI: Manners(
+        counts=False,
         loading=Failure.OVERLOADED,  # a 503 in plain text, which its full queue says too
         events={**_BROKEN, Fault.OVERLOADED: Failure.OVERLOADED},
     ),

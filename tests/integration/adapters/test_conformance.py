@@ -4,6 +4,7 @@ import pytest
 
 from adapters.base import EngineError, Failure
 from adapters.http import EngineHttp
+from adapters.parameters import WORKLOADS
 from adapters.registry import ADAPTERS
 from contracts.config import Engine
 from contracts.events import FinishReason
@@ -30,9 +31,8 @@ def test_every_adapter_is_in_this_suite() -> None:
 
 
 @pytest.mark.parametrize("engine", Engine)
-async def test_every_workload_of_an_adapter_is_in_this_suite(engine: Engine, http: EngineHttp) -> None:
-    subject = next(each for each in SUBJECTS if each.engine is engine)
-    assert set(subject.adapter("http://127.0.0.1:1", http).workloads) == set(SERVED[engine])
+def test_every_workload_of_an_adapter_is_in_this_suite(engine: Engine) -> None:
+    assert set(WORKLOADS[engine]) == set(SERVED[engine])
 
 
 # --- good ends --------------------------------------------------------------------------------------------------------

@@ -124,6 +124,18 @@ async def test_a_vllm_that_lists_what_it_serves_computes_nothing(server: Scripte
     assert [route for route in server.asked if route.startswith("POST")] == ["POST /tokenize"]
 
 
+@pytest.mark.req("AD-04")
+@pytest.mark.parametrize("engine", [Engine.VLLM, Engine.OPENAI])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_version_that_is_shown_to_nobody_is_not_told_and_no_wrong_key(
+    server: Scripted, http: EngineHttp, engine: Engine, status: int
+) -> None:
+    server.routes = {"GET /v1/models": models("m"), "GET /openapi.json": listing("/v1/completions")}
+    server.routes["GET /version"] = (status, {"detail": "not for you"})
+    props = await adapter_at(server, engine, http).props()
+    assert (props.engine_version, props.workloads) == (None, (COMPLETION,))
+
+
 # --- any other server of the protocol ---------------------------------------------------------------------------------
 
 
@@ -152,6 +164,19 @@ async def test_features_are_the_fields_that_a_server_lists(server: Scripted, htt
     wanted = {"seed", "top_k", "repeat_penalty", "completion_json_schema", "tokenize", "rest_of_context"}
     assert wanted <= set(props.features)
     assert not {"min_p", "grammar"} & set(props.features)
+
+
+@pytest.mark.req("AD-06")
+async def test_what_one_route_takes_is_not_assumed_of_another_that_is_not_described(
+    server: Scripted, http: EngineHttp
+) -> None:
+    chat = listing("/v1/chat/completions", fields=("seed", "top_k", "response_format"))[1]
+    assert isinstance(chat, dict)
+    chat["paths"]["/v1/completions"] = {"post": {}}
+    server.routes = {"GET /v1/models": models("m"), "GET /openapi.json": (200, chat)}
+    features = set((await adapter_at(server, Engine.OPENAI, http).props()).features)
+    assert {"seed", "json_schema"} <= features
+    assert not {"top_k", "completion_json_schema"} & features
 
 
 ENDED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from adapters.base import EngineError, Failure
-from adapters.http import ATTEMPTS, FIRST_PAUSE_S, LONGEST_PAUSE_S, EngineHttp, Patience
+from adapters.http import ATTEMPTS, FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_MESSAGE, EngineHttp, Patience
 from adapters.llamacpp_wire import refusal
 from contracts.pools import Endpoint
 from tests.standin.knobs import HttpError, Knobs
@@ -252,6 +252,20 @@ async def test_a_key_that_the_engine_repeats_reaches_no_error(
     assert caught.value.failure is Failure.UNAUTHORIZED
     assert KEY not in "".join(traceback.format_exception(caught.value))
     assert "no access with" in caught.value.message
+
+
+@pytest.mark.parametrize("ask", [get, stream])
+@pytest.mark.parametrize("before", range(MAX_MESSAGE - 60, MAX_MESSAGE + 1, 5))
+async def test_no_part_of_a_key_is_left_where_a_long_text_is_cut(
+    http: EngineHttp, ask: Callable[[EngineHttp, str, str], Awaitable[None]], before: int
+) -> None:
+    body = f"{'x' * before}{KEY}{'y' * 100}"
+    answer = f"HTTP/1.1 400 X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    async with serving(answer) as server:
+        with pytest.raises(EngineError) as caught:
+            await ask(http, server.url, KEY)
+    assert len(caught.value.message) == MAX_MESSAGE
+    assert KEY[:4] not in caught.value.message
 
 
 async def test_a_key_that_an_error_event_repeats_reaches_no_error(http: EngineHttp) -> None:

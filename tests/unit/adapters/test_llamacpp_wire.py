@@ -287,10 +287,6 @@ def test_a_refusal_in_our_words(status: int, body: str, failure: Failure, messag
     assert (refused.failure, refused.message, refused.status) == (failure, message, status)
 
 
-def test_a_long_refusal_is_cut() -> None:
-    assert len(wire.refusal(500, b"x" * 60_000).message) < 600
-
-
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(400, 599))
 def test_no_refusal_is_too_strange(body: bytes, status: int) -> None:

@@ -59,6 +59,12 @@ def test_what_a_model_thinks_is_text_too(name: str) -> None:
     assert played(reader(), [stream])[0] == "hmyes"
 
 
+@pytest.mark.req("AD-03")
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_a_thought_that_ends_in_the_event_in_which_the_answer_begins_is_not_lost(name: str) -> None:
+    assert reader().batch([delta(**{name: "hm.", "content": "Yes"})]) == Batch(["hm.", "Yes"])
+
+
 def test_a_thought_under_both_its_names_is_said_once() -> None:
     assert reader().batch([delta(reasoning="hm", reasoning_content="hm")]) == Batch(["hm"])
 

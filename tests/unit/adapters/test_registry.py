@@ -9,13 +9,6 @@ from contracts.pools import Endpoint
 ENDPOINT = Endpoint(url="http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("engine", list(ADAPTERS))
-def test_an_adapter_says_what_it_can_do(engine: Engine) -> None:
-    adapter = adapter_for(engine, ENDPOINT, EngineHttp())
-    assert adapter.workloads
-    assert adapter.features
-
-
 def test_every_engine_of_the_configuration_can_be_spoken_to() -> None:
     assert set(ADAPTERS) == set(Engine)
 

@@ -4,17 +4,30 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from adapters.base import EngineError, Failure, Props
+from adapters.base import EngineError, Failure, Generation, Props
 from contracts.config import Engine, Mode
 from contracts.errors import ErrorCode
 from contracts.events import StreamError
-from contracts.pools import Endpoint, PoolState
+from contracts.pools import Endpoint, PoolSnapshot, PoolState
 from contracts.tasks import KvHint, TaskState, Workload
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
-from tests.unit.orchestratord.world import Hold, ScriptedAdapter, ended, snapshot, world
+from tests.unit.orchestratord.world import (
+    SERVES,
+    STOPPED_WELL,
+    Hold,
+    Pause,
+    Script,
+    ScriptedAdapter,
+    config,
+    ended,
+    pool,
+    snapshot,
+    world,
+)
 
 EMBEDDER = Props(workloads=(Workload.EMBEDDING,), features=("tokenize",))
 EMBEDDING = {"workload": Workload.EMBEDDING, "prompt": None, "inputs": ("a",), "max_tokens": None}
@@ -74,6 +87,30 @@ async def test_a_task_waits_a_moment_for_what_the_engine_says() -> None:
         gate.set()
         task = await submitting
         assert task.state is not TaskState.QUEUED
+
+
+@pytest.mark.req("HP-08")
+async def test_no_task_waits_for_what_one_engine_says_while_another_can_run_it() -> None:
+    silent = ScriptedAdapter()
+    silent.says = Hold(asyncio.Event())
+    engines = {"p": ScriptedAdapter(), "q": silent}
+    async with world(settings=config(pool("p"), pool("q")), engines=engines) as made:
+        await settle()
+        before = asyncio.get_running_loop().time()
+        task = await made.submit()
+        assert (task.state, asyncio.get_running_loop().time()) == (TaskState.RUNNING, before)
+
+
+@pytest.mark.req("HP-03")
+async def test_no_task_waits_for_what_an_engine_says_that_went_away_before_it_answered() -> None:
+    engine = ScriptedAdapter()
+    engine.says = EngineError(Failure.REFUSED, "gone")
+    async with world(engines={"p": engine}) as made:
+        await settle()
+        made.orchestrator.report(snapshot("p", PoolState.BACKOFF, revision=2, endpoint=Endpoint(url="http://p")))
+        before = asyncio.get_running_loop().time()
+        task = await made.submit()
+        assert (task.state, asyncio.get_running_loop().time()) == (TaskState.QUEUED, before)
 
 
 async def test_a_workload_that_it_does_not_serve_is_refused_with_what_it_serves() -> None:
@@ -147,6 +184,39 @@ async def test_an_engine_that_will_not_say_it_gets_no_task_until_that_is_mended(
         assert (await made.submit()).state is TaskState.RUNNING
 
 
+@pytest.mark.req("HP-08")
+async def test_what_waited_for_an_engine_that_then_will_not_say_it_is_told_so() -> None:
+    engine = ScriptedAdapter()
+    async with world(engines={"p": engine}, snapshots=lambda pool: snapshot(pool, PoolState.STARTING)) as made:
+        task = await made.submit()
+        engine.says = EngineError(Failure.INVALID, "the server has no model 'x'")
+        made.orchestrator.report(snapshot("p", revision=2))
+        await ended(task)
+        assert isinstance(task.outcome, StreamError)
+        assert task.outcome.code is ErrorCode.POOL_UNREADY
+        assert task.outcome.message == "pool 'p' runs and does not say what it serves: the server has no model 'x'"
+        assert task.outcome.hint == "correct the pool's model, URL or key; it is asked again and again"
+
+
+@pytest.mark.req("HP-08")
+async def test_what_another_pool_may_run_outlasts_an_engine_that_will_not_say_it() -> None:
+    mute, other = ScriptedAdapter(), ScriptedAdapter()
+    mute.says = EngineError(Failure.INVALID, "the server has no model 'x'")
+    async with world(
+        settings=config(pool("p"), pool("q")),
+        engines={"p": mute, "q": other},
+        snapshots=lambda each: snapshot(each, PoolState.STARTING),
+    ) as made:
+        task = await made.submit()
+        made.orchestrator.report(snapshot("p", revision=2))
+        await pass_time(3)
+        waiting = task.state
+        assert waiting is TaskState.QUEUED
+        made.orchestrator.report(snapshot("q", revision=2))
+        await ended(task)
+        assert task.state is TaskState.DONE
+
+
 async def test_a_mistake_of_ours_about_one_engine_ends_nothing_else() -> None:
     engine = ScriptedAdapter()
     engine.says = RuntimeError("ours")
@@ -173,6 +243,45 @@ async def test_the_context_is_what_both_know(mode: Mode, said: int | None, expec
         await settle()
         assert made.pools["p"].ctx_max == expected
         assert made.pools["p"].view.snapshot.ctx_max == expected
+
+
+@pytest.mark.req("AD-04")
+@pytest.mark.parametrize(("said", "at_a_time"), [(None, 3), (0, 3), (1, 1), (2, 2), (64, 3)])
+async def test_no_engine_gets_more_at_a_time_than_it_says_it_has_slots(said: int | None, at_a_time: int) -> None:
+    engine = ScriptedAdapter(otherwise=Script(["a", Pause(1), STOPPED_WELL]))
+    engine.says = replace(SERVES, slots=said)
+    async with world(engines={"p": engine}, slots=3) as made:
+        await settle()
+        tasks = [await made.submit() for _ in range(5)]
+        for task in tasks:
+            await ended(task)
+        assert engine.most_open == at_a_time
+        assert made.pools["p"].view.snapshot.slots == at_a_time
+
+
+class Counting(ScriptedAdapter):
+    """One token for each byte of the longest input."""
+
+    async def count_tokens(self, generation: Generation) -> int:
+        return max((len(text) for text in generation.inputs or ()), default=0)
+
+
+@pytest.mark.req("HP-05")
+async def test_an_input_is_counted_for_the_narrowest_pool_and_not_for_the_one_that_counts() -> None:
+    engines: dict[str, ScriptedAdapter] = {"narrow": Counting(), "wide": Counting()}
+    for engine in engines.values():
+        engine.says = EMBEDDER
+    settings = config(pool("wide"), pool("narrow"))
+
+    def reported(pool_id: str) -> PoolSnapshot:
+        return snapshot(pool_id, ctx_max=512 if pool_id == "narrow" else 8192)
+
+    async with world(settings=settings, engines=engines, snapshots=reported) as made:
+        await settle()
+        task = await made.submit(**EMBEDDING | {"inputs": ("a" * 3000,)})
+        await ended(task)
+        assert engines["narrow"].asked == []
+        assert len(engines["wide"].asked) == 1
 
 
 @pytest.mark.req("AD-06")

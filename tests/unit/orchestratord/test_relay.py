@@ -117,13 +117,14 @@ FAILURES = (
     (Failure.OVERLOADED, ErrorCode.REPLICA_EXHAUSTED, None, False),
     (Failure.INVALID, ErrorCode.INVALID_PARAMS, None, False),
     (Failure.CONTEXT, ErrorCode.INVALID_PARAMS, None, False),
-    (Failure.UNAUTHORIZED, ErrorCode.WORKER_RESET, "send the task again", False),
+    (Failure.UNAUTHORIZED, ErrorCode.POOL_UNREADY, "correct the pool's key: no task gets through before", False),
     (Failure.BROKEN, ErrorCode.WORKER_RESET, "send the task again", True),
     (Failure.PROTOCOL, ErrorCode.WORKER_RESET, "send the task again", False),
     (Failure.TIMEOUT, ErrorCode.DECODE_TIMEOUT, None, True),
 )
 
 
+@pytest.mark.req("AD-02")
 @pytest.mark.parametrize(("failure", "code", "hint", "suspect"), FAILURES)
 @pytest.mark.parametrize("where", ["headers", "body"])
 async def test_an_engines_failure_in_our_words(

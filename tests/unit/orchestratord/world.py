@@ -143,9 +143,6 @@ async def _played(step: Step) -> Batch | None:
 class ScriptedAdapter:
     """An engine that plays scripts, one per generation, and counts what is open."""
 
-    workloads: tuple[Workload, ...] = (Workload.COMPLETION, Workload.CHAT)
-    features: tuple[str, ...] = ("stream",)
-
     def __init__(self, *scripts: Script, otherwise: Script | None = None) -> None:
         self.scripts = list(scripts)
         self.otherwise = otherwise or Script()
