@@ -125,7 +125,7 @@ async def test_a_pull_is_told_in_some_lines_and_a_second_one_needs_no_network(pu
     assert len(first.stderr.splitlines()) < 20
     asked = len(pull.hub.server.asked)
     again = await pull("pull", REF)
-    assert again.stdout == f"epic is here already, and the network was not asked: {SIZE}, {pull.digest}\n"
+    assert again.stdout == f"epic is here already, and nothing was fetched: {SIZE}, {pull.digest}\n"
     assert "epic.gguf: " not in again.stderr
     assert len(pull.hub.server.asked) == asked
     listed = json.loads((await pull("list", "--json")).stdout)["models"][0]
