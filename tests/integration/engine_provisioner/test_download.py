@@ -472,6 +472,7 @@ async def test_a_server_that_cannot_prove_who_it_is_is_asked_once(fetcher: Fetch
     async with serving(plain(200)) as origin:
         error = await fetcher.refusal(origin.url.replace("http:", "https:"), sha256(RELEASE))
     assert error.message.endswith("cannot be fetched: the server cannot prove who it is (TLS)")
+    assert "update-ca-certificates" in error.hint
     assert fetcher.said[2:] == []
 
 
