@@ -499,6 +499,7 @@ async def test_a_file_that_is_larger_than_the_disk_is_not_begun(fetcher: Fetcher
     async with serving(huge) as origin:
         error = await fetcher.refusal(origin.url, sha256(RELEASE))
     assert error.message.startswith("there is no room for 1152921504607 MB more: ")
+    assert error.message.endswith(", and 268 MB stay free")
     assert "paths.cache" in error.hint
     assert len(origin.asked) == 1
 
