@@ -75,7 +75,7 @@ def models(*names: str, context: int | None = 64) -> Answer:
 
 
 def listing(*paths: str, fields: tuple[str, ...] = ()) -> Answer:
-    schema = {"properties": {field: {} for field in fields}}
+    schema: dict[str, object] = {"properties": {field: {} for field in fields}}
     body = {"content": {"application/json": {"schema": schema}}}
     return 200, {"openapi": "3.1.0", "paths": {path: {"post": {"requestBody": body}} for path in paths}}
 
