@@ -26,13 +26,14 @@ from contracts.base import Message
 from contracts.config import Models
 from contracts.engines import ModelEntry
 from contracts.pools import Cause
-from model_provisioner import events, quarantine
-from model_provisioner.errors import ModelError
+from model_provisioner import events, quarantine, reference
+from model_provisioner.errors import ModelError, ReferenceInvalidError
 from model_provisioner.eviction import Cached, CachedFile, NoRoom, Removal, Wanted, decide
 from model_provisioner.holds import Hold, holders
 from model_provisioner.part import PART
 from model_provisioner.quarantine import Quarantine, Suspect
-from model_provisioner.shelf import Shelf
+from model_provisioner.reference import LocalFile
+from model_provisioner.shelf import Fetched, Shelf
 from model_provisioner.sources import listing
 from model_provisioner.survivors import fetched_digests, forget_fetched
 
@@ -202,6 +203,15 @@ class ModelCache:
                 self._prune(path.parent)
             return tuple(aside)
 
+    def with_paths(self, holds: Iterable[Hold]) -> tuple[Hold, ...]:
+        """These holds, and what their references came to, by its path.
+
+        An entry has the reference by which its model was asked for last; others may have come to the same files.
+        """
+        given = tuple(holds)
+        came = ((hold, self._fetched_for(hold)) for hold in given)
+        return (*given, *(replace(hold, ref=str(self._root / found.path)) for hold, found in came if found is not None))
+
     # --- what is there ------------------------------------------------------------------------------------------------
 
     def _stock(self) -> tuple[Cached, ...]:
@@ -213,7 +223,7 @@ class ModelCache:
                 under_way = tuple("a fetch under way" for file in files[:1] if self._is_under_way(Path(file.path)))
                 used_ms = uses.get(entry.id, entry.created_ms)
                 models.append(Cached(files=files, used_ms=used_ms, id=entry.id, held_by=by + under_way))
-        return (*models, *self._unclaimed(self._claimed(entries)))
+        return (*models, *self._unclaimed(self._claimed(entries), self._came_for(holds)))
 
     def _claimed(self, entries: Iterable[ModelEntry]) -> frozenset[str]:
         """The files in the cache that belong to an entry, also to one whose owner put them there by hand."""
@@ -221,7 +231,25 @@ class ModelCache:
         names = (name for place in places if place.is_relative_to(self._root) for name in self._names_of(place))
         return frozenset(str(path) for name in names for path in _files_below(name))
 
-    def _unclaimed(self, claimed: frozenset[str]) -> Iterator[Cached]:
+    def _came_for(self, holds: Iterable[Hold]) -> dict[str, tuple[str, ...]]:
+        """Who holds which file by a reference that it came for, also where the catalog knows it as another's."""
+        found: dict[str, tuple[str, ...]] = {}
+        for hold in holds:
+            if (fetched := self._fetched_for(hold)) is not None:
+                for file in fetched.files:
+                    path = str(self._root / fetched.folder / file.name)
+                    found[path] = (*found.get(path, ()), hold.by)
+        return found
+
+    def _fetched_for(self, hold: Hold) -> Fetched | None:
+        """What the reference of a hold came to; None where it names no remote place, or nothing is known."""
+        try:
+            place = reference.parse(hold.ref or "", self._base_dir)
+            return None if isinstance(place, LocalFile) else self._shelf.remembered(place)
+        except (ReferenceInvalidError, OSError):
+            return None
+
+    def _unclaimed(self, claimed: frozenset[str], came_for: Mapping[str, tuple[str, ...]]) -> Iterator[Cached]:
         """The files that no entry has: half fetched, set aside, or forgotten."""
         now_ms = self._clock()
         # When each folder was written to last: another process that fetches a split model is done with its first part.
@@ -242,10 +270,11 @@ class ModelCache:
                 written_to[path.parent] = max(written_ms, written_to.get(path.parent, 0))
         for file, written_ms, path in found:
             busy = self._is_under_way(path) or now_ms - written_to[path.parent] < BUSY_MS
+            by = dict.fromkeys(came_for.get(str(path), ()))
             yield Cached(
                 files=(file,),
                 used_ms=written_ms,
-                held_by=("a fetch under way",) if busy else (),
+                held_by=(*by, *(("a fetch under way",) if busy else ())),
                 leftover=PART in path.name,
             )
 
@@ -273,7 +302,7 @@ class ModelCache:
 
     def _all_holds(self) -> tuple[Hold, ...]:
         pinned = (Hold(by="models.pinned", ref=ref) for ref in self._settings.pinned)
-        return (*self._holds(), *pinned)
+        return self.with_paths((*self._holds(), *pinned))
 
     def _entries(self) -> tuple[ModelEntry, ...]:
         try:

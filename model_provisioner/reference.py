@@ -125,7 +125,10 @@ def parse(text: str, base_dir: PurePosixPath) -> Reference:
             return _oci(text, rest)
         case _:
             message = f"{scheme + ':'!r} in the model reference {_shown(text)!r} is not one of: {', '.join(FORMS)}"
-            raise ReferenceInvalidError(message, f"a file whose name has a colon is written ./{_shown(text)}")
+            hint = f"a file whose name has a colon is written ./{_shown(text)}"
+            if rest.startswith("//"):
+                hint = _valid() if scheme != "http" else "use https://, or download the file and give its path"
+            raise ReferenceInvalidError(message, hint)
 
 
 def render(reference: Reference) -> str:

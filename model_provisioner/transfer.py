@@ -248,7 +248,9 @@ class Transfer:
         free = self._free_bytes(path.parent)
         if (length or 0) > free - SPARE_BYTES:
             what = "a file whose length nobody says" if not length else f"{_mb(length)} more"
-            text = f"there is no room for {what}: {_mb(free)} are free at {path.parent}"
+            text = (
+                f"there is no room for {what}: {_mb(free)} are free at {path.parent}, and {_mb(SPARE_BYTES)} stay free"
+            )
             raise FetchError(Trouble.ROOM, text, hint=ROOM_HINT)
 
 

@@ -23,6 +23,10 @@ from model_provisioner.errors import FetchError, Trouble
 from model_provisioner.outbound_gate import OutboundGate
 
 MAX_REDIRECTS = 10
+TLS_HINT = (
+    "a certificate of your own is added to what this machine trusts (update-ca-certificates), or named by "
+    "SSL_CERT_FILE; see also that the clock is right"
+)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -143,7 +147,8 @@ def _meaning(error: Exception, url: str) -> Exception:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             reason = "it is no address of a server"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            reason = "the server cannot prove who it is (TLS)"
+            text = f"{without_secrets(url)} cannot be fetched: the server cannot prove who it is (TLS)"
+            return FetchError(Trouble.NETWORK, text, hint=TLS_HINT)
         case aiohttp.ClientHttpProxyError():
             reason = f"the proxy answers {error.status}"
         case aiohttp.ClientProxyConnectionError():

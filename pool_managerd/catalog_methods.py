@@ -80,7 +80,7 @@ class CatalogMethods:
         if wanted.id is not None and taken is not None and not self._means(wanted.model_ref, taken):
             text = f"the id {identifier!r} belongs to the model {self._shown(taken)}"
             raise RpcError(RpcCode.CONFLICT, text, {"hint": "choose another id, or leave it out", "field": "id"})
-        shown, engine = reference.shown(place), self._engine(entries.get(identifier), wanted.model_ref)
+        shown, engine = reference.shown(place), await self._engine(entries.get(identifier), wanted.model_ref)
         identifier = self._name_while_pulled(identifier, shown, wanted)
         self._wanted[identifier] = wanted
         return self._jobs.begin(
@@ -128,7 +128,7 @@ class CatalogMethods:
 
     async def _verify(self, identifier: str) -> CatalogJob:
         entry = await self._entry(identifier)
-        engine = self._engine(entry, entry.ref)
+        engine = await self._engine(entry, entry.ref)
         work = self._verified
         return self._jobs.begin(
             JobKind.VERIFY, entry.id, self._shown(entry), engine, lambda progress: work(entry.id, progress)
@@ -141,7 +141,7 @@ class CatalogMethods:
             raise StepError(error.cause, error.message, error.hint) from error
         self._changed()
         message = verdict.message
-        pools = self._users(await self._entry(identifier)) if verdict.result is VerifyResult.FAILED else ()
+        pools = await self._users(await self._entry(identifier)) if verdict.result is VerifyResult.FAILED else ()
         if verdict.retires and pools:
             message = f"{message}; {', '.join(pools)} needs it: an engine that has it loaded goes on with what it read"
         return Done(
@@ -164,7 +164,7 @@ class CatalogMethods:
         ):
             return Empty()  # there was nothing but a pull, which leaves what it has fetched for the next one
         entry = await self._entry(wanted.model_id)
-        if users := self._users(entry):
+        if users := await self._users(entry):
             text = f"the model {entry.id} is needed by {' and '.join(users)}"
             hint = "give each of them another model in the configuration, or reload it with one; or only retire it"
             raise RpcError(RpcCode.CONFLICT, text, {"hint": hint})
@@ -211,12 +211,13 @@ class CatalogMethods:
         """Its reference for people: the query of an address may be a signature."""
         return holds.normal(entry.ref, self._stock.base_dir)
 
-    def _users(self, entry: ModelEntry) -> tuple[str, ...]:
-        return holds.holders(entry, self._stock.in_use.by_pools(), self._stock.base_dir)
+    async def _users(self, entry: ModelEntry) -> tuple[str, ...]:
+        held = await asyncio.to_thread(self._stock.cache.with_paths, self._stock.in_use.by_pools())
+        return holds.holders(entry, held, self._stock.base_dir)
 
-    def _engine(self, entry: ModelEntry | None, ref: str) -> str:
+    async def _engine(self, entry: ModelEntry | None, ref: str) -> str:
         held = (
-            self._users(entry)
+            await self._users(entry)
             if entry is not None
             else tuple(
                 hold.by

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from enum import StrEnum
 
 import aiohttp
@@ -106,10 +107,12 @@ class Prober:
 
         Raises StepError where that does not work, or not in time.
         """
+        unserved = []
         try:
             async with asyncio.timeout_at(deadline):
                 status, body = await self._answer(endpoint, probe)
                 while status in _UNSERVED and probe.instead is not None:
+                    unserved.append(_said(status, body))
                     probe = probe.instead
                     status, body = await self._answer(endpoint, probe)
         except TimeoutError:
@@ -119,7 +122,7 @@ class Prober:
             message = f"the engine is healthy but a generation fails: {type(error).__name__}: {error}"
             raise StepError(Cause.ENGINE_UNHEALTHY, message, "look into the engine's log") from error
         if status != 200 or _is_error(body):
-            raise StepError(Cause.ENGINE_UNHEALTHY, *_refusal(status, body))
+            raise StepError(Cause.ENGINE_UNHEALTHY, *_refusal(status, body, unserved))
 
     async def watch(self, endpoint: Endpoint, probe: HttpProbe) -> None:
         """Look at a ready engine for as long as it is healthy. Raises StepError when it is not any more."""
@@ -166,9 +169,15 @@ def _is_error(body: bytes) -> bool:
     return isinstance(document, dict) and document.get("error") is not None
 
 
-def _refusal(status: int, body: bytes) -> tuple[str, str]:
+def _said(status: int, body: bytes) -> str:
     excerpt = body[: 4 * _EXCERPT_CHARS].decode(errors="replace")[:_EXCERPT_CHARS]
-    message = f"the engine is healthy but a generation fails: status {status}: {excerpt}"
+    return f"status {status}: {excerpt}"
+
+
+def _refusal(status: int, body: bytes, before: Sequence[str]) -> tuple[str, str]:
+    """``before``: what it said to the requests that it does not serve. A wrong name is told by the first alone."""
+    said = "; ".join(dict.fromkeys((*before, _said(status, body))))
+    message = f"the engine is healthy but a generation fails: {said}"
     if status in {401, 403}:
         return message, "it does not know this start's key: does another server answer on its port?"
     return message, "look into the engine's log"

@@ -215,11 +215,15 @@ class HereShelf:
         async with self._session.client() as client:
             if await client.is_up():
                 pools = await client.pools()
-                return served(pools, (await client.capabilities()).pools, self._config)
+                return self._by_path(served(pools, (await client.capabilities()).pools, self._config))
         return self._configured()
 
     def _configured(self) -> tuple[Hold, ...]:
-        return (*configured(self._config), *engines_left(self._paths.handles))
+        return self._by_path((*configured(self._config), *engines_left(self._paths.handles)))
+
+    def _by_path(self, held: Sequence[Hold]) -> tuple[Hold, ...]:
+        """The entry of a model has one reference; a pool may know it by another that came to the same files."""
+        return self._cache(held).with_paths(held)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def served(pools: PoolList, capabilities: Sequence[Capability], config: Config) 
         if ref is not None and pool.pool_id not in elsewhere
     ]
     found += [
-        Hold(by=pool.pool_id, id=pool.model_id, digest=pool.model_digest, serves=True)
+        Hold(by=pool.pool_id, id=pool.model_id, serves=True)
         for pool in capabilities
         if pool.model_id is not None and pool.pool_id not in elsewhere
     ]

@@ -139,7 +139,7 @@ def pulled_text(pulled: Pulled) -> str:
     what = ", ".join(part for part in (size_text(model.size_bytes or 0), model.digest) if part)
     if kind_of(model.ref) == OWN:
         return f"{model.id} is your own file, and is in the catalog: {what}"
-    was = " already, and the network was not asked" if pulled.fetched is False else ""
+    was = " already, and nothing was fetched" if pulled.fetched is False else ""
     return f"{model.id} is here{was}: {what}"
 
 

@@ -60,7 +60,7 @@ class HfSource:
     async def locate(self, ref: HfRef) -> Located:
         """The model's files at one commit. Raises ModelError, FetchError."""
         if self._environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-            message = f"{ref.org}/{ref.repo} is not here, and HF_HUB_OFFLINE keeps from fetching it"
+            message = f"the hub is not asked for {ref.org}/{ref.repo}: HF_HUB_OFFLINE keeps from it"
             raise ModelError(Cause.MODEL_FETCH, message, "unset HF_HUB_OFFLINE, or give the path of a file")
         token = await asyncio.to_thread(token_of, self._environ)
         headers = {"Authorization": f"Bearer {token}"} if token else {}

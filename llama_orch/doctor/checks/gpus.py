@@ -21,6 +21,8 @@ async def check(machine: Machine) -> Sequence[Result]:
     config = machine.config
     if config is not None and config.profile is Profile.TRIAL:
         return [skipped(CHECK, "profile trial needs none")]
+    if config is not None and config.pools and all(pool.mode is Mode.EXTERNAL for pool in config.pools):
+        return [skipped(CHECK, "every pool has its engine elsewhere, and needs none")]
     try:
         seen = await asyncio.to_thread(look_at_gpus)
     except NoGpuError as error:

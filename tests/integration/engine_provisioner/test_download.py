@@ -472,6 +472,7 @@ async def test_a_server_that_cannot_prove_who_it_is_is_asked_once(fetcher: Fetch
     async with serving(plain(200)) as origin:
         error = await fetcher.refusal(origin.url.replace("http:", "https:"), sha256(RELEASE))
     assert error.message.endswith("cannot be fetched: the server cannot prove who it is (TLS)")
+    assert "update-ca-certificates" in error.hint
     assert fetcher.said[2:] == []
 
 
@@ -498,6 +499,7 @@ async def test_a_file_that_is_larger_than_the_disk_is_not_begun(fetcher: Fetcher
     async with serving(huge) as origin:
         error = await fetcher.refusal(origin.url, sha256(RELEASE))
     assert error.message.startswith("there is no room for 1152921504607 MB more: ")
+    assert error.message.endswith(", and 268 MB stay free")
     assert "paths.cache" in error.hint
     assert len(origin.asked) == 1
 

@@ -73,3 +73,15 @@ async def test_a_machine_whose_gpus_are_all_lost_or_whose_driver_fails(loaded_gp
     loaded_gpus.break_driver(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     (failure,) = await doctor("[0]")
     assert (failure.status, failure.mend) == (Status.FAILED, "reboot")
+
+
+async def test_a_machine_whose_engines_are_all_elsewhere_needs_no_gpu(tmp_path: Path, loaded_gpus: FakeGpus) -> None:
+    loaded_gpus.lose(0)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "pools: [{id: a, engine: openai, model: x, "
+        'provisioning: {mode: external, external: {url: "http://127.0.0.1:9"}}}]\n'
+    )
+    machine = Machine(config_path=path, url=None, environ={"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/tmp"})
+    (needless,) = await check(machine)
+    assert needless.status is Status.SKIPPED

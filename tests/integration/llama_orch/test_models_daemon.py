@@ -115,6 +115,10 @@ async def test_a_running_daemon_says_what_its_pools_use(installed: Installation)
     assert "epic is used by pool trial, and is not removed" in (await near("rm", "epic", "--yes")).stderr
     removed = await near("rm", "tiny", "--yes")
     assert removed.status == 0, removed.stderr
+    copy = installed.root / "copy.gguf"
+    copy.write_bytes(next((installed.root / ".cache/llama-orch/models/hf").rglob("epic.gguf")).read_bytes())
+    assert (await near("pull", str(copy))).status == 0
+    assert (await near("rm", "copy", "--yes")).status == 0, "the pool has the same bytes from elsewhere"
     assert (installed.root / "tiny.gguf").exists()
 
 

@@ -125,11 +125,23 @@ async def test_a_pull_is_told_in_some_lines_and_a_second_one_needs_no_network(pu
     assert len(first.stderr.splitlines()) < 20
     asked = len(pull.hub.server.asked)
     again = await pull("pull", REF)
-    assert again.stdout == f"epic is here already, and the network was not asked: {SIZE}, {pull.digest}\n"
+    assert again.stdout == f"epic is here already, and nothing was fetched: {SIZE}, {pull.digest}\n"
     assert "epic.gguf: " not in again.stderr
     assert len(pull.hub.server.asked) == asked
     listed = json.loads((await pull("list", "--json")).stdout)["models"][0]
     assert (listed["id"], listed["ref"], listed["fetched"], listed["here"]) == ("epic", REF, True, True)
+
+
+@pytest.mark.req("MP-06")
+async def test_a_pool_keeps_its_model_that_was_pulled_by_another_reference_as_well(home: Path, pull: Pull) -> None:
+    path = home / ".config/llama-orch/config.yaml"
+    path.write_text(path.read_text().replace("other.gguf", '"hf:org/repo"'))
+    for ref in ("hf:org/repo", REF):
+        assert (await pull("pull", ref)).status == 0
+    listed = json.loads((await pull("list", "--json")).stdout)["models"][0]
+    assert (listed["ref"], listed["pools"]) == (REF, ["trial"])
+    refused = await pull("rm", "epic", "--yes")
+    assert (refused.status, "epic is used by pool trial" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)

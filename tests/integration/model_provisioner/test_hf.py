@@ -14,6 +14,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from contracts.config import Engine, Outbound, Policy, Verdict
 from contracts.engines import ModelFormat
 from contracts.pools import Cause
+from model_provisioner.errors import ModelError
 from tests.integration.model_provisioner.pulling import NOW, Puller
 from tests.plugins.failures import OperatorSees
 from tests.support.hub import Hub
@@ -241,6 +242,8 @@ async def test_offline_means_offline(the_hub: Hub, puller: Puller, haiku: bytes)
     assert await puller.pull("hf:org/poems") == model
     error = await puller.refusal("hf:org/other")
     assert "HF_HUB_OFFLINE" in error.message
+    with pytest.raises(ModelError, match="the hub is not asked for org/poems: HF_HUB_OFFLINE"):
+        await puller.pull("hf:org/poems", refresh=True)  # it is here, which is not what is wrong
 
 
 # --- digests and secrets ----------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ async def test_a_model_is_registered_verified_and_forgotten(home: Home, tmp_path
 @pytest.mark.parametrize(
     ("method", "params", "number", "texts"),
     [
-        ("catalog.put", {"model_ref": "ftp://x/y"}, RpcCode.INVALID_PARAMS, ("is not one of", "a file whose name")),
+        ("catalog.put", {"model_ref": "ftp://x/y"}, RpcCode.INVALID_PARAMS, ("is not one of", "https://host")),
         ("catalog.verify", {"model_id": "tinny"}, RpcCode.NOT_FOUND, ("there is no model 'tinny'", "'tiny'")),
         ("catalog.set_state", {"model_id": "x", "state": "Retired"}, RpcCode.NOT_FOUND, ("no model 'x'", "tiny")),
         ("catalog.set_state", {"model_id": "tiny", "state": "Gone"}, RpcCode.INVALID_PARAMS, ("Active, Retired", "")),

@@ -176,8 +176,8 @@ async def test_an_engine_that_embeds_is_asked_to_embed(engine: Engine, prober: P
 
 
 async def test_an_engine_that_serves_neither_does_not_work(engine: Engine, prober: Prober) -> None:
-    engine.answers = [status(501), status(501, "no embeddings")]
-    with pytest.raises(StepError, match="status 501: no embeddings"):
+    engine.answers = [status(404, "the model `m` does not exist"), status(501, "no embeddings")]
+    with pytest.raises(StepError, match="status 404: the model `m` does not exist; status 501: no embeddings"):
         await prober.prove_generation(engine.endpoint, EMBEDS, soon())
 
 

@@ -167,7 +167,7 @@ def test_all_facts_of_a_model_and_no_empty_ones() -> None:
 def test_what_a_pull_came_to() -> None:
     assert words.pulled_text(Pulled(known=MODELS[0], fetched=True)) == f"{LLAMA.id} is here: 2.0 GiB, {DIGEST}"
     again = words.pulled_text(Pulled(known=MODELS[0], fetched=False))
-    assert again == f"{LLAMA.id} is here already, and the network was not asked: 2.0 GiB, {DIGEST}"
+    assert again == f"{LLAMA.id} is here already, and nothing was fetched: 2.0 GiB, {DIGEST}"
     own = words.pulled_text(Pulled(known=MODELS[1], fetched=False))
     assert own == f"haiku is your own file, and is in the catalog: 1000 B, {OTHER}"
 

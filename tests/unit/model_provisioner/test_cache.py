@@ -2,7 +2,7 @@
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -14,6 +14,10 @@ from model_provisioner.cache import BUSY_MS, ModelCache, engines_left
 from model_provisioner.errors import ModelError
 from model_provisioner.eviction import LEFTOVER_KEPT_MS
 from model_provisioner.holds import Hold
+from model_provisioner.quarantine import Quarantine
+from model_provisioner.reference import HfRef, parse
+from model_provisioner.shelf import Fetched, FileHere
+from model_provisioner.shelf import Shelf as Notes
 from tests.plugins.failures import OperatorSees
 
 NOW = 1_800_000_000_000
@@ -137,6 +141,31 @@ def test_what_somebody_needs_stays_and_is_named_where_there_is_no_room(tmp_path:
     assert shelf.ids() == ["a", "b", "c", "d"]
     shelf.cache.make_room(10, shelf.root / "hf/new")
     assert shelf.ids() == ["a", "b", "c"]
+
+
+@pytest.mark.req("MP-06")
+@pytest.mark.parametrize("catalogued", [True, False])
+def test_a_reference_holds_the_files_that_it_came_to_whatever_the_catalog_calls_them(
+    tmp_path: Path, *, catalogued: bool
+) -> None:
+    shelf = Shelf(tmp_path, pinned=("hf:org/a",))
+    path = shelf.file("hf/org/a/rev/a.gguf", 60)
+    place = parse("hf:org/a", PurePosixPath(tmp_path))
+    assert isinstance(place, HfRef)
+    note = Fetched(
+        ref="hf:org/a",
+        source="hf:org/a/a.gguf@rev",
+        revision="rev",
+        folder="hf/org/a/rev",
+        entry="a.gguf",
+        files=(FileHere(name="a.gguf", size_bytes=60, sha256="0" * 64),),
+    )
+    Notes(shelf.root, Quarantine(shelf.root, lambda: NOW)).remember(place, note)
+    if catalogued:
+        shelf.put("a", path, ref="hf:org/a/a.gguf")
+    with pytest.raises(ModelError, match=r"models\.pinned"):
+        shelf.cache.make_room(50, shelf.root / "hf/org/new")
+    assert path.exists()
 
 
 @pytest.mark.req("MP-06")
