@@ -166,7 +166,7 @@ async def test_an_interrupted_pull_goes_on_where_it_stopped(pull: Pull, number: 
     assert "going on after " in done.stderr
     began, went_on = pull.hub.cdn.starts(pull.path)
     assert began == 0
-    assert went_on > 1 << 20
+    assert went_on >= 1 << 20  # what was said to be here was on the disk
     assert pull.parts == []
 
 
