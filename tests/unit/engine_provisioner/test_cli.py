@@ -169,8 +169,9 @@ async def test_what_a_command_started_ends_with_it(tmp_path: Path, number: signa
     config = tmp_path / "config.yaml"
     pool = f'{{id: a, engine: llamacpp, model: m, provisioning: {{mode: binary, binary: {{path: "{server}"}}}}}}'
     config.write_text(f"paths: {{data: {tmp_path}/data}}\npools: [{pool}]\n")
-    # GPUs are not what this is about.
+    # GPUs are not what this is about, and a run of tests that ignores SIGHUP (nohup) hands that on.
     code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "import sys, engine_provisioner.providers.native as native, engine_provisioner.cli as cli\n"
         "native.gpu_findings = lambda *_: ()\n"
         "cli.main(sys.argv[1:])\n"
