@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.told: deque[dict[str, Any]] = deque()
+        """Notifications that came before the answer to a call."""
 
     async def send(self, raw: bytes) -> None:
         self.writer.write(raw)
@@ -64,11 +67,15 @@ class Peer:
     async def read(self) -> dict[str, Any]:
         return dict(msgspec.json.decode(await self.reader.readuntil()))
 
+    async def next_told(self) -> dict[str, Any]:
+        """The next notification, also one that came while an answer was awaited."""
+        return self.told.popleft() if self.told else await self.read()
+
     async def call(self, method: str, **params: object) -> dict[str, Any]:
         document = {"jsonrpc": "2.0", "id": method, "method": method, "params": params}
         await self.send(msgspec.json.encode(document) + b"\n")
         while "method" in (frame := await self.read()):
-            pass  # a notification that came in between
+            self.told.append(frame)
         return frame
 
     async def hello(self, protocol: str = PROTOCOL) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from contracts.catalog import CatalogJob
 from contracts.engines import ModelState
 from contracts.pools import Cause, PoolSnapshot, PoolState
-from contracts.rpc import MAX_FRAME_BYTES, RpcCode
+from contracts.rpc import MAX_FRAME_BYTES, PoolSet, RpcCode
 from tests.integration.pool_managerd.home import Home
 from tests.integration.pool_managerd.support import Peer
 from tests.support.tiny_gguf import write_tiny_gguf
@@ -39,20 +39,22 @@ class Client:
         number = asked["result"]["number"]
         async with asyncio.timeout(30):
             while True:
-                frame = await self.peer.read()
+                frame = await self.peer.next_told()
                 if frame.get("method") == "catalog.job":
                     job = msgspec.convert(frame["params"], CatalogJob)
                     if job.number == number and job.over:
                         return job
 
     async def pool(self, holds: Callable[[PoolSnapshot], bool]) -> PoolSnapshot:
+        """Wait for something that lasts, as what was told while an answer was awaited is not told again."""
         async with asyncio.timeout(30):
-            while True:
-                frame = await self.peer.read()
+            seen = msgspec.convert((await self.ask("pool.list"))["result"], PoolSet).pools[0]
+            while not holds(seen):
+                frame = await self.peer.next_told()
                 if frame.get("method") == "pool.changed":
-                    seen = msgspec.convert(frame["params"], PoolSnapshot)
-                    if holds(seen):
-                        return seen
+                    told = msgspec.convert(frame["params"], PoolSnapshot)
+                    seen = max(seen, told, key=lambda each: each.revision)
+        return seen
 
 
 @asynccontextmanager
@@ -212,6 +214,7 @@ async def test_a_change_mends_an_index_that_is_damaged_while_the_manager_runs(
 ) -> None:
     path = write_tiny_gguf(tmp_path / "other.gguf", ctx=256)
     await home.start()
+    await home.ready()  # the pool has written its own model down: nobody but the call changes the index now
     async with client(home) as here:
         await here.job("catalog.put", model_ref=str(path))
         folder = home.root / ".local/share/llama-orch"
@@ -237,7 +240,7 @@ async def test_the_end_of_the_manager_ends_a_verification(home: Home, tmp_path: 
         index.write_text(json.dumps(document))
         asked = await here.ask("catalog.verify", model_id="large")
         assert asked["result"]["state"] == "waiting"
-        while (await here.peer.read()).get("params", {}).get("message", "") == "":
+        while (await here.peer.next_told()).get("params", {}).get("message", "") == "":
             pass
     assert await manager.kill(signal.SIGTERM) == 0
 
@@ -263,7 +266,7 @@ async def test_a_pull_is_joined_only_by_who_wants_the_same(home: Home, tmp_path:
         assert second["asked_id"].startswith("large-")
         assert (await here.ask("catalog.delete", model_id="large"))["result"] == {}
         async with asyncio.timeout(30):
-            while (frame := await here.peer.read()).get("params", {}).get("model_id") != "large" or (
+            while (frame := await here.peer.next_told()).get("params", {}).get("model_id") != "large" or (
                 frame["params"].get("number"),
                 frame["params"].get("state"),
             ) != (second["number"], "done"):
@@ -282,7 +285,7 @@ async def test_the_end_of_a_model_ends_its_jobs_and_a_refused_one_ends_none(home
         error = (await here.ask("catalog.delete", model_id="tiny"))["error"]
         assert error["code"] == RpcCode.CONFLICT
         async with asyncio.timeout(30):
-            while (frame := await here.peer.read()).get("params", {}).get("state") != "running":
+            while (frame := await here.peer.next_told()).get("params", {}).get("state") != "running":
                 pass
         assert frame["params"]["number"] == job["number"]
         assert (await here.ask("catalog.delete", model_id="large"))["result"] == {}
