@@ -120,16 +120,24 @@ async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
 async def test_one_that_is_given_up_while_it_starts_leaves_no_pipe(turns: int) -> None:
     async with asyncio.TaskGroup() as group:
         await group.create_task(SH.run("-c", "true", timeout_s=10))
-    before = pipes()
+    before, others = pipes(), children()
     task = asyncio.get_running_loop().create_task(SH.run("-c", "sleep 1000", timeout_s=None))
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    async with asyncio.timeout(10):
+        while not children() <= others:  # noqa: ASYNC110 - the end of what was begun: nobody tells us of it
+            await asyncio.sleep(0)
     for _ in range(5):  # what is closed is closed in the loop's next turns
         await asyncio.sleep(0)
     assert pipes() <= before
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not yet seen the end of."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
 def pipes() -> set[str]:
