@@ -200,8 +200,8 @@ async def _started(
                 with contextlib.suppress(OSError):  # uvloop has closed its descriptor and not the file
                     source.close()
                 raise
-        try:
-            process = await asyncio.create_subprocess_exec(
+        starting = loop.create_task(
+            asyncio.create_subprocess_exec(
                 program,
                 *args,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -210,6 +210,15 @@ async def _started(
                 env=dict(environ),
                 start_new_session=True,
             )
+        )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It may run already, and have begun others: a start that is broken off would end the first of them alone.
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await _end(starting.result())
+            raise
         except OSError as error:
             raise _no_program(program, error) from error
         its.close()
