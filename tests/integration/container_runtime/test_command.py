@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,28 @@ async def test_one_whose_caller_is_cancelled_is_ended_with_its_children(tmp_path
         task = group.create_task(SH.run("-c", script, timeout_s=None, on_line=lambda _line: started.set()))
         await started.wait()
         task.cancel()
+    await gone(int((tmp_path / "child").read_text()))
+
+
+async def test_one_that_is_given_up_before_its_start_is_known_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may run, and have said something, before the event loop says that it was started."""
+    start, printed, known = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
+
+    async def late(*argv: Any, **settings: Any) -> asyncio.subprocess.Process:  # noqa: ANN401 - as asyncio's own
+        process = await start(*argv, **settings)
+        await known.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", late)
+    script = f"sleep 1000 & echo $! > {tmp_path}/child; echo started; wait"
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(SH.run("-c", script, timeout_s=None, on_line=lambda _line: printed.set()))
+        await printed.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        known.set()
     await gone(int((tmp_path / "child").read_text()))
 
 
