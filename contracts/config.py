@@ -90,6 +90,8 @@ class Server(Strict, frozen=True, kw_only=True):
     disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
     """How long an interactive task lives on after its last listener left."""
     ping_interval_ms: Millis = 15_000
+    slow_reader_ms: Millis = 30_000
+    """A reader that does not take what was written for it within this time is cut off; it may come back."""
     keep_finished: Annotated[int, Meta(ge=1)] = 1_000
     """How many finished tasks, with their streams, can still be read."""
 
@@ -128,11 +130,37 @@ class Paths(Strict, frozen=True, kw_only=True):
     runtime: str | None = None
 
 
+class Limits(Strict, frozen=True, kw_only=True):
+    """What one client, told from others by its token, may ask for in a minute; left out, there is no such limit."""
+
+    requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    """Prompt tokens and the new ones that were asked for; what was not generated is given back."""
+
+
 class Sessions(Strict, frozen=True, kw_only=True):
-    """How long a conversation keeps its place."""
+    """How long a conversation keeps its place, and what it may use up."""
 
     ttl_ms: Annotated[int, Meta(ge=1, le=600_000)] = 600_000
+    """Since its last turn ended."""
     max_turns: Annotated[int, Meta(ge=1)] = 8
+    max_sessions: Annotated[int, Meta(ge=1)] = 1_024
+    """The one that was used least recently makes room for another."""
+    affinity_wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1_000
+    """At most so long a turn waits for the replica that has its session's KV cache while another one is free."""
+    token_budget: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens, read and generated, of all turns of a session together."""
+    time_budget_ms: Millis | None = None
+    """Time that the turns of a session keep slots busy, together."""
+
+
+class Artifacts(Strict, frozen=True, kw_only=True):
+    """What is kept on disk of finished tasks and of what clients store; the oldest goes first."""
+
+    max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
+    max_age_ms: Millis = 7 * 24 * 3600 * 1000
+    records: bool = True
+    """Whether each task leaves a record: its request without secrets, who served it, and its transcript."""
 
 
 class SourceBuild(Strict, frozen=True, kw_only=True):
@@ -189,10 +217,15 @@ class Queue(Strict, frozen=True, kw_only=True):
 
     capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 64
     full_policy: FullPolicy = FullPolicy.REJECT
+    batch_share: Annotated[float, Meta(ge=0, le=0.9)] = 0.0
+    """While both priorities wait, at least this share of the starts goes to batch; 0: interactive always goes first."""
 
 
 class Timeouts(Strict, frozen=True, kw_only=True):
-    """``wall_ms`` bounds a whole generation, ``idle_ms`` the gap between two tokens, ``start_ms`` an engine's start."""
+    """``wall_ms`` bounds a whole generation, ``idle_ms`` the gap between two tokens, ``start_ms`` an engine's start.
+
+    The wait for the first token, while the prompt is processed, is bounded by ``wall_ms`` alone.
+    """
 
     wall_ms: Millis = 600_000
     idle_ms: Millis = 30_000
@@ -265,7 +298,9 @@ class Config(Strict, frozen=True, kw_only=True):
     policy: Policy = Policy()
     paths: Paths = Paths()
     models: Models = Models()
+    limits: Limits = Limits()
     sessions: Sessions = Sessions()
+    artifacts: Artifacts = Artifacts()
     logging: Logging = Logging()
 
 

@@ -63,6 +63,12 @@ class Metrics(Message, frozen=True, kw_only=True):
     kv_warmth: bool | UnsetType = UNSET
     tokens_budget_remaining: int | UnsetType = UNSET
     time_budget_remaining_ms: int | UnsetType = UNSET
+    predicted_start_low_ms: int | UnsetType = UNSET
+    predicted_start_high_ms: int | UnsetType = UNSET
+    pool_id: str | UnsetType = UNSET
+    """Set when the replica that ``started`` named died before its first token: this one serves now."""
+    replica_id: str | UnsetType = UNSET
+    engine_version: str | UnsetType = UNSET
 
 
 class End(Message, frozen=True, kw_only=True):

@@ -154,6 +154,37 @@ class TaskAccepted(Message, frozen=True, kw_only=True):
     predicted_start_ms: int
     backoff_ms: int
     streams: StreamLinks
+    predicted_start_low_ms: int | None = None
+    """Four out of five tasks start between this and ``predicted_start_high_ms``."""
+    predicted_start_high_ms: int | None = None
+    on_time_probability: float | None = None
+    """That the answer is complete before ``deadline_ms``; null without a deadline."""
+
+
+class TaskForecast(Message, frozen=True, kw_only=True):
+    """``POST /v1/tasks?dry_run=true``: what would happen to this task if it were sent now. Nothing was queued.
+
+    A task that would be refused gets that very refusal, with its status, instead. Times in milliseconds from now.
+    """
+
+    queue_position: int
+    predicted_start_ms: int
+    predicted_start_low_ms: int
+    predicted_start_high_ms: int
+    predicted_end_ms: int
+    pool_id: str
+    """Where it would start by what is known now; it is bound to a replica only when a slot is free."""
+    replica_id: str
+    eligible_pools: tuple[str, ...]
+    kv_warmth: bool
+    prompt_tokens: int
+    prompt_tokens_counted: bool
+    """False: an estimate from the length of the text, since no engine could be asked."""
+    new_tokens: int
+    """How many new tokens are expected."""
+    on_time_probability: float | None = None
+    evicts: str | None = None
+    """The waiting task that would have to give way, under drop-lru."""
 
 
 class TaskState(StrEnum):
@@ -189,6 +220,13 @@ class TaskStatus(Message, frozen=True, kw_only=True):
     stream_sha256: str | None = None
     error_code: str | None = None
     streams: StreamLinks | None = None
+    session_id: str | None = None
+    attempts: int = 0
+    """How many replicas were given the task; more than one after a silent retry."""
+    slot_free_ms: int | None = None
+    """From the end of a cancelled or failed run to the engine's own word that its slot is free again."""
+    artifact_id: str | None = None
+    """The record that the task left."""
 
 
 class TaskList(Message, frozen=True, kw_only=True):

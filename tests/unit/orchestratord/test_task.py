@@ -71,6 +71,9 @@ def test_a_new_task_waits_and_its_answer_never_changes() -> None:
         "predicted_start_ms": 300,
         "backoff_ms": 0,
         "streams": {"sse": "/v1/tasks/t/stream"},
+        "predicted_start_low_ms": None,
+        "predicted_start_high_ms": None,
+        "on_time_probability": None,
     }
     assert (task.state, task.finished, task.outcome) == (TaskState.QUEUED, False, None)
     assert task.status.queue_position == 2
