@@ -65,8 +65,25 @@ def main() -> int:
     return 0
 
 
+class _Readable(yaml.SafeDumper):
+    """Repeats what stands in several places, and writes a text of several lines as such."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the name is PyYAML's
+        """Nothing is written as a reference."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _text)
+
+
 def _yaml(document: dict[str, Any]) -> str:
-    return f"# {NOTE}\n" + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    made: str = yaml.dump(document, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120)
+    return f"# {NOTE}\n{made}"
 
 
 if __name__ == "__main__":
