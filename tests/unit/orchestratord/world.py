@@ -15,9 +15,10 @@ from contracts.config import Config, Engine, Mode, Pool, Profile, Queue, Server,
 from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
+from orchestratord.entrance import Sources
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
-from orchestratord.orchestrator import Orchestrator, Sources
+from orchestratord.orchestrator import Orchestrator
 from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.task import Caller, Task
 from tests.support.virtual_loop import LoopClock, pass_time
