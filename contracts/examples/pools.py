@@ -99,9 +99,10 @@ EXAMPLES = (
         path="/metrics",
         status=200,
         answer=(
-            "# HELP queue_depth Tasks that wait.\n"
-            "# TYPE queue_depth gauge\n"
-            f'queue_depth{{engine="llamacpp",engine_version="{ENGINE_VERSION}",pool_id="trial",priority="batch"}} 0.0\n'
+            "# HELP tasks_enqueued_total Tasks that entered a queue\n"
+            "# TYPE tasks_enqueued_total counter\n"
+            "# HELP tasks_started_total Tasks that got a slot\n"
+            "# TYPE tasks_started_total counter\n"
         ),
         media="text/plain",
         partial=True,

@@ -1,7 +1,7 @@
 """Houses in which the documented examples are played, by what must be so before.
 
-``REAL`` are both real daemons with a real llama.cpp server; ``SCRIPTED`` the real orchestratord before a stand-in engine
-and a scripted pool-managerd, for what the real ones cannot be brought to at will.
+``real`` is both daemons with a real llama.cpp server; ``scripted`` the real orchestratord before a stand-in engine and
+a scripted pool-managerd, for what the real ones cannot be brought to at will.
 """
 
 from __future__ import annotations
