@@ -16,7 +16,7 @@ from contracts.base import Message
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.engines import ModelState
 from contracts.errors import ErrorBody
-from contracts.examples import Example
+from contracts.examples.base import Example
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
 
@@ -372,4 +372,5 @@ def _json(kind: type[msgspec.Struct]) -> Schema:
 def _stream_content() -> Schema:
     names = ", ".join(f"`{kind.__name__}`" for kind in EVENTS)
     text = f"Server-sent events; each `data` is one of {names}, and `id` numbers the tokens"
-    return {_EVENT_STREAM: {"schema": {"type": "string", "description": text}}}
+    schema = {"type": "string", "description": text}
+    return {_EVENT_STREAM: {"schema": schema, "x-event-schema": openapi_answers.event_schema(EVENTS)}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from contracts.examples.base import Example
+from contracts.examples.base import NAMES, Example
 
 Schema = dict[str, Any]
 
@@ -39,6 +39,22 @@ def add_examples(answer: Schema, examples: Iterable[Example]) -> None:
         content = answer.get("content", {}).get(example.media)
         place = answer.setdefault("x-examples", {}) if content is None else content.setdefault("examples", {})
         place[example.name] = example.document
+
+
+def event_schema(kinds: Iterable[type]) -> Schema:
+    """One event of a stream, whose ``data`` is JSON of one of these types. OpenAPI 3.1 has no word for it."""
+    names = [kind.__name__ for kind in kinds]
+    data = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}
+    return {
+        "type": "object",
+        "properties": {
+            "event": {"enum": [NAMES.get(name, name.lower()) for name in names]},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        },
+        "required": ["event", "data"],
+        "additionalProperties": False,
+    }
 
 
 def request_examples(examples: Iterable[Example]) -> Schema:

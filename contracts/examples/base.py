@@ -20,6 +20,8 @@ CORRELATION_ID = "8c678526-816c-4bf2-9729-1912a9ecc5c0"
 DIGEST = "sha256:a20aab39b2c815fee19fc844c0e2c8ada55bec90da5c2f37b15f4f86d44d84f0"
 ENGINE_VERSION = "xllamacpp-2026.10.11549"
 EVENT_STREAM = "text/event-stream"
+NAMES = {"StreamError": "error"}
+"""What an event is called that is not called as its type."""
 
 
 class Given(StrEnum):
@@ -134,7 +136,8 @@ def sse(*events: msgspec.Struct) -> str:
 
 
 def _frame(event: msgspec.Struct) -> str:
-    name = {"StreamError": "error"}.get(type(event).__name__, type(event).__name__.lower())
+    kind = type(event).__name__
+    name = NAMES.get(kind, kind.lower())
     number: int | UnsetType = getattr(event, "i", UNSET)
     head = "" if number is UNSET else f"id: {number}\n"
     return f"event: {name}\n{head}data: {msgspec.json.encode(event).decode()}\n\n"

@@ -56,7 +56,7 @@ class TaskRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""
-        state, limit = request.query.get("state") or None, request.query.get("limit", "50")
+        state, limit = request.query.get("state"), request.query.get("limit", "50")
         known = [each.value for each in TaskState]
         if state is not None and state not in known:
             hint = nearest(state, known)
@@ -92,7 +92,7 @@ def last_event_id(request: web.Request) -> int:
     Raises ApiError where it is no number.
     """
     for name, given in (("after", request.query.get("after")), ("Last-Event-ID", request.headers.get("Last-Event-ID"))):
-        if given:
+        if given or (given is not None and name == "after"):  # an empty header is a browser's way to say "none yet"
             if not given.isascii() or not given.isdigit() or len(given) > 18:
                 text = f"{name} {given!r} is no token number"
                 raise api_error(ErrorCode.INVALID_PARAMS, text, "send the id of the last event you saw", field=name)

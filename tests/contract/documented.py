@@ -95,8 +95,9 @@ class Documented(msgspec.Struct, frozen=True, kw_only=True):
         body = self.request.get("body")
         if body is None:
             return None
-        raw = body if isinstance(body, str) else json.dumps(body)
-        return raw.encode() + b" " * self.request.get("padding", 0)
+        raw: str = body if isinstance(body, str) else json.dumps(body)
+        padding: int = self.request.get("padding", 0)
+        return raw.encode() + b" " * padding
 
 
 def documented() -> list[Documented]:
