@@ -42,19 +42,17 @@ def add_examples(answer: Schema, examples: Iterable[Example]) -> None:
 
 
 def event_schema(kinds: Iterable[type]) -> Schema:
-    """One event of a stream, whose ``data`` is JSON of one of these types. OpenAPI 3.1 has no word for it."""
-    names = [kind.__name__ for kind in kinds]
-    data = {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in names]}
-    return {
-        "type": "object",
-        "properties": {
-            "event": {"enum": [NAMES.get(name, name.lower()) for name in names]},
-            "id": {"type": "string", "pattern": "^[0-9]+$"},
-            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
-        },
-        "required": ["event", "data"],
-        "additionalProperties": False,
-    }
+    """One event of a stream, whose ``data`` is JSON of the type that ``event`` names. OpenAPI 3.1 has no word for it."""
+    return {"oneOf": [_event(kind.__name__) for kind in kinds]}
+
+
+def _event(kind: str) -> Schema:
+    data = {"type": "string", "contentMediaType": "application/json"}
+    data |= {"contentSchema": {"$ref": f"#/components/schemas/{kind}"}}
+    properties: Schema = {"event": {"const": NAMES.get(kind, kind.lower())}, "data": data}
+    if kind == "Token":
+        properties["id"] = {"type": "string", "pattern": "^[0-9]+$"}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
 def request_examples(examples: Iterable[Example]) -> Schema:

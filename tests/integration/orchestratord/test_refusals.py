@@ -300,7 +300,7 @@ async def test_a_position_that_is_none(tmp_path: Path, position: str) -> None:
         assert told["message"] == f"after {position!r} is no token number"
         assert told["hint"] == "send the id of the last event you saw"
         if position and position.isascii():  # an empty header is as good as none
-            async with here.client.get(path, headers={"Last-Event-ID": position}) as answer:
+            async with here.client.get(f"{path}?after=0", headers={"Last-Event-ID": position}) as answer:
                 assert (answer.status, (await answer.json())["field"]) == (400, "Last-Event-ID")
 
 
