@@ -66,7 +66,10 @@ _AFTER = Parameter(
     name="after", place="query", schema={"type": "integer", "minimum": 0}, text="go on behind this token number"
 )
 _LAST_EVENT = Parameter(
-    name="Last-Event-ID", place="header", schema={"type": "integer", "minimum": 0}, text="the same, as browsers send it"
+    name="Last-Event-ID",
+    place="header",
+    schema={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 0}]},
+    text="the same, as browsers send it; empty from one that has seen none",
 )
 _STATE = Parameter(name="state", place="query", schema={"type": "string", "enum": [state.value for state in TaskState]})
 _LIMIT = Parameter(

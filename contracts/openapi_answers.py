@@ -49,10 +49,10 @@ def event_schema(kinds: Iterable[type]) -> Schema:
 def _event(kind: str) -> Schema:
     data = {"type": "string", "contentMediaType": "application/json"}
     data |= {"contentSchema": {"$ref": f"#/components/schemas/{kind}"}}
-    properties: Schema = {"event": {"const": NAMES.get(kind, kind.lower())}, "data": data}
-    if kind == "Token":
-        properties["id"] = {"type": "string", "pattern": "^[0-9]+$"}
-    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    number = {"type": "string", "pattern": "^[0-9]+$", "description": "sent with a token; until the next one it stands"}
+    properties: Schema = {"event": {"const": NAMES.get(kind, kind.lower())}, "data": data, "id": number}
+    needed = ["event", "data", "id"] if kind == "Token" else ["event", "data"]
+    return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
 
 
 def request_examples(examples: Iterable[Example]) -> Schema:
