@@ -34,7 +34,7 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:  # noqa: ANN4
     """The house's model where the document asks for some model, and no answer longer than a few tokens."""
     if not isinstance(body, dict) or not isinstance(body.get("model_ref"), str) or len(body["model_ref"]) % 4 == 0:
         return body
-    if context.operation.path != "/v1/tasks":
+    if context.operation is None or context.operation.path != "/v1/tasks":
         return body
     changed = body | {"model_ref": "haiku"}
     if isinstance(body.get("max_tokens"), int) and body["max_tokens"] > 64:
