@@ -42,12 +42,12 @@ def add_examples(answer: Schema, examples: Iterable[Example]) -> None:
 
 
 def event_schema(kinds: Iterable[type]) -> Schema:
-    """One event of a stream, whose ``data`` is JSON of the type that ``event`` names. OpenAPI 3.1 has no word for it."""
+    """One event of a stream: ``data`` is JSON of the type that ``event`` names. OpenAPI 3.1 has no word for it."""
     return {"oneOf": [_event(kind.__name__) for kind in kinds]}
 
 
 def _event(kind: str) -> Schema:
-    data = {"type": "string", "contentMediaType": "application/json"}
+    data: Schema = {"type": "string", "contentMediaType": "application/json"}
     data |= {"contentSchema": {"$ref": f"#/components/schemas/{kind}"}}
     number = {"type": "string", "pattern": "^[0-9]+$", "description": "sent with a token; until the next one it stands"}
     properties: Schema = {"event": {"const": NAMES.get(kind, kind.lower())}, "data": data, "id": number}

@@ -16,7 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
-from tools import engine_tables
+from tools import engine_tables, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -30,6 +30,7 @@ def documents() -> dict[Path, str]:
         folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
         **engine_tables.documents(),
+        **reference_pages.documents(),
     }
 
 

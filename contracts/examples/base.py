@@ -31,6 +31,8 @@ class Given(StrEnum):
     TASK_ENDED = "the task poem-1 has ended"
     TASK_RUNS = "the task poem-1 is running"
     ENGINE_DIES = "the engine dies after two tokens"
+    ENGINE_HANGS = "the engine falls silent after two tokens, and timeouts.idle_ms of its pool is 300"
+    ENGINE_OVERLOADED = "the engine says that it is overloaded"
     SOMEBODY_CANCELS = "another client cancels the task after two tokens"
     QUEUE_FULL = "the queue of the pool is full, and its policy is reject"
     QUEUE_FULL_DROP_LRU = "the queue of the pool is full of interactive tasks, and its policy is drop-lru"

@@ -92,6 +92,19 @@ STATUS = TaskStatus(
     stream_sha256=END.stream_sha256,
     streams=LINKS,
 )
+SILENT = StreamError(
+    code=ErrorCode.DECODE_TIMEOUT,
+    message="the engine was given up after 300 ms (idle limit)",
+    retriable=True,
+    hint="timeouts.idle_ms of the pool sets this limit",
+    engine="llamacpp",
+)
+OVERLOADED = StreamError(
+    code=ErrorCode.REPLICA_EXHAUSTED,
+    message="the engine answered: too many requests",
+    retriable=True,
+    engine="llamacpp",
+)
 NO_TASK = refusal(
     ErrorCode.NOT_FOUND,
     "there is no task 'poem-9'",
@@ -156,6 +169,28 @@ EXAMPLES = (
         streams=True,
         body=POEM,
         answer=sse(STARTED, *TOKENS[:2], DIED),
+        media=EVENT_STREAM,
+    ),
+    Example(
+        **SUBMIT,
+        name="engine-silent",
+        summary="An engine that falls silent",
+        given=Given.ENGINE_HANGS,
+        status=200,
+        streams=True,
+        body=POEM,
+        answer=sse(STARTED, *TOKENS[:2], SILENT),
+        media=EVENT_STREAM,
+    ),
+    Example(
+        **SUBMIT,
+        name="engine-overloaded",
+        summary="An engine that has too much to do",
+        given=Given.ENGINE_OVERLOADED,
+        status=200,
+        streams=True,
+        body=POEM,
+        answer=sse(STARTED, OVERLOADED),
         media=EVENT_STREAM,
     ),
     Example(

@@ -164,7 +164,7 @@ def differences(example: Documented, answer: Answer, *, stand_in: bool) -> list[
                 found
                 + shape
                 + list(
-                    _unlike(
+                    unlike(
                         example.value, json.loads(answer.body), volatile, partial=example.partial, status=example.status
                     )
                 )
@@ -175,7 +175,7 @@ def differences(example: Documented, answer: Answer, *, stand_in: bool) -> list[
             if [frame.event for frame in wanted] != [frame.event for frame in got]:
                 return [*found, f"events {[frame.event for frame in got]}"]
             pairs = zip(wanted, got, strict=True)
-            return found + [each for one, other in pairs for each in _unlike(one.data, other.data, volatile)]
+            return found + [each for one, other in pairs for each in unlike(one.data, other.data, volatile)]
         case _:
             page = answer.body.decode()
             return found + [f"no line {line!r}" for line in example.value.splitlines() if line not in page]
@@ -198,7 +198,7 @@ def _out_of_shape(example: Documented, body: bytes) -> list[str]:
     return []
 
 
-def _unlike(
+def unlike(
     wanted: Json, got: Json, volatile: set[str], *, partial: bool = False, status: int = 200, at: str = ""
 ) -> Iterator[str]:
     if isinstance(wanted, dict) and isinstance(got, dict):
@@ -215,10 +215,10 @@ def _unlike(
                 if re.sub(r"\d+", "#", value) != re.sub(r"\d+", "#", got[name]):
                     yield f"{here}: {got[name]!r}"
             else:
-                yield from _unlike(value, got[name], volatile, partial=partial, at=here)
+                yield from unlike(value, got[name], volatile, partial=partial, at=here)
     elif isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
         for number, (one, other) in enumerate(zip(wanted, got, strict=True)):
-            yield from _unlike(one, other, volatile, at=f"{at}[{number}]")
+            yield from unlike(one, other, volatile, at=f"{at}[{number}]")
     elif wanted != got or type(wanted) is not type(got):
         yield f"{at or 'body'}: {got!r}, not {wanted!r}"
 

@@ -17,7 +17,7 @@ import aiohttp
 
 from contracts import rpc
 from contracts.catalog import CatalogJob
-from contracts.config import FullPolicy, Pool, Queue
+from contracts.config import FullPolicy, Pool, Queue, Timeouts
 from contracts.examples import catalog, pools
 from contracts.examples.base import DIGEST, Given
 from contracts.pools import PoolState
@@ -27,7 +27,7 @@ from tests.contract.documented import TOKEN, Answer, Documented
 from tests.integration.orchestratord.house import House, house, read_until, tokens_in
 from tests.integration.orchestratord.manager import Manager, listening
 from tests.integration.orchestratord.test_control import linked
-from tests.standin.knobs import Fault, Knobs
+from tests.standin.knobs import Fault, HttpError, Knobs
 from tests.standin.server import StandIn
 from tests.support.installation import Installation
 from tests.unit.orchestratord.world import pool, snapshot
@@ -114,15 +114,19 @@ async def _arrange(client: aiohttp.ClientSession, models: Path, index: Path, giv
 # --- scripted ---------------------------------------------------------------------------------------------------------
 
 STUCK = Knobs(fault=Fault.HANG, fault_after=2, tokens=100)
-DIES = Knobs(fault=Fault.CLOSE, fault_after=2, tokens=100)
+ENGINES = {
+    Given.ENGINE_DIES: Knobs(fault=Fault.CLOSE, fault_after=2, tokens=100),
+    Given.ENGINE_OVERLOADED: Knobs(http_error=HttpError(status=429, body='{"error":{"message":"too many requests"}}')),
+}
 
 
 @asynccontextmanager
 async def scripted(folder: Path, given: str) -> AsyncIterator[Scene]:
     """The real orchestratord before a stand-in and a scripted manager, with what is given."""
-    knobs = DIES if given == Given.ENGINE_DIES else STUCK
+    knobs = ENGINES.get(Given(given), STUCK)
     policy = FullPolicy.DROP_LRU if given == Given.QUEUE_FULL_DROP_LRU else FullPolicy.REJECT
-    mine = pool("trial", model=SERVED, queue=Queue(capacity=1, full_policy=policy))
+    idle = Timeouts(idle_ms=300) if given == Given.ENGINE_HANGS else Timeouts()
+    mine = pool("trial", model=SERVED, timeouts=idle, queue=Queue(capacity=1, full_policy=policy))
     limit = 1 if given == Given.STREAMS_OPEN else 256
     manager = Manager(snapshot("trial", model_ref=SERVED, model_id="haiku"))
     manager.answers.update({method: _answer_of(given) for method in Method if method not in {"hello", "subscribe"}})
