@@ -47,8 +47,9 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request, before anything is read."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(self._request)
-        self._request = b""
+        if self._request:
+            self._transport.write(self._request)
+            self._request = b""
 
     def data_received(self, data: bytes) -> None:
         """Keep what this read brought of the body."""
@@ -130,17 +131,27 @@ class EngineConnection(asyncio.Protocol):
 async def send(address: Address, request: bytes, tls: ssl.SSLContext | None) -> EngineConnection:
     """Connect and send. Raises OSError where nobody listens."""
     loop = asyncio.get_running_loop()
-    connection = EngineConnection(loop, request)
     if tls is not None or not address.numeric:
+        connection = EngineConnection(loop, request)
         await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
         return connection
     connected = await _connected(loop, address)
     try:
+        sent = _sent_at_once(connected, request)
+        connection = EngineConnection(loop, request[sent:])
         await loop.create_connection(lambda: connection, sock=connected)
     except BaseException:
         connected.close()
         raise
     return connection
+
+
+def _sent_at_once(connected: socket.socket, request: bytes) -> int:
+    """How much of the request the kernel took: nearly always all, and the engine begins before we go on."""
+    try:
+        return connected.send(request)
+    except BlockingIOError:
+        return 0
 
 
 async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
