@@ -173,9 +173,7 @@ class EngineHttp:
             raise EngineError(Failure.PROTOCOL, f"{path} answered more than {MAX_ANSWER_BYTES} bytes")
         return content
 
-    async def _send(
-        self, method: str, endpoint: Endpoint, path: str, body: bytes | None
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, method: str, endpoint: Endpoint, path: str, body: bytes | None) -> aiohttp.ClientResponse:
         """The head of an answer to a short question. Cancelling this closes the connection."""
         if self._questions is None:
             raise RuntimeError("the engine client is used outside its context")

@@ -6,7 +6,6 @@ secret into something that no pattern finds. Costs nothing where nothing is logg
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -62,7 +61,8 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
         super().emit(clean)
 
     def _redacted(self, record: logging.LogRecord) -> logging.LogRecord:
-        clean = copy.copy(record)
+        clean = logging.LogRecord.__new__(type(record))
+        vars(clean).update(vars(record))
         clean.msg, clean.args = self._redactor.text(record.getMessage()), None
         if record.exc_info:
             clean.exc_text = logging.Formatter().formatException(record.exc_info)

@@ -53,6 +53,8 @@ _SK = re.compile(r"\bsk-")  # as in sk-..., and not as in task-...
 SHAPES = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS)
 
 
+SHORT = 32
+"""Characters of a text that is remembered: names of engines, pools and models, which stand in every line."""
 LEAST_LENGTH = 8
 """Characters of a variable's value below which it is no secret: a mask in place of every ``1`` hides the text."""
 
@@ -88,7 +90,8 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text with ``***`` in place of every secret."""
-        return _without_shapes(self.prose(text))
+        text = self.prose(text)
+        return _short_without_shapes(text) if len(text) <= SHORT else _without_shapes(text)
 
     def prose(self, text: str) -> str:
         """The text with ``***`` in place of every registered secret: for what we wrote ourselves.
@@ -128,6 +131,9 @@ def _without_shapes(text: str) -> str:
     for pattern, replacement in SHAPES:
         text = pattern.sub(replacement, text)
     return text
+
+
+_short_without_shapes = lru_cache(maxsize=1024)(_without_shapes)
 
 
 @lru_cache(maxsize=1024)

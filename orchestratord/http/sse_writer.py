@@ -65,6 +65,7 @@ class SseWriter:
         "_response",
         "_scheduled",
         "_stream",
+        "_tokens",
         "_transport",
         "_writer",
         "_written_at",
@@ -75,6 +76,8 @@ class SseWriter:
         self._stream = stream
         self._offset = stream.offset_after(after)
         self._patience = patience
+        self._tokens = 0
+        """How many tokens there were at the last write."""
         self._scheduled = False
         self._attention: asyncio.Future[None] | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -86,10 +89,17 @@ class SseWriter:
         self._writer: AbstractStreamWriter
 
     def wake(self) -> None:
-        """There is more. Several appends in one turn of the loop become one write."""
-        if not self._scheduled and self._attention is not None:
+        """There is more. Tokens go out at once; all else can wait until this turn of the loop has done its work."""
+        stream, attention = self._stream, self._attention
+        if attention is None or attention.done():
+            return
+        if stream.closed:
+            attention.set_result(None)
+        elif stream.tokens != self._tokens:
+            self._more()
+        elif not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._more)
+            self._loop.call_soon(self._later)
 
     async def write(self, request: web.Request, response: SseResponse) -> bool:
         """Write everything and the end of the body; False where the reader was too slow and was cut off.
@@ -167,21 +177,22 @@ class SseWriter:
         finally:
             self._attention = None
 
+    def _later(self) -> None:
+        self._scheduled = False
+        if self._attention is not None and not self._attention.done():
+            self._more()
+
     def _more(self) -> None:
         """Write what was appended; whatever has to wait is left to ``_rest``."""
-        self._scheduled = False
-        if self._attention is None or self._attention.done():
-            return
-        if not self._stream.closed:
-            frames = self._stream.read(self._offset, WRITE_BYTES)
-            if frames:
-                self._send(frames)
-            if self._offset == len(self._stream) and not self._waiting:
-                return
-        self._attention.set_result(None)
+        frames = self._stream.read(self._offset, WRITE_BYTES)
+        if frames:
+            self._send(frames)
+        if self._attention is not None and (self._waiting or self._offset != len(self._stream)):
+            self._attention.set_result(None)
 
     def _send(self, frames: bytes) -> None:
         self._offset += len(frames)
+        self._tokens = self._stream.tokens
         self._put(frames)
 
     def _put(self, data: bytes) -> None:
