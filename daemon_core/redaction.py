@@ -53,15 +53,13 @@ _SK = re.compile(r"\bsk-")  # as in sk-..., and not as in task-...
 SHAPES = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS)
 
 
-SHORT = 32
-"""Characters of a text that is remembered: names of engines, pools and models, which stand in every line."""
 LEAST_LENGTH = 8
 """Characters of a variable's value below which it is no secret: a mask in place of every ``1`` hides the text."""
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The values of the variables whose name says that they hold a secret (``HF_TOKEN``), for a Redactor."""
-    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and _names_a_secret(name))
+    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and names_a_secret(name))
 
 
 def fingerprint(token: str) -> str:
@@ -90,8 +88,11 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text with ``***`` in place of every secret."""
-        text = self.prose(text)
-        return _short_without_shapes(text) if len(text) <= SHORT else _without_shapes(text)
+        return _without_shapes(self.prose(text))
+
+    def harmless(self, text: str) -> bool:
+        """Whether there is nothing to take out of a text, nor of any piece of it: one look for a whole log line."""
+        return not any(spelling in text for spelling in self._spellings) and _shapeless(text)
 
     def prose(self, text: str) -> str:
         """The text with ``***`` in place of every registered secret: for what we wrote ourselves.
@@ -118,26 +119,27 @@ class Redactor:
 
     def member(self, key: object, value: object) -> object:
         """A named field with its secrets taken out: the name alone (``api_key``) can make its value one."""
-        if isinstance(value, str) and value and _names_a_secret(str(key)):
+        if isinstance(value, str) and value and names_a_secret(str(key)):
             return MASK
         return self.value(value)
 
 
+def _shapeless(text: str) -> bool:
+    lowered = text.lower()
+    return not any(trace in lowered for trace in _TRACES) and not ("sk-" in text and _SK.search(text))
+
+
 def _without_shapes(text: str) -> str:
     """The text without what looks like a secret. Nearly every log line has none, so one look decides that first."""
-    lowered = text.lower()
-    if not any(trace in lowered for trace in _TRACES) and not ("sk-" in text and _SK.search(text)):
+    if _shapeless(text):
         return text
     for pattern, replacement in SHAPES:
         text = pattern.sub(replacement, text)
     return text
 
 
-_short_without_shapes = lru_cache(maxsize=1024)(_without_shapes)
-
-
 @lru_cache(maxsize=1024)
-def _names_a_secret(key: str) -> bool:
+def names_a_secret(key: str) -> bool:
     """Whether a field of this name holds a secret whatever its value looks like."""
     return _without_shapes(f"{key}=x").endswith(f"={MASK}")
 
