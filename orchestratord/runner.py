@@ -90,7 +90,8 @@ class Runner:
 
     def pump(self) -> None:
         """Start everything that can start."""
-        while self._open and (assignment := next_assignment(self._backlog, self._replicas())):
+        now_ms = self._clock.monotonic_ms()
+        while self._open and (assignment := next_assignment(self._backlog, self._replicas(), now_ms)):
             task = self._find(assignment.task_id)
             entry = self._pools[assignment.replica.pool_id]
             if task is not None and entry.adapter is not None:
@@ -131,7 +132,7 @@ class Runner:
                 pool_id=entry.id,
                 replica_id=entry.snapshot.replica_id,
                 usable=entry.usable,
-                slots=entry.slots,
+                free_slots=entry.slots - self._active[entry.id],
                 active=self._active[entry.id],
                 vram_free_bytes=entry.snapshot.vram_free_bytes,
             )
