@@ -64,15 +64,17 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
 class Turn:
     """One task of a session, from its admission to the end of its connection."""
 
-    def __init__(self, task_id: str, session: Session, reserved: int, max_tokens: int | None) -> None:
+    def __init__(self, task_id: str, session: Session, ask: Ask, reserved: int, max_tokens: int | None) -> None:
         self.task_id = task_id
         self.session = session
+        self.prompt_tokens = ask.prompt_tokens
         self.reserved = reserved
         """Tokens of the budget that are set aside for it; 0 where there is no budget."""
         self.max_tokens = max_tokens
         """At most so many new ones, where the budget bounds them more than the request does."""
         self.began_ms: float | None = None
-        """Since when it keeps a slot busy; None while it waits."""
+        """Since when it keeps a slot busy; None while it keeps none."""
+        self.ran = False
 
     @property
     def first(self) -> bool:
@@ -172,7 +174,7 @@ class Book:
             session = self._sessions[ask.session_id] = Session(ask.session_id, ask.model_ref, self._numbers)
         left = self._left(session)
         need, cap = _need(ask, left)
-        turn = Turn(task_id, session, 0 if left is None else need, cap)
+        turn = Turn(task_id, session, ask, 0 if left is None else need, cap)
         session.turns += 1
         session.open.append(turn)
         self._idle.pop(session.id, None)
@@ -180,6 +182,7 @@ class Book:
 
     def began(self, turn: Turn, home: Home, now_ms: float) -> None:
         """A turn has a slot. What another replica had of the session is of no use from now on."""
+        turn.ran = True
         if turn.began_ms is None:
             turn.began_ms = now_ms
         session = turn.session
@@ -198,19 +201,21 @@ class Book:
         if used.kept_tokens is not None:
             session.kv_tokens = used.kept_tokens
 
-    def over(self, turn: Turn, now_ms: float) -> Turn | None:
-        """A turn keeps no slot busy any more, or never will; answers with the one that may run now.
+    def freed(self, turn: Turn, now_ms: float) -> None:
+        """A turn keeps no slot busy any more; it may get another where that replica failed."""
+        if turn.began_ms is not None:
+            turn.session.spent_ms += now_ms - turn.began_ms
+            turn.began_ms = None
 
-        One that never ran is no turn: it is given back.
-        """
+    def over(self, turn: Turn, now_ms: float) -> Turn | None:
+        """Nothing more comes of a turn; answers with the one that may run now. One that never ran is given back."""
         session = turn.session
         was_first = turn.first
+        self.freed(turn, now_ms)
         turn.reserved = 0
         session.open.remove(turn)
-        if turn.began_ms is None:
+        if not turn.ran:
             session.turns -= 1
-        else:
-            session.spent_ms += now_ms - turn.began_ms
         if session.open:
             return session.open[0] if was_first else None
         session.idle_since_ms = now_ms

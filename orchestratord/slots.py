@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Seat(msgspec.Struct, frozen=True):
+class Taken(msgspec.Struct, frozen=True):
     """A slot that is taken until it is given back: slot ``index`` of this start of a pool's engine."""
 
     pool_id: str
@@ -34,7 +34,7 @@ class SlotTable:
         self._pools: dict[str, tuple[int, list[_Slot]]] = {}
         self._uses = 0
 
-    def take(self, pool_id: str, start: int, count: int, owner: int | None) -> Seat | None:
+    def take(self, pool_id: str, start: int, count: int, owner: int | None) -> Taken | None:
         """A free slot of the ``count`` that this start of the engine has, now that of ``owner``; None: all are busy.
 
         ``owner`` is a session's number; None for a task of no session, whose cache nobody will ask for.
@@ -52,22 +52,22 @@ class SlotTable:
         self._uses += 1
         chosen = slots[index]
         chosen.busy, chosen.owner, chosen.used = True, owner, self._uses
-        return Seat(pool_id, start, index)
+        return Taken(pool_id, start, index)
 
-    def take_own(self, pool_id: str, start: int, owner: int) -> Seat | None:
+    def take_own(self, pool_id: str, start: int, owner: int) -> Taken | None:
         """The slot that has this session's cache, to free it; None where no free slot has."""
         known, slots = self._pools.get(pool_id, (start, []))
         for index, slot in enumerate(slots if known == start else []):
             if slot.owner == owner and not slot.busy:
                 slot.busy = True
-                return Seat(pool_id, start, index)
+                return Taken(pool_id, start, index)
         return None
 
-    def give_back(self, seat: Seat) -> None:
+    def give_back(self, taken: Taken) -> None:
         """Nothing runs in the slot any more; what it has stays."""
-        known, slots = self._pools.get(seat.pool_id, (seat.start, []))
-        if known == seat.start and seat.index < len(slots):
-            slots[seat.index].busy = False
+        known, slots = self._pools.get(taken.pool_id, (taken.start, []))
+        if known == taken.start and taken.index < len(slots):
+            slots[taken.index].busy = False
 
     def holds(self, pool_id: str, start: int, owner: int) -> bool:
         """Whether a slot of this start of the engine has the session's cache."""
