@@ -129,18 +129,19 @@ class Backlog:
         may_run = frozenset(pools)
         position = self.ahead_of_new(priority, may_run)
         home = home if home in may_run else None
-        held_until = None if home is None else hold_until_ms
         self._arrivals += 1
-        entry = Entry(
-            task_id=task_id,
-            number=self._arrivals,
-            lane=self._lane(priority, may_run, held_for=None if held_until is None else home),
-            charged_to=charged_to,
-            wish=wish,
-            home=home,
-            hold_until_ms=held_until,
+        lane = self._lane(priority, may_run, home if hold_until_ms is not None else None)
+        self._enter(
+            Entry(
+                task_id=task_id,
+                number=self._arrivals,
+                lane=lane,
+                charged_to=charged_to,
+                wish=wish,
+                home=home,
+                hold_until_ms=hold_until_ms if lane.elsewhere else None,
+            )
         )
-        self._enter(entry)
         return Queued(position=position, charged_to=charged_to, evicted=evicted)
 
     def give_back(self, entry: Entry, without: Collection[str]) -> bool:
@@ -284,11 +285,13 @@ class Backlog:
 
     def _move(self, entry: Entry, pools: frozenset[str], home: str | None, hold_until_ms: float | None) -> None:
         """Let an entry wait in another lane, by its number."""
-        lane = self._lane(entry.lane.priority, pools, None if hold_until_ms is None else home)
         self._leave(entry)
-        self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=hold_until_ms))
+        lane = self._lane(entry.lane.priority, pools, home if hold_until_ms is not None else None)
+        until = hold_until_ms if lane.elsewhere else None
+        self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=until))
 
     def _lane(self, priority: Priority, pools: frozenset[str], held_for: str | None = None) -> Lane:
+        """Where such tasks wait. Those of one pool are held for nothing: their lane has no ``elsewhere``."""
         open_to = pools if held_for is None else frozenset({held_for})
         lane = self._lanes.get((priority, pools, open_to))
         if lane is None:
