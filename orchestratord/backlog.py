@@ -21,6 +21,7 @@ from sortedcontainers import SortedDict, SortedList
 
 from contracts.config import FullPolicy, Queue
 from contracts.tasks import Placement, Priority
+from orchestratord.demand import UNKNOWN, Demand, Tally
 
 
 class Entry(msgspec.Struct, frozen=True, eq=False):
@@ -32,6 +33,8 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     charged_to: str | None
     """The pool whose queue it has a place in; None once it had started and came back."""
     wish: Placement
+    demand: Demand = UNKNOWN
+    """What it will ask of an engine, for predictions."""
     home: str | None = None
     """The pool that has what this task would otherwise have to compute again."""
     hold_until_ms: float | None = None
@@ -51,6 +54,8 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     entries: SortedDict[int, Entry]
     expiries: SortedList[tuple[float, int]]
     """When the hold of each task ends, with its number; empty where none is held."""
+    tally: Tally
+    """What they ask for together."""
 
     @property
     def oldest(self) -> Entry:
@@ -111,6 +116,7 @@ class Backlog:
         pools: Collection[str],
         wish: Placement = ANYWHERE,
         *,
+        demand: Demand = UNKNOWN,
         home: str | None = None,
         hold_until_ms: float | None = None,
     ) -> Queued | Full:
@@ -118,16 +124,12 @@ class Backlog:
 
         With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on.
         """
-        charged_to, evicted = self._roomiest(pools), None
-        if charged_to is None:
-            charged_to, evicted = self._give_way(priority, pools)
-        if charged_to is None:
-            pool_id = min(pools)
-            return Full(pool_id=pool_id, policy=self._queues[pool_id].full_policy)
-        if evicted is not None:
-            self.remove(evicted)
         may_run = frozenset(pools)
-        position = self.ahead_of_new(priority, may_run)
+        place = self.place(priority, may_run)
+        if isinstance(place, Full):
+            return place
+        if place.evicted is not None:
+            self.remove(place.evicted)
         home = home if home in may_run else None
         held_until = None if home is None else hold_until_ms
         self._arrivals += 1
@@ -135,12 +137,27 @@ class Backlog:
             task_id=task_id,
             number=self._arrivals,
             lane=self._lane(priority, may_run, held_for=None if held_until is None else home),
-            charged_to=charged_to,
+            charged_to=place.charged_to,
             wish=wish,
+            demand=demand,
             home=home,
             hold_until_ms=held_until,
         )
         self._enter(entry)
+        return place
+
+    def place(self, priority: Priority, pools: frozenset[str]) -> Queued | Full:
+        """What ``offer`` would answer now; nothing changes."""
+        charged_to, evicted = self._roomiest(pools), None
+        if charged_to is None:
+            charged_to, evicted = self._give_way(priority, pools)
+        if charged_to is None:
+            pool_id = min(pools)
+            return Full(pool_id=pool_id, policy=self._queues[pool_id].full_policy)
+        position = self.ahead_of_new(priority, pools)
+        gone = self._entries[evicted].lane if evicted is not None else None
+        if gone is not None and gone in self._before(priority, pools):
+            position -= 1  # the one that gives way is not before it any more
         return Queued(position=position, charged_to=charged_to, evicted=evicted)
 
     def give_back(self, entry: Entry, without: Collection[str]) -> bool:
@@ -212,6 +229,15 @@ class Backlog:
 
     # --- what others need to know -------------------------------------------------------------------------------------
 
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """All lanes in which tasks wait, for predictions."""
+        return self._lanes.values()
+
+    def entry(self, task_id: str) -> Entry:
+        """A waiting task."""
+        return self._entries[task_id]
+
     def pools_of(self, task_id: str) -> frozenset[str]:
         """The pools that may run a waiting task."""
         return self._entries[task_id].lane.pools
@@ -268,6 +294,7 @@ class Backlog:
     def _enter(self, entry: Entry) -> None:
         """Put an entry where it says that it stands."""
         self._entries[entry.task_id] = entry.lane.entries[entry.number] = entry
+        entry.lane.tally.add(entry.demand)
         if entry.hold_until_ms is not None:
             entry.lane.expiries.add((entry.hold_until_ms, entry.number))
         if entry.charged_to is not None:
@@ -277,6 +304,7 @@ class Backlog:
         """Take an entry out of its lane, and the lane away with its last entry."""
         lane = entry.lane
         del lane.entries[entry.number]
+        lane.tally.remove(entry.demand)
         if entry.hold_until_ms is not None:
             lane.expiries.remove((entry.hold_until_ms, entry.number))
         if not lane.entries:
@@ -299,6 +327,7 @@ class Backlog:
                 elsewhere=pools - open_to,
                 entries=SortedDict(),
                 expiries=SortedList(),
+                tally=Tally(),
             )
             self._lanes[priority, pools, open_to] = lane
         return lane
