@@ -48,16 +48,17 @@ class Row(msgspec.Struct, frozen=True):
 class FullQueue:
     """A backlog that stays as deep as it was made: both priorities, tasks of one pool and of two, some of them held."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, first: int = 0) -> None:
         self._random = random.Random(SEED)  # noqa: S311 - the same load every time, no secret
         self._number = 0
         self._waiting: list[str] = []
-        self.backlog = Backlog({pool: Queue(capacity=1_000_000) for pool in POOLS})
+        self.backlog = Backlog({pool: Queue(capacity=1_000_000) for pool in POOLS}, first)
         self._replicas = [
             Replica(pool_id=pool, replica_id=f"{pool}-0", usable=True, free_slots=1, active=0) for pool in POOLS
         ]
         for _ in range(depth):
             self.enqueue()()
+            self.backlog.let_go(self._number)
 
     def enqueue(self) -> Callable[[], Any]:
         """One more comes in; as the other three a preparation, and the operation itself."""
@@ -118,8 +119,8 @@ def measure(rounds: int = ROUNDS, repeats: int = REPEATS) -> list[Row]:
 def table(rows: list[Row]) -> Table:
     """The rows beside each other."""
     answer = Table(title="what one operation of the queue takes, by how many wait", title_justify="left")
-    for name in ("operation", *(f"{depth:,} wait, us" for depth in DEPTHS), "ratio, flat is 1"):
-        answer.add_column(name, justify="left" if name == "operation" else "right", no_wrap=True)
+    for name in ("operation, us", *(f"{depth:,} wait" for depth in DEPTHS), "deepest / shortest"):
+        answer.add_column(name, justify="left" if name.startswith("operation") else "right", no_wrap=True)
     for row in rows:
         times = [f"{nanoseconds / 1000:.2f}" for nanoseconds in row.nanoseconds.values()]
         answer.add_row(row.operation, *times, f"{row.ratio:.2f}")
