@@ -2,9 +2,9 @@
 
 Decides that a session begins with the first task that names it, ends when its last turn has been over for ``ttl_ms``
 or when it makes room for another, and takes at most ``max_turns`` turns, one after the other in the order of their
-arrival. A budget is never passed: what a turn may use at most is set aside before it is queued, and what it did not use
-is given back. Warm is what the engine's own count shows. Never reads a clock (moments are monotonic milliseconds), never
-queues, and knows no slot (``slots`` does).
+arrival. A budget is never passed: what a turn may use at most is set aside before it is queued, and what it did not
+use is given back. Warm is what the engine's own count shows. Never reads a clock (moments are monotonic milliseconds),
+never queues, and knows no slot (``slots`` does).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Book:
             session.home, session.kv_tokens = home, 0
 
     def concluded(self, turn: Turn, used: Used) -> None:
-        """The engine has ended a turn, or was told to: what it used is spent, the rest of what was set aside is free."""
+        """The engine has ended a turn, or was told to: what it used is spent, and the rest is free again."""
         session = turn.session
         session.spent_tokens += used.tokens
         turn.reserved = 0

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol
 
-import msgspec
 from msgspec import UNSET
 
 from adapters.base import Adapter, EngineError
@@ -102,9 +101,7 @@ class Turns:
             return None
         if request.workload not in GENERATING:
             text = f"workload {request.workload} leaves nothing that a next turn could use"
-            return Refusal(
-                code=ErrorCode.INVALID_PARAMS, message=text, hint="leave session_id out", field="session_id"
-            )
+            return Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint="leave session_id out", field="session_id")
         return self._book.refusal(_ask(request, views, prompt_tokens), self._now(), turn_ms)
 
     def affinity(self, request: TaskRequest) -> Affinity | None:
@@ -213,11 +210,15 @@ class Turns:
         if session is None:
             return {}
         left = self._book.budgets(session, self._now())
-        said = {"X-Budget-Tokens-Remaining": left.tokens_remaining, "X-Budget-Time-Remaining-Ms": left.time_remaining_ms}
+        tokens, time_ms = left.tokens_remaining, left.time_remaining_ms
+        said = {"X-Budget-Tokens-Remaining": tokens, "X-Budget-Time-Remaining-Ms": time_ms}
         return {name: str(value) for name, value in said.items() if value is not None}
 
     async def delete(self, session_id: str) -> None:
-        """End a session; its slot is free when this returns, or when its last turn is over. Raises ApiError NOT_FOUND."""
+        """End a session. Its slot is free when this returns, or when its last turn is over.
+
+        Raises ApiError NOT_FOUND.
+        """
         session = self._known(session_id)
         self._book.end(session)
         erasing = None if session.open else self._erase(session)
@@ -316,7 +317,7 @@ class Turns:
             async with asyncio.timeout(ERASING_S):
                 await adapter.erase(taken.index)
         except (EngineError, TimeoutError) as error:
-            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, error or "it did not answer")
+            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, str(error) or "it did not answer")
         finally:
             self._slots.give_back(taken)
             give_back()
