@@ -28,6 +28,7 @@ from orchestratord.pools import PoolDirectory
 from orchestratord.runner import Runner, generation_of
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
+from orchestratord.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,13 @@ class Sources(msgspec.Struct, frozen=True):
     new_seed: Callable[[], int]
 
 
+class Fitting(msgspec.Struct, frozen=True):
+    """The pools into whose context a task fits, and the tokens of its prompt where an engine counted them."""
+
+    views: tuple[PoolView, ...]
+    tokens: int | None = None
+
+
 class Entrance:
     """The door of this daemon: every request passes it once."""
 
@@ -52,6 +60,7 @@ class Entrance:
         runner: Runner,
         store: TaskStore,
         *,
+        turns: Turns,
         entered: Callable[[Task, Queued], None],
         clock: Clock,
         sources: Sources,
@@ -61,6 +70,7 @@ class Entrance:
         self._backlog = backlog
         self._runner = runner
         self._store = store
+        self._turns = turns
         self._entered = entered
         self._clock = clock
         self._sources = sources
@@ -93,22 +103,23 @@ class Entrance:
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
 
-    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
+    async def _fitting(self, request: TaskRequest) -> Fitting:
         """The eligible pools whose context holds prompt and answer."""
         found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
         if await self._introductions(found):
             found = self._eligible(request)
-        if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
-            return found.pools
+        count = self._turns.counts(request)
+        if not count and all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
+            return Fitting(found.pools)
         tokens = await self._count(request, found)
         found = self._eligible(request)  # while they were counted, a pool may have gone
         if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
-            return found.pools
+            return Fitting(found.pools)
         fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
             raise ApiError(admission.context_refusal(request, tokens, widest))
-        return tuple(fitting)
+        return Fitting(tuple(fitting), tokens if request.inputs is None else None)
 
     async def _introductions(self, found: Eligible) -> bool:
         """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
@@ -145,15 +156,27 @@ class Entrance:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None
 
-    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], caller: Caller) -> Task:
-        ids = Eligible(views).ids
+    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
+        ids = Eligible(fitting.views).ids
         loads = self._runner.loads(ids)
         predicted = prediction.start_ms(self._backlog.ahead_of_new(request.priority, ids), loads)
         too_late = admission.deadline_refusal(request, predicted)
         if too_late is not None:
             raise ApiError(too_late)
+        bid = self._turns.bid(request, fitting.views, fitting.tokens)
+        no_turn = self._turns.refusal(request, bid, prediction.place_ms(loads))
+        if no_turn is not None:
+            raise ApiError(no_turn)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
-        place = self._backlog.offer(task_id, request.priority, ids, request.placement)
+        place = self._backlog.offer(
+            task_id,
+            request.priority,
+            ids,
+            request.placement,
+            home=bid.home,
+            hold_until_ms=bid.hold_until_ms,
+            parked=bid.parked,
+        )
         if isinstance(place, Full):
             raise ApiError(_queue_full(place, self._pools[place.pool_id].config.engine, prediction.place_ms(loads)))
         task = Task(
@@ -170,6 +193,7 @@ class Entrance:
                 backoff_ms=0 if self._has_room(ids) else round(prediction.place_ms(loads)),
             )
         )
+        self._turns.enter(task_id, bid)
         self._entered(task, place)
         return task
 

@@ -29,6 +29,7 @@ from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runner import Runner
 from orchestratord.store import TaskStore
 from orchestratord.task import Caller, Task
+from orchestratord.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Orchestrator:
         """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
+        self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
         self.runner = Runner(
             config,
             pools,
@@ -71,13 +73,16 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            seating=self.turns,
             manager=manager,
         )
+        self.turns.floor = self.runner
         self.entrance = Entrance(
             pools,
             self.backlog,
             self.runner,
             self._store,
+            turns=self.turns,
             entered=self._enter,
             clock=clock,
             sources=sources,
@@ -224,6 +229,7 @@ class Orchestrator:
         """A task has had its terminal event: nothing waits for it or works on it any more."""
         self.backlog.remove(task.id)
         self.runner.stop(task)
+        self.turns.settled(task)
         _drop(self._deadlines, task.id)
         _drop(self._graces, task.id)
         self._store.settle(task)

@@ -93,9 +93,7 @@ class Rates:
         for _, bucket, amount in self._each(charge.identity, 0, used - charge.tokens, now_ms):
             bucket.take(amount, now_ms)
 
-    def _each(
-        self, identity: str, requests: int, tokens: int, now_ms: float
-    ) -> Iterable[tuple[str, _Bucket, int]]:
+    def _each(self, identity: str, requests: int, tokens: int, now_ms: float) -> Iterable[tuple[str, _Bucket, int]]:
         amounts = {"requests_per_minute": requests, "tokens_per_minute": tokens}
         return [(name, bucket, amounts[name]) for name, bucket in self._of(identity, now_ms).items()]
 

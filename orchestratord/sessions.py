@@ -41,13 +41,6 @@ class Home(msgspec.Struct, frozen=True):
     start: int
 
 
-class Affinity(msgspec.Struct, frozen=True):
-    """The pool that a turn is at home in, and until when no other pool gets it; None: it may run anywhere at once."""
-
-    pool_id: str
-    until_ms: float | None
-
-
 class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a turn, by the engine's own count where it gave one.
 
@@ -75,6 +68,8 @@ class Turn:
         self.began_ms: float | None = None
         """Since when it keeps a slot busy; None while it keeps none."""
         self.ran = False
+        self.done = False
+        """The engine has ended it well: it is not tried again."""
 
     @property
     def first(self) -> bool:

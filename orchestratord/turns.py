@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol
 
+import msgspec
 from msgspec import UNSET
 
 from adapters.base import Adapter, EngineError
@@ -22,13 +23,14 @@ from contracts.errors import ErrorCode
 from contracts.events import Metrics
 from contracts.sessions import SessionInfo
 from contracts.tasks import Determinism, KvHint, TaskRequest
+from orchestratord import admission
 from orchestratord.admission import PoolView, Refusal
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
 from orchestratord.errors import api_error
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runs import Account, Ended, Seat
-from orchestratord.sessions import Affinity, Ask, Book, Home, Session, Turn, Used
+from orchestratord.sessions import Ask, Book, Home, Session, Turn, Used
 from orchestratord.slots import SlotTable, Taken
 from orchestratord.task import Task
 
@@ -47,14 +49,29 @@ class Place(Seat, frozen=True, kw_only=True):
     turn: Turn | None = None
 
 
+class Bid(msgspec.Struct, frozen=True):
+    """How a task would come in as a turn; of a task without a session all of it is empty."""
+
+    ask: Ask | None = None
+    home: str | None = None
+    """The pool that has the session's cache."""
+    hold_until_ms: float | None = None
+    """Until then no other pool gets the turn."""
+    parked: bool = False
+    """An earlier turn is not over, so that nobody may start this one yet."""
+
+
 class Floor(Protocol):
     """Where turns run."""
+
+    def pump(self) -> None:
+        """Start everything that can start."""
 
     def occupy(self, pool_id: str, adapter: Adapter) -> Callable[[], None]:
         """Take a slot for something that is no task; what is answered gives it back."""
 
-    def look(self, looking: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        """Run something beside the tasks, which ends with them."""
+    def beside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Do something that ends with the tasks, whatever it has come to."""
 
 
 class Turns:
@@ -90,38 +107,44 @@ class Turns:
         """Whether a task's prompt has to be counted exactly."""
         return request.session_id is not None and self._settings.token_budget is not None
 
-    def refusal(
-        self, request: TaskRequest, views: Iterable[PoolView], prompt_tokens: int, turn_ms: float
-    ) -> Refusal | None:
-        """Why a task may not be a turn of the session that it names; None too for one that names none.
-
-        ``prompt_tokens``: counted, or at least as many as it can have. ``turn_ms``: about what a turn takes.
-        """
+    def bid(self, request: TaskRequest, views: Iterable[PoolView], tokens: int | None) -> Bid:
+        """What a task would be as a turn; nothing changes. ``tokens`` of its prompt, None where nobody counted them."""
         if request.session_id is None:
+            return Bid()
+        names = {name for view in views for name in _names(view) if name is not None}
+        ask = Ask(
+            session_id=request.session_id,
+            model_ref=request.model_ref,
+            same_model=names,
+            prompt_tokens=admission.most_tokens(request) if tokens is None else tokens,
+            max_tokens=request.max_tokens,
+        )
+        session = self._session(request.session_id)
+        if session is None:
+            return Bid(ask)
+        home, until_ms = self._affinity(session, request)
+        return Bid(ask, home, until_ms, parked=bool(session.open))
+
+    def refusal(self, request: TaskRequest, bid: Bid, turn_ms: float) -> Refusal | None:
+        """Why a task may not be a turn of the session that it names. ``turn_ms``: about what a turn takes."""
+        if bid.ask is None:
             return None
         if request.workload not in GENERATING:
             text = f"workload {request.workload} leaves nothing that a next turn could use"
             return Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint="leave session_id out", field="session_id")
-        return self._book.refusal(_ask(request, views, prompt_tokens), self._now(), turn_ms)
+        return self._book.refusal(bid.ask, self._now(), turn_ms)
 
-    def affinity(self, request: TaskRequest) -> Affinity | None:
-        """Where the task's session is at home, and how long a turn waits for that pool; None where it is nowhere."""
+    def expects_warm(self, request: TaskRequest, pool_id: str) -> bool:
+        """Whether a turn that started now in this pool would be expected to find its cache."""
         session = self._session(request.session_id)
-        home = None if session is None else self._home(session)
-        if session is None or home is None:
-            return None
-        waits = self._warm(session, home) and _may_use_cache(request)
-        return Affinity(home.pool_id, self._now() + self._settings.affinity_wait_ms if waits else None)
+        if session is None or not _may_use_cache(request):
+            return False
+        return self._warm(session, _home_in(self._pools[pool_id]))
 
-    def must_wait(self, request: TaskRequest) -> bool:
-        """Whether an earlier turn of the task's session is not over, so that nobody may start this one yet."""
-        session = self._session(request.session_id)
-        return session is not None and bool(session.open)
-
-    def enter(self, task_id: str, request: TaskRequest, views: Iterable[PoolView], prompt_tokens: int) -> None:
+    def enter(self, task_id: str, bid: Bid) -> None:
         """A task that was not refused has its place in the queue."""
-        if request.session_id is not None:
-            self._turns[task_id], gone = self._book.enter(_ask(request, views, prompt_tokens), task_id, self._now())
+        if bid.ask is not None:
+            self._turns[task_id], gone = self._book.enter(bid.ask, task_id, self._now())
             self._forget(gone)
 
     # --- while tasks run (``runs.Listener``) --------------------------------------------------------------------------
@@ -130,7 +153,7 @@ class Turns:
         """The slot that has the session's cache, or the one whose cache is worth least."""
         self._forget(self._book.expired(self._now()))
         turn = self._turns.get(task.id)
-        home = Home(entry.id, entry.snapshot.replica_id, entry.start)
+        home = _home_in(entry)
         there = turn is not None and self._warm(turn.session, home)
         taken = None
         if _chooses(entry):
@@ -155,6 +178,7 @@ class Turns:
         self._book.concluded(turn, _used(turn, account))
         if account.ended is not Ended.DONE:
             return None
+        turn.done = True
         warm, left = turn.session.warm, self._book.budgets(turn.session, self._now())
         said = Metrics(
             kv_warmth=UNSET if warm is account.seat.warm else warm,
@@ -172,15 +196,15 @@ class Turns:
         if seat.turn is not None:
             self._book.freed(seat.turn, self._now())
             task = self._find(seat.turn.task_id)
-            if task is None or task.finished:
+            if seat.turn.done or task is None or task.finished:
                 self._over(seat.turn)
 
     def settled(self, task: Task) -> None:
         """A task has had its terminal event; one that keeps no slot busy is over."""
         _drop(self._timers, task.id)
         turn = self._turns.get(task.id)
-        if turn is not None and turn.began_ms is None:
-            self._over(turn)
+        if turn is not None and turn.began_ms is None and self._over(turn) and self.floor is not None:
+            asyncio.get_running_loop().call_soon(self.floor.pump)  # others may be ending with it
 
     # --- what clients ask ---------------------------------------------------------------------------------------------
 
@@ -254,6 +278,14 @@ class Turns:
             return self._slots.holds(home.pool_id, home.start, session.number)
         return session.warm
 
+    def _affinity(self, session: Session, request: TaskRequest) -> tuple[str | None, float | None]:
+        """The pool where the session is at home, and until when a turn is held for it: where its cache is."""
+        home = self._home(session)
+        if home is None:
+            return None, None
+        held = _may_use_cache(request) and self._warm(session, home)
+        return home.pool_id, self._now() + self._settings.affinity_wait_ms if held else None
+
     def _begin(self, turn: Turn, task: Task, home: Home, *, there: bool) -> None:
         now = self._now()
         self._book.began(turn, home, now)
@@ -270,16 +302,17 @@ class Turns:
         text = f"session {turn.session.id!r} has used up its time budget of {self._settings.time_budget_ms} ms"
         self._fail(task, ErrorCode.BUDGET_EXHAUSTED, text, "go on in a new session")
 
-    def _over(self, turn: Turn) -> None:
-        """A turn is through: let the next one run, or end those for which nothing is left."""
+    def _over(self, turn: Turn) -> bool:
+        """A turn is through: let the next one run; of a session that was deleted nothing stays. Whether one may run."""
         if self._turns.pop(turn.task_id, None) is None:
-            return
+            return False
         session = turn.session
         following = self._book.over(turn, self._now())
         if following is not None:
             self._let_run(following)
         elif session.ended and not session.open:
             self._erase(session)
+        return following is not None
 
     def _let_run(self, turn: Turn) -> None:
         task = self._find(turn.task_id)
@@ -289,10 +322,8 @@ class Turns:
             # Not at once: its end lets the next one run, and there may be many.
             asyncio.get_running_loop().call_soon(self._out_of_time, task, turn)
             return
-        home = self._home(turn.session)
-        held = home is not None and self._warm(turn.session, home) and _may_use_cache(task.request)
-        until = self._now() + self._settings.affinity_wait_ms if held else None
-        self._backlog.unpark(turn.task_id, None if home is None else home.pool_id, until)
+        home, until_ms = self._affinity(turn.session, task.request)
+        self._backlog.unpark(turn.task_id, home, until_ms)
 
     def _forget(self, gone: Iterable[Session]) -> None:
         for session in gone:
@@ -310,7 +341,7 @@ class Turns:
         if taken is None:
             return None
         give_back = floor.occupy(entry.id, entry.adapter)
-        return floor.look(self._erased(entry, entry.adapter, taken, give_back), f"erase-{entry.id}-{taken.index}")
+        return floor.beside(self._erased(entry, entry.adapter, taken, give_back), f"erase-{entry.id}-{taken.index}")
 
     async def _erased(self, entry: PoolEntry, adapter: Adapter, taken: Taken, give_back: Callable[[], None]) -> None:
         try:
@@ -328,19 +359,12 @@ def _chooses(entry: PoolEntry) -> bool:
     return entry.snapshot.engine is Engine.LLAMACPP and entry.snapshot.provisioning_mode is not Mode.EXTERNAL
 
 
+def _home_in(entry: PoolEntry) -> Home:
+    return Home(entry.id, entry.snapshot.replica_id, entry.start)
+
+
 def _may_use_cache(request: TaskRequest) -> bool:
     return request.determinism is not Determinism.STRICT and request.kv_hint is not KvHint.COLD
-
-
-def _ask(request: TaskRequest, views: Iterable[PoolView], prompt_tokens: int) -> Ask:
-    names = {name for view in views for name in _names(view) if name is not None}
-    return Ask(
-        session_id=request.session_id or "",
-        model_ref=request.model_ref,
-        same_model=names,
-        prompt_tokens=prompt_tokens,
-        max_tokens=request.max_tokens,
-    )
 
 
 def _names(view: PoolView) -> tuple[str | None, ...]:

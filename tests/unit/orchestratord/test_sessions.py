@@ -35,7 +35,9 @@ def refused(book: Book, now: float = 0.0, wanted: Ask | None = None) -> Refusal:
     return found
 
 
-def play(book: Book, now: float = 0.0, wanted: Ask | None = None, *, took_ms: float = 0.0, used: Used | None = None) -> Turn:
+def play(
+    book: Book, now: float = 0.0, wanted: Ask | None = None, *, took_ms: float = 0.0, used: Used | None = None
+) -> Turn:
     """A whole turn."""
     turn = enter(book, now, wanted)
     book.began(turn, HOME, now)
