@@ -98,6 +98,8 @@ class Turns:
         self._turns: dict[str, Turn] = {}
         """The open turns, by the ids of their tasks."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._keepers: dict[str, int] = {}
+        """The starts of engines that gave a session back what another task had taken from its slot."""
         self.floor: Floor | None = None
         """Set before the first task comes."""
 
@@ -154,7 +156,8 @@ class Turns:
         self._forget(self._book.expired(self._now()))
         turn = self._turns.get(task.id)
         home = _home_in(entry)
-        there = turn is not None and self._warm(turn.session, home)
+        warm = turn is not None and _may_use_cache(task.request) and self._warm(turn.session, home)
+        there = turn is not None and self._there(turn.session, home)
         taken = None
         if _chooses(entry):
             owner = None if turn is None else turn.session.number
@@ -163,7 +166,7 @@ class Turns:
             self._begin(turn, task, home, there=there)
         return Place(
             slot=None if taken is None else taken.index,
-            warm=there and _may_use_cache(task.request),
+            warm=warm,
             max_tokens=None if turn is None else turn.max_tokens,
             taken=taken,
             turn=turn,
@@ -179,6 +182,7 @@ class Turns:
         if account.ended is not Ended.DONE:
             return None
         turn.done = True
+        self._learn(turn, account)
         warm, left = turn.session.warm, self._book.budgets(turn.session, self._now())
         said = Metrics(
             kv_warmth=UNSET if warm is account.seat.warm else warm,
@@ -212,7 +216,7 @@ class Turns:
         """A session as it is now. Raises ApiError NOT_FOUND."""
         session, now = self._known(session_id), self._now()
         home = self._home(session)
-        there = home is not None and self._warm(session, home)
+        there = home is not None and self._there(session, home)
         tokens = session.kv_tokens if there else 0
         each = None if home is None else self._pools[home.pool_id].snapshot.kv_bytes_per_token
         return SessionInfo(
@@ -270,21 +274,31 @@ class Turns:
         same = home is not None and self._pools[home.pool_id].start == home.start
         return home if same else None
 
-    def _warm(self, session: Session, home: Home) -> bool:
-        """Whether this start of this replica is expected to have the session's cache."""
+    def _there(self, session: Session, home: Home) -> bool:
+        """Whether this start of this replica has the session's cache, by all that is known."""
         if session.home != home or session.kv_tokens == 0:
             return False
-        if _chooses(self._pools[home.pool_id]):
-            return self._slots.holds(home.pool_id, home.start, session.number)
-        return session.warm
+        ours = _chooses(self._pools[home.pool_id])
+        return not ours or self._slots.holds(home.pool_id, home.start, session.number)
+
+    def _warm(self, session: Session, home: Home) -> bool:
+        """Whether it is expected to use it: where we do not see its slots, once it has shown that it does."""
+        return self._there(session, home) and (session.warm or _chooses(self._pools[home.pool_id]))
 
     def _affinity(self, session: Session, request: TaskRequest) -> tuple[str | None, float | None]:
-        """The pool where the session is at home, and until when a turn is held for it: where its cache is."""
+        """The pool where the session is at home, and until when a turn is held for it: where its cache may be."""
         home = self._home(session)
         if home is None:
             return None, None
-        held = _may_use_cache(request) and self._warm(session, home)
+        kept = self._there(session, home) or self._keepers.get(home.pool_id) == home.start
+        held = kept and _may_use_cache(request)
         return home.pool_id, self._now() + self._settings.affinity_wait_ms if held else None
+
+    def _learn(self, turn: Turn, account: Account) -> None:
+        """One that is warm where cold was expected keeps caches beside its slots: a turn may well wait for it."""
+        session = turn.session
+        if session.warm and not account.seat.warm and account.seat.slot is not None and session.home is not None:
+            self._keepers[session.home.pool_id] = session.home.start
 
     def _begin(self, turn: Turn, task: Task, home: Home, *, there: bool) -> None:
         now = self._now()
