@@ -148,7 +148,7 @@ class Book:
             return _other_model(session, ask)
         ttl_ms = self.ttl_remaining_ms(session, now_ms)
         if session.turns >= self._settings.max_turns:
-            text = f"session {session.id!r} has had its {self._settings.max_turns} turns"
+            text = f"session {session.id!r} has had {session.turns} of {self._settings.max_turns} turns"
             return _used_up(text, "session_turns", ttl_ms)
         budget_ms = self._settings.time_budget_ms
         if budget_ms is not None and self.spent_ms(session, now_ms) >= budget_ms:

@@ -96,7 +96,7 @@ def test_it_takes_eight_turns_and_says_when_a_new_one_may_begin() -> None:
     refusal = refused(book, 7000 + 60_000)
     assert (refusal.code, refusal.policy_label) == (ErrorCode.BUDGET_EXHAUSTED, "session_turns")
     assert refusal.retry_after_ms == 540_000
-    assert refusal.message == "session 's' has had its 8 turns"
+    assert refusal.message == "session 's' has had 8 of 8 turns"
     book.end(known(book, now=67_000))
     assert book.refusal(ask(), 67_000, TURN_MS) is None
 
