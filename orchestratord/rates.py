@@ -70,6 +70,11 @@ class Rates:
         self._limits = {name: per_minute for name, per_minute in wanted.items() if per_minute is not None}
         self._buckets: dict[str, dict[str, _Bucket]] = {}
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._limits)
+
     def look(self, identity: str, tokens: int, now_ms: float) -> Wait | None:
         """Whether a client has to wait with a task of so many tokens; nothing is taken.
 
@@ -93,9 +98,7 @@ class Rates:
         for _, bucket, amount in self._each(charge.identity, 0, used - charge.tokens, now_ms):
             bucket.take(amount, now_ms)
 
-    def _each(
-        self, identity: str, requests: int, tokens: int, now_ms: float
-    ) -> Iterable[tuple[str, _Bucket, int]]:
+    def _each(self, identity: str, requests: int, tokens: int, now_ms: float) -> Iterable[tuple[str, _Bucket, int]]:
         amounts = {"requests_per_minute": requests, "tokens_per_minute": tokens}
         return [(name, bucket, amounts[name]) for name, bucket in self._of(identity, now_ms).items()]
 

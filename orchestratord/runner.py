@@ -28,8 +28,8 @@ from orchestratord.dispatch import next_assignment
 from orchestratord.observer import Observer
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.prediction import Load, ServiceTime
 from orchestratord.relay import Failed, Limits, relay
+from orchestratord.runs import Account, Ended, Listener, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Runner:
         *,
         find: Callable[[str], Task | None],
         settled: Callable[[Task], None],
+        listener: Listener,
         learned: Callable[[PoolEntry], None],
         clock: Clock,
         observer: Observer,
@@ -61,11 +62,11 @@ class Runner:
         self._backlog = backlog
         self._find = find
         self._settled = settled
+        self._listener = listener
         self._learned = learned
         self._clock = clock
         self._observer = observer
         self._active = dict.fromkeys((pool.id for pool in config.pools), 0)
-        self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looks: set[asyncio.Task[None]] = set()
         """What looks at engines, and ends with us whatever it has seen."""
@@ -113,17 +114,6 @@ class Runner:
         """How many slots of a pool are busy."""
         return self._active[pool_id]
 
-    def loads(self, pool_ids: frozenset[str]) -> list[Load]:
-        """How busy some pools are, for predictions."""
-        return [
-            Load(
-                slots=entry.slots,
-                active=self._active[entry.id] if entry.usable else entry.slots,  # no slot is free before then
-                service=self._service[entry.id],
-            )
-            for entry in self._pools.of(pool_ids)
-        ]
-
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _replicas(self) -> list[Replica]:
@@ -168,6 +158,7 @@ class Runner:
 
     def _launch(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
         self._active[entry.id] += 1
+        self._listener.seat(task, entry, adapter)
         self._begin(task, entry)
         began_ms = self._clock.monotonic_ms()
         running = self._group.create_task(self._generate(task, entry, adapter), name=task.id)
@@ -178,8 +169,27 @@ class Runner:
     def _released(self, task: Task, entry: PoolEntry, began_ms: float) -> None:
         """The connection to the engine is closed: the slot is free."""
         self._active[entry.id] -= 1
-        if task.state is TaskState.DONE:
-            self._service[entry.id] = self._service[entry.id].observed(self._clock.monotonic_ms() - began_ms)
+        finished = task.finished_as
+        first = None if task.first_text_ms is None else task.first_text_ms - began_ms
+        ways = {TaskState.DONE: Ended.DONE, TaskState.CANCELED: Ended.CANCELED}
+        self._listener.ended(
+            task,
+            Account(
+                pool_id=entry.id,
+                replica_id=entry.snapshot.replica_id,
+                engine_version="",
+                model_digest=None,
+                seat=Seat(),
+                ended=ways.get(task.state, Ended.FAILED),
+                tokens_in=None if finished is None else finished.tokens_in,
+                cached_tokens=None if finished is None else finished.cached_tokens,
+                tokens_out=None if finished is None else finished.tokens_out,
+                pieces=task.log.tokens,
+                first_token_ms=first,
+                decode_ms=None,
+                busy_ms=self._clock.monotonic_ms() - began_ms,
+            ),
+        )
         self.pump()
 
     async def _generate(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:

@@ -16,6 +16,7 @@ from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.demand import UNKNOWN, Demand
+from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
@@ -49,17 +50,6 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     demand: Demand = UNKNOWN
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a waiting task stands, and what is foretold of it; spans in milliseconds from now."""
-
-    position: int
-    queue_depth: int
-    start_ms: int
-    low_ms: int
-    high_ms: int
-    on_time_probability: float | None = None
-
-
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Where a task runs, and since when."""
 
@@ -79,7 +69,10 @@ class Task:
         self.log = StreamLog()
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
+        self.standing: Standing | None = None
+        """What was last told of where it stands."""
         self._first_text_ms: float | None = None
+        self.finished_as: Finished | None = None
         self._end: End | None = None
         self._error: StreamError | None = None
 
@@ -120,7 +113,7 @@ class Task:
 
     def moved(self, to: Standing) -> None:
         """The task waits at another place in the queue, or more or less time is foretold of it."""
-        self.queue_position = to.position
+        self.queue_position, self.standing = to.position, to
         self.log.metrics(
             Metrics(
                 queue_position=to.position,
@@ -148,6 +141,7 @@ class Task:
     def done(self, finished: Finished, now_ms: float) -> None:
         """The engine ended well."""
         self.state = TaskState.DONE
+        self.finished_as = finished
         self._close(finished.reason, finished.tokens_in, finished.tokens_out, finished.decode_ms, now_ms)
 
     def cancel(self, now_ms: float) -> None:
@@ -169,6 +163,11 @@ class Task:
         self.log.error(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
+
+    @property
+    def first_text_ms(self) -> float | None:
+        """When the first text came."""
+        return self._first_text_ms
 
     @property
     def links(self) -> StreamLinks:
