@@ -15,6 +15,7 @@ given back.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 
@@ -244,6 +245,14 @@ class Backlog:
     def entry(self, task_id: str) -> Entry:
         """A waiting task."""
         return self._entries[task_id]
+
+    def waiting_in(self, lane: Lane) -> Iterator[str]:
+        """The tasks of a lane, oldest first."""
+        return (self._numbered[number].task_id for number in lane.numbers)
+
+    def oldest(self, lane: Lane, count: int) -> list[Entry]:
+        """The first tasks of a lane."""
+        return [self._numbered[number] for number in islice(lane.numbers, count)]
 
     def pools_of(self, task_id: str) -> frozenset[str]:
         """The pools that may run a waiting task."""

@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
-MEMORY = 200
+MEMORY = 400
 """About so many of the latest answers count."""
 PRIOR_TOKENS = 200.0
 """Before any answer was seen, answers are assumed to end at random, after so many tokens in the mean."""
@@ -63,6 +63,11 @@ class Lengths:
     def expected(self, bound: float, beyond: float = 0.0) -> tuple[float, float]:
         """Mean and variance of the tokens to come, of an answer that has ``beyond`` and may have ``bound``."""
         return self._now.expected(bound, min(beyond, bound))
+
+    @property
+    def answers(self) -> float:
+        """How many answers all this comes from; faded ones count less."""
+        return (sum(self._ended) + sum(self._cut)) / self._weight
 
     def drawn(self, bound: float, beyond: float = 0.0) -> list[float]:
         """The tokens to come at each of the ``STRATA`` of such answers."""

@@ -132,6 +132,16 @@ class Replica:
             return self._hints.expected(demand, beyond)
         return self.lengths(demand).expected(demand.bound, beyond)
 
+    def doubt(self, demand: Demand) -> float:
+        """How far all that is foretold of such tasks may be off together: by their speed, and by their length."""
+        cost = self.cost(demand)
+        if not demand.bound:
+            return cost.doubt
+        new, spread = self.new_tokens(demand)
+        busy = cost.busy_ms(demand.prompt * self.cold(demand), new)
+        samples = self._hints.count if demand.hint else 1.0 + self.lengths(demand).answers
+        return math.hypot(cost.doubt, cost.per_new_ms * math.sqrt(spread / samples) / max(1.0, busy))
+
     def drawn(self, demand: Demand, beyond: float = 0.0) -> list[float]:
         """The new tokens that are to come at each of the ``STRATA`` of such answers."""
         if not demand.hint:
@@ -217,7 +227,7 @@ class _Speed:
             per_prompt_ms=slope,
             per_new_ms=per_new,
             noise=math.sqrt(noise),
-            doubt=PRIOR.doubt / math.sqrt(1.0 + self._runs),
+            doubt=math.hypot(math.sqrt(noise / (1.0 + self._runs)), PRIOR.doubt / (1.0 + self._runs)),
         )
 
     def _fitted_line(self) -> tuple[float, float]:
@@ -242,6 +252,10 @@ class _Hints:
 
     def __init__(self) -> None:
         self._count, self._sum, self._square = 2.0, 2.0, 2.0 * (1.0 + 0.5**2)
+
+    @property
+    def count(self) -> float:
+        return self._count
 
     def add(self, ratio: float) -> None:
         ratio = min(ratio, 10.0)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
-from heapq import merge
+from collections.abc import Callable, Collection
 
 import msgspec
 
+from adapters.base import Adapter
 from contracts.config import Config
+from contracts.events import Metrics
 from contracts.tasks import Priority, TaskRequest
 from orchestratord import prediction
 from orchestratord.backlog import Backlog, Entry, Lane
@@ -23,7 +24,7 @@ from orchestratord.lengths import DRAWS
 from orchestratord.measured import Ran, Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.prediction import Crowd, Forecast, Inflow, Rivals, Station, Waiting
-from orchestratord.runs import Account, Ended
+from orchestratord.runs import Account, Ended, Listener, Seat
 from orchestratord.task import Task
 
 LEAVING_MS = 20.0
@@ -110,8 +111,7 @@ class Outlook:
             return
         slots = {entry.id: entry.slots for entry in self._pools.of(pools)}
         for pool_id, count in slots.items():
-            work_ms, _, _ = prediction.each_of(self._replicas[pool_id], demand)
-            self._inflows[pool_id].add(work_ms, count / sum(slots.values()), self._clock.monotonic_ms())
+            self._inflows[pool_id].add(demand, count / sum(slots.values()), self._clock.monotonic_ms())
 
     def look(self) -> None:
         """See which pools are out of service, and since when."""
@@ -168,15 +168,15 @@ class Outlook:
         connected = self._connected(pools)
         stations = self._stations(connected)
         ahead = self._ahead(demand.kind.priority, connected, entry)
+        batch = demand.kind.priority is Priority.BATCH
+        rivals = self._rivals(connected) if batch else prediction.NO_RIVALS
         if ahead.count <= prediction.LOOK:
-            starts = prediction.played(stations, [*_each(ahead)], pools)
+            starts = prediction.played(stations, self._each(ahead), pools, rivals)
         else:
             crowds = [
-                Crowd(lane.open_to, lane.tally, count / len(lane.entries)) for lane, count in ahead.parts if count
+                Crowd(each.open_to, each.tally, count / len(each.numbers)) for each, count in ahead.parts if count
             ]
-            starts = prediction.summed(stations, crowds, pools)
-        if demand.kind.priority is Priority.BATCH:
-            starts = prediction.delayed(starts, self._rivals(connected), self._slots(connected))
+            starts = prediction.delayed(prediction.summed(stations, crowds, pools), rivals, self._slots(connected))
         first = min(sorted(pools), key=lambda pool_id: min(map(sum, stations[pool_id].free), default=math.inf))
         return self._foretold(starts, demand, first, number)
 
@@ -231,7 +231,7 @@ class Outlook:
         """What goes before a task of this priority: one that waits as ``entry``, or one that would come now."""
         lanes = [lane for lane in self._backlog.lanes if not lane.open_to.isdisjoint(connected)]
         same = [(lane, _before(lane, entry)) for lane in lanes if lane.priority is priority]
-        other = [(lane, len(lane.entries)) for lane in lanes if lane.priority is not priority]
+        other = [(lane, len(lane.numbers)) for lane in lanes if lane.priority is not priority]
         before, waiting = sum(count for _, count in same), sum(count for _, count in other)
         share = sum(self._shares[pool_id] for pool_id in connected) / len(connected)
         if priority is Priority.BATCH:
@@ -241,15 +241,49 @@ class Outlook:
         part = min(1.0, most / waiting) if waiting else 0.0
         return Ahead([*same, *((lane, round(part * count)) for lane, count in other)])
 
+    def _each(self, ahead: Ahead) -> list[Waiting]:
+        """One by one, in their turn."""
+        entries = [(lane.priority, entry) for lane, count in ahead.parts for entry in self._backlog.oldest(lane, count)]
+        # By the plain words "batch" would come first.
+        entries.sort(key=lambda each: (each[0] is Priority.BATCH, each[1].number))
+        return [Waiting(entry.lane.open_to, entry.demand, entry.number) for _, entry in entries]
+
     def _rivals(self, connected: frozenset[str]) -> Rivals:
+        """The tasks that go before batch though they come later."""
         now_ms = self._clock.monotonic_ms()
-        inflows = [self._inflows[pool_id] for pool_id in connected]
-        slots = self._slots(connected)
         return Rivals(
-            share=sum(each.rate(now_ms) for each in inflows) / slots if slots else 0.0,
-            each_ms=max(each.each_ms for each in inflows),
+            rate=sum(self._inflows[pool_id].rate(now_ms) for pool_id in connected),
+            times={
+                pool_id: tuple(
+                    prediction.service(self._replicas[pool_id], demand, number)
+                    for number, demand in enumerate(self._inflows[pool_id].latest)
+                )
+                for pool_id in connected
+            },
             guaranteed=min(self._shares[pool_id] for pool_id in connected),
         )
+
+
+class Learning:
+    """Tells an outlook what another listener is told of the runs (``runs.Listener``)."""
+
+    def __init__(self, outlook: Outlook, listener: Listener) -> None:
+        self._outlook = outlook
+        self._listener = listener
+
+    def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
+        """A run is about to be sent."""
+        self._outlook.began(task, entry)
+        return self._listener.seat(task, entry, adapter)
+
+    def ended(self, task: Task, account: Account) -> Metrics | None:
+        """A run is over."""
+        self._outlook.ended(task, account)
+        return self._listener.ended(task, account)
+
+    def freed(self, pool_id: str, adapter: Adapter, seat: Seat) -> None:
+        """Its slot is free."""
+        self._listener.freed(pool_id, adapter, seat)
 
 
 def text_bytes(request: TaskRequest) -> int:
@@ -259,13 +293,4 @@ def text_bytes(request: TaskRequest) -> int:
 
 
 def _before(lane: Lane, entry: Entry | None) -> int:
-    return len(lane.entries) if entry is None else lane.entries.bisect_left(entry.number)
-
-
-def _each(ahead: Ahead) -> Iterator[Waiting]:
-    """One by one, in their turn."""
-    lanes = [(itertools.islice(lane.entries.values(), count), lane.priority) for lane, count in ahead.parts]
-    for priority in (Priority.INTERACTIVE, Priority.BATCH):
-        turns = merge(*(entries for entries, of in lanes if of is priority), key=lambda entry: entry.number)
-        for entry in turns:
-            yield Waiting(entry.lane.open_to, entry.demand, entry.number)
+    return len(lane.numbers) if entry is None else lane.numbers.rank(entry.number)

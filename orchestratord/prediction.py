@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heapify, heapreplace
 from statistics import NormalDist
 
 import msgspec
 
-from orchestratord.demand import Demand, Sum, Tally
+from contracts.tasks import Priority
+from orchestratord.demand import Demand, Kind, Sum, Tally
 from orchestratord.lengths import DRAWS, STRATA
 from orchestratord.measured import Cost, Replica
 
 LOOK = 20
 """With so many tasks ahead, or fewer, each one is played."""
 NORMAL = tuple(NormalDist().inv_cdf(share) for share in STRATA)
+MOST_RIVALS = 64
+"""So many tasks that pass another are played, at most."""
 FASTEST = 0.1
 """No run takes less than this share of what its tokens say."""
 MOST_DELAY = 20.0
@@ -109,43 +113,51 @@ class Crowd(msgspec.Struct, frozen=True):
 
 
 class Inflow:
-    """The work of tasks that keep arriving, in slot milliseconds per millisecond, over about the last minute."""
+    """The tasks that keep arriving and go first: how many a millisecond, and what the latest ones were."""
 
-    OVER_MS = 60_000.0
+    OVER_MS = 300_000.0
+    """They are counted over about the last five minutes."""
     FIRST_MS = 10_000.0
+    """The first ones do not come more often than that shows."""
+    LATEST = 16
 
     def __init__(self) -> None:
-        self._work = self._count = 0.0
+        self._count = 0.0
         self._since: float | None = None
         self._at = 0.0
+        self.latest: deque[Demand] = deque(maxlen=self.LATEST)
 
-    def add(self, work_ms: float, part: float, now_ms: float) -> None:
-        """A task came that keeps a slot busy for so long; this part of it is expected here."""
+    def add(self, demand: Demand, part: float, now_ms: float) -> None:
+        """One came; with this probability it runs here."""
         self._since = now_ms if self._since is None else self._since
-        left = math.exp((self._at - now_ms) / self.OVER_MS)
-        self._work, self._count, self._at = self._work * left + work_ms * part, self._count * left + part, now_ms
+        self._count = self._count * math.exp((self._at - now_ms) / self.OVER_MS) + part
+        self._at = now_ms
+        self.latest.append(demand)
 
     def rate(self, now_ms: float) -> float:
-        """How many slots it keeps busy."""
+        """How many come in a millisecond."""
         if self._since is None:
             return 0.0
         age = max(self.FIRST_MS, now_ms - self._since)
-        left = math.exp((self._at - now_ms) / self.OVER_MS)
-        return self._work * left / (self.OVER_MS * (1.0 - math.exp(-age / self.OVER_MS)))
-
-    @property
-    def each_ms(self) -> float:
-        """What one of them takes."""
-        return self._work / self._count if self._count else 0.0
+        seen = self._count * math.exp((self._at - now_ms) / self.OVER_MS)
+        return seen / (self.OVER_MS * (1.0 - math.exp(-age / self.OVER_MS)))
 
 
 class Rivals(msgspec.Struct, frozen=True):
-    """Tasks that will arrive later and still go first: the share of all slots that they take, and what each takes."""
+    """Tasks that will arrive later and still go first."""
 
-    share: float = 0.0
-    each_ms: float = 0.0
+    rate: float = 0.0
+    """So many a millisecond."""
+    times: Mapping[str, tuple[list[float], ...]] = msgspec.field(default_factory=dict)
+    """By pool, what each of some of them takes there, ``DRAWS`` of each."""
     guaranteed: float = 0.0
     """The share of all starts that they leave whatever comes."""
+
+    @property
+    def each_ms(self) -> float:
+        """What one takes in the mean."""
+        all_times = [each for times in self.times.values() for one in times for each in one]
+        return sum(all_times) / len(all_times) if all_times else 0.0
 
 
 NO_RIVALS = Rivals()
@@ -159,9 +171,12 @@ def service(replica: Replica, demand: Demand, number: int = 0) -> list[float]:
     cost = replica.cost(demand)
     base = cost.busy_ms(demand.prompt * replica.cold(demand), 1.0)
     drawn = replica.drawn(demand) if demand.bound else _NONE
+    doubt = replica.doubt(demand)  # what is wrongly believed of a replica is wrong for all its tasks alike
     tokens, noises = _ORDERS[number % 127], _ORDERS[(number * 31 + 7) % 127]
     return [
-        (base + cost.per_new_ms * max(0.0, drawn[tokens[play]] - 1.0)) * _noise(cost, noises[play]) * _doubt(cost, play)
+        (base + cost.per_new_ms * max(0.0, drawn[tokens[play]] - 1.0))
+        * _noise(cost, noises[play])
+        * math.exp(doubt * _DOUBTS[play])
         for play in range(DRAWS)
     ]
 
@@ -176,13 +191,16 @@ def remaining(replica: Replica, demand: Demand, tokens: int, elapsed_ms: float, 
         # One that takes longer than it should may take as much longer again as such runs are unsteady.
         before = max(expected - elapsed_ms, cost.noise * expected)
     drawn = replica.drawn(demand, tokens) if demand.bound else _NONE
+    doubt = replica.doubt(demand)
     return [
-        (before + cost.per_new_ms * drawn[order[play]]) * _noise(cost, noises[play]) * _doubt(cost, play)
+        (before + cost.per_new_ms * drawn[order[play]]) * _noise(cost, noises[play]) * math.exp(doubt * _DOUBTS[play])
         for play in range(DRAWS)
     ]
 
 
 _NONE = [0.0] * DRAWS
+_GAPS = tuple(-math.log(1.0 - share) for share in STRATA)
+"""Between arrivals at random, in mean gaps."""
 _DOUBTS = tuple(NORMAL[place] for place in _ORDERS[126])
 
 
@@ -190,17 +208,14 @@ def _noise(cost: Cost, place: int) -> float:
     return max(FASTEST, 1.0 + cost.noise * NORMAL[place])
 
 
-def _doubt(cost: Cost, play: int) -> float:
-    """What is wrongly believed of a replica is wrong for all its tasks alike."""
-    return math.exp(cost.doubt * _DOUBTS[play])
-
-
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
-def played(stations: Mapping[str, Station], ahead: Sequence[Waiting], wanted: Collection[str]) -> list[float]:
+def played(
+    stations: Mapping[str, Station], ahead: Sequence[Waiting], wanted: Collection[str], rivals: Rivals = NO_RIVALS
+) -> list[float]:
     """When a slot of one of the ``wanted`` pools comes to the task that has these ahead, in each play."""
-    known = sorted((each for each in wanted if each in stations and stations[each].free), key=str)
+    known = sorted(each for each in wanted if each in stations and stations[each].free)
     if not known:
         return [math.inf] * DRAWS
     jobs = [_job(stations, each) for each in ahead]
@@ -209,20 +224,67 @@ def played(stations: Mapping[str, Station], ahead: Sequence[Waiting], wanted: Co
         heaps = {pool: [slot[play] for slot in station.free] for pool, station in stations.items() if station.free}
         for heap in heaps.values():
             heapify(heap)
-        for times in jobs:
-            if len(times) == 1:
-                pool, taken = times[0]
-            else:
-                pool, taken = min(times, key=lambda each: heaps[each[0]][0])
+        passing = _Passing(rivals, heaps, play) if rivals.rate else None
+        for job in jobs:
+            able = job.able
+            if passing is not None and job.yields:
+                passing.until([heaps[pool] for pool, _ in able])
+            pool, taken = able[0] if len(able) == 1 else min(able, key=lambda each: heaps[each[0]][0])
             heap = heaps[pool]
             heapreplace(heap, heap[0] + taken[play])
+        if passing is not None:
+            passing.until([heaps[pool] for pool in known])
         starts.append(min(heaps[pool][0] for pool in known))
     return starts
 
 
-def _job(stations: Mapping[str, Station], task: Waiting) -> list[tuple[str, list[float]]]:
+class _Job(msgspec.Struct, frozen=True):
+    """A task ahead: where it may run, and what it takes there; ``yields``: to rivals that come while it waits."""
+
+    able: list[tuple[str, list[float]]]
+    yields: bool
+
+
+class _Passing:
+    """The rivals of one play: each takes the slot that is free first when it has come."""
+
+    def __init__(self, rivals: Rivals, heaps: Mapping[str, list[float]], play: int) -> None:
+        self._rivals = rivals
+        self._slots = [(heap, rivals.times[pool]) for pool, heap in heaps.items() if rivals.times.get(pool)]
+        self._play = play
+        self._count = 0
+        self._next = self._gap() if self._slots else math.inf
+        share = rivals.guaranteed
+        self._at_once = MOST_RIVALS if share <= 0.0 else math.ceil((1.0 - share) / share)
+
+    def until(self, heaps: Sequence[list[float]]) -> None:
+        """Let all of them take slots that come before one of these slots is free for somebody who lets them pass."""
+        most = min(MOST_RIVALS, self._count + self._at_once)
+        while self._count < most and self._next < min(map(_first, heaps)):
+            heap, times = min(self._slots, key=_first_of)
+            taken = times[self._count % len(times)][_ORDERS[(self._count * 11 + 1) % 127][self._play]]
+            heapreplace(heap, max(heap[0], self._next) + taken)
+            self._count += 1
+            self._next += self._gap()
+
+    def _gap(self) -> float:
+        return _GAPS[_ORDERS[(self._count * 5 + 3) % 127][self._play]] / self._rivals.rate
+
+
+def _latest(start: float, rivals: Rivals) -> float:
+    """At this moment a task starts at the latest, however many rivals come."""
+    return start * (MOST_DELAY if rivals.guaranteed <= 0.0 else min(MOST_DELAY, 1.0 / rivals.guaranteed))
+
+
+def _stretch(rivals: Rivals, slots: int) -> float:
+    """How many times as long a task waits in the mean whose rivals take their share of the slots meanwhile."""
+    return 1.0 / max(1.0 / MOST_DELAY, 1.0 - rivals.rate * rivals.each_ms / slots)
+
+
+def _job(stations: Mapping[str, Station], task: Waiting) -> _Job:
     able = sorted(pool for pool in task.pools if pool in stations and stations[pool].free)
-    return [(pool, service(stations[pool].replica, task.demand, task.number)) for pool in able]
+    times = [(pool, service(stations[pool].replica, task.demand, task.number)) for pool in able]
+    return _Job(times, yields=task.demand.kind.priority is Priority.BATCH)
 
 
 def summed(stations: Mapping[str, Station], ahead: Iterable[Crowd], wanted: Collection[str]) -> list[float]:
@@ -265,25 +327,25 @@ class _Level:
         """Tasks, work and its variance, if this pool alone did all of it."""
         count = work = variance = 0.0
         for kind, held in crowd.tally.sums.items():
-            mean, spread, cost = each_of(self.station.replica, typical(kind_of=held, demand=Demand(kind, 0.0, 0)))
+            demand = typical(kind, held)
+            mean, spread = each_of(self.station.replica, demand)
             tasks = crowd.share * held.count
             count, work, variance = count + tasks, work + tasks * mean, variance + tasks * spread
-            self.doubt = cost.doubt
+            self.doubt = max(self.doubt, self.station.replica.doubt(demand))
         return count, work, variance
 
 
-def typical(kind_of: Sum, demand: Demand) -> Demand:
+def typical(kind: Kind, of: Sum) -> Demand:
     """The mean task of a sum."""
-    count = kind_of.count
-    return Demand(demand.kind, kind_of.prompt / count, round(kind_of.bound / count), round(kind_of.hint / count))
+    return Demand(kind, of.prompt / of.count, round(of.bound / of.count), round(of.hint / of.count))
 
 
-def each_of(replica: Replica, demand: Demand) -> tuple[float, float, Cost]:
+def each_of(replica: Replica, demand: Demand) -> tuple[float, float]:
     """Mean and variance of what such a task takes on a slot."""
     cost = replica.cost(demand)
     new, spread = replica.new_tokens(demand) if demand.bound else (0.0, 0.0)
     mean = cost.busy_ms(demand.prompt * replica.cold(demand), new)
-    return mean, cost.per_new_ms**2 * spread + (cost.noise * mean) ** 2, cost
+    return mean, cost.per_new_ms**2 * spread + (cost.noise * mean) ** 2
 
 
 def _pour(levels: dict[str, _Level], crowd: Crowd) -> None:
@@ -308,27 +370,31 @@ def _pour(levels: dict[str, _Level], crowd: Crowd) -> None:
 
 
 def delayed(starts: list[float], rivals: Rivals, slots: int) -> list[float]:
-    """The starts of a task before which others may still come; they take their share of all the time until then."""
-    if rivals.share <= 0.0 or slots <= 0:
+    """The starts of a task that has much ahead, with the rivals that pass it until then."""
+    if rivals.rate <= 0.0 or slots <= 0:
         return starts
-    most = MOST_DELAY if rivals.guaranteed <= 0.0 else min(MOST_DELAY, 1.0 / rivals.guaranteed)
-    factor = min(most, 1.0 / max(1.0 / MOST_DELAY, 1.0 - rivals.share))
+    factor, each = _stretch(rivals, slots), rivals.each_ms
+    share = min(1.0, rivals.rate * each / slots)
     order = _ORDERS[1]
-    return [
-        start
-        if start <= 0.0
-        else max(
-            start,
-            start * factor
-            + NORMAL[order[play]] * math.sqrt(2.0 * min(1.0, rivals.share) * rivals.each_ms * start * factor / slots),
-        )
-        for play, start in enumerate(starts)
-    ]
+    found = []
+    for play, start in enumerate(starts):
+        whole = start * factor
+        spread = math.sqrt(2.0 * share * each * whole / slots)
+        found.append(min(_latest(start, rivals), max(start, whole + NORMAL[order[play]] * spread)))
+    return found
 
 
 def forecast(starts: Sequence[float], replica: Replica, demand: Demand, pool_id: str, number: int = 0) -> Forecast:
     """What is said of a task that starts at one of these times."""
     return Forecast(tuple(sorted(starts)), tuple(sorted(service(replica, demand, number))), pool_id)
+
+
+def _first(heap: list[float]) -> float:
+    return heap[0]
+
+
+def _first_of(slots: tuple[list[float], object]) -> float:
+    return slots[0][0]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -70,6 +70,11 @@ class Rates:
         self._limits = {name: per_minute for name, per_minute in wanted.items() if per_minute is not None}
         self._buckets: dict[str, dict[str, _Bucket]] = {}
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._limits)
+
     def look(self, identity: str, tokens: int, now_ms: float) -> Wait | None:
         """Whether a client has to wait with a task of so many tokens; nothing is taken.
 

@@ -34,7 +34,6 @@ from orchestratord.observer import Observer
 from orchestratord.occupancy import Occupancy
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.prediction import Load, ServiceTime
 from orchestratord.relay import Limits, relay
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
 from orchestratord.retry import Failed
@@ -77,7 +76,6 @@ class Runner:
         self._seating = seating or Nobody()
         self._measured = measured
         self._manager = manager or NoManager()
-        self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
         self._running: dict[str, asyncio.Task[None]] = {}
         self._occupancy = Occupancy()
         self._releases = Releases(self._occupancy, clock)
@@ -160,17 +158,6 @@ class Runner:
     def active(self, pool_id: str) -> int:
         """How many slots of a pool are busy."""
         return self._occupancy.of(pool_id)
-
-    def loads(self, pool_ids: frozenset[str]) -> list[Load]:
-        """How busy some pools are, for predictions."""
-        return [
-            Load(
-                slots=entry.slots,
-                active=self._taken(entry) if entry.usable else entry.slots,  # no slot is free before then
-                service=self._service[entry.id],
-            )
-            for entry in self._pools.of(pool_ids)
-        ]
 
     # --- the start of a run -------------------------------------------------------------------------------------------
 
@@ -334,8 +321,6 @@ class Runner:
     def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
         """Tell who listens what the run came to."""
         account = attempt.account(now_ms)
-        if isinstance(attempt.outcome, Finished):
-            self._service[attempt.entry.id] = self._service[attempt.entry.id].observed(account.busy_ms)
         self._measured(attempt.task, account)
         return self._seating.ended(attempt.task, account)
 
@@ -400,7 +385,7 @@ class Runner:
                 self._told_idle.add(entry.id)
 
     def _start_beside(self, work: Coroutine[None, None, None], name: str) -> None:
-        self.beside(work, name)
+        _ = self.beside(work, name)
 
 
 def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:

@@ -18,6 +18,7 @@ from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.demand import UNKNOWN, Demand
+from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
@@ -51,17 +52,6 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     demand: Demand = UNKNOWN
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a waiting task stands, and what is foretold of it; spans in milliseconds from now."""
-
-    position: int
-    queue_depth: int
-    start_ms: int
-    low_ms: int
-    high_ms: int
-    on_time_probability: float | None = None
-
-
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Where a task runs, and since when."""
 
@@ -86,6 +76,8 @@ class Task:
         self.log = StreamLog()
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
+        self.standing: Standing | None = None
+        """What was last told of where it stands."""
         self.replicas: list[str] = []
         """The replicas that were given it, in order."""
         self.tried: set[tuple[str, int]] = set()
@@ -139,7 +131,7 @@ class Task:
 
     def moved(self, to: Standing) -> None:
         """The task waits at another place in the queue, or more or less time is foretold of it."""
-        self.queue_position = to.position
+        self.queue_position, self.standing = to.position, to
         self.log.metrics(
             Metrics(
                 queue_position=to.position,
