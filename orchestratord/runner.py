@@ -217,7 +217,7 @@ class Runner:
                 replica_id=run.replica_id,
                 engine_version=version,
                 model_digest=digest,
-                kv_warmth=seat.warm,
+                kv_warmth=UNSET if task.request.session_id is None else seat.warm,
             )
             task.start_again(run, event)
             self._observer.started_again(task)
