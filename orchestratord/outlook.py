@@ -31,6 +31,8 @@ LEAVING_MS = 20.0
 """What a slot is expected to take that was given up and is not free yet."""
 PRIOR_OUTAGE_MS = 20_000.0
 """How long a pool is out of service, before it was seen to come back."""
+FRESH_MS = 20.0
+"""For so long what runs is not looked at again, unless something began or ended: many tasks may come at once."""
 OUTAGE_WEIGHT = 0.3
 OUTAGE_SPREAD = 0.8
 
@@ -41,6 +43,16 @@ class Running(msgspec.Struct, frozen=True):
     task: Task
     at_ms: float
     number: int
+
+
+class Glimpse(msgspec.Struct, frozen=True):
+    """How a pool looked a moment ago."""
+
+    at_ms: float
+    key: tuple[object, ...]
+    station: Station
+    rivals: tuple[list[float], ...]
+    """What tasks take there such as those that keep coming."""
 
 
 class Ahead(msgspec.Struct, frozen=True):
@@ -72,6 +84,7 @@ class Outlook:
         self._numbers = itertools.count()
         self._outages_ms = {pool.id: PRIOR_OUTAGE_MS for pool in config.pools}
         self._unready: dict[str, float] = {}
+        self._glimpses: dict[str, Glimpse] = {}
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 
@@ -200,8 +213,17 @@ class Outlook:
             found = wider
 
     def _stations(self, pools: Collection[str]) -> dict[str, Station]:
-        now_ms = self._clock.monotonic_ms()
-        return {entry.id: self._station(entry, now_ms) for entry in self._pools.of(pools)}
+        return {entry.id: self._glimpse(entry).station for entry in self._pools.of(pools)}
+
+    def _glimpse(self, entry: PoolEntry) -> Glimpse:
+        now_ms, held = self._clock.monotonic_ms(), self._glimpses.get(entry.id)
+        key = (entry.usable, entry.slots, self._active(entry.id), tuple(self._running[entry.id]))
+        if held is None or held.key != key or now_ms - held.at_ms > FRESH_MS:
+            replica, latest = self._replicas[entry.id], self._inflows[entry.id].latest
+            rivals = tuple(prediction.service(replica, demand, number) for number, demand in enumerate(latest))
+            held = Glimpse(now_ms, key, self._station(entry, now_ms), rivals)
+            self._glimpses[entry.id] = held
+        return held
 
     def _station(self, entry: PoolEntry, now_ms: float) -> Station:
         replica, running = self._replicas[entry.id], self._running[entry.id]
@@ -253,13 +275,7 @@ class Outlook:
         now_ms = self._clock.monotonic_ms()
         return Rivals(
             rate=sum(self._inflows[pool_id].rate(now_ms) for pool_id in connected),
-            times={
-                pool_id: tuple(
-                    prediction.service(self._replicas[pool_id], demand, number)
-                    for number, demand in enumerate(self._inflows[pool_id].latest)
-                )
-                for pool_id in connected
-            },
+            times={entry.id: self._glimpse(entry).rivals for entry in self._pools.of(connected)},
             guaranteed=min(self._shares[pool_id] for pool_id in connected),
         )
 
