@@ -128,6 +128,12 @@ class Adapter(Protocol):
         Of several inputs the longest counts, and of a rerank the longest pair. Raises EngineError.
         """
 
+    async def busy(self) -> int | None:
+        """How many generations it works on right now, by its own word; None where it cannot tell. Raises EngineError.
+
+        Those of others count too, where others use it.
+        """
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the context is the cancel, and closes the connection at once.
 

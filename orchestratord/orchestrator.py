@@ -24,6 +24,7 @@ from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.entrance import Entrance, Sources
 from orchestratord.errors import api_error
+from orchestratord.manager import Manager
 from orchestratord.observer import Observer
 from orchestratord.outlook import Learning, Outlook
 from orchestratord.pools import PoolDirectory, PoolEntry
@@ -40,7 +41,14 @@ class Orchestrator:
     """Admission to last token, for all tasks of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, clock: Clock, sources: Sources, observer: Observer
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        clock: Clock,
+        sources: Sources,
+        observer: Observer,
+        *,
+        manager: Manager | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
@@ -49,21 +57,20 @@ class Orchestrator:
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
-        self._listened: dict[str, Task] = {}
-        """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
-        self.outlook = Outlook(config, pools, self.backlog, clock, self._active)
+        self.outlook = Outlook(config, pools, self.backlog, clock, self._taken)
         self.runner = Runner(
             config,
             pools,
             self.backlog,
             find=self._store.get,
             settled=self._settled,
-            listener=Learning(self.outlook, Nobody()),
             learned=self._learned,
             clock=clock,
             observer=observer,
+            manager=manager,
+            seating=Learning(self.outlook, Nobody()),
         )
         self.attendant = Attendant(
             config, pools, self.backlog, self.outlook, clock, find=self._store.get, refuse=self._refuse
@@ -130,15 +137,12 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
-        self._listened.setdefault(task.id, task)
         _drop(self._graces, task.id)
         self.attendant.concern(task)
         try:
             yield
         finally:
             unsubscribe()
-            if not task.log.readers:
-                self._listened.pop(task.id, None)
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
@@ -157,7 +161,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
-        self.runner.learn(entry)
+        self.runner.reported(entry)
         self.runner.pump()
 
     def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
@@ -211,8 +215,8 @@ class Orchestrator:
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------
 
-    def _active(self, pool_id: str) -> int:
-        return self.runner.active(pool_id)
+    def _taken(self, pool_id: str) -> int:
+        return self.runner.taken(pool_id)
 
     def _fail(
         self, task: Task, code: ErrorCode, message: str, hint: str | None, retry_after_ms: int | None = None

@@ -43,6 +43,7 @@ class Running(msgspec.Struct, frozen=True):
     task: Task
     at_ms: float
     number: int
+    adapter: Adapter
 
 
 class Glimpse(msgspec.Struct, frozen=True):
@@ -70,12 +71,12 @@ class Outlook:
     """All measurements of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, backlog: Backlog, clock: Clock, active: Callable[[str], int]
+        self, config: Config, pools: PoolDirectory, backlog: Backlog, clock: Clock, taken: Callable[[str], int]
     ) -> None:
         self._pools = pools
         self._backlog = backlog
         self._clock = clock
-        self._active = active
+        self._taken = taken
         self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
         self._replicas = {pool.id: Replica() for pool in config.pools}
         self._identities: dict[str, tuple[str | None, ...]] = {}
@@ -88,14 +89,14 @@ class Outlook:
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 
-    def began(self, task: Task, entry: PoolEntry) -> None:
+    def began(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
         """A run of this task is about to be sent to this engine."""
         snapshot = entry.snapshot
         identity = (snapshot.model_ref, snapshot.model_digest, snapshot.engine, entry.engine_version)
         if self._identities.setdefault(entry.id, identity) != identity:
             self._identities[entry.id] = identity
             self._replicas[entry.id].forget()
-        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers))
+        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers), adapter)
 
     def ended(self, task: Task, account: Account) -> None:
         """A run is over: what it shows is learned."""
@@ -197,7 +198,7 @@ class Outlook:
         return prediction.forecast(starts, self._replicas[pool_id], demand, pool_id, number)
 
     def _idle(self, entry: PoolEntry) -> bool:
-        return entry.usable and self._active(entry.id) < entry.slots
+        return entry.usable and self._taken(entry.id) < entry.slots
 
     def _slots(self, pools: Collection[str]) -> int:
         return sum(entry.slots for entry in self._pools.of(pools))
@@ -217,7 +218,7 @@ class Outlook:
 
     def _glimpse(self, entry: PoolEntry) -> Glimpse:
         now_ms, held = self._clock.monotonic_ms(), self._glimpses.get(entry.id)
-        key = (entry.usable, entry.slots, self._active(entry.id), tuple(self._running[entry.id]))
+        key = (entry.usable, entry.slots, self._taken(entry.id), tuple(self._running[entry.id]))
         if held is None or held.key != key or now_ms - held.at_ms > FRESH_MS:
             replica, latest = self._replicas[entry.id], self._inflows[entry.id].latest
             rivals = tuple(prediction.service(replica, demand, number) for number, demand in enumerate(latest))
@@ -226,14 +227,15 @@ class Outlook:
         return held
 
     def _station(self, entry: PoolEntry, now_ms: float) -> Station:
-        replica, running = self._replicas[entry.id], self._running[entry.id]
+        replica = self._replicas[entry.id]
+        running = [run for run in self._running[entry.id].values() if run.adapter is entry.adapter]
         free = [
             prediction.remaining(
                 replica, run.task.admission.demand, run.task.log.tokens, now_ms - run.at_ms, run.number
             )
-            for run in running.values()
+            for run in running
         ]
-        leaving = max(0, self._active(entry.id) - len(running))
+        leaving = max(0, self._taken(entry.id) - len(running))
         free += [[LEAVING_MS] * DRAWS for _ in range(leaving)]
         free += [[0.0] * DRAWS for _ in range(entry.slots - len(free))]
         if not entry.usable:
@@ -289,7 +291,7 @@ class Learning:
 
     def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
         """A run is about to be sent."""
-        self._outlook.began(task, entry)
+        self._outlook.began(task, entry, adapter)
         return self._listener.seat(task, entry, adapter)
 
     def ended(self, task: Task, account: Account) -> Metrics | None:
