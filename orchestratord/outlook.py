@@ -31,10 +31,13 @@ LEAVING_MS = 20.0
 """What a slot is expected to take that was given up and is not free yet."""
 PRIOR_OUTAGE_MS = 20_000.0
 """How long a pool is out of service, before it was seen to come back."""
+PRIOR_RECHECK_MS = 1_000.0
+"""How long an engine that runs is not trusted, after something went wrong with it."""
+OUTAGE_WEIGHT = 0.3
+OUTAGE_SPREAD, FIRST_SPREAD = 0.8, 2.0
+"""How uncertain both are, in powers of e, as of one sigma: once outages were seen, and before."""
 FRESH_MS = 20.0
 """For so long what runs is not looked at again, unless something began or ended: many tasks may come at once."""
-OUTAGE_WEIGHT = 0.3
-OUTAGE_SPREAD = 0.8
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -54,6 +57,13 @@ class Glimpse(msgspec.Struct, frozen=True):
     station: Station
     rivals: tuple[list[float], ...]
     """What tasks take there such as those that keep coming."""
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """How long a pool is out of service, and how uncertain that is."""
+
+    mean_ms: float
+    spread: float
 
 
 class Ahead(msgspec.Struct, frozen=True):
@@ -83,8 +93,9 @@ class Outlook:
         self._running: dict[str, dict[str, Running]] = {pool.id: {} for pool in config.pools}
         self._inflows = {pool.id: Inflow() for pool in config.pools}
         self._numbers = itertools.count()
-        self._outages_ms = {pool.id: PRIOR_OUTAGE_MS for pool in config.pools}
-        self._unready: dict[str, float] = {}
+        self._outages: dict[str, Outage] = {}
+        self._unready: dict[str, tuple[float, bool]] = {}
+        """Since when a pool does not serve, and whether its engine was gone meanwhile."""
         self._glimpses: dict[str, Glimpse] = {}
 
     # --- what it is told ----------------------------------------------------------------------------------------------
@@ -132,15 +143,17 @@ class Outlook:
         now_ms = self._clock.monotonic_ms()
         for entry in self._pools:
             if not entry.usable:
-                self._unready.setdefault(entry.id, now_ms)
+                began_ms, serious = self._unready.get(entry.id, (now_ms, False))
+                self._unready[entry.id] = began_ms, serious or not entry.introducible
             elif entry.id in self._unready:
-                took_ms = now_ms - self._unready.pop(entry.id)
-                self._outages_ms[entry.id] += OUTAGE_WEIGHT * (took_ms - self._outages_ms[entry.id])
+                began_ms, serious = self._unready.pop(entry.id)
+                if serious:
+                    self._outages[entry.id] = _longer(self._outages.get(entry.id), now_ms - began_ms)
 
     def unready_since(self, pools: Collection[str]) -> float | None:
         """When the last of these pools went out of service; None while one serves."""
         moments = [self._unready.get(pool_id) for pool_id in pools]
-        return None if None in moments else max((each for each in moments if each is not None), default=None)
+        return None if None in moments else max((each[0] for each in moments if each is not None), default=None)
 
     # --- what it foretells --------------------------------------------------------------------------------------------
 
@@ -245,11 +258,13 @@ class Outlook:
 
     def _back(self, entry: PoolEntry, now_ms: float) -> list[float]:
         """When a pool is in service again: after about as long as it took before, or longer if it has taken longer."""
-        mean = self._outages_ms[entry.id]
-        left = max(mean - (now_ms - self._unready.get(entry.id, now_ms)), 0.3 * mean)
+        prior = Outage(PRIOR_RECHECK_MS if entry.introducible else PRIOR_OUTAGE_MS, FIRST_SPREAD)
+        outage = prior if entry.introducible else self._outages.get(entry.id, prior)
+        since_ms, _ = self._unready.get(entry.id, (now_ms, False))
+        left = max(outage.mean_ms - (now_ms - since_ms), 0.3 * outage.mean_ms)
         retry_at_ms = entry.snapshot.retry_at_ms
         pause = 0.0 if retry_at_ms is None else max(0.0, retry_at_ms - self._clock.unix_ms())
-        return [pause + left * math.exp(OUTAGE_SPREAD * sigma) for sigma in prediction.NORMAL]
+        return [pause + left * math.exp(outage.spread * sigma) for sigma in prediction.NORMAL]
 
     def _ahead(self, priority: Priority, connected: frozenset[str], entry: Entry | None) -> Ahead:
         """What goes before a task of this priority: one that waits as ``entry``, or one that would come now."""
@@ -280,6 +295,12 @@ class Outlook:
             times={entry.id: self._glimpse(entry).rivals for entry in self._pools.of(connected)},
             guaranteed=min(self._shares[pool_id] for pool_id in connected),
         )
+
+
+def _longer(before: Outage | None, took_ms: float) -> Outage:
+    """One more outage was seen."""
+    mean = took_ms if before is None else before.mean_ms + OUTAGE_WEIGHT * (took_ms - before.mean_ms)
+    return Outage(mean, OUTAGE_SPREAD)
 
 
 class Learning:
