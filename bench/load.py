@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 HEAD_END = b"\r\n\r\n"
@@ -151,7 +152,7 @@ async def connected(target: Target, streams: int, *, stamped: int = 0) -> AsyncI
             some = range(len(readers), min(len(readers) + CONNECTS_AT_ONCE, streams))
             looks = [every > 0 and number % every == 0 for number in some]
             connecting = [
-                loop.create_connection(lambda look=look: Reader(target, loop, stamped=look), "127.0.0.1", target.port)
+                loop.create_connection(partial(Reader, target, loop, stamped=look), "127.0.0.1", target.port)
                 for look in looks
             ]
             for transport, reader in await asyncio.gather(*connecting):

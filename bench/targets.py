@@ -57,14 +57,14 @@ class Target:
     beyond: tuple[Bound, ...]
 
 
-def at_most(limit: float, system: str | None = None, **more: str) -> Bound:
+def at_most(limit: float, system: str | None = None, *, key: str | None = None, unit: str = "") -> Bound:
     """Not more than that."""
-    return Bound(limit, system, **more)
+    return Bound(limit, system, key=key, unit=unit)
 
 
-def at_least(limit: float, system: str | None = None, **more: str) -> Bound:
+def at_least(limit: float, system: str | None = None, *, key: str | None = None, unit: str = "") -> Bound:
     """Not less than that."""
-    return Bound(limit, system, at_least=True, **more)
+    return Bound(limit, system, key=key, unit=unit, at_least=True)
 
 
 def swap(ratio: float) -> Bound:
@@ -99,7 +99,10 @@ TARGETS = (
         (at_least(99.5, key="occupancy", unit=" % busy"),),
     ),
     Target(
-        "depth", "enqueue, dequeue, cancel at any depth", (at_most(2, unit="x apart"),), (at_most(1.2, unit="x apart"),)
+        "depth",
+        "enqueue, dequeue, cancel at any depth",
+        (at_most(2, unit="x the flattest"),),
+        (at_most(1.2, unit="x the flattest"),),
     ),
     Target("queued_kb", "a queued task with an open stream", (at_most(60, unit=" KB"),), (at_most(25, unit=" KB"),)),
     Target("free_99", "cancel to slot free p99, stand-in", (at_most(20, unit=" ms"),), (at_most(5, unit=" ms"),)),

@@ -65,7 +65,7 @@ async def litellm(folder: Path, direct: System) -> AsyncIterator[System]:
     ) as running:
         await _ready(port, running)
         head = POST.format(path="/v1/chat/completions") + f"Authorization: Bearer {KEY}\r\n"
-        body = b'{"model":"bench","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":@TOKENS@,"seed":0}'
+        body = direct.target.body.replace(direct.engine.usual.model.encode(), b"bench")
         target = replace(direct.target, name="LiteLLM", port=port, head=head.encode(), body=body)
         yield System(target, direct.engine, (running.pid,), direct=direct.name)
 

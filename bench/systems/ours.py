@@ -74,9 +74,8 @@ class Daemons:
 @asynccontextmanager
 async def daemons(folder: Path, pools: list[PoolOf], *, uvloop: bool) -> AsyncIterator[Daemons]:
     """Both daemons for the length of the block; it begins when they were started, not when they are ready."""
-    folder.mkdir()
-    port, config = free_port(), folder / "config.json"
-    config.write_text(json.dumps(_config(port, pools)))
+    port = free_port()
+    config = _written(folder, _config(port, pools))
     environ = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run"), "LLORCH_API_TOKEN": TOKEN}
     async with AsyncExitStack() as stack:
         pids = []
@@ -97,6 +96,13 @@ async def ours(folder: Path, engine: Engine, name: str, pools: list[PoolOf], *, 
 
 def _command(module: str, *, uvloop: bool) -> tuple[str, ...]:
     return (sys.executable, "-m", module) if uvloop else (sys.executable, "-c", WITHOUT_UVLOOP, module)
+
+
+def _written(folder: Path, config: Mapping[str, object]) -> Path:
+    folder.mkdir()
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
 
 
 def _config(port: int, pools: list[PoolOf]) -> Mapping[str, object]:
