@@ -24,14 +24,27 @@ from bench.figures import Figures
 from bench.load import ask_many
 from bench.report import as_json, figures_table, notes, targets_table
 from bench.rows import STREAMS, shown
-from bench.scenarios import first_token, saturated
+from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queued, saturated, start
 from bench.setup import QUICK, Bench, Size, running
 from tests.standin.__main__ import uvloop_factory
 
+WITH_SLOW = frozenset({"first_token", "saturated", "paced", "memory"})
+"""The scenarios that measure LiteLLM too."""
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 150
 """Of the tables where nobody looks at a terminal."""
-SCENARIOS = {"first_token": first_token.measure, "saturated": saturated.measure}
+SCENARIOS = {
+    "first_token": first_token.measure,
+    "saturated": saturated.measure,
+    "paced": paced.measure,
+    "crowd": paced.measure_crowd,
+    "burst": burst.measure,
+    "gap": gap.measure,
+    "cancel": cancel.measure,
+    "start": start.measure,
+    "queued": queued.measure,
+    "memory": memory.measure,
+}
 
 
 async def run(folder: Path, size: Size, only: list[str]) -> tuple[Figures, list[str]]:
@@ -39,7 +52,7 @@ async def run(folder: Path, size: Size, only: list[str]) -> tuple[Figures, list[
     me = asyncio.current_task()
     if me is not None:  # so that all that was started is ended
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
-    async with running(folder, size) as bench:
+    async with running(folder, size, slow=not WITH_SLOW.isdisjoint(only)) as bench:
         await _warm(bench)
         for number in range(size.rounds):
             for name in only:
@@ -50,6 +63,7 @@ async def run(folder: Path, size: Size, only: list[str]) -> tuple[Figures, list[
 
 async def _warm(bench: Bench) -> None:
     """Imports, allocators, connections that are kept; and the engine encodes each token once."""
+    await memory.measure(bench, "rss_before")
     for system in bench.hot:
         await ask_many(system.target, max(STREAMS), 100)
     await ask_many(bench.direct.target, 1, bench.size.tokens)

@@ -11,12 +11,13 @@ from pathlib import Path
 from bench.figures import Figures
 from bench.load import Target
 from bench.systems.base import MAX_STREAMS, MAX_TOKENS, POST, System
-from bench.systems.engine import stand_in
+from bench.systems.engine import Engine, stand_in
 from bench.systems.floor import floor
 from bench.systems.litellm import TOKEN as CHAT_TOKEN
 from bench.systems.litellm import installed, litellm
 from bench.systems.nginx import nginx
-from bench.systems.ours import fast, ours
+from bench.systems.ours import PoolOf, fast, ours, task_target
+from bench.systems.real import CONTEXT, llamacpp, llamacpp_installed
 from tests.standin.__main__ import uvloop_factory
 from tests.standin.knobs import Knobs
 
@@ -40,9 +41,20 @@ class Size:
     """Tokens of a stream; below that a burst would measure how requests start, not how tokens flow."""
     tokens_per_write: int = 16
     """How many the engine hands to the kernel at once where it is as fast as it can be."""
+    window_ms: int = 2_000
+    """How long paced streams are looked at."""
+    bursts: int = 2
+    """Of arrivals, per system."""
+    gaps: int = 80
+    """Tasks before one slot."""
+    queued: int = 1_000
+    """Tasks that wait with an open stream."""
+    cancels: int = 20
 
 
-QUICK = Size(rounds=1, requests=20, tokens=16_000, shortest=250)
+QUICK = Size(
+    rounds=1, requests=20, tokens=16_000, shortest=250, window_ms=400, bursts=1, gaps=24, queued=200, cancels=5
+)
 
 
 @dataclass
@@ -52,12 +64,30 @@ class Bench:
     size: Size
     folder: Path
     systems: list[System]
+    single_engine: Engine
+    """A stand-in with one slot."""
+    real_port: int | None = None
+    """Where the real llama.cpp listens, with one slot."""
+    single: dict[str, Target] = field(default_factory=dict)
+    """Before the stand-in with one slot, by the name of the system."""
+    real: dict[str, Target] = field(default_factory=dict)
+    """Before the real llama.cpp."""
     figures: Figures = field(default_factory=Figures)
 
     @property
     def direct(self) -> System:
         """The engine alone."""
         return self.systems[0]
+
+    @property
+    def single_pool(self) -> PoolOf:
+        """The pool of the stand-in with one slot."""
+        return PoolOf("single", self.single_engine.url, slots=1, ctx=MAX_TOKENS)
+
+    @property
+    def loops(self) -> list[tuple[str, bool]]:
+        """What the event loop adds to a name, and whether it is uvloop's."""
+        return [("", False)] if uvloop_factory() is None else [("", False), (WITH_UVLOOP, True)]
 
     @property
     def hot(self) -> list[System]:
@@ -71,29 +101,48 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(folder: Path, size: Size) -> AsyncIterator[Bench]:
-    """All systems, up for the length of the block; nginx, LiteLLM and uvloop only where they are installed."""
+async def running(folder: Path, size: Size, *, slow: bool = True) -> AsyncIterator[Bench]:
+    """All systems, up for the length of the block; nginx, LiteLLM and uvloop only where they are installed.
+
+    Without ``slow`` LiteLLM, which takes ten seconds to start, is left out.
+    """
     knobs = Knobs(tokens=MAX_TOKENS, slots=MAX_STREAMS, tokens_per_write=size.tokens_per_write)
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(stand_in(knobs))
         target = Target(DIRECT, engine.port, POST.format(path="/completion").encode(), _BODY, b'"stop":false')
-        bench = Bench(size, folder, [System(target, engine, (engine.pid,))])
+        single = await stack.enter_async_context(stand_in(Knobs(tokens=MAX_TOKENS, slots=1)))
+        bench = Bench(size, folder, [System(target, engine, (engine.pid,))], single)
         if shutil.which("nginx"):
             bench.systems.append(await stack.enter_async_context(nginx(folder, bench.direct)))
         else:
             bench.figures.remark("nginx is not installed here, so its column is missing (Debian: apt install nginx)")
-        if installed():
+        if slow and installed():
             chat = await stack.enter_async_context(_chat_engine(knobs))
             bench.systems += [chat, await stack.enter_async_context(litellm(folder, chat))]
-        else:
+        elif slow:
             bench.figures.remark("LiteLLM could not be installed here, so its column is missing")
-        for suffix, uvloop in _loops(bench.figures):
+        if llamacpp_installed():
+            bench.real_port = await stack.enter_async_context(llamacpp(folder))
+        else:
+            bench.figures.remark("llama.cpp is not installed here (the extra trial), so no cancel of it was measured")
+        if len(bench.loops) == 1:
+            bench.figures.remark("uvloop is not installed here, so its columns are missing")
+        for suffix, uvloop in bench.loops:
             bench.systems.append(await stack.enter_async_context(floor(engine, FLOOR + suffix, uvloop=uvloop)))
-        for suffix, uvloop in _loops(bench.figures):
-            name = OURS + suffix
-            made = ours(folder / name.replace(" ", ""), engine, name, [fast(engine)], uvloop=uvloop)
-            bench.systems.append(await stack.enter_async_context(made))
+        for suffix, uvloop in bench.loops:
+            await _ours(stack, bench, OURS + suffix, uvloop=uvloop)
         yield bench
+
+
+async def _ours(stack: AsyncExitStack, bench: Bench, name: str, *, uvloop: bool) -> None:
+    engine, pools = bench.direct.engine, [fast(bench.direct.engine), bench.single_pool]
+    if bench.real_port is not None:
+        pools.append(PoolOf("real", f"http://127.0.0.1:{bench.real_port}", slots=1, ctx=CONTEXT))
+    made = ours(bench.folder / name.replace(" ", ""), engine, name, pools, uvloop=uvloop)
+    system = await stack.enter_async_context(made)
+    bench.systems.append(system)
+    bench.single[name] = task_target(system.target.port, "single")
+    bench.real[name] = task_target(system.target.port, "real")
 
 
 @asynccontextmanager
@@ -102,10 +151,3 @@ async def _chat_engine(knobs: Knobs) -> AsyncIterator[System]:
         body = _CHAT.replace(b'"bench"', b'"%b"' % knobs.model.encode())
         target = Target(DIRECT_OPENAI, engine.port, POST.format(path="/v1/chat/completions").encode(), body, CHAT_TOKEN)
         yield System(target, engine, (engine.pid,), direct=DIRECT_OPENAI)
-
-
-def _loops(figures: Figures) -> list[tuple[str, bool]]:
-    if uvloop_factory() is None:
-        figures.remark("uvloop is not installed here, so its columns are missing")
-        return [("", False)]
-    return [("", False), (WITH_UVLOOP, True)]

@@ -86,7 +86,7 @@ TARGETS = (
     Target("paced_cpu", "CPU per token, 200 paced streams", (at_most(1.25, FLOOR), at_most(3, NGINX)), (swap(0.78),)),
     Target("paced_added_50", "added token latency p50, 200 paced", (at_most(1.3, FLOOR),), (at_most(1.6, NGINX),)),
     Target(
-        "crowd_share",
+        "crowd_rate",
         "600 streams x 50 tokens/s",
         (at_least(0.9, DIRECT), at_most(0, key="crowd_lost", unit=" tokens lost")),
         (at_most(20, key="crowd_99", unit=" ms p99"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -41,6 +42,11 @@ class Engine:
     async def stats(self) -> Stats:
         """What it counted."""
         return msgspec.json.decode(await self._get("/_stats"), type=Stats)
+
+    async def until_taken(self) -> None:
+        """Wait until a generation has a slot."""
+        while not (await self.stats()).running:  # noqa: ASYNC110 - another process has no event of ours
+            await asyncio.sleep(0.002)
 
     async def _get(self, path: str) -> bytes:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:

@@ -40,7 +40,7 @@ class PoolOf:
     url: str
     slots: int
     ctx: int
-    queue: int = MAX_STREAMS
+    queue: int = 4 * MAX_STREAMS
 
 
 @dataclass(frozen=True)
