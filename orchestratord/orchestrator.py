@@ -1,8 +1,9 @@
-"""The front of the daemon: tasks come in, are looked up, cancelled and listened to; pools report how they are.
+"""The middle of the daemon: tasks are looked up, cancelled and listened to; pools report how they are.
 
 Decides nothing that a deciding module can (``admission``, ``backlog`` and ``prediction`` do): it gives them the present
 state, carries out their answer and keeps the books. It changes that state only between two awaits, so a cancel and a
-token cannot race. Never speaks HTTP, never speaks to pool-managerd, and leaves running tasks to the ``runner``.
+token cannot race. Never speaks HTTP, never speaks to pool-managerd; tasks come in by the ``entrance``, and run in the
+``runner``.
 """
 
 from __future__ import annotations
@@ -10,57 +11,56 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-import msgspec
-
-from adapters.base import EngineError
-from contracts.config import Config, FullPolicy
+from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, TaskRequest, TaskState
 from orchestratord import admission, prediction
-from orchestratord.admission import FAILING, Eligible, PoolView, Refusal
-from orchestratord.backlog import Backlog, Full, Queued
+from orchestratord.admission import FAILING
+from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
-from orchestratord.errors import ApiError, api_error
+from orchestratord.entrance import Entrance, Sources
+from orchestratord.errors import api_error
+from orchestratord.manager import Manager
 from orchestratord.observer import Observer
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.runner import Runner, generation_of
+from orchestratord.runner import Runner
 from orchestratord.store import TaskStore
-from orchestratord.task import Admission, Caller, Task
+from orchestratord.task import Caller, Task
 
 log = logging.getLogger(__name__)
 
-INTRODUCTION_S = 2.0
-"""How long a task waits at the door for an engine that has just started to say what it serves."""
 REPORT_EVERY_S = 0.5
 """How often waiting tasks are told where they stand, when that has changed."""
-
-
-class Sources(msgspec.Struct, frozen=True):
-    """Where randomness comes from."""
-
-    new_id: Callable[[], str]
-    new_seed: Callable[[], int]
+REPORTS_AT_ONCE = 64
+"""After so many of them others get their turn of the loop."""
 
 
 class Orchestrator:
     """Admission to last token, for all tasks of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, clock: Clock, sources: Sources, observer: Observer
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        clock: Clock,
+        sources: Sources,
+        observer: Observer,
+        *,
+        manager: Manager | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
         self._clock = clock
-        self._sources = sources
         self._observer = observer
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._listened: dict[str, Task] = {}
+        """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
-        self._stopping = False
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.runner = Runner(
             config,
@@ -71,6 +71,17 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            manager=manager,
+        )
+        self.entrance = Entrance(
+            pools,
+            self.backlog,
+            self.runner,
+            self._store,
+            entered=self._enter,
+            clock=clock,
+            sources=sources,
+            observer=observer,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -78,7 +89,7 @@ class Orchestrator:
         async with self.runner, asyncio.TaskGroup() as group:
             reporter = group.create_task(self._report_positions(), name="report-positions")
             await stopping.wait()
-            self._stopping = True
+            self.entrance.closed = True
             reporter.cancel()
             for task in self._store.live:
                 self._fail(task, ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
@@ -90,16 +101,7 @@ class Orchestrator:
 
         Raises ApiError with the refusal.
         """
-        try:
-            known = self._known(request)
-            if known is not None:
-                return known
-            fitting = await self._fitting(request)
-            # While its tokens were counted, a twin of this request may have come in.
-            return self._known(request) or self._admit(request, fitting, caller)
-        except ApiError as error:
-            self._observer.rejected(error.refusal, caller)
-            raise
+        return await self.entrance.submit(request, caller)
 
     def get(self, task_id: str) -> Task:
         """A task by its id. Raises ApiError NOT_FOUND."""
@@ -107,11 +109,15 @@ class Orchestrator:
         if task is None:
             hint = f"the last {self._config.server.keep_finished} finished tasks are kept (server.keep_finished)"
             raise api_error(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint)
+        self._locate(task)
         return task
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks."""
-        return self._store.select(state, limit)
+        chosen = self._store.select(state, limit)
+        for task in chosen:
+            self._locate(task)
+        return chosen
 
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
@@ -124,11 +130,14 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
+        self._listened.setdefault(task.id, task)
         _drop(self._graces, task.id)
         try:
             yield
         finally:
             unsubscribe()
+            if not task.log.readers:
+                self._listened.pop(task.id, None)
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
@@ -147,7 +156,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
-        self.runner.learn(entry)
+        self.runner.reported(entry)
         self.runner.pump()
 
     def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
@@ -184,95 +193,6 @@ class Orchestrator:
             if found is not None:
                 self._fail(self.get(task_id), found.code, found.message, found.hint)
 
-    # --- admission ----------------------------------------------------------------------------------------------------
-
-    def _known(self, request: TaskRequest) -> Task | None:
-        task = None if request.task_id is None else self._store.get(request.task_id)
-        if task is not None and task.request != request:
-            hint = "use a new task_id for a new request"
-            raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
-        return task
-
-    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
-        """The eligible pools whose context holds prompt and answer."""
-        found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
-        if await self._introductions(found):
-            found = self._eligible(request)
-        if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
-            return found.pools
-        tokens = await self._count(request, found)
-        found = self._eligible(request)  # while they were counted, a pool may have gone
-        if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
-            return found.pools
-        fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
-        if not fitting:
-            widest = max(view.snapshot.ctx_max for view in found.pools)
-            raise ApiError(admission.context_refusal(request, tokens, widest))
-        return tuple(fitting)
-
-    async def _introductions(self, found: Eligible) -> bool:
-        """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
-
-        Where another one can run the task already there is none, and nobody waits. Whether there was a wait.
-        """
-        entries = self._pools.of(found.ids)
-        if any(entry.usable for entry in entries):
-            return False
-        asking = [entry for entry in entries if entry.introducible and entry.asked and not entry.heard.is_set()]
-        if asking:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(INTRODUCTION_S):
-                    for entry in asking:
-                        await entry.heard.wait()
-        return bool(asking)
-
-    def _eligible(self, request: TaskRequest) -> Eligible:
-        if self._stopping:
-            raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
-        found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
-        if isinstance(found, Refusal):
-            raise ApiError(self._unmanaged(found))
-        return found
-
-    async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
-        """By the first engine that can, for all of these pools: what may not fit into the narrowest is counted."""
-        wanted = admission.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
-        for entry in self._pools.of(found.ids):
-            if entry.usable and entry.adapter is not None:
-                try:
-                    return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
-                except EngineError as error:
-                    log.warning("pool %s could not count tokens: %s", entry.id, error.message)
-        return None
-
-    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], caller: Caller) -> Task:
-        ids = Eligible(views).ids
-        loads = self.runner.loads(ids)
-        predicted = prediction.start_ms(self.backlog.ahead_of_new(request.priority, ids), loads)
-        too_late = admission.deadline_refusal(request, predicted)
-        if too_late is not None:
-            raise ApiError(too_late)
-        task_id = request.task_id or f"task-{self._sources.new_id()}"
-        place = self.backlog.offer(task_id, request.priority, ids, request.placement)
-        if isinstance(place, Full):
-            raise ApiError(_queue_full(place, self._pools[place.pool_id].config.engine, prediction.place_ms(loads)))
-        task = Task(
-            Admission(
-                task_id=task_id,
-                job_id=f"job-{self._sources.new_id()}",
-                request=request,
-                seed=self._sources.new_seed() if request.seed is None else request.seed,
-                caller=caller,
-                created_ms=self._clock.unix_ms(),
-                at_ms=self._clock.monotonic_ms(),
-                queue_position=place.position,
-                predicted_start_ms=predicted,
-                backoff_ms=0 if self._has_room(ids) else round(prediction.place_ms(loads)),
-            )
-        )
-        self._enter(task, place)
-        return task
-
     def _enter(self, task: Task, place: Queued) -> None:
         """The task is in the queue: note it, end the one that gave way, set the deadline, and start what can start."""
         self._store.add(task)
@@ -284,17 +204,6 @@ class Orchestrator:
             loop = asyncio.get_running_loop()
             self._deadlines[task.id] = loop.call_later(task.request.deadline_ms / 1000, self._overdue, task)
         self.runner.pump()
-
-    def _has_room(self, ids: frozenset[str]) -> bool:
-        return any(self.backlog.depth(pool_id) < self.backlog.capacity(pool_id) for pool_id in ids)
-
-    def _unmanaged(self, refusal: Refusal) -> Refusal:
-        """Say so when a pool is out of service only because nobody has reported on it."""
-        if self._pools.ever_managed or refusal.code is not ErrorCode.POOL_UNREADY:
-            return refusal
-        hint = "is pool-managerd running? systemctl --user status pool-managerd"
-        text = "pool-managerd has not reported any pool yet"
-        return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------
 
@@ -320,33 +229,32 @@ class Orchestrator:
         self._store.settle(task)
         self._observer.settled(task)
 
+    # --- where waiting tasks stand ------------------------------------------------------------------------------------
+
+    def _locate(self, task: Task) -> None:
+        """Know where a waiting task stands right now."""
+        if task.state is TaskState.QUEUED and task.id in self.backlog:
+            task.queue_position = self.backlog.position(task.id)
+
     async def _report_positions(self) -> None:
-        """Tell the readers of waiting tasks when their place has changed."""
+        """Tell the readers of waiting tasks when their place has changed; nobody else costs anything."""
+        told: dict[str, int | None] = {}
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            depth = len(self.backlog)
-            for task_id, position in list(self.backlog.positions()):
-                task = self.get(task_id)
-                if position != task.queue_position:
-                    loads = self.runner.loads(self.backlog.pools_of(task_id))
-                    task.moved(position, prediction.start_ms(position, loads), depth)
+            waiting = [task for task in self._listened.values() if task.state is TaskState.QUEUED]
+            told = {task.id: told.get(task.id, task.admission.queue_position) for task in waiting}
+            for number, task in enumerate(waiting, start=1):
+                self._locate(task)
+                position = task.queue_position
+                if task.state is TaskState.QUEUED and position is not None and position != told[task.id]:
+                    told[task.id] = position
+                    loads = self.runner.loads(self.backlog.pools_of(task.id))
+                    task.moved(position, prediction.start_ms(position, loads), len(self.backlog))
+                if number % REPORTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # those who stream must not wait for those who are told
 
 
 def _drop(timers: dict[str, asyncio.TimerHandle], task_id: str) -> None:
     timer = timers.pop(task_id, None)
     if timer is not None:
         timer.cancel()
-
-
-def _queue_full(place: Full, engine: str, place_ms: float) -> Refusal:
-    """429: what the pool's policy is called, and when a place comes free."""
-    dropping = place.policy is FullPolicy.DROP_LRU
-    return Refusal(
-        code=ErrorCode.QUEUE_FULL_DROP_LRU if dropping else ErrorCode.ADMISSION_REJECT,
-        message=f"the queue of pool {place.pool_id!r} is full",
-        hint="send it again after retry_after_ms; queue.capacity of the pool sets the bound",
-        pool_id=place.pool_id,
-        engine=engine,
-        retry_after_ms=max(1, round(place_ms)),
-        policy_label=place.policy,
-    )

@@ -18,10 +18,11 @@ from contracts.pools import Endpoint
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
+from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
-from orchestratord.orchestrator import Orchestrator, Sources
+from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
 from tests.unit.orchestratord.frames import Frame, frames_of
