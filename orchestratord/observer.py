@@ -69,6 +69,20 @@ class Observer:
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
 
+    def started_again(self, task: Task) -> None:
+        """A task got a slot elsewhere, after its replica had died before its first token."""
+        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
+        self._metrics.placements.labels("placed", pinned, "true").inc()
+
+    def retried(self, task: Task, why: str) -> None:
+        """A task goes back to its place in the queue: its replica has failed before its first token."""
+        log.warning("task %s is given to another replica: %s", task.id, why, extra=_context(task, _run_labels(task)))
+
+    def slot_freed(self, task: Task, took_ms: float) -> None:
+        """The engine itself has said that it no longer works on a run that it did not end."""
+        extra = _context(task, _run_labels(task)) | {"slot_free_ms": round(took_ms, 1)}
+        log.info("the slot of task %s was free after %.1f ms", task.id, took_ms, extra=extra)
+
     def done(self, task: Task) -> None:
         """A task ended well."""
         run, end = task.run, task.outcome

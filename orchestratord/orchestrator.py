@@ -23,6 +23,7 @@ from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.entrance import Entrance, Sources
 from orchestratord.errors import api_error
+from orchestratord.manager import Manager
 from orchestratord.observer import Observer
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runner import Runner
@@ -41,7 +42,14 @@ class Orchestrator:
     """Admission to last token, for all tasks of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, clock: Clock, sources: Sources, observer: Observer
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        clock: Clock,
+        sources: Sources,
+        observer: Observer,
+        *,
+        manager: Manager | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
@@ -63,6 +71,7 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            manager=manager,
         )
         self.entrance = Entrance(
             pools,
@@ -147,7 +156,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
-        self.runner.learn(entry)
+        self.runner.reported(entry)
         self.runner.pump()
 
     def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
