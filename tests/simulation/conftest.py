@@ -1,8 +1,15 @@
-"""What was played is said at the end of the run."""
+"""Every coroutine test in this folder runs on virtual time; what was played is said at the end of the run."""
+
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from tests.simulation.house import PLAYED
+from tests.support.virtual_loop import VirtualTimeLoop
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualTimeLoop]]:
+    return {"virtual": VirtualTimeLoop}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -192,7 +192,8 @@ async def test_a_stream_that_ends_without_its_final_event_is_a_dead_worker() -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "may_go_on", "unknown"), [(None, True, False), (200, True, False), (503, False, False), (404, False, True)]
+    ("status", "may_go_on", "unknown"),
+    [(None, True, False), (200, True, False), (503, False, False), (404, False, True)],
 )
 async def test_what_an_answers_status_says(status: int | None, may_go_on: bool, unknown: bool) -> None:
     outcome, _, _, _ = await failed(Script(headers=[EngineError(Failure.BROKEN, "no", status=status)]))
