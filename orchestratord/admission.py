@@ -193,10 +193,14 @@ def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
 
     A token is at least one byte of text, so the byte length bounds the count.
     """
-    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
-    bound = sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
     longest = max((len(text.encode()) for text in request.inputs or ()), default=0)
-    return bound + longest + _new_tokens(request) <= ctx_max
+    return most_tokens(request) + longest + _new_tokens(request) <= ctx_max
+
+
+def most_tokens(request: TaskRequest) -> int:
+    """More tokens than these a prompt or a chat cannot have, however it is tokenized."""
+    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
+    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
 
 
 def to_count(request: TaskRequest, ctx_max: int) -> TaskRequest:

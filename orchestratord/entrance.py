@@ -32,6 +32,7 @@ from orchestratord.rates import Charge, Rates
 from orchestratord.runner import generation_of
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
+from orchestratord.turns import Bid, Turns
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The probability that it is done before its deadline; None without one."""
     counted: bool
     """Whether an engine counted the tokens of its prompt."""
+    bid: Bid
+    """What it would be as a turn of a session."""
 
 
 class Entrance:
@@ -84,6 +87,7 @@ class Entrance:
         rates: Rates,
         store: TaskStore,
         *,
+        turns: Turns,
         entered: Callable[[Task, Queued], None],
         clock: Clock,
         sources: Sources,
@@ -95,6 +99,7 @@ class Entrance:
         self._rates = rates
         self._charges: dict[str, Charge] = {}
         self._store = store
+        self._turns = turns
         self._entered = entered
         self._clock = clock
         self._sources = sources
@@ -135,7 +140,7 @@ class Entrance:
             pool_id=forecast.pool_id,
             replica_id=self._pools[forecast.pool_id].snapshot.replica_id,
             eligible_pools=tuple(sorted(plan.pools)),
-            kv_warmth=False,
+            kv_warmth=self._turns.expects_warm(request, forecast.pool_id),
             prompt_tokens=round(demand.prompt),
             prompt_tokens_counted=plan.counted,
             new_tokens=round(self._outlook.new_tokens(demand, forecast.pool_id)),
@@ -163,6 +168,7 @@ class Entrance:
         found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
         if await self._introductions(found):
             found = self._eligible(request)
+        count = count or self._turns.counts(request)
         if not count and all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return Fitting(found.pools)
         tokens = await self._count(request, found)
@@ -223,17 +229,31 @@ class Entrance:
         late = admission.too_late(request, forecast)
         if late is not None:
             raise ApiError(late)
+        bid = self._turns.bid(request, fitting.views, fitting.tokens)
+        no_turn = self._turns.refusal(request, bid, forecast.end_ms)
+        if no_turn is not None:
+            raise ApiError(no_turn)
         tokens = admission.rated(request, demand.prompt, self._outlook.new_tokens(demand, forecast.pool_id))
         wait = self._rates.look(caller.identity, tokens, self._clock.monotonic_ms())
         if wait is not None:
             raise ApiError(admission.over_rate(wait))
         on_time = None if request.deadline_ms is None else forecast.on_time(request.deadline_ms)
-        return Plan(pools, demand, forecast, place, tokens, on_time, counted=fitting.tokens is not None)
+        counted = fitting.tokens is not None
+        return Plan(pools, demand, forecast, place, tokens, on_time, counted=counted, bid=bid)
 
     def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
         plan = self._plan(request, fitting, caller)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
-        place = self._backlog.offer(task_id, request.priority, plan.pools, request.placement, demand=plan.demand)
+        place = self._backlog.offer(
+            task_id,
+            request.priority,
+            plan.pools,
+            request.placement,
+            demand=plan.demand,
+            home=plan.bid.home,
+            hold_until_ms=plan.bid.hold_until_ms,
+            parked=plan.bid.parked,
+        )
         if isinstance(place, Full):  # pragma: no cover - the plan had a place, and nothing happened since
             raise ApiError(admission.queue_full(place, self._pools[place.pool_id].config.engine, 1))
         now_ms = self._clock.monotonic_ms()
@@ -256,6 +276,7 @@ class Entrance:
                 demand=plan.demand,
             )
         )
+        self._turns.enter(task_id, plan.bid)
         if self._rates.limited:
             self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, now_ms)
         self._outlook.arrived(request.priority, plan.demand, plan.pools)

@@ -30,9 +30,9 @@ from orchestratord.outlook import Learning, Outlook
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.rates import Rates
 from orchestratord.runner import Runner
-from orchestratord.runs import Nobody
 from orchestratord.store import TaskStore
 from orchestratord.task import Caller, Task
+from orchestratord.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Orchestrator:
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
+        self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
         self.outlook = Outlook(config, pools, self.backlog, clock, self._taken)
         self.runner = Runner(
             config,
@@ -69,9 +70,10 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            seating=Learning(self.outlook, self.turns),
             manager=manager,
-            seating=Learning(self.outlook, Nobody()),
         )
+        self.turns.floor = self.runner
         self.attendant = Attendant(
             config, pools, self.backlog, self.outlook, clock, find=self._store.get, refuse=self._refuse
         )
@@ -81,6 +83,7 @@ class Orchestrator:
             self.outlook,
             Rates(config.limits),
             self._store,
+            turns=self.turns,
             entered=self._enter,
             clock=clock,
             sources=sources,
@@ -241,6 +244,7 @@ class Orchestrator:
         """A task has had its terminal event: nothing waits for it or works on it any more."""
         self.backlog.remove(task.id)
         self.runner.stop(task)
+        self.turns.settled(task)
         _drop(self._deadlines, task.id)
         _drop(self._graces, task.id)
         self._store.settle(task)
