@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from contracts.config import Config
-from contracts.tasks import TaskState
 from orchestratord import admission
 from orchestratord.admission import Refusal
 from orchestratord.backlog import Backlog, Lane
@@ -55,7 +54,7 @@ class Attendant:
 
     def concern(self, task: Task) -> None:
         """Somebody listens to this task, or it has a deadline."""
-        if task.state is TaskState.QUEUED:
+        if not task.finished:
             self._concerned.setdefault(task.id, task)
 
     async def run(self) -> None:
@@ -73,9 +72,11 @@ class Attendant:
     def _attend(self, task: Task) -> None:
         deadline_ms = task.request.deadline_ms
         del self._concerned[task.id]
-        if task.id not in self._backlog or (deadline_ms is None and not task.log.readers):
+        if task.finished or (deadline_ms is None and not task.log.readers):
             return  # a listener who comes back says so
         self._concerned[task.id] = task
+        if task.id not in self._backlog:
+            return  # it runs, and may have to wait again
         forecast = self._outlook.of_waiting(task.id)
         now_ms = self._clock.monotonic_ms()
         on_time = None

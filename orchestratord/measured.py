@@ -38,11 +38,11 @@ class Cost(msgspec.Struct, frozen=True):
 
 PRIOR = Cost(fixed_ms=50.0, per_prompt_ms=0.5, per_new_ms=20.0, noise=0.3, doubt=0.7)
 """A small model on an ordinary GPU; on others it is wrong until a task or two have run."""
-PRIOR_RUNS = 0.5
-"""So many runs' worth it is."""
+PRIOR_RUNS = 0.1
+"""Of so little worth: one true run shows more."""
 FAR_PROMPT = 1_000.0
 """The prior is one run without a prompt, and one with so many tokens."""
-PRIOR_DECODED = 8.0
+PRIOR_DECODED = 4.0
 """So many new tokens' worth."""
 PRIOR_BYTES = 4.0
 """Of text to a token."""

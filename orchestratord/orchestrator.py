@@ -57,12 +57,10 @@ class Orchestrator:
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
-        self._listened: dict[str, Task] = {}
-        """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
-        self.outlook = Outlook(config, pools, self.backlog, clock, self._active)
+        self.outlook = Outlook(config, pools, self.backlog, clock, self._taken)
         self.runner = Runner(
             config,
             pools,
@@ -142,15 +140,12 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
-        self._listened.setdefault(task.id, task)
         _drop(self._graces, task.id)
         self.attendant.concern(task)
         try:
             yield
         finally:
             unsubscribe()
-            if not task.log.readers:
-                self._listened.pop(task.id, None)
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
@@ -223,8 +218,8 @@ class Orchestrator:
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------
 
-    def _active(self, pool_id: str) -> int:
-        return self.runner.active(pool_id)
+    def _taken(self, pool_id: str) -> int:
+        return self.runner.taken(pool_id)
 
     def _fail(
         self, task: Task, code: ErrorCode, message: str, hint: str | None, retry_after_ms: int | None = None

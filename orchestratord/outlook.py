@@ -31,8 +31,13 @@ LEAVING_MS = 20.0
 """What a slot is expected to take that was given up and is not free yet."""
 PRIOR_OUTAGE_MS = 20_000.0
 """How long a pool is out of service, before it was seen to come back."""
+PRIOR_RECHECK_MS = 1_000.0
+"""How long an engine that runs is not trusted, after something went wrong with it."""
 OUTAGE_WEIGHT = 0.3
-OUTAGE_SPREAD = 0.8
+OUTAGE_SPREAD, FIRST_SPREAD = 0.8, 2.0
+"""How uncertain both are, in powers of e, as of one sigma: once outages were seen, and before."""
+FRESH_MS = 20.0
+"""For so long what runs is not looked at again, unless something began or ended: many tasks may come at once."""
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -41,6 +46,24 @@ class Running(msgspec.Struct, frozen=True):
     task: Task
     at_ms: float
     number: int
+    adapter: Adapter
+
+
+class Glimpse(msgspec.Struct, frozen=True):
+    """How a pool looked a moment ago."""
+
+    at_ms: float
+    key: tuple[object, ...]
+    station: Station
+    rivals: tuple[list[float], ...]
+    """What tasks take there such as those that keep coming."""
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """How long a pool is out of service, and how uncertain that is."""
+
+    mean_ms: float
+    spread: float
 
 
 class Ahead(msgspec.Struct, frozen=True):
@@ -58,31 +81,33 @@ class Outlook:
     """All measurements of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, backlog: Backlog, clock: Clock, active: Callable[[str], int]
+        self, config: Config, pools: PoolDirectory, backlog: Backlog, clock: Clock, taken: Callable[[str], int]
     ) -> None:
         self._pools = pools
         self._backlog = backlog
         self._clock = clock
-        self._active = active
+        self._taken = taken
         self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
         self._replicas = {pool.id: Replica() for pool in config.pools}
         self._identities: dict[str, tuple[str | None, ...]] = {}
         self._running: dict[str, dict[str, Running]] = {pool.id: {} for pool in config.pools}
         self._inflows = {pool.id: Inflow() for pool in config.pools}
         self._numbers = itertools.count()
-        self._outages_ms = {pool.id: PRIOR_OUTAGE_MS for pool in config.pools}
-        self._unready: dict[str, float] = {}
+        self._outages: dict[str, Outage] = {}
+        self._unready: dict[str, tuple[float, bool]] = {}
+        """Since when a pool does not serve, and whether its engine was gone meanwhile."""
+        self._glimpses: dict[str, Glimpse] = {}
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 
-    def began(self, task: Task, entry: PoolEntry) -> None:
+    def began(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
         """A run of this task is about to be sent to this engine."""
         snapshot = entry.snapshot
         identity = (snapshot.model_ref, snapshot.model_digest, snapshot.engine, entry.engine_version)
         if self._identities.setdefault(entry.id, identity) != identity:
             self._identities[entry.id] = identity
             self._replicas[entry.id].forget()
-        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers))
+        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers), adapter)
 
     def ended(self, task: Task, account: Account) -> None:
         """A run is over: what it shows is learned."""
@@ -118,15 +143,17 @@ class Outlook:
         now_ms = self._clock.monotonic_ms()
         for entry in self._pools:
             if not entry.usable:
-                self._unready.setdefault(entry.id, now_ms)
+                began_ms, serious = self._unready.get(entry.id, (now_ms, False))
+                self._unready[entry.id] = began_ms, serious or not entry.introducible
             elif entry.id in self._unready:
-                took_ms = now_ms - self._unready.pop(entry.id)
-                self._outages_ms[entry.id] += OUTAGE_WEIGHT * (took_ms - self._outages_ms[entry.id])
+                began_ms, serious = self._unready.pop(entry.id)
+                if serious:
+                    self._outages[entry.id] = _longer(self._outages.get(entry.id), now_ms - began_ms)
 
     def unready_since(self, pools: Collection[str]) -> float | None:
         """When the last of these pools went out of service; None while one serves."""
         moments = [self._unready.get(pool_id) for pool_id in pools]
-        return None if None in moments else max((each for each in moments if each is not None), default=None)
+        return None if None in moments else max((each[0] for each in moments if each is not None), default=None)
 
     # --- what it foretells --------------------------------------------------------------------------------------------
 
@@ -184,7 +211,7 @@ class Outlook:
         return prediction.forecast(starts, self._replicas[pool_id], demand, pool_id, number)
 
     def _idle(self, entry: PoolEntry) -> bool:
-        return entry.usable and self._active(entry.id) < entry.slots
+        return entry.usable and self._taken(entry.id) < entry.slots
 
     def _slots(self, pools: Collection[str]) -> int:
         return sum(entry.slots for entry in self._pools.of(pools))
@@ -200,18 +227,28 @@ class Outlook:
             found = wider
 
     def _stations(self, pools: Collection[str]) -> dict[str, Station]:
-        now_ms = self._clock.monotonic_ms()
-        return {entry.id: self._station(entry, now_ms) for entry in self._pools.of(pools)}
+        return {entry.id: self._glimpse(entry).station for entry in self._pools.of(pools)}
+
+    def _glimpse(self, entry: PoolEntry) -> Glimpse:
+        now_ms, held = self._clock.monotonic_ms(), self._glimpses.get(entry.id)
+        key = (entry.usable, entry.slots, self._taken(entry.id), tuple(self._running[entry.id]))
+        if held is None or held.key != key or now_ms - held.at_ms > FRESH_MS:
+            replica, latest = self._replicas[entry.id], self._inflows[entry.id].latest
+            rivals = tuple(prediction.service(replica, demand, number) for number, demand in enumerate(latest))
+            held = Glimpse(now_ms, key, self._station(entry, now_ms), rivals)
+            self._glimpses[entry.id] = held
+        return held
 
     def _station(self, entry: PoolEntry, now_ms: float) -> Station:
-        replica, running = self._replicas[entry.id], self._running[entry.id]
+        replica = self._replicas[entry.id]
+        running = [run for run in self._running[entry.id].values() if run.adapter is entry.adapter]
         free = [
             prediction.remaining(
                 replica, run.task.admission.demand, run.task.log.tokens, now_ms - run.at_ms, run.number
             )
-            for run in running.values()
+            for run in running
         ]
-        leaving = max(0, self._active(entry.id) - len(running))
+        leaving = max(0, self._taken(entry.id) - len(running))
         free += [[LEAVING_MS] * DRAWS for _ in range(leaving)]
         free += [[0.0] * DRAWS for _ in range(entry.slots - len(free))]
         if not entry.usable:
@@ -221,11 +258,13 @@ class Outlook:
 
     def _back(self, entry: PoolEntry, now_ms: float) -> list[float]:
         """When a pool is in service again: after about as long as it took before, or longer if it has taken longer."""
-        mean = self._outages_ms[entry.id]
-        left = max(mean - (now_ms - self._unready.get(entry.id, now_ms)), 0.3 * mean)
+        prior = Outage(PRIOR_RECHECK_MS if entry.introducible else PRIOR_OUTAGE_MS, FIRST_SPREAD)
+        outage = prior if entry.introducible else self._outages.get(entry.id, prior)
+        since_ms, _ = self._unready.get(entry.id, (now_ms, False))
+        left = max(outage.mean_ms - (now_ms - since_ms), 0.3 * outage.mean_ms)
         retry_at_ms = entry.snapshot.retry_at_ms
         pause = 0.0 if retry_at_ms is None else max(0.0, retry_at_ms - self._clock.unix_ms())
-        return [pause + left * math.exp(OUTAGE_SPREAD * sigma) for sigma in prediction.NORMAL]
+        return [pause + left * math.exp(outage.spread * sigma) for sigma in prediction.NORMAL]
 
     def _ahead(self, priority: Priority, connected: frozenset[str], entry: Entry | None) -> Ahead:
         """What goes before a task of this priority: one that waits as ``entry``, or one that would come now."""
@@ -253,15 +292,15 @@ class Outlook:
         now_ms = self._clock.monotonic_ms()
         return Rivals(
             rate=sum(self._inflows[pool_id].rate(now_ms) for pool_id in connected),
-            times={
-                pool_id: tuple(
-                    prediction.service(self._replicas[pool_id], demand, number)
-                    for number, demand in enumerate(self._inflows[pool_id].latest)
-                )
-                for pool_id in connected
-            },
+            times={entry.id: self._glimpse(entry).rivals for entry in self._pools.of(connected)},
             guaranteed=min(self._shares[pool_id] for pool_id in connected),
         )
+
+
+def _longer(before: Outage | None, took_ms: float) -> Outage:
+    """One more outage was seen."""
+    mean = took_ms if before is None else before.mean_ms + OUTAGE_WEIGHT * (took_ms - before.mean_ms)
+    return Outage(mean, OUTAGE_SPREAD)
 
 
 class Learning:
@@ -273,7 +312,7 @@ class Learning:
 
     def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
         """A run is about to be sent."""
-        self._outlook.began(task, entry)
+        self._outlook.began(task, entry, adapter)
         return self._listener.seat(task, entry, adapter)
 
     def ended(self, task: Task, account: Account) -> Metrics | None:

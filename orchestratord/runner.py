@@ -37,7 +37,7 @@ from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.relay import Limits, relay
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
 from orchestratord.retry import Failed
-from orchestratord.runs import Account, Listener, Nobody, Seat
+from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ ANYWHERE = Seat()
 class Runner:
     """The runs of every pool. Leaving its async context waits for every generation to close.
 
-    ``seating`` chooses slots and is told of each run's end; ``measured`` learns from it.
+    ``seating`` chooses slots and is told of each run's start and end.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class Runner:
         clock: Clock,
         observer: Observer,
         seating: Listener | None = None,
-        measured: Callable[[Task, Account], None] = lambda _task, _account: None,
         manager: Manager | None = None,
     ) -> None:
         self._profile = config.profile
@@ -74,7 +73,6 @@ class Runner:
         self._clock = clock
         self._observer = observer
         self._seating = seating or Nobody()
-        self._measured = measured
         self._manager = manager or NoManager()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._occupancy = Occupancy()
@@ -161,6 +159,10 @@ class Runner:
     def active(self, pool_id: str) -> int:
         """How many slots of a pool are busy."""
         return self._occupancy.of(pool_id)
+
+    def taken(self, pool_id: str) -> int:
+        """How many slots are busy of the engine that serves a pool now."""
+        return self._taken(self._pools[pool_id])
 
     # --- the start of a run -------------------------------------------------------------------------------------------
 
@@ -324,7 +326,6 @@ class Runner:
     def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
         """Tell who listens what the run came to."""
         account = attempt.account(now_ms)
-        self._measured(attempt.task, account)
         return self._seating.ended(attempt.task, account)
 
     # --- its slot -----------------------------------------------------------------------------------------------------
