@@ -29,7 +29,17 @@ class CutOffError(ConnectionError):
 class EngineConnection(asyncio.Protocol):
     """One request and its answer. ``readany`` is what the reader of a body needs of a stream."""
 
-    __slots__ = ("_error", "_loop", "_parser", "_paused", "_request", "_transport", "_unread", "_unread_size", "_waiter")
+    __slots__ = (
+        "_error",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_request",
+        "_transport",
+        "_unread",
+        "_unread_size",
+        "_waiter",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, request: bytes) -> None:
         self._loop = loop

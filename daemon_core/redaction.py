@@ -59,7 +59,7 @@ LEAST_LENGTH = 8
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The values of the variables whose name says that they hold a secret (``HF_TOKEN``), for a Redactor."""
-    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and _names_a_secret(name))
+    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and names_a_secret(name))
 
 
 def fingerprint(token: str) -> str:
@@ -90,6 +90,10 @@ class Redactor:
         """The text with ``***`` in place of every secret."""
         return _without_shapes(self.prose(text))
 
+    def harmless(self, text: str) -> bool:
+        """Whether there is nothing to take out of a text, nor of any piece of it: one look for a whole log line."""
+        return not any(spelling in text for spelling in self._spellings) and _shapeless(text)
+
     def prose(self, text: str) -> str:
         """The text with ``***`` in place of every registered secret: for what we wrote ourselves.
 
@@ -115,15 +119,19 @@ class Redactor:
 
     def member(self, key: object, value: object) -> object:
         """A named field with its secrets taken out: the name alone (``api_key``) can make its value one."""
-        if isinstance(value, str) and value and _names_a_secret(str(key)):
+        if isinstance(value, str) and value and names_a_secret(str(key)):
             return MASK
         return self.value(value)
 
 
+def _shapeless(text: str) -> bool:
+    lowered = text.lower()
+    return not any(trace in lowered for trace in _TRACES) and not ("sk-" in text and _SK.search(text))
+
+
 def _without_shapes(text: str) -> str:
     """The text without what looks like a secret. Nearly every log line has none, so one look decides that first."""
-    lowered = text.lower()
-    if not any(trace in lowered for trace in _TRACES) and not ("sk-" in text and _SK.search(text)):
+    if _shapeless(text):
         return text
     for pattern, replacement in SHAPES:
         text = pattern.sub(replacement, text)
@@ -131,7 +139,7 @@ def _without_shapes(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _names_a_secret(key: str) -> bool:
+def names_a_secret(key: str) -> bool:
     """Whether a field of this name holds a secret whatever its value looks like."""
     return _without_shapes(f"{key}=x").endswith(f"={MASK}")
 

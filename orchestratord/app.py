@@ -24,6 +24,7 @@ from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
+from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
@@ -64,7 +65,7 @@ async def serve(context: DaemonContext) -> None:
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
     metrics = Metrics()
-    async with EngineHttp() as http:
+    async with unhurried_logs(), EngineHttp() as http:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
