@@ -25,6 +25,8 @@ from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.version import version
+from orchestratord.archive import Archive, Recorder
+from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
@@ -62,8 +64,9 @@ async def serve(context: DaemonContext) -> None:
     if token is not None:
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
-    metrics = Metrics()
-    async with EngineHttp() as http:
+    metrics, clock = Metrics(), SystemClock()
+    store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
+    async with EngineHttp() as http, Archive(store, context.redactor, clock.unix_ms) as archive:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -72,7 +75,9 @@ async def serve(context: DaemonContext) -> None:
 
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
-        orchestrator = Orchestrator(config, pools, SystemClock(), sources, Observer(metrics))
+        recorder = Recorder(archive, config.profile, context.redactor, clock.unix_ms)
+        observer = Observer(metrics, recorder.seal if config.artifacts.records else None)
+        orchestrator = Orchestrator(config, pools, clock, sources, observer)
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
         link = PoolLink(
@@ -93,6 +98,7 @@ async def serve(context: DaemonContext) -> None:
             link=link,
             metrics=metrics,
             catalog=catalog,
+            archive=archive,
         )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")

@@ -1,4 +1,4 @@
-"""What is counted and logged when something happens to a task or a pool.
+"""What is counted, logged and recorded when something happens to a task or a pool.
 
 Decides which events are worth a log line, with which fields. Nothing here runs per token.
 """
@@ -6,9 +6,10 @@ Decides which events are worth a log line, with which fields. Nothing here runs 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from contracts.errors import STATUS, ErrorCode
-from contracts.events import End
+from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import PlacementMode
 from orchestratord.admission import FAILING, Refusal
@@ -22,19 +23,22 @@ pool_log = logging.getLogger("orchestratord.pools")
 NOWHERE = ("none", "none", "none", "none")
 """The replica labels of a task that was never started."""
 TOO_MANY_REQUESTS = 429
+Seal = Callable[[Task, End | StreamError], str | None]
 
 
 class Observer:
-    """Turns events into metrics and log lines."""
+    """Turns events into metrics and log lines. ``seal`` makes the record of a task, where tasks leave one."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, seal: Seal | None = None) -> None:
         self._metrics = metrics
+        self._seal = seal
         self._seen: dict[str, PoolSnapshot] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def admitted(self, task: Task, entry: PoolEntry) -> None:
         """A task entered the queue; ``entry`` is the pool that is charged for its place."""
+        task.seal = self._seal
         labels = replica_labels(entry)
         self._metrics.enqueued.labels(*labels, task.request.priority).inc()
         entered = task.admission

@@ -145,6 +145,7 @@ class Runner:
             engine=entry.snapshot.engine,
             engine_version=entry.engine_version or "unknown",
             at_ms=self._clock.monotonic_ms(),
+            served=entry.snapshot,
         )
         entered = task.admission
         event = Started(

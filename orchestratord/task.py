@@ -14,10 +14,13 @@ from msgspec import UNSET
 
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
+from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from adapters.base import Finished
 
 
@@ -51,6 +54,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     engine_version: str
     at_ms: float
+    served: PoolSnapshot | None = None
+    """The pool as it was then."""
 
 
 class Task:
@@ -65,6 +70,10 @@ class Task:
         self._first_text_ms: float | None = None
         self._end: End | None = None
         self._error: StreamError | None = None
+        self.artifact_id: str | None = None
+        """The record that it left, once it has ended."""
+        self.seal: Callable[[Task, End | StreamError], str | None] | None = None
+        """Makes its record, just before the terminal event, and answers with the record's id."""
 
     @property
     def id(self) -> str:
@@ -134,7 +143,7 @@ class Task:
     def fail(self, code: ErrorCode, message: str, hint: str | None = None, retry_after_ms: int | None = None) -> None:
         """The task cannot be brought to a good end."""
         self.state = TaskState.FAILED
-        self._error = StreamError(
+        error = StreamError(
             code=code,
             message=message,
             retriable=code in RETRIABLE,
@@ -142,7 +151,9 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
-        self.log.error(self._error)
+        self._error = error
+        self._sealed(error)
+        self.log.error(error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
 
@@ -189,6 +200,7 @@ class Task:
             stream_sha256=end.stream_sha256 if end else None,
             error_code=self._error.code if self._error else None,
             streams=self.links,
+            artifact_id=self.artifact_id,
         )
 
     @property
@@ -213,7 +225,7 @@ class Task:
         if decode_ms is None or not 0 <= decode_ms < math.inf:
             decode_ms = 0.0 if self._first_text_ms is None else now_ms - self._first_text_ms
         waited_until = self.run.at_ms if self.run else now_ms
-        self._end = End(
+        end = End(
             tokens_in=max(0, tokens_in or 0),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
@@ -223,4 +235,13 @@ class Task:
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
+        self._end = end
+        artifact_id = self._sealed(end)
+        if artifact_id is not None:
+            self._end = msgspec.structs.replace(end, artifact_id=artifact_id)
         self.log.end(self._end)
+
+    def _sealed(self, event: End | StreamError) -> str | None:
+        if self.seal is not None:
+            self.artifact_id = self.seal(self, event)
+        return self.artifact_id

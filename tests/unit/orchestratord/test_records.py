@@ -1,0 +1,202 @@
+"""The record that a task leaves: what stands in it, and what never does."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.base import Finished
+from contracts.artifacts import ArtifactKind, TaskRecord, canonical
+from contracts.config import Profile
+from contracts.errors import ErrorCode
+from contracts.events import End, FinishReason, StreamError
+from contracts.tasks import ChatMessage, Role, Sampling, TaskRequest, Workload
+from daemon_core.redaction import Redactor
+from orchestratord.records import MAX_TEXT_BYTES, record_of, text_of
+from orchestratord.shelf import Sealed
+from orchestratord.stream_log import StreamLog
+from orchestratord.task import Admission, Run, Task
+from tests.unit.orchestratord.test_task import STARTED
+from tests.unit.orchestratord.world import CALLER, request, snapshot
+
+SECRET = "s3cr3t-value-0123456789"
+RUN = Run(
+    pool_id="p",
+    replica_id="p-0",
+    engine="llamacpp",
+    engine_version="b1",
+    at_ms=1_250.0,
+    served=snapshot(devices=("0",)),
+)
+
+
+def new(run: Run | None = RUN, texts: tuple[str, ...] = ("Hel", "lo"), **changes: Any) -> Task:  # noqa: ANN401 - any field of the request
+    task = Task(
+        Admission(
+            task_id="task-1",
+            job_id="j",
+            request=request(**changes),
+            seed=7,
+            caller=CALLER,
+            created_ms=1_700_000_000_000,
+            at_ms=1_000.0,
+            queue_position=2,
+            predicted_start_ms=300,
+            backoff_ms=0,
+        )
+    )
+    if run is not None:
+        task.start(run, STARTED)
+        if texts:
+            task.texts(list(texts), 1_400.0)
+    return task
+
+
+def ended(task: Task, redactor: Redactor | None = None) -> tuple[Sealed, TaskRecord, dict[str, Any]]:
+    """The task's record as it was sealed at its end, also as the JSON that stands in it."""
+    made: list[Sealed] = []
+
+    def seal(each: Task, event: End | StreamError) -> str:
+        profile, known = Profile.TRIAL, redactor or Redactor((SECRET,))
+        made.append(record_of(each, event, profile=profile, redactor=known, ended_ms=1_700_000_000_900))
+        return made[-1].id
+
+    task.seal = seal
+    if task.run is None:
+        task.cancel(1_900.0)
+    else:
+        task.done(Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0), 1_900.0)
+    [record] = made
+    return record, msgspec.json.decode(record.content, type=TaskRecord), msgspec.json.decode(record.content)
+
+
+@pytest.mark.req("HP-21")
+def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_came() -> None:
+    task = new(seed=7, sampling=Sampling(temperature=0.5))
+    sealed, record, plain = ended(task)
+    assert sealed.id == f"sha256:{hashlib.sha256(sealed.content).hexdigest()}"
+    assert sealed.content == canonical(plain)
+    assert sealed.head.kind is ArtifactKind.TRACE
+    assert plain["request"]["prompt"] == "hello"
+    assert msgspec.convert(plain["request"], TaskRequest) == task.request
+    assert plain["engine"] == {
+        "engine": "llamacpp",
+        "engine_version": "b1",
+        "engine_digest": None,
+        "provisioning_mode": "package",
+        "pool_id": "p",
+        "replica_id": "p-0",
+        "devices": ["0"],
+        "model_ref": "file:/models/m.gguf",
+        "model_id": "m",
+        "model_digest": "sha256:0",
+        "sampler_profile_version": "v1",
+    }
+    assert (record.task_id, record.job_id, record.correlation_id, record.identity) == (
+        "task-1",
+        "j",
+        "corr-1",
+        "localhost",
+    )
+    assert (record.queue_time_ms, record.first_token_ms, record.created_ms) == (250, 400, 1_700_000_000_000)
+    assert (record.transcript, record.pieces, record.state) == ("Hello", 2, "done")
+    assert record.stream_sha256 == hashlib.sha256(b"Hello").hexdigest()
+    assert (record.redacted, record.cut, record.error) == (False, False, None)
+
+
+@pytest.mark.req("HP-21")
+def test_the_end_and_the_status_name_the_record_which_cannot_name_itself() -> None:
+    task = new()
+    sealed, record, _ = ended(task)
+    assert isinstance(task.outcome, End)
+    assert task.outcome.artifact_id == task.status.artifact_id == sealed.id
+    assert record.end == msgspec.structs.replace(task.outcome, artifact_id=msgspec.UNSET)
+    assert f'"artifact_id":"{sealed.id}"'.encode() in task.log.read(0)
+
+
+@pytest.mark.req("HP-21")
+def test_a_task_that_failed_leaves_one_too() -> None:
+    task = new()
+    made: list[Sealed] = []
+
+    def seal(each: Task, event: End | StreamError) -> str:
+        made.append(record_of(each, event, profile=Profile.TRIAL, redactor=Redactor(), ended_ms=1))
+        return made[0].id
+
+    task.seal = seal
+    task.fail(ErrorCode.WORKER_RESET, "the engine is gone", "send the task again")
+    record = msgspec.json.decode(made[0].content, type=TaskRecord)
+    assert (record.state, record.transcript, record.end) == ("failed", "Hello", None)
+    assert record.error is not None
+    assert (record.error.code, record.error.message) == (ErrorCode.WORKER_RESET, "the engine is gone")
+    assert task.status.artifact_id == made[0].id
+
+
+def test_one_that_never_started_names_no_engine() -> None:
+    _, record, _ = ended(new(run=None))
+    assert (record.engine, record.state, record.transcript, record.queue_time_ms) == (None, "canceled", "", None)
+
+
+@pytest.mark.req("ORCH-3811", "EP-13")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": f"my token is {SECRET}."},
+        {"prompt": "line\nhf_abcdefghijklmnopqrstuvwxyz"},
+        {"prompt": None, "messages": (ChatMessage(role=Role.USER, content=f"x{SECRET}"),)},
+        {"prompt": "q", "inputs": ("a", SECRET), "workload": Workload.RERANK},
+        {"model_ref": f"https://user:{SECRET}@host/m.gguf"},
+        {"sampling": Sampling(stop=(SECRET,))},
+        {"sampling": Sampling(grammar=f'root ::= "{SECRET}"')},
+        {"sampling": Sampling(json_schema={"password": "hunter2", "default": SECRET})},
+        {"output_mode": SECRET},
+        {"session_id": SECRET},
+    ],
+)
+def test_a_secret_of_the_request_is_not_recorded(changes: dict[str, Any]) -> None:
+    sealed, record, _ = ended(new(**changes))
+    assert record.redacted
+    for secret in (SECRET, "hf_abc", "hunter2"):
+        assert secret not in sealed.content.decode()
+    assert b"***" in sealed.content
+
+
+@pytest.mark.req("ORCH-3811", "EP-13")
+@given(st.integers(1, len(SECRET) - 1))
+def test_a_secret_that_an_answer_repeats_is_not_recorded_however_it_was_cut(place: int) -> None:
+    sealed, record, _ = ended(new(texts=("it is ", SECRET[:place], SECRET[place:], "!")))
+    assert (record.transcript, record.redacted) == ("it is ***!", True)
+    assert SECRET.encode() not in sealed.content
+    assert record.stream_sha256 == hashlib.sha256(f"it is {SECRET}!".encode()).hexdigest()
+
+
+def test_ordinary_words_are_kept_as_they_are() -> None:
+    text = "a monkey asks: task-7 is the key to risk-free turkeys, at https://example.org/a?b=c&d=e"
+    _, record, plain = ended(new(prompt=text, texts=(text,)))
+    assert (plain["request"]["prompt"], record.transcript, record.redacted) == (text, text, False)
+
+
+def test_texts_that_are_too_long_are_left_out_and_the_record_says_so() -> None:
+    _, record, plain = ended(new(prompt="a" * (MAX_TEXT_BYTES + 1)))
+    assert (plain["request"]["prompt"], record.transcript, record.cut) == (None, "Hello", True)
+    _, record, plain = ended(new(texts=("a" * (MAX_TEXT_BYTES + 1),)))
+    assert (plain["request"]["prompt"], record.transcript, record.cut) == ("hello", None, True)
+
+
+@given(st.lists(st.text(), max_size=8))
+def test_the_text_of_a_stream_is_what_was_put_in(texts: list[str]) -> None:
+    log = StreamLog()
+    log.started(STARTED)
+    texts = [text.encode(errors="ignore").decode() for text in texts]
+    log.texts(texts)
+    assert text_of(log.read(0)) == "".join(texts)
+
+
+@pytest.mark.parametrize("text", ['","i":5}\n\n', '\ndata: {"t":"x","i":1}', "\\", '"', '\\","i":'])
+def test_text_that_looks_like_framing_is_text(text: str) -> None:
+    log = StreamLog()
+    log.texts([text, text])
+    assert text_of(log.read(0)) == text * 2
