@@ -64,6 +64,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
+    slot: int | None = None
+    """Which of its slots is to run it, for an engine that can be told; None leaves the choice to it."""
 
     @property
     def kind(self) -> Workload:
@@ -124,6 +126,12 @@ class Adapter(Protocol):
         """How many tokens the prompt has, by the engine's own tokenizer; None where it has none to ask.
 
         Of several inputs the longest counts, and of a rerank the longest pair. Raises EngineError.
+        """
+
+    async def busy(self) -> int | None:
+        """How many generations it works on right now, by its own word; None where it cannot tell. Raises EngineError.
+
+        Those of others count too, where others use it.
         """
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:

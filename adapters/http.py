@@ -8,17 +8,22 @@ keeps no cookie, and no key ever reaches an error text.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from aiohttp.http import SERVER_SOFTWARE
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from adapters.base import EngineError, Failure
+from adapters.engine_connection import CutOffError, EngineConnection, send
+from adapters.http_address import address_of, request_bytes
+from adapters.http_answer import Head, NotHttpError
 from adapters.openai_wire import UNREADABLE
 from adapters.sse import MAX_EVENT_BYTES, SseParser
 from contracts.pools import Endpoint
@@ -48,11 +53,22 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """For a short question as a whole."""
 
 
+class Body(Protocol):
+    """What is read of an answer."""
+
+    async def readany(self) -> bytes:
+        """What has come; empty at the end."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole of it, or as much as makes it longer than ``limit``."""
+
+
 class EngineHttp:
     """One client, shared by every adapter. Use it as an async context manager.
 
-    Short questions use a connection again. A generation always has its own: llama-server promises to keep a stream's
-    connection and closes it a moment later, and a generation that met such a close could not be sent again.
+    Short questions are aiohttp's and use a connection again. A generation always has its own (``engine_connection``):
+    llama-server promises to keep a stream's connection and closes it a moment later, and a generation that met such a
+    close could not be sent again.
     ``pause`` waits between two attempts; a test passes its own.
     """
 
@@ -67,19 +83,17 @@ class EngineHttp:
         self._max_event_bytes = max_event_bytes
         self._pause = pause
         self._questions: aiohttp.ClientSession | None = None
-        self._generations: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
         self._questions = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
-        self._generations = _session(aiohttp.TCPConnector(limit=0, force_close=True))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for session in (self._questions, self._generations):
-            if session is not None:
-                await session.close()
+        if self._questions is not None:
+            await self._questions.close()
 
     async def get(self, endpoint: Endpoint, path: str, kind: type[Answer], refusal: StatusError) -> Answer:
         """Ask for a JSON document; asked again after a failed connection. Raises EngineError."""
@@ -102,7 +116,7 @@ class EngineHttp:
     async def status(self, endpoint: Endpoint, path: str) -> int | None:
         """The status of a GET, asked once, or None where nobody answers."""
         try:
-            response = await self._send(self._questions, "GET", endpoint, path, None)
+            response = await self._send("GET", endpoint, path, None)
         except EngineError:
             return None
         response.release()
@@ -116,16 +130,16 @@ class EngineHttp:
 
         Leaving the block closes the connection, which for an engine is the cancel. Raises EngineError.
         """
-        response = await self._send(self._generations, "POST", endpoint, path, body)
+        connection, head = await self._generation(endpoint, path, body)
         try:
-            if response.status != 200:
-                raise _refused(response.status, await self._error_body(response), endpoint, refusal)
-            if response.content_type != EVENT_STREAM:
-                text = f"an event stream was due, and {response.content_type} came"
-                raise EngineError(Failure.PROTOCOL, text, status=response.status)
-            yield EventStream(response, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
+            if head.status != 200:
+                raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
+            if head.content_type != EVENT_STREAM:
+                text = f"an event stream was due, and {head.content_type or 'something without a type'} came"
+                raise EngineError(Failure.PROTOCOL, text, status=head.status)
+            yield EventStream(connection, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
         finally:
-            response.close()
+            connection.close()
 
     @asynccontextmanager
     async def document(
@@ -135,18 +149,18 @@ class EngineHttp:
 
         It has no time limit here, as a stream has none. Leaving the block closes the connection. Raises EngineError.
         """
-        response = await self._send(self._generations, "POST", endpoint, path, body)
+        connection, head = await self._generation(endpoint, path, body)
         try:
-            if response.status != 200:
-                raise _refused(response.status, await self._error_body(response), endpoint, refusal)
-            yield Document(response, endpoint, path)
+            if head.status != 200:
+                raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
+            yield Document(connection, endpoint, path)
         finally:
-            response.close()
+            connection.close()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
-        response = await self._send(self._questions, method, endpoint, path, body)
+        response = await self._send(method, endpoint, path, body)
         try:
             content = await _read(response.content, MAX_ANSWER_BYTES + 1)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -159,38 +173,58 @@ class EngineHttp:
             raise EngineError(Failure.PROTOCOL, f"{path} answered more than {MAX_ANSWER_BYTES} bytes")
         return content
 
-    async def _send(
-        self, session: aiohttp.ClientSession | None, method: str, endpoint: Endpoint, path: str, body: bytes | None
-    ) -> aiohttp.ClientResponse:
-        """The head of an answer. Cancelling this closes the connection."""
-        if session is None:
+    async def _send(self, method: str, endpoint: Endpoint, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+        """The head of an answer to a short question. Cancelling this closes the connection."""
+        if self._questions is None:
             raise RuntimeError("the engine client is used outside its context")
         headers = {} if body is None else {"Content-Type": "application/json"}
         if endpoint.api_key is not None:
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
-        total_s = self._patience.answer_s if session is self._questions else None
-        timeout = aiohttp.ClientTimeout(total=total_s, connect=self._patience.connect_s)
+        timeout = aiohttp.ClientTimeout(total=self._patience.answer_s, connect=self._patience.connect_s)
         try:
-            return await session.request(
+            return await self._questions.request(
                 method, endpoint.url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
             )
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise _failure(error, endpoint, path) from error
 
-    async def _error_body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _generation(self, endpoint: Endpoint, path: str, body: bytes) -> tuple[EngineConnection, Head]:
+        """Send a generation; the connection, and the head of the answer. Cancelling this closes the connection."""
+        try:
+            address = address_of(endpoint.url + path)
+            request = request_bytes(address, body, agent=SERVER_SOFTWARE, api_key=endpoint.api_key)
+            if address.tls and self._tls is None:
+                self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads some hundred certificates
+            async with asyncio.timeout(self._patience.connect_s):
+                connection = await send(address, request, self._tls if address.tls else None)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise _not_sent(error, endpoint, path) from error
+        try:
+            return connection, await connection.head()
+        except (NotHttpError, OSError) as error:
+            connection.close()
+            raise _failure(error, endpoint, path) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _error_body(self, connection: EngineConnection) -> bytes:
         """What a refusal says, as far as it comes: the status alone is an answer too."""
+        body = bytearray()
         try:
             async with asyncio.timeout(self._patience.answer_s):
-                return await _read(response.content, MAX_ERROR_BYTES)
-        except (aiohttp.ClientError, TimeoutError):
-            return b""
+                while len(body) < MAX_ERROR_BYTES and (more := await connection.readany()):
+                    body += more
+        except (NotHttpError, OSError):  # a TimeoutError is one too
+            pass
+        return bytes(body[:MAX_ERROR_BYTES])
 
 
 class EventStream:
     """A generation's answer while it comes."""
 
-    def __init__(self, response: aiohttp.ClientResponse, parser: SseParser, endpoint: Endpoint, path: str) -> None:
-        self._content = response.content
+    def __init__(self, body: Body, parser: SseParser, endpoint: Endpoint, path: str) -> None:
+        self._body = body
         self._parser = parser
         self._endpoint = endpoint
         self._path = path
@@ -206,8 +240,8 @@ class EventStream:
         """
         while True:
             try:
-                chunk = await self._content.readany()
-            except (aiohttp.ClientError, TimeoutError) as error:
+                chunk = await self._body.readany()
+            except (NotHttpError, OSError) as error:
                 raise _failure(error, self._endpoint, self._path) from error
             if not chunk:
                 if self._parser.finish():
@@ -220,16 +254,16 @@ class EventStream:
 class Document:
     """A generation's answer where it comes in one piece."""
 
-    def __init__(self, response: aiohttp.ClientResponse, endpoint: Endpoint, path: str) -> None:
-        self._content = response.content
+    def __init__(self, body: Body, endpoint: Endpoint, path: str) -> None:
+        self._body = body
         self._endpoint = endpoint
         self._path = path
 
     async def read(self) -> bytes:
         """The whole answer. Raises EngineError, also for one that is too large or cut off."""
         try:
-            content = await _read(self._content, MAX_ANSWER_BYTES + 1)
-        except (aiohttp.ClientError, TimeoutError) as error:
+            content = await self._body.read(MAX_ANSWER_BYTES)
+        except (NotHttpError, OSError) as error:
             raise _failure(error, self._endpoint, self._path) from error
         if len(content) > MAX_ANSWER_BYTES:
             raise EngineError(Failure.PROTOCOL, f"{self._path} answered more than {MAX_ANSWER_BYTES} bytes")
@@ -278,17 +312,30 @@ def _without_key(error: EngineError, endpoint: Endpoint) -> EngineError:
     return EngineError(error.failure, text[:MAX_MESSAGE], status=error.status)
 
 
+def _not_sent(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
+    """Why a generation did not reach its engine."""
+    match error:
+        case ssl.SSLError():
+            return EngineError(Failure.REFUSED, f"{_place(endpoint)} cannot be trusted: its TLS is not valid here")
+        case OSError() if not isinstance(error, TimeoutError):
+            return EngineError(Failure.REFUSED, f"nobody listens at {_place(endpoint)}")
+        case _:
+            return _failure(error, endpoint, path)
+
+
 def _failure(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
-    """What a failed connection means. The library's own text stays out of ours: it is not ours to vouch for."""
+    """What a failed connection means. A library's own text stays out of ours: it is not ours to vouch for."""
     match error:
         case aiohttp.ClientConnectorError():
             return EngineError(Failure.REFUSED, f"nobody listens at {_place(endpoint)}")
+        case aiohttp.ClientResponseError() | NotHttpError():
+            return EngineError(Failure.PROTOCOL, f"the engine at {_place(endpoint)} does not speak HTTP")
         case TimeoutError():
             return EngineError(Failure.TIMEOUT, f"the engine at {_place(endpoint)} did not answer {path} in time")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
             return EngineError(Failure.INVALID, f"{_place(endpoint)} is no address of an engine")
-        case aiohttp.ClientResponseError():
-            return EngineError(Failure.PROTOCOL, f"the engine at {_place(endpoint)} does not speak HTTP")
+        case CutOffError():
+            return EngineError(Failure.BROKEN, f"the engine's connection broke: {error}")
         case _:
             return EngineError(Failure.BROKEN, f"the engine's connection broke: {type(error).__name__}")
 

@@ -45,6 +45,8 @@ class Method(StrEnum):
     POOL_DRAIN = "pool.drain"
     POOL_RELOAD = "pool.reload"
     POOL_RESTART = "pool.restart"
+    POOL_IDLE = "pool.idle"
+    """A notification: no task runs on those engines of the pool that are to end once their tasks have."""
     ENGINE_PLAN = "engine.plan"
     ENGINE_PREFLIGHT = "engine.preflight"
     CATALOG_PUT = "catalog.put"
@@ -197,7 +199,7 @@ def call(number: int, method: Method, params: Message) -> bytes:
     return frame(Request(id=number, method=method, params=raw(params)))
 
 
-def notification(method: Push, params: Message) -> bytes:
+def notification(method: Push | Method, params: Message) -> bytes:
     """The frame of a notification."""
     return frame(Notification(method=method, params=raw(params)))
 

@@ -32,6 +32,7 @@ from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
+from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
@@ -75,9 +76,10 @@ async def serve(context: DaemonContext) -> None:
 
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
+        manager = LinkedManager()
         recorder = Recorder(archive, config.profile, context.redactor, clock.unix_ms)
         observer = Observer(metrics, recorder.seal if config.artifacts.records else None)
-        orchestrator = Orchestrator(config, pools, clock, sources, observer)
+        orchestrator = Orchestrator(config, pools, clock, sources, observer, manager=manager)
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
         link = PoolLink(
@@ -88,6 +90,7 @@ async def serve(context: DaemonContext) -> None:
             on_job=lambda job: metrics.verified(job) if catalog.take(job) else None,
             on_notices=pools.noticed,
         )
+        manager.link = link
         secret = None if token is None else token.value
         authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
         app = make_http_app(

@@ -1,11 +1,14 @@
-"""The tasks that wait: bounded, two priorities, FIFO within each, every operation O(1) in the number of tasks.
+"""The tasks that wait: bounded, two priorities, FIFO within each, every operation at most O(log n) in their number.
 
-Decides the order in which tasks are offered to replicas, who is charged for a place in a queue, and who gives way when
-a queue is full. Never decides which replica a task gets (``placement``) and never touches a task that runs.
+Decides the order in which tasks are offered to replicas, who is charged for a place in a queue, who gives way when
+a queue is full, and when a batch task goes before an interactive one. Never decides which replica a task gets
+(``placement``), never reads a clock, and never touches a task that runs.
 
 A task waits in the *lane* of its priority and of the set of pools that may run it, so that it is bound to a pool only
-when a slot is free. There are as many lanes as there are different sets of pools: a handful. For the bound, each task
-is *charged* to one of its pools, the one with most room; wherever it runs in the end, that place is given back.
+when a slot is free. There are as many lanes as there are different sets of pools: a handful. A turn of a conversation
+may be *held* for its home, the pool that has its cache: for so long it stands in a lane of that home, where other pools
+do not see it. For the bound, each task is *charged* to one of its pools, the one with most room; wherever it runs in
+the end, that place is given back.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
+from sortedcontainers import SortedDict, SortedList
 
 from contracts.config import FullPolicy, Queue
 from contracts.tasks import Placement, Priority
@@ -25,16 +29,34 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     task_id: str
     number: int
     lane: Lane
-    charged_to: str
+    charged_to: str | None
+    """The pool whose queue it has a place in; None once it had started and came back."""
     wish: Placement
+    home: str | None = None
+    """The pool that has what this task would otherwise have to compute again."""
+    hold_until_ms: float | None = None
+    """Until then no other pool gets it; None when it is not held, or no more."""
 
 
 class Lane(msgspec.Struct, frozen=True, eq=False):
-    """The waiting tasks of one priority that the same pools may run, oldest first."""
+    """The waiting tasks of one priority that the same pools may run, by their numbers."""
 
     priority: Priority
     pools: frozenset[str]
-    entries: OrderedDict[str, Entry]
+    """The pools that may run them."""
+    open_to: frozenset[str]
+    """Those of them that may do so now: the home alone, while its tasks are held."""
+    elsewhere: frozenset[str]
+    """The rest of them."""
+    entries: SortedDict[int, Entry]
+    expiries: SortedList[tuple[float, int]]
+    """When the hold of each task ends, with its number; empty where none is held."""
+
+    @property
+    def oldest(self) -> Entry:
+        """The one that goes first."""
+        entry: Entry = self.entries.peekitem(0)[1]
+        return entry
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -53,6 +75,8 @@ class Full(msgspec.Struct, frozen=True):
 
 
 ANYWHERE = Placement()
+WHOLE_START = 1_000_000
+"""A batch share is counted in millionths of a start, so that adding them up is exact."""
 _RANK = {Priority.INTERACTIVE: 0, Priority.BATCH: 1}
 
 
@@ -66,9 +90,11 @@ class Backlog:
     def __init__(self, queues: Mapping[str, Queue]) -> None:
         self._queues = dict(queues)
         self._charged = {(pool, priority): OrderedDict[str, Entry]() for pool in queues for priority in Priority}
-        self._lanes: dict[tuple[Priority, frozenset[str]], Lane] = {}
+        self._lanes: dict[tuple[Priority, frozenset[str], frozenset[str]], Lane] = {}
         self._entries: dict[str, Entry] = {}
         self._arrivals = 0
+        self._owed = dict.fromkeys(queues, 0)
+        """What each pool owes to batch, in millionths of a start; always less than one start."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -76,10 +102,22 @@ class Backlog:
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._entries
 
+    # --- coming and going ---------------------------------------------------------------------------------------------
+
     def offer(
-        self, task_id: str, priority: Priority, pools: Collection[str], wish: Placement = ANYWHERE
+        self,
+        task_id: str,
+        priority: Priority,
+        pools: Collection[str],
+        wish: Placement = ANYWHERE,
+        *,
+        home: str | None = None,
+        hold_until_ms: float | None = None,
     ) -> Queued | Full:
-        """Queue a task that any of ``pools`` may run, or say why not. ``pools`` must be known and not empty."""
+        """Queue a task that any of ``pools`` may run, or say why not. ``pools`` must be known and not empty.
+
+        With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on.
+        """
         charged_to, evicted = self._roomiest(pools), None
         if charged_to is None:
             charged_to, evicted = self._give_way(priority, pools)
@@ -88,27 +126,91 @@ class Backlog:
             return Full(pool_id=pool_id, policy=self._queues[pool_id].full_policy)
         if evicted is not None:
             self.remove(evicted)
-        position = self._ahead(priority, frozenset(pools))
+        may_run = frozenset(pools)
+        position = self.ahead_of_new(priority, may_run)
+        home = home if home in may_run else None
+        held_until = None if home is None else hold_until_ms
         self._arrivals += 1
-        lane = self._lane(priority, frozenset(pools))
-        entry = Entry(task_id=task_id, number=self._arrivals, lane=lane, charged_to=charged_to, wish=wish)
-        self._entries[task_id] = lane.entries[task_id] = entry
-        self._charged[charged_to, priority][task_id] = entry
+        entry = Entry(
+            task_id=task_id,
+            number=self._arrivals,
+            lane=self._lane(priority, may_run, held_for=None if held_until is None else home),
+            charged_to=charged_to,
+            wish=wish,
+            home=home,
+            hold_until_ms=held_until,
+        )
+        self._enter(entry)
         return Queued(position=position, charged_to=charged_to, evicted=evicted)
+
+    def give_back(self, entry: Entry, without: Collection[str]) -> bool:
+        """Queue a task again that was taken out and never ran, for its pools but ``without``; False when none is left.
+
+        It has the number it had, and so goes before all that came after it. It had its place in a queue and is
+        charged to none again, so it is never evicted, and there are never more of these than slots.
+        """
+        left = entry.lane.pools.difference(without)
+        if not left:
+            return False
+        lane = self._lane(entry.lane.priority, left)
+        home = entry.home if entry.home in left else None
+        self._enter(msgspec.structs.replace(entry, lane=lane, charged_to=None, home=home, hold_until_ms=None))
+        return True
 
     def remove(self, task_id: str) -> bool:
         """Take a task out, wherever it stands; False when it does not wait here."""
         entry = self._entries.pop(task_id, None)
         if entry is None:
             return False
-        del self._charged[entry.charged_to, entry.lane.priority][task_id]
+        if entry.charged_to is not None:
+            del self._charged[entry.charged_to, entry.lane.priority][task_id]
         self._leave(entry)
         return True
 
-    def head(self, pools: Collection[str]) -> Entry | None:
-        """The task that goes first among those that any of ``pools`` may run; it stays in the queue."""
-        heads = [next(iter(lane.entries.values())) for lane in self._lanes.values() if not lane.pools.isdisjoint(pools)]
+    # --- whose turn it is ---------------------------------------------------------------------------------------------
+
+    def head(self, pools: Collection[str], priority: Priority | None = None) -> Entry | None:
+        """The task that goes first among those that any of ``pools`` may run now; it stays in the queue."""
+        heads = [
+            lane.oldest
+            for lane in self._lanes.values()
+            if priority in {None, lane.priority} and not lane.open_to.isdisjoint(pools)
+        ]
         return min(heads, key=_turn, default=None)
+
+    def take_turn(self, first: Entry, pool_id: str) -> Entry:
+        """Take out the task that gets this start of a pool: ``first``, or the batch task that is owed one.
+
+        While both priorities wait for a pool, every start adds its ``batch_share`` to what it owes to batch, and a
+        whole start owed is given. So of any n such starts in a row at least n times the share, rounded down, are
+        batch's.
+        """
+        share = round(self._queues[pool_id].batch_share * WHOLE_START)
+        taken = first
+        if share and first.lane.priority is Priority.INTERACTIVE:
+            batch = self.head((pool_id,), Priority.BATCH)
+            if batch is not None:
+                self._owed[pool_id] += share
+                if self._owed[pool_id] >= WHOLE_START:
+                    self._owed[pool_id] -= WHOLE_START
+                    taken = batch
+        self.remove(taken.task_id)
+        return taken
+
+    def let_go(self, now_ms: float, unusable: Collection[str] = ()) -> None:
+        """End the holds whose time is over, and those for a home that is ``unusable``. Nobody loses their turn."""
+        for lane in [each for each in self._lanes.values() if each.expiries]:
+            void = not lane.open_to.isdisjoint(unusable)
+            while lane.expiries and (void or lane.expiries[0][0] <= now_ms):
+                entry = lane.entries[lane.expiries[0][1]]
+                self._move(entry, lane.pools, home=entry.home, hold_until_ms=None)
+
+    def next_expiry(self, pools: Collection[str]) -> float | None:
+        """When the first hold ends that keeps one of ``pools`` from a task; None when there is none."""
+        kept = (lane for lane in self._lanes.values() if lane.expiries and not lane.elsewhere.isdisjoint(pools))
+        return min((lane.expiries[0][0] for lane in kept), default=None)
+
+    # --- what others need to know -------------------------------------------------------------------------------------
 
     def pools_of(self, task_id: str) -> frozenset[str]:
         """The pools that may run a waiting task."""
@@ -123,21 +225,27 @@ class Backlog:
         """The bound of a pool's queue."""
         return self._queues[pool_id].capacity
 
-    def ahead_of_new(self, priority: Priority, pools: Collection[str]) -> int:
+    def ahead_of_new(self, priority: Priority, pools: frozenset[str]) -> int:
         """How many waiting tasks would go before one that arrived now."""
-        return self._ahead(priority, frozenset(pools))
+        return sum(len(lane.entries) for lane in self._before(priority, pools))
 
-    def positions(self) -> Iterator[tuple[str, int]]:
-        """Every waiting task with the number of tasks that go before it; walks them all, so it is for reports."""
-        passed: dict[frozenset[str], int] = {}
-        for entry in sorted(self._entries.values(), key=_turn):
-            pools = entry.lane.pools
-            yield entry.task_id, sum(count for other, count in passed.items() if not other.isdisjoint(pools))
-            passed[pools] = passed.get(pools, 0) + 1
+    def position(self, task_id: str) -> int:
+        """How many tasks go before a waiting one, interactive ones first."""
+        entry = self._entries[task_id]
+        priority, number, ahead = entry.lane.priority, entry.number, 0
+        for lane in self._before(priority, entry.lane.pools):
+            ahead += lane.entries.bisect_left(number) if lane.priority is priority else len(lane.entries)
+        return ahead
 
     def waiting_for(self, pool_id: str) -> list[str]:
         """The tasks that this pool may run."""
-        return [task_id for lane in self._lanes.values() if pool_id in lane.pools for task_id in lane.entries]
+        lanes = [lane for lane in self._lanes.values() if pool_id in lane.pools]
+        return [entry.task_id for lane in lanes for entry in lane.entries.values()]
+
+    def unserved(self, open_pools: Collection[str]) -> list[str]:
+        """The tasks that none of ``open_pools`` may run, oldest first within a lane."""
+        lanes = [lane for lane in self._lanes.values() if lane.pools.isdisjoint(open_pools)]
+        return [entry.task_id for lane in lanes for entry in lane.entries.values()]
 
     def withdraw(self, pool_id: str, task_ids: Collection[str]) -> list[str]:
         """Let ``pool_id`` no longer run these tasks; answers with those that no other pool may run, left as they are.
@@ -145,35 +253,61 @@ class Backlog:
         Nobody loses their turn, and every task keeps the place in the queue that it is charged for.
         """
         stranded = []
-        joined: dict[int, Lane] = {}
         for entry in [self._entries[task_id] for task_id in task_ids]:
             left = entry.lane.pools - {pool_id}
             if not left:
                 stranded.append(entry.task_id)
-                continue
-            lane = self._lane(entry.lane.priority, left)
-            self._leave(entry)
-            moved = msgspec.structs.replace(entry, lane=lane)
-            self._entries[entry.task_id] = lane.entries[entry.task_id] = moved
-            self._charged[entry.charged_to, lane.priority][entry.task_id] = moved
-            joined[id(lane)] = lane
-        for lane in joined.values():
-            for entry in sorted(lane.entries.values(), key=_turn):
-                lane.entries.move_to_end(entry.task_id)
+            elif entry.home == pool_id:
+                self._move(entry, left, home=None, hold_until_ms=None)
+            else:
+                self._move(entry, left, home=entry.home, hold_until_ms=entry.hold_until_ms)
         return stranded
-
-    def unserved(self, open_pools: Collection[str]) -> list[str]:
-        """The tasks that none of ``open_pools`` may run, oldest first within a lane."""
-        stranded = [lane for lane in self._lanes.values() if lane.pools.isdisjoint(open_pools)]
-        return [task_id for lane in stranded for task_id in lane.entries]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _enter(self, entry: Entry) -> None:
+        """Put an entry where it says that it stands."""
+        self._entries[entry.task_id] = entry.lane.entries[entry.number] = entry
+        if entry.hold_until_ms is not None:
+            entry.lane.expiries.add((entry.hold_until_ms, entry.number))
+        if entry.charged_to is not None:
+            self._charged[entry.charged_to, entry.lane.priority][entry.task_id] = entry
+
     def _leave(self, entry: Entry) -> None:
         """Take an entry out of its lane, and the lane away with its last entry."""
-        del entry.lane.entries[entry.task_id]
-        if not entry.lane.entries:
-            del self._lanes[entry.lane.priority, entry.lane.pools]
+        lane = entry.lane
+        del lane.entries[entry.number]
+        if entry.hold_until_ms is not None:
+            lane.expiries.remove((entry.hold_until_ms, entry.number))
+        if not lane.entries:
+            del self._lanes[lane.priority, lane.pools, lane.open_to]
+
+    def _move(self, entry: Entry, pools: frozenset[str], home: str | None, hold_until_ms: float | None) -> None:
+        """Let an entry wait in another lane, by its number."""
+        lane = self._lane(entry.lane.priority, pools, None if hold_until_ms is None else home)
+        self._leave(entry)
+        self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=hold_until_ms))
+
+    def _lane(self, priority: Priority, pools: frozenset[str], held_for: str | None = None) -> Lane:
+        open_to = pools if held_for is None else frozenset({held_for})
+        lane = self._lanes.get((priority, pools, open_to))
+        if lane is None:
+            lane = Lane(
+                priority=priority,
+                pools=pools,
+                open_to=open_to,
+                elsewhere=pools - open_to,
+                entries=SortedDict(),
+                expiries=SortedList(),
+            )
+            self._lanes[priority, pools, open_to] = lane
+        return lane
+
+    def _before(self, priority: Priority, pools: frozenset[str]) -> Iterator[Lane]:
+        """The lanes with tasks that may go before one of this priority, for the sake of these pools."""
+        rank = _RANK[priority]
+        lanes = self._lanes.values()
+        return (lane for lane in lanes if _RANK[lane.priority] <= rank and not lane.pools.isdisjoint(pools))
 
     def _room(self, pool_id: str) -> int:
         return self._queues[pool_id].capacity - self.depth(pool_id)
@@ -192,12 +326,3 @@ class Backlog:
                 victim = min(oldest, key=lambda entry: entry.number)
                 return victim.charged_to, victim.task_id
         return None, None
-
-    def _ahead(self, priority: Priority, pools: frozenset[str]) -> int:
-        rank = _RANK[priority]
-        lanes = (lane for lane in self._lanes.values() if _RANK[lane.priority] <= rank)
-        return sum(len(lane.entries) for lane in lanes if not lane.pools.isdisjoint(pools))
-
-    def _lane(self, priority: Priority, pools: frozenset[str]) -> Lane:
-        fresh = Lane(priority=priority, pools=pools, entries=OrderedDict())
-        return self._lanes.setdefault((priority, pools), fresh)

@@ -168,7 +168,8 @@ class Entrance:
                 queue_position=place.position,
                 predicted_start_ms=predicted,
                 backoff_ms=0 if self._has_room(ids) else round(prediction.place_ms(loads)),
-            )
+            ),
+            self._observer.seal,
         )
         self._entered(task, place)
         return task

@@ -6,16 +6,15 @@ Decides which events are worth a log line, with which fields. Nothing here runs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from contracts.errors import STATUS, ErrorCode
-from contracts.events import End, StreamError
+from contracts.events import End
 from contracts.pools import PoolSnapshot
 from contracts.tasks import PlacementMode
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
-from orchestratord.task import Caller, Task
+from orchestratord.task import Caller, Seal, Task
 
 log = logging.getLogger("orchestratord.tasks")
 pool_log = logging.getLogger("orchestratord.pools")
@@ -23,7 +22,6 @@ pool_log = logging.getLogger("orchestratord.pools")
 NOWHERE = ("none", "none", "none", "none")
 """The replica labels of a task that was never started."""
 TOO_MANY_REQUESTS = 429
-Seal = Callable[[Task, End | StreamError], str | None]
 
 
 class Observer:
@@ -31,14 +29,13 @@ class Observer:
 
     def __init__(self, metrics: Metrics, seal: Seal | None = None) -> None:
         self._metrics = metrics
-        self._seal = seal
+        self.seal = seal
         self._seen: dict[str, PoolSnapshot] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def admitted(self, task: Task, entry: PoolEntry) -> None:
         """A task entered the queue; ``entry`` is the pool that is charged for its place."""
-        task.seal = self._seal
         labels = replica_labels(entry)
         self._metrics.enqueued.labels(*labels, task.request.priority).inc()
         entered = task.admission
@@ -72,6 +69,20 @@ class Observer:
         self._metrics.placements.labels("placed", pinned, "false").inc()
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
+
+    def started_again(self, task: Task) -> None:
+        """A task got a slot elsewhere, after its replica had died before its first token."""
+        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
+        self._metrics.placements.labels("placed", pinned, "true").inc()
+
+    def retried(self, task: Task, why: str) -> None:
+        """A task goes back to its place in the queue: its replica has failed before its first token."""
+        log.warning("task %s is given to another replica: %s", task.id, why, extra=_context(task, _run_labels(task)))
+
+    def slot_freed(self, task: Task, took_ms: float) -> None:
+        """The engine itself has said that it no longer works on a run that it did not end."""
+        extra = _context(task, _run_labels(task)) | {"slot_free_ms": round(took_ms, 1)}
+        log.info("the slot of task %s was free after %.1f ms", task.id, took_ms, extra=extra)
 
     def done(self, task: Task) -> None:
         """A task ended well."""

@@ -23,6 +23,7 @@ from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.entrance import Entrance, Sources
 from orchestratord.errors import api_error
+from orchestratord.manager import Manager
 from orchestratord.observer import Observer
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runner import Runner
@@ -33,13 +34,22 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.5
 """How often waiting tasks are told where they stand, when that has changed."""
+REPORTS_AT_ONCE = 64
+"""After so many of them others get their turn of the loop."""
 
 
 class Orchestrator:
     """Admission to last token, for all tasks of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, clock: Clock, sources: Sources, observer: Observer
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        clock: Clock,
+        sources: Sources,
+        observer: Observer,
+        *,
+        manager: Manager | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
@@ -48,6 +58,8 @@ class Orchestrator:
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._listened: dict[str, Task] = {}
+        """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.runner = Runner(
@@ -59,6 +71,7 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            manager=manager,
         )
         self.entrance = Entrance(
             pools,
@@ -96,11 +109,15 @@ class Orchestrator:
         if task is None:
             hint = f"the last {self._config.server.keep_finished} finished tasks are kept (server.keep_finished)"
             raise api_error(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint)
+        self._locate(task)
         return task
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks."""
-        return self._store.select(state, limit)
+        chosen = self._store.select(state, limit)
+        for task in chosen:
+            self._locate(task)
+        return chosen
 
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
@@ -113,11 +130,14 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
+        self._listened.setdefault(task.id, task)
         _drop(self._graces, task.id)
         try:
             yield
         finally:
             unsubscribe()
+            if not task.log.readers:
+                self._listened.pop(task.id, None)
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
@@ -136,7 +156,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
-        self.runner.learn(entry)
+        self.runner.reported(entry)
         self.runner.pump()
 
     def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
@@ -209,16 +229,29 @@ class Orchestrator:
         self._store.settle(task)
         self._observer.settled(task)
 
+    # --- where waiting tasks stand ------------------------------------------------------------------------------------
+
+    def _locate(self, task: Task) -> None:
+        """Know where a waiting task stands right now."""
+        if task.state is TaskState.QUEUED and task.id in self.backlog:
+            task.queue_position = self.backlog.position(task.id)
+
     async def _report_positions(self) -> None:
-        """Tell the readers of waiting tasks when their place has changed."""
+        """Tell the readers of waiting tasks when their place has changed; nobody else costs anything."""
+        told: dict[str, int | None] = {}
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            depth = len(self.backlog)
-            for task_id, position in list(self.backlog.positions()):
-                task = self.get(task_id)
-                if position != task.queue_position:
-                    loads = self.runner.loads(self.backlog.pools_of(task_id))
-                    task.moved(position, prediction.start_ms(position, loads), depth)
+            waiting = [task for task in self._listened.values() if task.state is TaskState.QUEUED]
+            told = {task.id: told.get(task.id, task.admission.queue_position) for task in waiting}
+            for number, task in enumerate(waiting, start=1):
+                self._locate(task)
+                position = task.queue_position
+                if task.state is TaskState.QUEUED and position is not None and position != told[task.id]:
+                    told[task.id] = position
+                    loads = self.runner.loads(self.backlog.pools_of(task.id))
+                    task.moved(position, prediction.start_ms(position, loads), len(self.backlog))
+                if number % REPORTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # those who stream must not wait for those who are told
 
 
 def _drop(timers: dict[str, asyncio.TimerHandle], task_id: str) -> None:

@@ -105,6 +105,13 @@ class PoolLink:
         finally:
             self._pending.pop(number, None)
 
+    def notify(self, method: Method, params: Message) -> bool:
+        """Tell pool-managerd something that asks for no answer; False where it cannot be reached."""
+        if self._writer is None:
+            return False
+        self._writer.write(rpc.notification(method, params))
+        return True
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _trouble(self) -> str:

@@ -80,9 +80,17 @@ class StreamLog:
         """Close with the bad end."""
         self._append(_frame(b"error", event), last=True)
 
-    def read(self, offset: int) -> bytes:
-        """Everything from ``offset`` on; empty when there is nothing new."""
-        return bytes(self._buffer[offset:])
+    def read(self, offset: int, limit: int | None = None) -> bytes:
+        """Everything from ``offset`` on; empty when there is nothing new.
+
+        No more than ``limit`` bytes, cut between two frames; a frame that is larger comes alone.
+        """
+        if limit is None or len(self._buffer) - offset <= limit:
+            return bytes(self._buffer[offset:])
+        end = self._buffer.rfind(b"\n\n", offset, offset + limit)
+        if end < 0:
+            end = self._buffer.index(b"\n\n", offset)
+        return bytes(self._buffer[offset : end + 2])
 
     def offset_after(self, number: int) -> int:
         """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one."""

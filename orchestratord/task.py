@@ -1,12 +1,14 @@
 """One admitted task: what was asked, where it stands, and its stream.
 
-Decides the order of a task's life (queued, running, then exactly one of done, canceled and failed) and what its
-terminal event says. Never reads a clock: every moment is an argument, in monotonic milliseconds.
+Decides the order of a task's life (queued, running, and queued again where its replica died before its first token;
+then exactly one of done, canceled and failed) and what its terminal event says. Never reads a clock: every moment is an
+argument, in monotonic milliseconds.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,8 +21,6 @@ from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, T
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from adapters.base import Finished
 
 
@@ -58,22 +58,30 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The pool as it was then."""
 
 
+Seal = Callable[["Task", End | StreamError], str | None]
+"""Told of a task's terminal event before it is written; answers with the id of the record that is made of it."""
+
+
 class Task:
     """A task from admission to its last reader."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, seal: Seal | None = None) -> None:
         self.admission = admission
+        self._seal = seal
         self.state = TaskState.QUEUED
         self.log = StreamLog()
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
-        self._first_text_ms: float | None = None
+        self.replicas: list[str] = []
+        """The replicas that were given it, in order."""
+        self.tried: set[tuple[str, int]] = set()
+        """The pools that have failed it, each with the number of the engine's start."""
+        self.slot_free_ms: float | None = None
+        """What the engine took to let go of a run that it did not end itself."""
+        self.artifact_id: str | None = None
+        self.first_text_ms: float | None = None
         self._end: End | None = None
         self._error: StreamError | None = None
-        self.artifact_id: str | None = None
-        """The record that it left, once it has ended."""
-        self.seal: Callable[[Task, End | StreamError], str | None] | None = None
-        """Makes its record, just before the terminal event, and answers with the record's id."""
 
     @property
     def id(self) -> str:
@@ -84,6 +92,11 @@ class Task:
     def request(self) -> TaskRequest:
         """What was asked."""
         return self.admission.request
+
+    @property
+    def attempts(self) -> int:
+        """How many replicas were given it."""
+        return len(self.replicas)
 
     @property
     def finished(self) -> bool:
@@ -119,15 +132,28 @@ class Task:
 
     def start(self, run: Run, event: Started) -> None:
         """The task has a slot."""
-        self.state = TaskState.RUNNING
-        self.run = run
-        self.queue_position = None
+        self._run(run)
         self.log.started(event)
+
+    def start_again(self, run: Run, event: Metrics) -> None:
+        """The task has another slot, after the replica that had it died before its first token."""
+        self._run(run)
+        self.log.metrics(event)
+
+    def wait_again(self) -> None:
+        """Its replica died before its first token: the task is in the queue once more, at its old place."""
+        self.state = TaskState.QUEUED
+        self.queue_position = 0
+
+    def tell(self, event: Metrics) -> None:
+        """Something is worth saying; behind the terminal event nothing is."""
+        if not self.log.closed:
+            self.log.metrics(event)
 
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought."""
-        if self._first_text_ms is None:
-            self._first_text_ms = now_ms
+        if self.first_text_ms is None:
+            self.first_text_ms = now_ms
         self.log.texts(texts)
 
     def done(self, finished: Finished, now_ms: float) -> None:
@@ -143,7 +169,7 @@ class Task:
     def fail(self, code: ErrorCode, message: str, hint: str | None = None, retry_after_ms: int | None = None) -> None:
         """The task cannot be brought to a good end."""
         self.state = TaskState.FAILED
-        error = StreamError(
+        self._error = StreamError(
             code=code,
             message=message,
             retriable=code in RETRIABLE,
@@ -151,9 +177,9 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
-        self._error = error
-        self._sealed(error)
-        self.log.error(error)
+        if self._seal is not None:
+            self.artifact_id = self._seal(self, self._error)
+        self.log.error(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
 
@@ -192,7 +218,7 @@ class Task:
             replica_id=run.replica_id if run else None,
             seed=entered.seed,
             queue_time_ms=self._since_admission(run.at_ms) if run else None,
-            first_token_ms=self._since_admission(self._first_text_ms),
+            first_token_ms=self._since_admission(self.first_text_ms),
             decode_time_ms=end.decode_time_ms if end else None,
             tokens_in=end.tokens_in if end else None,
             tokens_out=end.tokens_out if end else None,
@@ -200,6 +226,9 @@ class Task:
             stream_sha256=end.stream_sha256 if end else None,
             error_code=self._error.code if self._error else None,
             streams=self.links,
+            session_id=self.request.session_id,
+            attempts=self.attempts,
+            slot_free_ms=None if self.slot_free_ms is None else round(self.slot_free_ms),
             artifact_id=self.artifact_id,
         )
 
@@ -209,6 +238,12 @@ class Task:
         return self._end or self._error
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _run(self, run: Run) -> None:
+        self.state = TaskState.RUNNING
+        self.run = run
+        self.queue_position = None
+        self.replicas.append(run.replica_id)
 
     def _since_admission(self, moment_ms: float | None) -> int | None:
         return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
@@ -223,25 +258,20 @@ class Task:
     ) -> None:
         """Close with ``end``; what the engine did not say is what was seen here."""
         if decode_ms is None or not 0 <= decode_ms < math.inf:
-            decode_ms = 0.0 if self._first_text_ms is None else now_ms - self._first_text_ms
-        waited_until = self.run.at_ms if self.run else now_ms
-        end = End(
+            decode_ms = 0.0 if self.first_text_ms is None else now_ms - self.first_text_ms
+        waited_until = self.run.at_ms if self.run else now_ms  # of several runs the last: it had the others' waits
+        self._end = End(
             tokens_in=max(0, tokens_in or 0),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
-            first_token_ms=self._since_admission(self._first_text_ms),
+            first_token_ms=self._since_admission(self.first_text_ms),
             queue_time_ms=self._since_admission(waited_until) or 0,
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
-        self._end = end
-        artifact_id = self._sealed(end)
-        if artifact_id is not None:
-            self._end = msgspec.structs.replace(end, artifact_id=artifact_id)
+        if self._seal is not None:
+            self.artifact_id = self._seal(self, self._end)
+            if self.artifact_id is not None:
+                self._end = msgspec.structs.replace(self._end, artifact_id=self.artifact_id)
         self.log.end(self._end)
-
-    def _sealed(self, event: End | StreamError) -> str | None:
-        if self.seal is not None:
-            self.artifact_id = self.seal(self, event)
-        return self.artifact_id

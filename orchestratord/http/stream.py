@@ -1,23 +1,26 @@
 """A task's log over HTTP, as server-sent events.
 
-Decides nothing but how many streams one client may hold open. Each reader writes all that it has not sent yet in one
-write, so a slow one falls behind and catches up without slowing the engine or another reader.
+Decides nothing but how many streams one client may hold open; ``sse_writer`` serves each reader by itself, so a slow one
+falls behind and catches up, or is cut off, without slowing the engine or another reader.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 
 from aiohttp import web
-from aiohttp_sse import sse_response
 
 from contracts.config import Server
 from contracts.errors import ErrorCode
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.http.sse_writer import Patience, SseResponse, SseWriter
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.task import Task
+
+log = logging.getLogger(__name__)
 
 EVENT_STREAM = "text/event-stream"
 RETRY_MS = 1_000
@@ -30,6 +33,7 @@ class Streams:
     def __init__(self, orchestrator: Orchestrator, limits: Server) -> None:
         self._orchestrator = orchestrator
         self._limits = limits
+        self._patience = Patience(ping_s=limits.ping_interval_ms / 1000, slow_s=limits.slow_reader_ms / 1000)
         self._open = Counter[str]()
 
     def check_room(self, request: web.Request) -> None:
@@ -48,19 +52,17 @@ class Streams:
         self, request: web.Request, task: Task, *, after: int, headers: dict[str, str] | None = None
     ) -> web.StreamResponse:
         """Write the task's log, from behind token ``after``, until its terminal event is written."""
-        news = asyncio.Event()
         client = request.remote or ""
+        response = SseResponse(headers)
+        writer = SseWriter(task.log, after, self._patience)
         self._open[client] += 1
         try:
-            with self._orchestrator.reading(task, news.set):
-                async with sse_response(
-                    request,
-                    headers=headers,
-                    sep="\n",
-                    allow_all_methods=True,
-                    ping_interval=self._limits.ping_interval_ms / 1000,
-                ) as response:
-                    await _follow(response, task, after, news)
+            with self._orchestrator.reading(task, writer.wake):
+                await asyncio.sleep(0)  # what was just started is on its way to its engine before anything is written
+                if not await writer.write(request, response):
+                    _tell(task, client, self._limits.slow_reader_ms)
+        except ConnectionResetError:
+            pass  # the client has gone: there is nobody to answer
         finally:
             self._open[client] -= 1
             if not self._open[client]:
@@ -68,17 +70,11 @@ class Streams:
         return response
 
 
-async def _follow(response: web.StreamResponse, task: Task, after: int, news: asyncio.Event) -> None:
-    log = task.log
-    offset = log.offset_after(after)
-    while True:
-        news.clear()
-        frames = log.read(offset)
-        if log.closed:
-            await response.write_eof(frames)  # the last frames and the end of the body in one write
-            return
-        if frames:
-            offset += len(frames)
-            await response.write(frames)
-        else:
-            await news.wait()
+def _tell(task: Task, client: str, slow_ms: int) -> None:
+    log.warning(
+        "a reader of task %s at %s was cut off: it took nothing for %d ms (server.slow_reader_ms)",
+        task.id,
+        client,
+        slow_ms,
+        extra={"task_id": task.id, "correlation_id": task.admission.caller.correlation_id},
+    )

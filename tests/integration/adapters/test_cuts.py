@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -39,6 +37,9 @@ class Reads:
     async def readany(self) -> bytes:
         return next(self._parts, b"")
 
+    async def read(self, limit: int) -> bytes:
+        raise NotImplementedError
+
 
 class CutHttp(EngineHttp):
     """Asks questions as usual; the answer to a generation comes from ``reads``."""
@@ -49,8 +50,7 @@ class CutHttp(EngineHttp):
     async def stream(
         self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
     ) -> AsyncIterator[EventStream]:
-        answer: Any = SimpleNamespace(content=Reads(self.reads))
-        yield EventStream(answer, SseParser(), endpoint, path)
+        yield EventStream(Reads(self.reads), SseParser(), endpoint, path)
 
 
 @asynccontextmanager

@@ -62,7 +62,7 @@ class Scheduler(RuleBasedStateMachine):
                 pool_id=engine.pool_id,
                 replica_id=f"{engine.pool_id}-0",
                 usable=engine.usable,
-                slots=SLOTS[engine.pool_id],
+                free_slots=SLOTS[engine.pool_id] - self.active(engine.pool_id),
                 active=self.active(engine.pool_id),
                 vram_free_bytes=engine.vram,
             )
@@ -83,9 +83,9 @@ class Scheduler(RuleBasedStateMachine):
         """Start all that can start, and check every assignment against the rules."""
         while True:
             replicas, waiting = self.replicas(), self.waiting()
-            free = {each.pool_id for each in replicas if each.usable and each.active < each.slots}
+            free = {each.pool_id for each in replicas if each.usable and each.free_slots}
             eligible = [task_id for task_id, task in waiting.items() if task.pools & free]
-            assignment = next_assignment(self.backlog, replicas)
+            assignment = next_assignment(self.backlog, replicas, self.now)
             if assignment is None:
                 assert not eligible, f"{eligible} wait while {free} are free"
                 return
@@ -183,8 +183,8 @@ def test_random_lives_of_a_scheduler() -> None:
 def test_nothing_is_taken_while_no_slot_is_free() -> None:
     backlog = Backlog(QUEUES)
     backlog.offer("t", Priority.INTERACTIVE, {"a"})
-    busy = Replica(pool_id="a", replica_id="a-0", usable=True, slots=1, active=1)
-    assert next_assignment(backlog, [busy]) is None
+    busy = Replica(pool_id="a", replica_id="a-0", usable=True, free_slots=0, active=1)
+    assert next_assignment(backlog, [busy], 0) is None
     assert "t" in backlog
 
 
@@ -194,13 +194,13 @@ def test_a_later_task_passes_one_that_no_free_slot_could_serve() -> None:
     backlog.offer("for-a", Priority.INTERACTIVE, {"a"})
     backlog.offer("for-b", Priority.BATCH, {"b"})
     replicas = [
-        Replica(pool_id="a", replica_id="a-0", usable=False, slots=1, active=0),
-        Replica(pool_id="b", replica_id="b-0", usable=True, slots=1, active=0),
+        Replica(pool_id="a", replica_id="a-0", usable=False, free_slots=1, active=0),
+        Replica(pool_id="b", replica_id="b-0", usable=True, free_slots=1, active=0),
     ]
-    assignment = next_assignment(backlog, replicas)
+    assignment = next_assignment(backlog, replicas, 0)
     assert assignment is not None
     assert (assignment.task_id, assignment.replica.pool_id) == ("for-b", "b")
-    assert next_assignment(backlog, replicas) is None
+    assert next_assignment(backlog, replicas, 0) is None
 
 
 @pytest.mark.req("HP-06")
@@ -208,9 +208,9 @@ def test_the_tasks_own_preference_decides_among_free_replicas() -> None:
     backlog = Backlog(QUEUES)
     backlog.offer("t", Priority.INTERACTIVE, {"a", "b"}, Placement(prefer=("b",)))
     replicas = [
-        Replica(pool_id=pool, replica_id=f"{pool}-0", usable=True, slots=1, active=0, vram_free_bytes=vram)
+        Replica(pool_id=pool, replica_id=f"{pool}-0", usable=True, free_slots=1, active=0, vram_free_bytes=vram)
         for pool, vram in (("a", 24), ("b", 12))
     ]
-    assignment = next_assignment(backlog, replicas)
+    assignment = next_assignment(backlog, replicas, 0)
     assert assignment is not None
     assert assignment.replica.pool_id == "b"

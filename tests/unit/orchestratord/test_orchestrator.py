@@ -726,13 +726,23 @@ async def test_before_any_report_it_is_the_managers_absence_that_is_told() -> No
 async def test_a_waiting_task_is_told_when_its_place_changes_and_only_then() -> None:
     async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(2), STOPPED_WELL]))}) as here:
         tasks = [await here.submit() for _ in range(4)]
-        stream = await ended(tasks[3])
+        with here.orchestrator.reading(tasks[3], lambda: None):
+            stream = await ended(tasks[3])
         frames = frames_of(stream)
         assert [frame.event for frame in frames] == ["metrics", "metrics", "started", "end"]
         assert [frame.data["queue_position"] for frame in frames[:2]] == [1, 0]
         assert [frame.data["queue_depth"] for frame in frames[:2]] == [2, 1]
         assert tasks[3].accepted.queue_position == 2
         assert frames[2].data["queue_position"] == 2
+
+
+async def test_a_task_that_nobody_reads_is_found_at_its_place_and_told_nothing() -> None:
+    async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(2), STOPPED_WELL]))}) as here:
+        tasks = [await here.submit() for _ in range(4)]
+        await pass_time(3)
+        assert here.orchestrator.get(tasks[3].id).status.queue_position == 1
+        assert {task.status.queue_position for task in here.orchestrator.select(TaskState.QUEUED, 9)} == {0, 1}
+        assert [frame.event for frame in frames_of(await ended(tasks[3]))] == ["started", "end"]
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

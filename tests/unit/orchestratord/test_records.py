@@ -18,7 +18,7 @@ from daemon_core.redaction import Redactor
 from orchestratord.records import MAX_TEXT_BYTES, record_of, text_of
 from orchestratord.shelf import Sealed
 from orchestratord.stream_log import StreamLog
-from orchestratord.task import Admission, Run, Task
+from orchestratord.task import Admission, Run, Seal, Task
 from tests.unit.orchestratord.test_task import STARTED
 from tests.unit.orchestratord.world import CALLER, request, snapshot
 
@@ -33,7 +33,24 @@ RUN = Run(
 )
 
 
-def new(run: Run | None = RUN, texts: tuple[str, ...] = ("Hel", "lo"), **changes: Any) -> Task:  # noqa: ANN401 - any field of the request
+class Sealing:
+    """Makes the record of a task, and keeps it."""
+
+    def __init__(self) -> None:
+        self.made: list[Sealed] = []
+
+    def __call__(self, task: Task, event: End | StreamError) -> str:
+        record = record_of(task, event, profile=Profile.TRIAL, redactor=Redactor((SECRET,)), ended_ms=1_700_000_000_900)
+        self.made.append(record)
+        return record.id
+
+
+def new(
+    run: Run | None = RUN,
+    texts: tuple[str, ...] = ("Hel", "lo"),
+    seal: Seal | None = None,
+    **changes: Any,  # noqa: ANN401 - any field of the request
+) -> Task:
     task = Task(
         Admission(
             task_id="task-1",
@@ -46,7 +63,8 @@ def new(run: Run | None = RUN, texts: tuple[str, ...] = ("Hel", "lo"), **changes
             queue_position=2,
             predicted_start_ms=300,
             backoff_ms=0,
-        )
+        ),
+        seal,
     )
     if run is not None:
         task.start(run, STARTED)
@@ -55,28 +73,26 @@ def new(run: Run | None = RUN, texts: tuple[str, ...] = ("Hel", "lo"), **changes
     return task
 
 
-def ended(task: Task, redactor: Redactor | None = None) -> tuple[Sealed, TaskRecord, dict[str, Any]]:
-    """The task's record as it was sealed at its end, also as the JSON that stands in it."""
-    made: list[Sealed] = []
+class Ended:
+    """A task that ended, its record as it was sealed, and the JSON that stands in it."""
 
-    def seal(each: Task, event: End | StreamError) -> str:
-        profile, known = Profile.TRIAL, redactor or Redactor((SECRET,))
-        made.append(record_of(each, event, profile=profile, redactor=known, ended_ms=1_700_000_000_900))
-        return made[-1].id
-
-    task.seal = seal
-    if task.run is None:
-        task.cancel(1_900.0)
-    else:
-        task.done(Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0), 1_900.0)
-    [record] = made
-    return record, msgspec.json.decode(record.content, type=TaskRecord), msgspec.json.decode(record.content)
+    def __init__(self, **changes: Any) -> None:  # noqa: ANN401 - what a new task takes
+        sealing = Sealing()
+        self.task = new(seal=sealing, **changes)
+        if self.task.run is None:
+            self.task.cancel(1_900.0)
+        else:
+            finished = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
+            self.task.done(finished, 1_900.0)
+        [self.sealed] = sealing.made
+        self.record = msgspec.json.decode(self.sealed.content, type=TaskRecord)
+        self.plain: dict[str, Any] = msgspec.json.decode(self.sealed.content)
 
 
 @pytest.mark.req("HP-21")
 def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_came() -> None:
-    task = new(seed=7, sampling=Sampling(temperature=0.5))
-    sealed, record, plain = ended(task)
+    one = Ended(seed=7, sampling=Sampling(temperature=0.5))
+    task, sealed, record, plain = one.task, one.sealed, one.record, one.plain
     assert sealed.id == f"sha256:{hashlib.sha256(sealed.content).hexdigest()}"
     assert sealed.content == canonical(plain)
     assert sealed.head.kind is ArtifactKind.TRACE
@@ -109,8 +125,8 @@ def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_ca
 
 @pytest.mark.req("HP-21")
 def test_the_end_and_the_status_name_the_record_which_cannot_name_itself() -> None:
-    task = new()
-    sealed, record, _ = ended(task)
+    one = Ended()
+    task, sealed, record = one.task, one.sealed, one.record
     assert isinstance(task.outcome, End)
     assert task.outcome.artifact_id == task.status.artifact_id == sealed.id
     assert record.end == msgspec.structs.replace(task.outcome, artifact_id=msgspec.UNSET)
@@ -119,24 +135,18 @@ def test_the_end_and_the_status_name_the_record_which_cannot_name_itself() -> No
 
 @pytest.mark.req("HP-21")
 def test_a_task_that_failed_leaves_one_too() -> None:
-    task = new()
-    made: list[Sealed] = []
-
-    def seal(each: Task, event: End | StreamError) -> str:
-        made.append(record_of(each, event, profile=Profile.TRIAL, redactor=Redactor(), ended_ms=1))
-        return made[0].id
-
-    task.seal = seal
+    sealing = Sealing()
+    task = new(seal=sealing)
     task.fail(ErrorCode.WORKER_RESET, "the engine is gone", "send the task again")
-    record = msgspec.json.decode(made[0].content, type=TaskRecord)
+    record = msgspec.json.decode(sealing.made[0].content, type=TaskRecord)
     assert (record.state, record.transcript, record.end) == ("failed", "Hello", None)
     assert record.error is not None
     assert (record.error.code, record.error.message) == (ErrorCode.WORKER_RESET, "the engine is gone")
-    assert task.status.artifact_id == made[0].id
+    assert task.status.artifact_id == sealing.made[0].id
 
 
 def test_one_that_never_started_names_no_engine() -> None:
-    _, record, _ = ended(new(run=None))
+    record = Ended(run=None).record
     assert (record.engine, record.state, record.transcript, record.queue_time_ms) == (None, "canceled", "", None)
 
 
@@ -157,7 +167,8 @@ def test_one_that_never_started_names_no_engine() -> None:
     ],
 )
 def test_a_secret_of_the_request_is_not_recorded(changes: dict[str, Any]) -> None:
-    sealed, record, _ = ended(new(**changes))
+    one = Ended(**changes)
+    sealed, record = one.sealed, one.record
     assert record.redacted
     for secret in (SECRET, "hf_abc", "hunter2"):
         assert secret not in sealed.content.decode()
@@ -167,7 +178,8 @@ def test_a_secret_of_the_request_is_not_recorded(changes: dict[str, Any]) -> Non
 @pytest.mark.req("ORCH-3811", "EP-13")
 @given(st.integers(1, len(SECRET) - 1))
 def test_a_secret_that_an_answer_repeats_is_not_recorded_however_it_was_cut(place: int) -> None:
-    sealed, record, _ = ended(new(texts=("it is ", SECRET[:place], SECRET[place:], "!")))
+    one = Ended(texts=("it is ", SECRET[:place], SECRET[place:], "!"))
+    sealed, record = one.sealed, one.record
     assert (record.transcript, record.redacted) == ("it is ***!", True)
     assert SECRET.encode() not in sealed.content
     assert record.stream_sha256 == hashlib.sha256(f"it is {SECRET}!".encode()).hexdigest()
@@ -175,15 +187,16 @@ def test_a_secret_that_an_answer_repeats_is_not_recorded_however_it_was_cut(plac
 
 def test_ordinary_words_are_kept_as_they_are() -> None:
     text = "a monkey asks: task-7 is the key to risk-free turkeys, at https://example.org/a?b=c&d=e"
-    _, record, plain = ended(new(prompt=text, texts=(text,)))
+    one = Ended(prompt=text, texts=(text,))
+    record, plain = one.record, one.plain
     assert (plain["request"]["prompt"], record.transcript, record.redacted) == (text, text, False)
 
 
 def test_texts_that_are_too_long_are_left_out_and_the_record_says_so() -> None:
-    _, record, plain = ended(new(prompt="a" * (MAX_TEXT_BYTES + 1)))
-    assert (plain["request"]["prompt"], record.transcript, record.cut) == (None, "Hello", True)
-    _, record, plain = ended(new(texts=("a" * (MAX_TEXT_BYTES + 1),)))
-    assert (plain["request"]["prompt"], record.transcript, record.cut) == ("hello", None, True)
+    one = Ended(prompt="a" * (MAX_TEXT_BYTES + 1))
+    assert (one.plain["request"]["prompt"], one.record.transcript, one.record.cut) == (None, "Hello", True)
+    one = Ended(texts=("a" * (MAX_TEXT_BYTES + 1),))
+    assert (one.plain["request"]["prompt"], one.record.transcript, one.record.cut) == ("hello", None, True)
 
 
 @given(st.lists(st.text(), max_size=8))

@@ -107,6 +107,7 @@ class _Stream:
 
     def __init__(self, steps: Iterator[Step]) -> None:
         self._steps = steps
+        self.ended = False
 
     def __aiter__(self) -> "_Stream":
         return self
@@ -117,7 +118,9 @@ class _Stream:
                 case None:
                     continue
                 case batch:
+                    self.ended = batch.finished is not None
                     return batch
+        self.ended = True
         raise StopAsyncIteration
 
 
@@ -163,6 +166,30 @@ class ScriptedAdapter:
         self.says: Props | Exception | Hold = SERVES
         """What it answers when it is asked what it is; SERVES once a Hold is over."""
         self.introductions = 0
+        self.lingers: float = 0.0
+        """Seconds of the loop that it goes on with a run whose connection was closed."""
+        self.lingering = 0
+        self.tells_busy = True
+        """Whether it can be asked how busy it is."""
+        self.asked_busy: list[float] = []
+        """When it was."""
+        self.busy_fails: EngineError | None = None
+
+    async def busy(self) -> int | None:
+        self.asked_busy.append(asyncio.get_running_loop().time())
+        if self.busy_fails is not None:
+            raise self.busy_fails
+        return self.open + self.lingering if self.tells_busy else None
+
+    def linger(self) -> None:
+        """The connection of a run that had not ended was closed."""
+        if self.lingers:
+            self.lingering += 1
+            if self.lingers < math.inf:
+                asyncio.get_running_loop().call_later(self.lingers, self._let_go)
+
+    def _let_go(self) -> None:
+        self.lingering -= 1
 
     async def health(self) -> Health:
         self.looks += 1
@@ -205,6 +232,7 @@ class _Open:
     def __init__(self, engine: ScriptedAdapter, script: Script) -> None:
         self._engine = engine
         self._script = script
+        self._stream = _Stream(iter(script.body))
 
     async def __aenter__(self) -> AsyncIterator[Batch]:
         self._engine.open += 1
@@ -215,7 +243,7 @@ class _Open:
         except BaseException:
             self._leave()
             raise
-        return _Stream(iter(self._script.body))
+        return self._stream
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -231,6 +259,8 @@ class _Open:
     def _leave(self) -> None:
         self._engine.open -= 1
         self._engine.closed += 1
+        if not self._stream.ended:
+            self._engine.linger()
 
 
 def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> list[Step]:

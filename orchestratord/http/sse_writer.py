@@ -1,0 +1,218 @@
+"""Writes one task's log to one reader, as it grows.
+
+Decides when a reader is too slow: what is written for it waits in a bounded buffer, and when that is not taken in time the
+connection is cut, so that no client can take it for the end. Never copies more of the log than that, never waits for
+one reader while it serves another, and makes no task of its own: what is appended goes out in the same turn of the loop,
+all of it in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable
+
+import msgspec
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.hdrs import METH_HEAD
+
+from orchestratord.stream_log import StreamLog
+
+WRITE_BYTES = 64 * 1024
+"""Of the log that one write takes, and with it of what may wait for one reader. Only a larger event is more."""
+LAST_WORD_S = 1.0
+"""How long a reader that is cut off has to take the reason."""
+PING = b": ping\n\n"
+CUT = (
+    b": cut off: the stream was not read for %d ms (server.slow_reader_ms); come back with Last-Event-ID and nothing is"
+    b" lost\n\n"
+)
+
+
+class SseResponse(web.StreamResponse):
+    """The head of a stream of events; it goes out together with the first of them."""
+
+    _send_headers_immediately = False
+
+    def __init__(self, headers: dict[str, str] | None = None) -> None:
+        super().__init__(headers=headers)
+        self.headers["Content-Type"] = "text/event-stream"
+        self.headers["Cache-Control"] = "no-cache"
+        self.headers["Connection"] = "keep-alive"
+        self.headers["X-Accel-Buffering"] = "no"
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds."""
+
+    ping_s: float
+    """After so much silence a comment is written."""
+    slow_s: float
+    """So long what was written may wait to be taken."""
+
+
+class SseWriter:
+    """One reader. ``wake`` says that the log has grown; ``write`` returns when the reader has had all of it."""
+
+    __slots__ = (
+        "_attention",
+        "_ended",
+        "_loop",
+        "_offset",
+        "_patience",
+        "_ping_timer",
+        "_response",
+        "_scheduled",
+        "_stream",
+        "_transport",
+        "_writer",
+        "_written_at",
+    )
+
+    def __init__(self, stream: StreamLog, after: int, patience: Patience) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stream = stream
+        self._offset = stream.offset_after(after)
+        self._patience = patience
+        self._scheduled = False
+        self._attention: asyncio.Future[None] | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._written_at = 0.0
+        self._ended = False
+        """The end of the body is among what was written."""
+        self._response: SseResponse
+        self._transport: asyncio.Transport
+        self._writer: AbstractStreamWriter
+
+    def wake(self) -> None:
+        """There is more. Several appends in one turn of the loop become one write."""
+        if not self._scheduled and self._attention is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._more)
+
+    async def write(self, request: web.Request, response: SseResponse) -> bool:
+        """Write everything and the end of the body; False where the reader was too slow and was cut off.
+
+        Raises ConnectionResetError where the client has gone.
+        """
+        if request.version == HttpVersion11:
+            response.enable_chunked_encoding()
+        writer, transport = await response.prepare(request), request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client has gone")
+        self._response, self._writer, self._transport = response, writer, transport
+        if request.method == METH_HEAD:
+            await response.write_eof()
+            return True
+        # Writing pauses as soon as the kernel takes no more, and goes on when it has taken all.
+        transport.set_write_buffer_limits(high=0)
+        _give_up_dead_peers(transport, self._patience.slow_s)
+        self._written_at = self._loop.time()
+        self._ping_timer = self._loop.call_later(self._patience.ping_s, self._ping)
+        try:
+            await self._first()
+            await self._rest()
+        except TimeoutError:
+            await self._cut_off()
+            return False
+        finally:
+            self._ping_timer.cancel()
+        return True
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _first(self) -> None:
+        """The head, together with what there is already."""
+        frames = self._stream.read(self._offset, WRITE_BYTES)
+        if not frames:
+            self._writer.send_headers()
+        elif not self._ends_with(frames):
+            self._offset += len(frames)
+            await self._taken(self._response.write(frames))
+
+    async def _rest(self) -> None:
+        """All that follows. While this waits, ``_more`` does the writing."""
+        while True:
+            if self._waiting:
+                await self._taken(self._writer.drain())
+            frames = self._stream.read(self._offset, WRITE_BYTES)
+            if self._ends_with(frames):
+                self._ended = True
+                await self._taken(self._response.write_eof(frames))  # the last frames and the end in one write
+                return
+            if frames:
+                self._send(frames)
+            else:
+                await self._called()
+
+    async def _taken(self, writing: Awaitable[None]) -> None:
+        """Raises TimeoutError where the reader does not take in time what waits for it."""
+        async with asyncio.timeout(self._patience.slow_s):
+            await writing
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether something that was written has not been taken by the kernel."""
+        return self._transport.get_write_buffer_size() > 0
+
+    def _ends_with(self, frames: bytes) -> bool:
+        return self._stream.closed and self._offset + len(frames) == len(self._stream)
+
+    async def _called(self) -> None:
+        """Wait until something is to be done that cannot be done in between."""
+        self._attention = self._loop.create_future()
+        try:
+            await self._attention
+        finally:
+            self._attention = None
+
+    def _more(self) -> None:
+        """Write what was appended; whatever has to wait is left to ``_rest``."""
+        self._scheduled = False
+        if self._attention is None or self._attention.done():
+            return
+        if not self._stream.closed:
+            frames = self._stream.read(self._offset, WRITE_BYTES)
+            if frames:
+                self._send(frames)
+            if self._offset == len(self._stream) and not self._waiting:
+                return
+        self._attention.set_result(None)
+
+    def _send(self, frames: bytes) -> None:
+        self._offset += len(frames)
+        self._put(frames)
+
+    def _put(self, data: bytes) -> None:
+        self._written_at = self._loop.time()
+        if not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._response.chunked else data)
+
+    def _ping(self) -> None:
+        """Look how long ago the last write was; a timer that were moved at every token would cost more than the token."""
+        now, due = self._loop.time(), self._written_at + self._patience.ping_s
+        if now >= due:
+            due = now + self._patience.ping_s
+            if self._attention is not None and not self._scheduled and not self._waiting:
+                self._put(PING)
+        self._ping_timer = self._loop.call_at(due, self._ping)
+
+    async def _cut_off(self) -> None:
+        """End the body without its end, and say why to a reader that comes back to life in time."""
+        slow_s = self._patience.slow_s
+        if not self._ended:
+            self._put(CUT % round(slow_s * 1000))
+        try:
+            async with asyncio.timeout(min(slow_s, LAST_WORD_S)):
+                await self._writer.drain()
+        except (TimeoutError, ConnectionError):
+            pass
+        self._transport.abort()
+
+
+def _give_up_dead_peers(transport: asyncio.Transport, slow_s: float) -> None:
+    """A peer that has vanished without a word acknowledges nothing; left alone, the kernel asks it for a quarter hour."""
+    peer: socket.socket | None = transport.get_extra_info("socket")
+    if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2_000 * slow_s))
