@@ -124,13 +124,13 @@ class EngineHttp:
 
     @asynccontextmanager
     async def stream(
-        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
+        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError, *, request_id: str | None = None
     ) -> AsyncIterator[EventStream]:
         """Send a generation; entering returns with the engine's first bytes.
 
         Leaving the block closes the connection, which for an engine is the cancel. Raises EngineError.
         """
-        connection, head = await self._generation(endpoint, path, body)
+        connection, head = await self._generation(endpoint, path, body, request_id)
         try:
             if head.status != 200:
                 raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
@@ -143,13 +143,13 @@ class EngineHttp:
 
     @asynccontextmanager
     async def document(
-        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
+        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError, *, request_id: str | None = None
     ) -> AsyncIterator[Document]:
         """Send a generation that is answered by one JSON document; entering returns with the head of the answer.
 
         It has no time limit here, as a stream has none. Leaving the block closes the connection. Raises EngineError.
         """
-        connection, head = await self._generation(endpoint, path, body)
+        connection, head = await self._generation(endpoint, path, body, request_id)
         try:
             if head.status != 200:
                 raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
@@ -188,11 +188,15 @@ class EngineHttp:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise _failure(error, endpoint, path) from error
 
-    async def _generation(self, endpoint: Endpoint, path: str, body: bytes) -> tuple[EngineConnection, Head]:
+    async def _generation(
+        self, endpoint: Endpoint, path: str, body: bytes, request_id: str | None
+    ) -> tuple[EngineConnection, Head]:
         """Send a generation; the connection, and the head of the answer. Cancelling this closes the connection."""
         try:
             address = address_of(endpoint.url + path)
-            request = request_bytes(address, body, agent=SERVER_SOFTWARE, api_key=endpoint.api_key)
+            request = request_bytes(
+                address, body, agent=SERVER_SOFTWARE, api_key=endpoint.api_key, request_id=request_id
+            )
             if address.tls and self._tls is None:
                 self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads some hundred certificates
             async with asyncio.timeout(self._patience.connect_s):

@@ -58,8 +58,12 @@ def address_of(url: str) -> Address:
     )
 
 
-def request_bytes(address: Address, body: bytes, *, agent: str, api_key: str | None) -> bytes:
+def request_bytes(
+    address: Address, body: bytes, *, agent: str, api_key: str | None, request_id: str | None = None
+) -> bytes:
     """A generation as it goes over the wire. The connection serves for nothing else.
+
+    ``request_id`` names it in the engine's log, where the engine takes one; it holds no character of a header's own.
 
     Raises ValueError for a key that no header can carry, and where the URL has credentials beside it.
     """
@@ -67,12 +71,13 @@ def request_bytes(address: Address, body: bytes, *, agent: str, api_key: str | N
     authorization = "" if said is None else f"Authorization: {said}\r\n"
     if api_key is not None and (address.credentials is not None or _CONTROL.search(api_key)):
         raise ValueError("a key that cannot be sent")
+    named = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
     head = (
         f"POST {address.target} HTTP/1.1\r\n"
         f"Host: {address.authority}\r\n"
         f"Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: {agent}\r\n"  # compressing would hold tokens back
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"{authorization}Connection: close\r\n\r\n"
+        f"{named}{authorization}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 

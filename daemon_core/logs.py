@@ -6,7 +6,6 @@ secret into something that no pattern finds. Costs nothing where nothing is logg
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from contracts import config
-from daemon_core.redaction import Redactor
+from daemon_core.redaction import Redactor, names_a_secret
 
 FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
 """``text`` or ``json``, where the configuration says ``auto``: whoever starts a daemon knows who reads its output."""
@@ -62,16 +61,21 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
         super().emit(clean)
 
     def _redacted(self, record: logging.LogRecord) -> logging.LogRecord:
-        clean = copy.copy(record)
-        clean.msg, clean.args = self._redactor.text(record.getMessage()), None
+        clean = logging.LogRecord.__new__(type(record))
+        vars(clean).update(vars(record))
+        message, extra = record.getMessage(), _extra(record)
+        texts = [value for value in extra.values() if isinstance(value, str)]
+        harmless = self._redactor.harmless("\n".join((message, *texts)))
+        clean.msg, clean.args = message if harmless else self._redactor.text(message), None
         if record.exc_info:
             clean.exc_text = logging.Formatter().formatException(record.exc_info)
         # Without exc_info both formatters take the text that is there.
         clean.exc_info = None
         clean.exc_text = self._redactor.text(clean.exc_text) if clean.exc_text else None
         clean.stack_info = self._redactor.text(record.stack_info) if record.stack_info else None
-        for key, value in _extra(record).items():
-            setattr(clean, key, self._redactor.member(key, value))
+        for key, value in extra.items():
+            if not (harmless and isinstance(value, str)) or names_a_secret(key):
+                setattr(clean, key, self._redactor.member(key, value))
         return clean
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

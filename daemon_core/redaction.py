@@ -62,7 +62,7 @@ LEAST_LENGTH = 8
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The values of the variables whose name says that they hold a secret (``HF_TOKEN``), for a Redactor."""
-    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and _names_a_secret(name))
+    return tuple(value for name, value in environ.items() if len(value) >= LEAST_LENGTH and names_a_secret(name))
 
 
 def fingerprint(token: str) -> str:
@@ -93,6 +93,10 @@ class Redactor:
         """The text with ``***`` in place of every secret."""
         return _without_shapes(self.prose(text))
 
+    def harmless(self, text: str) -> bool:
+        """Whether there is nothing to take out of a text, nor of any piece of it: one look for a whole log line."""
+        return not any(spelling in text for spelling in self._spellings) and _shapeless(text)
+
     def prose(self, text: str) -> str:
         """The text with ``***`` in place of every registered secret: for what we wrote ourselves.
 
@@ -118,15 +122,20 @@ class Redactor:
 
     def member(self, key: object, value: object) -> object:
         """A named field with its secrets taken out: the name alone (``api_key``) can make its value one."""
-        if isinstance(value, str) and value and _names_a_secret(str(key)):
+        if isinstance(value, str) and value and names_a_secret(str(key)):
             return MASK
         return self.value(value)
 
 
+def _shapeless(text: str) -> bool:
+    lowered = text.lower()
+    traced = any(trace in lowered for mark, traces in _TRACES.items() if mark in lowered for trace in traces)
+    return not traced and not _has_sk(text)
+
+
 def _without_shapes(text: str) -> str:
     """The text without what looks like a secret. Nearly every log line has none, so one look decides that first."""
-    lowered = text.lower()
-    if not _leaves_a_trace(lowered) and not _has_sk(text):
+    if _shapeless(text):
         return text
     for pattern, replacement in SHAPES:
         text = pattern.sub(replacement, text)
@@ -138,12 +147,8 @@ def _has_sk(text: str) -> bool:
     return "sk-" in text and "sk-" in text.replace("task-", "") and _SK.search(text) is not None
 
 
-def _leaves_a_trace(lowered: str) -> bool:
-    return any(trace in lowered for mark, traces in _TRACES.items() if mark in lowered for trace in traces)
-
-
 @lru_cache(maxsize=1024)
-def _names_a_secret(key: str) -> bool:
+def names_a_secret(key: str) -> bool:
     """Whether a field of this name holds a secret whatever its value looks like."""
     return _without_shapes(f"{key}=x").endswith(f"={MASK}")
 

@@ -24,6 +24,7 @@ from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
+from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
 from orchestratord.archive import Archive, Recorder
 from orchestratord.artifacts import ArtifactStore
@@ -32,12 +33,13 @@ from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
+from orchestratord.jobs import Jobs
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
-from orchestratord.pools import PoolDirectory
+from orchestratord.pools import LinkState, PoolDirectory
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ async def serve(context: DaemonContext) -> None:
         log.info("token %s from %s", token.fingerprint, token.source)
     metrics, clock = Metrics(), SystemClock()
     store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
-    async with EngineHttp() as http, Archive(store, context.redactor, clock.unix_ms) as archive:
+    archive = Archive(store, context.redactor, clock.unix_ms)
+    async with unhurried_logs(), archive, EngineHttp() as http:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -78,7 +81,8 @@ async def serve(context: DaemonContext) -> None:
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
         manager = LinkedManager()
         recorder = Recorder(archive, config.profile, context.redactor, clock.unix_ms)
-        observer = Observer(metrics, recorder.seal if config.artifacts.records else None)
+        jobs = Jobs(manager.works_for)
+        observer = Observer(metrics, recorder.seal if config.artifacts.records else None, jobs)
         orchestrator = Orchestrator(config, pools, clock, sources, observer, manager=manager)
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
@@ -86,7 +90,7 @@ async def serve(context: DaemonContext) -> None:
             context.paths.socket,
             version(),
             on_report=orchestrator.report,
-            on_link=pools.linked,
+            on_link=lambda state: _linked(state, pools, jobs),
             on_job=lambda job: metrics.verified(job) if catalog.take(job) else None,
             on_notices=pools.noticed,
         )
@@ -114,6 +118,12 @@ async def serve(context: DaemonContext) -> None:
                 reloading.cancel()
                 status.cancel()
             following.cancel()
+
+
+def _linked(state: LinkState, pools: PoolDirectory, jobs: Jobs) -> None:
+    pools.linked(state)
+    if state is LinkState.UP:
+        jobs.tell_all()
 
 
 def drawn_seed() -> int:

@@ -1,8 +1,8 @@
 """Tells pool-managerd whose work each engine does, so that the engine's own log lines carry correlation ids.
 
 Decides when it is told: behind the request to the engine, so that nobody's first token waits for it; at most once in
-``GATHER_S`` for each pool, so that many short tasks do not keep both daemons busy with it; and that a job is named for a
-moment after its end, since an engine says some of it late.
+``GATHER_S`` for each pool, so that many short tasks do not keep both daemons busy with it; and that a job is named for
+a moment after its end, since an engine says some of it late.
 """
 
 from __future__ import annotations

@@ -232,7 +232,9 @@ class Runner:
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
         attempt.sent = True
         try:
-            generation = generation_of(task.request, task.admission.seed, attempt.seat.slot)
+            entered = task.admission
+            name = entered.caller.correlation_id
+            generation = generation_of(task.request, entered.seed, attempt.seat.slot, name)
             outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
@@ -385,7 +387,9 @@ def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | Unset
     return left or UNSET
 
 
-def generation_of(request: TaskRequest, seed: int, slot: int | None = None) -> Generation:
+def generation_of(
+    request: TaskRequest, seed: int, slot: int | None = None, correlation_id: str | None = None
+) -> Generation:
     """What an engine is asked for, from what the client asked for."""
     cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
@@ -398,4 +402,5 @@ def generation_of(request: TaskRequest, seed: int, slot: int | None = None) -> G
         sampling=request.sampling,
         cache_prompt=not cold,
         slot=slot,
+        correlation_id=correlation_id,
     )

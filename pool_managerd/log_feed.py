@@ -1,7 +1,7 @@
 """What the engines say, on its way to those who want to read along.
 
 Decides whose work a line may be about, and how many lines a reader gets: so many a second and no more, with a count of
-what was left out, so that an engine that floods its log floods nobody else. Every line is redacted before it comes here.
+what was left out, so that an engine that floods its log floods nobody else. Every line is redacted before it comes.
 """
 
 from __future__ import annotations

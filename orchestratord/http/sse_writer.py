@@ -19,6 +19,8 @@ from aiohttp.hdrs import METH_HEAD
 
 from orchestratord.stream_log import StreamLog
 
+COMPANY_S = 0.002
+"""So long the head of a stream waits for what may go out with it."""
 WRITE_BYTES = 64 * 1024
 """Of the log that one write takes, and with it of what may wait for one reader. Only a larger event is more."""
 LAST_WORD_S = 1.0
@@ -57,14 +59,16 @@ class SseWriter:
 
     __slots__ = (
         "_attention",
+        "_begun",
         "_ended",
         "_loop",
         "_offset",
         "_patience",
-        "_ping_timer",
         "_response",
         "_scheduled",
         "_stream",
+        "_timer",
+        "_tokens",
         "_transport",
         "_writer",
         "_written_at",
@@ -75,10 +79,14 @@ class SseWriter:
         self._stream = stream
         self._offset = stream.offset_after(after)
         self._patience = patience
+        self._tokens = 0
+        """How many tokens there were at the last write."""
         self._scheduled = False
         self._attention: asyncio.Future[None] | None = None
-        self._ping_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._written_at = 0.0
+        self._begun = False
+        """The head was written."""
         self._ended = False
         """The end of the body is among what was written."""
         self._response: SseResponse
@@ -86,10 +94,19 @@ class SseWriter:
         self._writer: AbstractStreamWriter
 
     def wake(self) -> None:
-        """There is more. Several appends in one turn of the loop become one write."""
-        if not self._scheduled and self._attention is not None:
+        """There is more. Tokens go out at once; all else can wait until this turn of the loop has done its work."""
+        stream, attention = self._stream, self._attention
+        if attention is None or attention.done():
+            return
+        if stream.closed or (not self._begun and stream.tokens):
+            attention.set_result(None)
+        elif not self._begun:
+            return
+        elif stream.tokens != self._tokens:
+            self._more()
+        elif not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._more)
+            self._loop.call_soon(self._later)
 
     async def write(self, request: web.Request, response: SseResponse) -> bool:
         """Write everything and the end of the body; False where the reader was too slow and was cut off.
@@ -108,8 +125,7 @@ class SseWriter:
         # Writing pauses as soon as the kernel takes no more, and goes on when it has taken all.
         transport.set_write_buffer_limits(high=0)
         _give_up_dead_peers(transport, self._patience.slow_s)
-        self._written_at = self._loop.time()
-        self._ping_timer = self._loop.call_later(self._patience.ping_s, self._ping)
+        self._timer = self._loop.call_later(COMPANY_S, self._look)
         try:
             await self._first()
             await self._rest()
@@ -117,18 +133,22 @@ class SseWriter:
             await self._cut_off()
             return False
         finally:
-            self._ping_timer.cancel()
+            self._timer.cancel()
         return True
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _first(self) -> None:
-        """The head, together with what there is already."""
+        """The head, together with what there is already or a moment later."""
+        if not self._stream.closed and not self._stream.tokens:
+            await self._called()
+        self._begun, self._written_at = True, self._loop.time()
         frames = self._stream.read(self._offset, WRITE_BYTES)
         if not frames:
             self._writer.send_headers()
         elif not self._ends_with(frames):
             self._offset += len(frames)
+            self._tokens = self._stream.tokens
             await self._taken(self._response.write(frames))
 
     async def _rest(self) -> None:
@@ -167,21 +187,22 @@ class SseWriter:
         finally:
             self._attention = None
 
+    def _later(self) -> None:
+        self._scheduled = False
+        if self._attention is not None and not self._attention.done():
+            self._more()
+
     def _more(self) -> None:
         """Write what was appended; whatever has to wait is left to ``_rest``."""
-        self._scheduled = False
-        if self._attention is None or self._attention.done():
-            return
-        if not self._stream.closed:
-            frames = self._stream.read(self._offset, WRITE_BYTES)
-            if frames:
-                self._send(frames)
-            if self._offset == len(self._stream) and not self._waiting:
-                return
-        self._attention.set_result(None)
+        frames = self._stream.read(self._offset, WRITE_BYTES)
+        if frames:
+            self._send(frames)
+        if self._attention is not None and (self._waiting or self._offset != len(self._stream)):
+            self._attention.set_result(None)
 
     def _send(self, frames: bytes) -> None:
         self._offset += len(frames)
+        self._tokens = self._stream.tokens
         self._put(frames)
 
     def _put(self, data: bytes) -> None:
@@ -189,14 +210,17 @@ class SseWriter:
         if not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._response.chunked else data)
 
-    def _ping(self) -> None:
-        """Look how long ago the last write was; a timer that were moved at every token would cost more than the token."""
-        now, due = self._loop.time(), self._written_at + self._patience.ping_s
+    def _look(self) -> None:
+        """See how long ago the last write was. A timer that were moved at every token would cost more than it."""
+        now, idle = self._loop.time(), self._attention is not None and not self._attention.done()
+        due = self._written_at + self._patience.ping_s if self._begun else now
         if now >= due:
             due = now + self._patience.ping_s
-            if self._attention is not None and not self._scheduled and not self._waiting:
+            if idle and not self._begun and self._attention is not None:
+                self._attention.set_result(None)
+            elif idle and not self._waiting:
                 self._put(PING)
-        self._ping_timer = self._loop.call_at(due, self._ping)
+        self._timer = self._loop.call_at(due, self._look)
 
     async def _cut_off(self) -> None:
         """End the body without its end, and say why to a reader that comes back to life in time."""

@@ -48,7 +48,7 @@ class CutHttp(EngineHttp):
 
     @asynccontextmanager
     async def stream(
-        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError
+        self, endpoint: Endpoint, path: str, body: bytes, refusal: StatusError, *, request_id: str | None = None
     ) -> AsyncIterator[EventStream]:
         yield EventStream(Reads(self.reads), SseParser(), endpoint, path)
 

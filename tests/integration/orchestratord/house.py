@@ -23,6 +23,8 @@ from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
+from orchestratord.jobs import Jobs
+from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
@@ -48,7 +50,9 @@ class House:
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
         recorder = Recorder(archive, settings.profile, Redactor(), SystemClock().unix_ms)
-        observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None)
+        manager = LinkedManager()
+        self.jobs = Jobs(manager.works_for)
+        observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
         self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer)
         self.catalog = CatalogView(folder / "catalog", self.pools)
         self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
@@ -60,6 +64,7 @@ class House:
             on_job=lambda job: self.metrics.verified(job) if self.catalog.take(job) else None,
             on_notices=self.pools.noticed,
         )
+        manager.link = self.link
         self.app = make_http_app(
             settings,
             authenticator,

@@ -1,0 +1,89 @@
+"""Writes log lines when there is a moment for it, instead of while somebody waits for a first token.
+
+Decides when: a little later, a few lines in each turn of the loop, and at once where a line is a warning or worse, comes
+from another thread, or finds too many before it. Never changes the order of lines, and loses none while the process
+lives long enough to end by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from daemon_core.logs import RedactingHandler
+
+PAUSE_S = 0.02
+LINES_AT_ONCE = 8
+"""So many take less time than a client notices."""
+MOST_LINES = 10_000
+
+
+class Unhurried(logging.Handler):
+    """Keeps records for a moment and hands them to ``target``. The record says when it was made, so no time is wrong."""
+
+    def __init__(self, target: logging.Handler, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._target = target
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._kept: deque[logging.LogRecord] = deque()
+        self._timer: asyncio.Handle | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record; write it with all that were kept before it where that should not wait."""
+        self._kept.append(record)
+        here = threading.get_ident() == self._thread
+        if not here or record.levelno >= logging.WARNING or len(self._kept) >= MOST_LINES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(PAUSE_S, self._some)
+
+    def flush(self) -> None:
+        """Write all that was kept."""
+        with self._hold():
+            while self._kept:
+                self._target.handle(self._kept.popleft())
+
+    def close(self) -> None:
+        """Write all that was kept, and keep nothing any more."""
+        self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().close()
+
+    def _some(self) -> None:
+        self._timer = None
+        with self._hold():
+            for _ in range(min(LINES_AT_ONCE, len(self._kept))):
+                self._target.handle(self._kept.popleft())
+        if self._kept:
+            self._timer = self._loop.call_soon(self._some)
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+@asynccontextmanager
+async def unhurried_logs() -> AsyncIterator[None]:
+    """What ``logs.setup`` set up writes without haste for the length of the block."""
+    root, loop = logging.getLogger(), asyncio.get_running_loop()
+    hurried = root.handlers[:]
+    patient = [Unhurried(each, loop) if isinstance(each, RedactingHandler) else each for each in hurried]
+    root.handlers[:] = patient
+    try:
+        yield
+    finally:
+        root.handlers[:] = hurried
+        for each in patient:
+            if isinstance(each, Unhurried):
+                each.close()
