@@ -19,6 +19,7 @@ from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
+from adapters.prometheus import figure
 from adapters.results import results
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
@@ -63,6 +64,15 @@ class LlamaCppAdapter:
         query = 0 if generation.inputs is None or generation.prompt is None else await self._count(generation.prompt)
         texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
         return query + max([await self._count(text) for text in texts], default=0)
+
+    async def busy(self) -> int | None:
+        """By its slots, else by what it counts for Prometheus; it may have been started without either."""
+        said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
+        busy = None if said is None else wire.busy_slots(said)
+        if busy is not None:
+            return busy
+        said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
+        return None if said is None else figure(said, wire.PROCESSING)
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""

@@ -51,6 +51,24 @@ class PropsAnswer(msgspec.Struct, frozen=True):
     default_generation_settings: Defaults = Defaults()
 
 
+class Slot(msgspec.Struct, frozen=True):
+    """One entry of ``/slots``."""
+
+    is_processing: bool
+
+
+PROCESSING = ("llamacpp:requests_processing",)
+"""What ``/metrics`` calls its busy slots."""
+
+
+def busy_slots(said: str) -> int | None:
+    """How many of its slots work; None for something else than documented."""
+    try:
+        return sum(slot.is_processing for slot in msgspec.json.decode(said, type=list[Slot]))
+    except UNREADABLE:
+        return None
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """``POST /tokenize``."""
 

@@ -88,6 +88,10 @@ class OpenAiAdapter:
         routes = await self._list_routes()
         return await self._count(generation) if routes is not None and TOKENIZE in routes else None
 
+    async def busy(self) -> int | None:
+        """The protocol has no question for it."""
+        return None
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection."""
         draws = generation.workload in {Workload.COMPLETION, Workload.CHAT}

@@ -16,6 +16,7 @@ from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
 from adapters.discovery import optional
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
+from adapters.prometheus import figure
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
 
@@ -63,6 +64,13 @@ class TgiAdapter:
             return len(counted.tokenize_response)
         body = wire.tokenize_body(generation.prompt or "")
         return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
+
+    async def busy(self) -> int | None:
+        """By what it counts for Prometheus: the requests of its batch, and those that wait for one."""
+        said = await optional(self._http.text(self._endpoint, "/metrics", refusal))
+        batch = None if said is None else figure(said, wire.BATCH)
+        waiting = None if said is None else figure(said, wire.QUEUE)
+        return None if batch is None else batch + (waiting or 0)
 
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:

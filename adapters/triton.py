@@ -52,6 +52,9 @@ class TritonAdapter:
     async def count_tokens(self, _generation: Generation) -> None:
         """Triton has no tokenizer to ask."""
 
+    async def busy(self) -> None:
+        """What it counts are requests that have ended, and its metrics have a port of their own."""
+
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection."""

@@ -82,8 +82,14 @@ class Releases:
                     break
         finally:
             del self._news[adapter]
-            for leave in self._leaving.pop(adapter):
+            for leave in self._leaving.pop(adapter, ()):
                 leave.freed(None)
+
+    def close(self) -> None:
+        """Nobody is waited for any more."""
+        left, self._leaving = self._leaving, {}
+        for leave in [each for leaving in left.values() for each in leaving]:
+            leave.freed(None)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

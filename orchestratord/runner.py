@@ -109,7 +109,10 @@ class Runner:
         self._ring_at(None)
         for work in self._beside:
             work.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            self._releases.close()
 
     def pump(self) -> None:
         """Start everything that can start."""

@@ -45,7 +45,7 @@ from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
 from pool_managerd.host import Engines
 from pool_managerd.hub import Hub
-from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked
+from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked, WorkEnded
 from pool_managerd.log_feed import MAX_ID_CHARS, MAX_SHOWN_CHARS, LogFeed
 from pool_managerd.rpc_params import params_of
 from pool_managerd.rpc_server import RpcError
@@ -124,6 +124,8 @@ class PoolMethods:
                 return self._ask(drain.pool_id, DrainAsked(deadline_ms=max(0, drain.deadline_ms)))
             case Method.POOL_RESTART:
                 return self._ask(params_of(request, PoolRef).pool_id, RestartAsked())
+            case Method.POOL_IDLE:
+                return self._ask(params_of(request, PoolRef).pool_id, WorkEnded())
             case Method.POOL_RELOAD:
                 reload = params_of(request, ReloadParams)
                 event = ReloadAsked(model_ref=reload.new_model_ref, deadline_ms=max(0, reload.deadline_ms))
@@ -188,6 +190,7 @@ ANSWERED = catalog_methods.ANSWERED | frozenset(
         Method.POOL_RELOAD,
         Method.POOL_JOBS,
         Method.POOL_LOG,
+        Method.POOL_IDLE,
         Method.GPU_LIST,
         Method.ENGINE_PLAN,
         Method.ENGINE_PREFLIGHT,

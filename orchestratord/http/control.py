@@ -121,8 +121,9 @@ class ControlRoutes:
         """``POST /v1/pools/{id}/reload``."""
         entry = self._entry(request)
         body = await _body(request, ReloadRequest)
-        patience = self._patience(entry, DrainRequest().deadline_ms)
-        params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=body.new_model_ref, deadline_ms=patience)
+        # In full, whatever runs now: more will until the new engine takes over. When none is left, pool-managerd is told.
+        ref, patience = body.new_model_ref, body.deadline_ms
+        params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=ref, deadline_ms=patience)
         await ask(self._link, rpc.Method.POOL_RELOAD, params, rpc.Empty, cause=request)
         return json_response(self._health(entry), 202)
 

@@ -313,7 +313,7 @@ async def test_a_silent_engine_fails_its_task_at_the_idle_limit_and_is_looked_at
 
 
 async def test_nothing_is_sent_to_an_engine_under_suspicion_until_it_answers_well() -> None:
-    broken = Script([EngineError(Failure.BROKEN, "gone")])
+    broken = Script(["a", EngineError(Failure.BROKEN, "gone")])
     async with world(broken, Script()) as here:
         engine = here.engines["p"]
         engine.healths = [Health.DOWN, Health.LOADING, Health.DOWN, Health.OK]
@@ -329,7 +329,7 @@ async def test_nothing_is_sent_to_an_engine_under_suspicion_until_it_answers_wel
 
 
 async def test_a_report_of_a_new_engine_ends_the_suspicion() -> None:
-    broken = Script([EngineError(Failure.REFUSED, "connection refused")])
+    broken = Script(["a", EngineError(Failure.BROKEN, "gone")])
     async with world(broken, Script()) as here:
         engine = here.engines["p"]
         engine.healths = [Health.DOWN] * 1000
@@ -364,8 +364,8 @@ async def test_an_old_engines_failure_does_not_fall_back_on_its_successor() -> N
 
 async def test_a_look_at_the_old_engine_says_nothing_about_the_new_one() -> None:
     answers = asyncio.Event()
-    old = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended")]))
-    new = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended too")]))
+    old = ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "ended")]))
+    new = ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "ended too")]))
     old.healths, new.healths = [Hold(answers)], [Health.DOWN] * 1000
     async with world(engines={"p": old}) as here:
         await ended(await here.submit())
@@ -381,7 +381,7 @@ async def test_a_look_at_the_old_engine_says_nothing_about_the_new_one() -> None
 
 async def test_another_pool_takes_over_while_one_is_under_suspicion() -> None:
     settings = config(pool("a"), pool("b"))
-    engines = {"a": ScriptedAdapter(Script([EngineError(Failure.BROKEN, "gone")])), "b": ScriptedAdapter()}
+    engines = {"a": ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "gone")])), "b": ScriptedAdapter()}
     async with world(settings=settings, engines=engines) as here:
         engines["a"].healths = [Health.DOWN] * 1000
         await ended(await here.submit())

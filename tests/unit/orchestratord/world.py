@@ -16,6 +16,7 @@ from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
 from orchestratord.entrance import Sources
+from orchestratord.manager import Manager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
@@ -275,7 +276,7 @@ def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> 
 class World:
     """One orchestrator and its engines."""
 
-    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter]) -> None:
+    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter], manager: Manager | None = None) -> None:
         self.config = settings
         self.engines = engines
         self.metrics = Metrics()
@@ -284,7 +285,8 @@ class World:
         self.pools = PoolDirectory(settings, self._adapter)
         numbers = itertools.count(1)
         sources = Sources(new_id=lambda: f"n{next(numbers)}", new_seed=lambda: 4242)
-        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, Observer(self.metrics))
+        observer = Observer(self.metrics)
+        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, observer, manager=manager)
         self.metrics.watch(self.pools, self.orchestrator.backlog)
         self.stopping = asyncio.Event()
 
@@ -314,11 +316,12 @@ async def world(
     ready: bool = True,
     slots: int = 1,
     snapshots: Callable[[str], PoolSnapshot] | None = None,
+    manager: Manager | None = None,
 ) -> AsyncIterator[World]:
     """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped."""
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
-    made = World(settings, engines)
+    made = World(settings, engines, manager)
     mistakes: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
     try:
