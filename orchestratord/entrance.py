@@ -274,7 +274,8 @@ class Entrance:
                 on_time_probability=plan.on_time,
                 backoff_ms=0 if self._has_room(plan.pools) else self._outlook.place_ms(plan.pools),
                 demand=plan.demand,
-            )
+            ),
+            self._observer.seal,
         )
         self._turns.enter(task_id, plan.bid)
         if self._rates.limited:

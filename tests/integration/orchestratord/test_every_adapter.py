@@ -41,6 +41,7 @@ END = {
     "queue_time_ms": int,
     "finish_reason": str,
     "stream_sha256": str,
+    "artifact_id": str,
 }
 """The fields of the end, and what each of them is."""
 
