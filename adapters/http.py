@@ -107,6 +107,10 @@ class EngineHttp:
         content: bytes = await retrying(self._ask, "GET", endpoint, path, None, refusal)
         return _decoded(content, path, kind)
 
+    async def text(self, endpoint: Endpoint, path: str, refusal: StatusError) -> str:
+        """Ask for a document of any kind, once: what was true a moment ago is of no use. Raises EngineError."""
+        return (await self._ask("GET", endpoint, path, None, refusal)).decode(errors="replace")
+
     async def post(
         self, endpoint: Endpoint, path: str, body: bytes, kind: type[Answer], refusal: StatusError
     ) -> Answer:

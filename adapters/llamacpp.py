@@ -19,6 +19,7 @@ from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
+from adapters.prometheus import figure
 from adapters.results import results
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
@@ -64,6 +65,15 @@ class LlamaCppAdapter:
         texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
         return query + max([await self._count(text) for text in texts], default=0)
 
+    async def busy(self) -> int | None:
+        """By its slots, else by what it counts for Prometheus; it may have been started without either."""
+        said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
+        busy = None if said is None else wire.busy_slots(said)
+        if busy is not None:
+            return busy
+        said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
+        return None if said is None else figure(said, wire.PROCESSING)
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""
         path = wire.RESULT_PATHS.get(generation.workload)
@@ -72,6 +82,14 @@ class LlamaCppAdapter:
                 self._http, self._endpoint, path, generation, refusal=wire.refusal, each=wire.INPUTS_PER_REQUEST
             )
         return self._stream(generation)
+
+    async def erase(self, slot: int) -> None:
+        """By its own route where it was started with it, else by writing something tiny over it. Raises EngineError."""
+        asked = self._http.post(self._endpoint, wire.erase_path(slot), b"{}", wire.Erased, wire.refusal)
+        if await optional(asked) is None:
+            async with self._stream(wire.overwriting(slot)) as batches:
+                async for _ in batches:
+                    pass
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,24 @@ class PropsAnswer(msgspec.Struct, frozen=True):
     default_generation_settings: Defaults = Defaults()
 
 
+class Slot(msgspec.Struct, frozen=True):
+    """One entry of ``/slots``."""
+
+    is_processing: bool
+
+
+PROCESSING = ("llamacpp:requests_processing",)
+"""What ``/metrics`` calls its busy slots."""
+
+
+def busy_slots(said: str) -> int | None:
+    """How many of its slots work; None for something else than documented."""
+    try:
+        return sum(slot.is_processing for slot in msgspec.json.decode(said, type=list[Slot]))
+    except UNREADABLE:
+        return None
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """``POST /tokenize``."""
 
@@ -61,6 +79,12 @@ class Templated(msgspec.Struct, frozen=True):
     """``POST /apply-template``."""
 
     prompt: str
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """``POST /slots/{id}?action=erase``."""
+
+    n_erased: int | None = None
 
 
 class CompletionEvent(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +115,8 @@ def request(generation: Generation) -> tuple[str, bytes]:
     """The path and the body that start a generation. Raises EngineError (invalid)."""
     body: dict[str, Any] = {"stream": True, "seed": generation.seed, "cache_prompt": generation.cache_prompt}
     body |= fields(Engine.LLAMACPP, generation) | _bounds(generation.sampling)
+    if generation.slot is not None:
+        body["id_slot"] = generation.slot
     if generation.messages is None:
         if generation.max_tokens is not None:
             body["n_predict"] = generation.max_tokens
@@ -115,6 +141,16 @@ def served(refusals: Mapping[str, EngineError | None]) -> tuple[Workload, ...]:
 
 def _unserved(error: EngineError) -> bool:
     return error.status in {404, 405, 501} or "not support" in error.message or "Pooling type" in error.message
+
+
+def erase_path(slot: int) -> str:
+    """Where a slot is told to forget its cache; the server serves it only with ``--slot-save-path``."""
+    return f"/slots/{slot}?action=erase"
+
+
+def overwriting(slot: int) -> Generation:
+    """The smallest generation in a slot, which leaves two tokens where the cache was."""
+    return Generation(prompt=" ", max_tokens=1, cache_prompt=False, slot=slot)
 
 
 def tokenize_body(prompt: str) -> bytes:

@@ -16,6 +16,7 @@ from adapters.base import Batch, EngineError, Failure, Generation, Health, Props
 from adapters.discovery import optional
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
+from adapters.prometheus import figure
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
 
@@ -64,14 +65,25 @@ class TgiAdapter:
         body = wire.tokenize_body(generation.prompt or "")
         return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
 
+    async def busy(self) -> int | None:
+        """By what it counts for Prometheus: the requests of its batch, and those that wait for one."""
+        said = await optional(self._http.text(self._endpoint, "/metrics", refusal))
+        batch = None if said is None else figure(said, wire.BATCH)
+        waiting = None if said is None else figure(said, wire.QUEUE)
+        return None if batch is None else batch + (waiting or 0)
+
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server drops the request."""
         path, body = wire.request(generation, await self._limit(generation))
         chat = path == wire.CHAT
         reader: Reader = OpenAiReader(wire.REFUSALS.stream_error, needs_done=False) if chat else wire.StreamReader()
-        async with self._http.stream(self._endpoint, path, body, refusal) as stream:
+        name = generation.correlation_id
+        async with self._http.stream(self._endpoint, path, body, refusal, request_id=name) as stream:
             yield Batches(stream, reader)
+
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
 
     async def _limit(self, generation: Generation) -> int:
         """How many tokens may come: it would stop after 100 unless told."""

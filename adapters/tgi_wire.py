@@ -23,6 +23,9 @@ from contracts.tasks import Workload
 
 STREAM = "/generate_stream"
 CHAT = "/v1/chat/completions"
+BATCH = ("tgi_batch_current_size",)
+QUEUE = ("tgi_queue_size",)
+"""What ``/metrics`` calls the requests that it has."""
 FEATURES = ("seed", "stop", "json_schema", "tokenize", "cancel_on_close")
 
 _encode = msgspec.json.Encoder().encode

@@ -18,6 +18,7 @@ from adapters.base import EngineError, Generation, Health
 from adapters.discovery import optional, unsaid
 from adapters.openai import OpenAiAdapter
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, RERANKS, TOKENIZE
+from adapters.prometheus import figure
 from contracts.config import Engine
 
 
@@ -34,6 +35,13 @@ class VllmAdapter(OpenAiAdapter):
     async def count_tokens(self, generation: Generation) -> int:
         """By the server's tokenizer. Raises EngineError."""
         return await self._count(generation)
+
+    async def busy(self) -> int | None:
+        """By what it counts for Prometheus, with what waits in the server itself."""
+        said = await optional(self._http.text(self._endpoint, "/metrics", self.refusals.refusal))
+        running = None if said is None else figure(said, wire.RUNNING)
+        waiting = None if said is None else figure(said, wire.WAITING)
+        return None if running is None else running + (waiting or 0)
 
     async def _served(self, card: discovery.ModelCard, routes: discovery.Routes | None) -> dict[str, bool]:
         if wire.lists_what_it_serves(routes):

@@ -30,6 +30,10 @@ FEATURES = (
 )
 """Of every release that this adapter knows."""
 
+RUNNING = ("vllm:num_requests_running",)
+WAITING = ("vllm:num_requests_waiting",)
+"""What ``/metrics`` calls the requests that it has."""
+
 
 def more(generation: Generation, routes: Routes | None, salt: str) -> dict[str, Any]:
     """The fields that depend on the release. ``salt`` is known to nobody else, so that no cached prefix has it.

@@ -69,6 +69,7 @@ class Metrics(Message, frozen=True, kw_only=True):
     """Set when the replica that ``started`` named died before its first token: this one serves now."""
     replica_id: str | UnsetType = UNSET
     engine_version: str | UnsetType = UNSET
+    model_digest: str | UnsetType = UNSET
 
 
 class End(Message, frozen=True, kw_only=True):

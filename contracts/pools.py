@@ -148,6 +148,8 @@ class PoolSnapshot(Message, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     device_use: tuple[DeviceUse, ...] = ()
     sampler_profile_version: str = "v1"
+    kv_bytes_per_token: int | None = None
+    """What one more token of a conversation takes in the KV cache; None where the model does not say."""
 
     @property
     def ready(self) -> bool:
@@ -268,9 +270,10 @@ class DrainRequest(Strict, frozen=True, kw_only=True):
 
 
 class ReloadRequest(Strict, frozen=True, kw_only=True):
-    """``POST /v1/pools/{id}/reload``."""
+    """``POST /v1/pools/{id}/reload``: once the new engine serves, work on the old one may finish until the deadline."""
 
     new_model_ref: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
+    deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
 
 
 API_VERSION = "1.0"

@@ -1,13 +1,16 @@
 """From an engine's stream to a task's log: the hot loop.
 
-Decides nothing but when to give up: the wall and idle limits of the pool, and the task's own deadline. Everything that
-one read of the engine brings becomes one append to the log. Never retries, and leaves the connection to the engine
-closed on every way out.
+Decides nothing but when to give up: at the wall limit of the pool, counted from the start, and at its idle limit,
+counted from the first token on, since a long prompt is silence too. What an engine sends to keep a connection alive is
+no token and feeds nothing. Everything that one read of the engine brings becomes one append to the log. Never retries,
+and leaves the connection to the engine closed on every way out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,50 +19,59 @@ import msgspec
 from adapters.base import Adapter, EngineError, Failure, Finished, Generation
 from contracts.errors import ErrorCode
 from orchestratord.clock import Clock
+from orchestratord.retry import Failed
 from orchestratord.task import Task
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a generation may take as a whole, and between two reads; milliseconds."""
+    """How long a generation may take as a whole, and between two reads once it has begun; milliseconds."""
 
     wall_ms: float
     idle_ms: float
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """The generation came to no good end. ``engine_suspect``: the engine may be dead or hung."""
-
-    code: ErrorCode
-    message: str
-    hint: str | None = None
-    engine_suspect: bool = False
-
-
 async def relay(
-    task: Task, adapter: Adapter, generation: Generation, limits: Limits, clock: Clock
+    task: Task,
+    adapter: Adapter,
+    generation: Generation,
+    limits: Limits,
+    clock: Clock,
+    *,
+    begun: Callable[[], None] = lambda: None,
 ) -> Finished | Failed:
     """Run one generation and append what it brings to the task's log; the caller closes the log.
 
-    Cancelling the caller's asyncio task closes the engine's connection at once.
+    ``begun`` is called once, when the engine has sent something. Cancelling the caller's asyncio task closes the
+    engine's connection at once.
     """
     watchdog = _Watchdog(limits)
     try:
         async with watchdog, adapter.submit(generation) as batches:
+            begun()
             async for batch in batches:
-                watchdog.fed()
                 if batch.texts:
+                    watchdog.token()
                     task.texts(batch.texts, clock.monotonic_ms())
+                else:
+                    watchdog.sign()
                 if batch.finished is not None:
                     return batch.finished
     except EngineError as error:
         return _failed(error)
     except TimeoutError:
-        limit = "wall" if watchdog.wall_hit else "idle"
-        spent = limits.wall_ms if watchdog.wall_hit else limits.idle_ms
-        text = f"the engine was given up after {spent:.0f} ms ({limit} limit)"
-        hint = f"timeouts.{limit}_ms of the pool sets this limit"
-        return Failed(code=ErrorCode.DECODE_TIMEOUT, message=text, hint=hint, engine_suspect=not watchdog.wall_hit)
+        return _given_up(limits, wall=watchdog.wall_hit, silent=watchdog.silent)
     return _failed(EngineError(Failure.BROKEN, "the engine's stream ended without its final event"))
+
+
+def _given_up(limits: Limits, *, wall: bool, silent: bool) -> Failed:
+    """A limit was reached. One that sends tokens up to the wall limit is slow or endless, and neither dead nor hung."""
+    limit, spent = ("wall", limits.wall_ms) if wall else ("idle", limits.idle_ms)
+    text = f"the engine was given up after {spent:.0f} ms ({limit} limit)"
+    if wall and silent:
+        text += ", before its first token"
+    hint = f"timeouts.{limit}_ms of the pool sets this limit"
+    hung = not wall or silent
+    return Failed(code=ErrorCode.DECODE_TIMEOUT, message=text, hint=hint, engine_suspect=hung, hung=hung)
 
 
 class _Watchdog:
@@ -73,13 +85,30 @@ class _Watchdog:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._scope = asyncio.timeout(None)
-        self._born = self._last = self._loop.time()
+        self._born = self._loop.time()
+        self._last = math.inf
+        """When something came last; later than anything before the first token."""
         self._timer: asyncio.TimerHandle | None = None
+        self._idle_s = limits.idle_ms / 1000
         self.wall_hit = False
 
-    def fed(self) -> None:
-        """Something came."""
-        self._last = self._loop.time()
+    @property
+    def silent(self) -> bool:
+        """Whether no token has come."""
+        return self._last == math.inf
+
+    def token(self) -> None:
+        """A token came."""
+        if self._last == math.inf:
+            self._last = self._loop.time()
+            self._set()
+        else:
+            self._last = self._loop.time()
+
+    def sign(self) -> None:
+        """The engine sent an event without text, which is a sign of life among tokens and nothing before them."""
+        if self._last != math.inf:
+            self._last = self._loop.time()
 
     async def __aenter__(self) -> Self:
         await self._scope.__aenter__()
@@ -96,12 +125,17 @@ class _Watchdog:
     def _look(self) -> None:
         now = self._loop.time()
         wall_at = self._born + self._limits.wall_ms / 1000
-        idle_at = self._last + self._limits.idle_ms / 1000
-        if now >= min(wall_at, idle_at):
+        if now >= min(wall_at, self._last + self._idle_s):
             self.wall_hit = now >= wall_at
             self._scope.reschedule(now)
         else:
-            self._timer = self._loop.call_at(min(wall_at, idle_at), self._look)
+            self._set()
+
+    def _set(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wall_at = self._born + self._limits.wall_ms / 1000
+        self._timer = self._loop.call_at(min(wall_at, self._last + self._idle_s), self._look)
 
 
 _CODES = {
@@ -122,4 +156,13 @@ def _failed(error: EngineError) -> Failed:
     hint = "send the task again" if code is ErrorCode.WORKER_RESET else None
     if error.failure is Failure.UNAUTHORIZED:
         hint = "correct the pool's key: no task gets through before"
-    return Failed(code=code, message=error.message, hint=hint, engine_suspect=error.failure in _SUSPECT)
+    refused = error.failure is Failure.REFUSED or error.status not in {None, 200}
+    return Failed(
+        code=code,
+        message=error.message,
+        hint=hint,
+        engine_suspect=error.failure in _SUSPECT,
+        failure=error.failure,
+        may_go_on=not refused,
+        unknown=error.status == 404,
+    )

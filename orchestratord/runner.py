@@ -1,48 +1,55 @@
-"""Starts waiting tasks in free slots, and sees each through to its end.
+"""Starts waiting tasks in free slots, sees each through to its end, and gives it to another replica where it may.
 
-Decides nothing: ``dispatch`` says which task goes where, ``relay`` when to give up. It keeps count of busy slots and of
-what a task takes, and holds back from a replica that may be dead until it is known to live. A slot counts as busy until
-the connection to the engine is closed, so an engine never gets more than it has slots.
+Decides nothing: ``dispatch`` says which task goes where, ``relay`` when to give up, ``retry`` whether a failed run is
+followed by another, ``occupancy`` when a slot is free. It keeps count of what a task takes and sends nothing to a
+replica that may be dead until ``looks`` trusts it. A slot is taken until the engine has let go of its run: where it
+ended the run itself, at once; otherwise when it says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from types import TracebackType
 from typing import Self
 
 from msgspec import UNSET, UnsetType
 
-from adapters.base import Adapter, EngineError, Failure, Finished, Generation, Health, Props
+from adapters.base import Adapter, Finished, Generation
 from adapters.parameters import asked_by, unheeded
-from contracts.config import Config
+from contracts.config import Config, Mode
 from contracts.errors import ErrorCode
-from contracts.events import Started
-from contracts.tasks import Determinism, KvHint, TaskRequest, TaskState
+from contracts.events import Metrics, Started
+from contracts.pools import PoolState
+from contracts.tasks import Determinism, KvHint, TaskRequest
+from orchestratord import admission, retry
+from orchestratord.attempt import Attempt
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
-from orchestratord.dispatch import next_assignment
+from orchestratord.dispatch import Assignment, next_assignment, next_expiry
+from orchestratord.looks import Looks
+from orchestratord.manager import Manager, NoManager
 from orchestratord.observer import Observer
+from orchestratord.occupancy import Occupancy
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.prediction import Load, ServiceTime
-from orchestratord.relay import Failed, Limits, relay
+from orchestratord.relay import Limits, relay
+from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
+from orchestratord.retry import Failed
+from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
 
-MUTE = frozenset({Failure.INVALID, Failure.UNAUTHORIZED, Failure.PROTOCOL})
-"""What an engine that will not say what it is does not recover from by itself: its configuration is wrong, or ours."""
-
-RECHECK_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between looks at an engine that is under suspicion or does not say what it is; the last one repeats."""
+ANYWHERE = Seat()
 
 
 class Runner:
-    """The busy slots of every pool. Leaving its async context waits for every generation to close."""
+    """The runs of every pool. Leaving its async context waits for every generation to close.
+
+    ``seating`` chooses slots and is told of each run's start and end.
+    """
 
     def __init__(
         self,
@@ -55,28 +62,40 @@ class Runner:
         learned: Callable[[PoolEntry], None],
         clock: Clock,
         observer: Observer,
+        seating: Listener | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self._profile = config.profile
         self._pools = pools
         self._backlog = backlog
         self._find = find
         self._settled = settled
-        self._learned = learned
         self._clock = clock
         self._observer = observer
-        self._active = dict.fromkeys((pool.id for pool in config.pools), 0)
-        self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
+        self._seating = seating or Nobody()
+        self._manager = manager or NoManager()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._looks: set[asyncio.Task[None]] = set()
-        """What looks at engines, and ends with us whatever it has seen."""
+        self._occupancy = Occupancy()
+        self._releases = Releases(self._occupancy, clock)
+        self._engines: dict[str, Adapter | None] = {}
+        """The engine that each pool had by its latest report."""
+        self._retiring: set[str] = set()
+        """The pools with a former engine beside the one that serves."""
+        self._told_idle: set[str] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Fires when the next hold ends."""
         self._group = asyncio.TaskGroup()
         self._open = False
+        self._beside: set[asyncio.Task[None]] = set()
+        """What looks at engines and waits for them; it ends with us, whatever it has seen."""
+        self._looks = Looks(learned=learned, usable=self.pump, restart=self._manager.restart, start=self._start_beside)
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self._open = True
+        self._looks.open()
         for entry in self._pools:
-            self.learn(entry)
+            self.reported(entry)
         self.pump()
         return self
 
@@ -84,23 +103,34 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        for look in self._looks:
-            look.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        self._looks.close()
+        self._ring_at(None)
+        for work in self._beside:
+            work.cancel()
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            self._releases.close()
 
     def pump(self) -> None:
         """Start everything that can start."""
-        while self._open and (assignment := next_assignment(self._backlog, self._replicas())):
+        if not self._open:
+            return
+        now_ms = self._clock.monotonic_ms()
+        while assignment := next_assignment(self._backlog, self._replicas(), now_ms):
             task = self._find(assignment.task_id)
             entry = self._pools[assignment.replica.pool_id]
             if task is not None and entry.adapter is not None:
-                self._launch(task, entry, entry.adapter)
+                self._launch(task, assignment, entry, entry.adapter)
+        self._ring_at(next_expiry(self._backlog, self._replicas()))
 
-    def learn(self, entry: PoolEntry) -> None:
-        """Ask a running engine, once in each of its starts, what it is and what it serves."""
-        if self._open and entry.introducible and entry.adapter is not None and not entry.asked:
-            entry.asked = True
-            self._look(self._learn(entry, entry.adapter, entry.start), f"props-{entry.id}")
+    def reported(self, entry: PoolEntry) -> None:
+        """pool-managerd has said how a pool is: ask an engine that has just started what it is."""
+        former, self._engines[entry.id] = self._engines.get(entry.id), entry.adapter
+        if former is not None and entry.adapter not in {None, former} and entry.snapshot.ready:
+            self._retiring.add(entry.id)
+        self._looks.learn(entry)
+        self._tell_when_idle(entry)
 
     def stop(self, task: Task) -> None:
         """Close the task's connection to its engine, if it has one."""
@@ -108,22 +138,36 @@ class Runner:
         if running is not None:
             running.cancel()
 
+    def occupy(self, pool_id: str, adapter: Adapter) -> Callable[[], None]:
+        """Take a slot for something that is no task; what is answered gives it back."""
+        hold = self._occupancy.take(pool_id, adapter, self._clock.monotonic_ms())
+        hold.leaving = True  # the engine does not count it among its generations
+
+        def give_back() -> None:
+            if self._occupancy.free(hold):
+                self.pump()
+
+        return give_back
+
+    def beside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Do something that ends with the tasks, whatever it has come to."""
+        running = self._group.create_task(work, name=name)
+        self._beside.add(running)
+        running.add_done_callback(self._beside.discard)
+        return running
+
     def active(self, pool_id: str) -> int:
         """How many slots of a pool are busy."""
-        return self._active[pool_id]
+        return self._occupancy.of(pool_id)
 
-    def loads(self, pool_ids: frozenset[str]) -> list[Load]:
-        """How busy some pools are, for predictions."""
-        return [
-            Load(
-                slots=entry.slots,
-                active=self._active[entry.id] if entry.usable else entry.slots,  # no slot is free before then
-                service=self._service[entry.id],
-            )
-            for entry in self._pools.of(pool_ids)
-        ]
+    def taken(self, pool_id: str) -> int:
+        """How many slots are busy of the engine that serves a pool now."""
+        return self._taken(self._pools[pool_id])
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- the start of a run -------------------------------------------------------------------------------------------
+
+    def _taken(self, entry: PoolEntry) -> int:
+        return self._occupancy.on(entry.adapter)
 
     def _replicas(self) -> list[Replica]:
         return [
@@ -131,142 +175,224 @@ class Runner:
                 pool_id=entry.id,
                 replica_id=entry.snapshot.replica_id,
                 usable=entry.usable,
-                slots=entry.slots,
-                active=self._active[entry.id],
+                free_slots=entry.slots - self._taken(entry),
+                active=self._taken(entry),
                 vram_free_bytes=entry.snapshot.vram_free_bytes,
             )
             for entry in self._pools
         ]
 
-    def _begin(self, task: Task, entry: PoolEntry) -> None:
+    def _ring_at(self, moment_ms: float | None) -> None:
+        """Look again when a hold ends: a task may start then though nothing else happens."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if moment_ms is not None:
+            delay_s = max(0.0, moment_ms - self._clock.monotonic_ms()) / 1000
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self.pump)
+
+    def _launch(self, task: Task, assignment: Assignment, entry: PoolEntry, adapter: Adapter) -> None:
+        now_ms = self._clock.monotonic_ms()
+        hold = self._occupancy.take(entry.id, adapter, now_ms)
+        seat = self._seating.seat(task, entry, adapter)
+        run = self._begin(task, entry, seat, now_ms)
+        attempt = Attempt(task, assignment.entry, entry, adapter, hold=hold, seat=seat, run=run)
+        running = self._group.create_task(self._generate(attempt), name=task.id)
+        self._running[task.id] = running
+        # Not a ``finally`` in the coroutine: one that is cancelled before its first step never gets there.
+        running.add_done_callback(lambda _: self._left(attempt))
+
+    def _begin(self, task: Task, entry: PoolEntry, seat: Seat, now_ms: float) -> Run:
+        """Tell the client where its task runs: in full at first, and what is different when it runs elsewhere."""
+        snapshot, version = entry.snapshot, entry.engine_version or "unknown"
         run = Run(
             pool_id=entry.id,
-            replica_id=entry.snapshot.replica_id,
-            engine=entry.snapshot.engine,
-            engine_version=entry.engine_version or "unknown",
-            at_ms=self._clock.monotonic_ms(),
+            replica_id=snapshot.replica_id,
+            engine=snapshot.engine,
+            engine_version=version,
+            at_ms=now_ms,
+            served=snapshot,
         )
+        digest = snapshot.model_digest or "unknown"
+        if task.attempts:
+            event = Metrics(
+                pool_id=entry.id,
+                replica_id=run.replica_id,
+                engine_version=version,
+                model_digest=digest,
+                kv_warmth=UNSET if task.request.session_id is None else seat.warm,
+            )
+            task.start_again(run, event)
+            self._observer.started_again(task)
+            return run
         entered = task.admission
-        event = Started(
+        started = Started(
             task_id=task.id,
             job_id=entered.job_id,
             queue_position=entered.queue_position,
             predicted_start_ms=entered.predicted_start_ms,
             engine=run.engine,
-            engine_version=run.engine_version,
-            model_digest=entry.snapshot.model_digest or "unknown",
+            engine_version=version,
+            model_digest=digest,
             pool_id=run.pool_id,
             replica_id=run.replica_id,
             profile=self._profile,
             seed=entered.seed,
-            kv_warmth=False,
+            kv_warmth=seat.warm,
             unheeded=_unheeded(task.request, entry),
         )
-        task.start(run, event)
+        task.start(run, started)
         self._observer.started(task)
+        return run
 
-    def _launch(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
-        self._active[entry.id] += 1
-        self._begin(task, entry)
-        began_ms = self._clock.monotonic_ms()
-        running = self._group.create_task(self._generate(task, entry, adapter), name=task.id)
-        self._running[task.id] = running
-        # Not a ``finally`` in the coroutine: one that is cancelled before its first step never gets there.
-        running.add_done_callback(lambda _: self._released(task, entry, began_ms))
-
-    def _released(self, task: Task, entry: PoolEntry, began_ms: float) -> None:
-        """The connection to the engine is closed: the slot is free."""
-        self._active[entry.id] -= 1
-        if task.state is TaskState.DONE:
-            self._service[entry.id] = self._service[entry.id].observed(self._clock.monotonic_ms() - began_ms)
-        self.pump()
-
-    async def _generate(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
-        timeouts = entry.config.timeouts
+    async def _generate(self, attempt: Attempt) -> None:
+        task, timeouts = attempt.task, attempt.entry.config.timeouts
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
+        attempt.sent = True
         try:
-            outcome = await relay(task, adapter, generation_of(task.request, task.admission.seed), limits, self._clock)
+            entered = task.admission
+            name = entered.caller.correlation_id
+            generation = generation_of(task.request, entered.seed, attempt.seat, name)
+            outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")
         self._running.pop(task.id, None)  # it has ended by itself: there is no connection left to close
-        self._conclude(task, entry, adapter, outcome)
-
-    def _conclude(self, task: Task, entry: PoolEntry, adapter: Adapter, outcome: Finished | Failed) -> None:
-        """Give the task its terminal event; of a task that has had one (a cancel came first) nothing changes."""
-        # A stream that broke with an engine which was replaced meanwhile says nothing about its successor.
-        current = entry.adapter is adapter and not entry.suspect
-        if isinstance(outcome, Failed) and outcome.engine_suspect and current:
-            entry.suspect = True
-            self._look(self._recheck(entry, adapter), f"recheck-{entry.id}")
-        if task.finished:
+        if task.finished:  # it was cancelled while its connection closed
             return
+        now_ms = self._clock.monotonic_ms()
+        attempt.outcome, attempt.ended_ms = outcome, now_ms
+        change = self._report(attempt, now_ms)
+        if isinstance(outcome, Finished):  # the engine itself has ended it: the next one need not wait for the books
+            self._free(attempt, None)
+        if change is not None:
+            task.tell(change)
+        self._conclude(attempt, outcome, now_ms)
+
+    # --- its end ------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, attempt: Attempt, outcome: Finished | Failed, now_ms: float) -> None:
+        """Give the task its terminal event, or another run."""
+        task = attempt.task
         if isinstance(outcome, Finished):
-            task.done(outcome, self._clock.monotonic_ms())
+            self._looks.worked(attempt.adapter)
+            task.done(outcome, now_ms)
             self._observer.done(task)
-        else:
-            retry_ms = 0 if outcome.code is ErrorCode.WORKER_RESET else None
-            task.fail(outcome.code, outcome.message, outcome.hint, retry_ms)
-            self._observer.failed(task, outcome.code)
+            self._settled(task)
+            return
+        self._suspect(attempt, outcome)
+        early = task.log.tokens == 0
+        if early and retry.tries_again(outcome, task.attempts) and self._give_back(attempt, outcome):
+            return
+        verdict = retry.verdict(outcome, task.replicas) if early else outcome
+        retry_ms = 0 if verdict is outcome and outcome.code is ErrorCode.WORKER_RESET else None
+        task.fail(verdict.code, verdict.message, verdict.hint, retry_ms)
+        self._observer.failed(task, verdict.code)
         self._settled(task)
 
-    def _look(self, looking: Coroutine[None, None, None], name: str) -> None:
-        look = self._group.create_task(looking, name=name)
-        self._looks.add(look)
-        look.add_done_callback(self._looks.discard)
+    def _suspect(self, attempt: Attempt, failed: Failed) -> None:
+        """Draw the conclusions about the engine; what was lost with a former one says nothing about this one."""
+        entry, adapter = attempt.entry, attempt.adapter
+        if failed.engine_suspect:
+            self._looks.suspect(entry, adapter)
+        if failed.hung:
+            self._looks.hung(entry, adapter)
+        if failed.unknown:
+            self._looks.doubt(entry, adapter)
 
-    async def _learn(self, entry: PoolEntry, adapter: Adapter, start: int) -> None:
-        """Ask until it says what it is, or until it is started anew; nothing is sent to it before."""
-        said = ""
-        for pause in itertools.chain(RECHECK_S, itertools.repeat(RECHECK_S[-1])):
-            answer = await _introduction(entry, adapter)
-            if entry.start != start:
-                return
-            if not isinstance(answer, EngineError):
-                entry.props, entry.mute = answer, None
-                break
-            if answer.message != said:
-                log.warning("pool %s does not say what it is: %s", entry.id, answer.message)
-            said = answer.message
-            if answer.failure in MUTE:
-                entry.mute = answer.message
-                entry.heard.set()
-                self._learned(entry)
-            await asyncio.sleep(pause)
-            if entry.start != start:
-                return
-        entry.heard.set()
-        self._learned(entry)
+    def _give_back(self, attempt: Attempt, failed: Failed) -> bool:
+        """Let the task wait at its old place for a replica that has not failed it; False where there is none."""
+        task = attempt.task
+        task.tried.add((attempt.entry.id, attempt.start))
+        lane = attempt.place.lane.pools
+        if not self._backlog.give_back(attempt.place, lane - self._open_to(task, lane)):
+            return False
+        task.wait_again()
+        self._observer.retried(task, failed.message)
+        self.pump()
+        return True
+
+    def _open_to(self, task: Task, pool_ids: Collection[str]) -> frozenset[str]:
+        """The pools that may run a task once more: as a new task could, and not the very engine that has failed it.
+
+        A pool whose engine is in doubt counts: before it gets anything it is another engine, or was asked anew.
+        """
+        fit = []
+        for entry in self._pools.of(pool_ids):
+            view = entry.view
+            same = retry.seen_before(task.tried, entry.id, entry.start)
+            serves = admission.serves(view.snapshot, task.request.model_ref)
+            if view.accepts and serves and not (same and entry.usable) and not admission.obstacle(task.request, view):
+                fit.append(entry.id)
+        return frozenset(fit)
+
+    def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
+        """Tell who listens what the run came to."""
+        account = attempt.account(now_ms)
+        return self._seating.ended(attempt.task, account)
+
+    # --- its slot -----------------------------------------------------------------------------------------------------
+
+    def _left(self, attempt: Attempt) -> None:
+        """The connection to the engine is closed."""
+        now_ms = self._clock.monotonic_ms()
+        if attempt.outcome is None:
+            attempt.ended_ms = now_ms
+            self._report(attempt, now_ms)
+        if attempt.hold.freed:
+            return
+        if not self._open or not attempt.may_go_on:
+            self._free(attempt, None)
+            return
+        entry, adapter = attempt.entry, attempt.adapter
+        shared = entry.snapshot.provisioning_mode is Mode.EXTERNAL
+        patience = SHARED_PATIENCE_MS if shared else PATIENCE_MS
+        # A prompt that it works on, it may have to finish; that is as much its right as if somebody waited for it.
+        whole = 0 if attempt.hold.begun or shared else attempt.run.at_ms + entry.config.timeouts.wall_ms
+        leave = Leave(
+            hold=attempt.hold,
+            since_ms=now_ms,
+            until_ms=max(now_ms + patience, whole),
+            shared=shared,
+            freed=lambda took_ms: self._free(attempt, took_ms),
+            stuck=lambda: self._stuck(attempt),
+        )
+        if self._releases.add(adapter, leave):
+            watching = self._releases.watch(adapter, lambda: self._open and self._occupancy.on(adapter) > 0)
+            self._start_beside(watching, f"release-{entry.id}")
+
+    def _free(self, attempt: Attempt, took_ms: float | None) -> None:
+        """The slot is free; ``took_ms`` by the engine's own word, where it had to be asked."""
+        if not self._occupancy.free(attempt.hold):
+            return
+        self._seating.freed(attempt.entry.id, attempt.adapter, attempt.seat)
+        if took_ms is not None:
+            attempt.task.slot_free_ms = took_ms
+            self._observer.slot_freed(attempt.task, took_ms)
+        self._tell_when_idle(attempt.entry)
         self.pump()
 
-    async def _recheck(self, entry: PoolEntry, adapter: Adapter) -> None:
-        """Look at an engine under suspicion until it answers well, or until pool-managerd reports a change."""
-        pauses = iter(RECHECK_S)
-        pause = RECHECK_S[0]
-        while self._open and entry.suspect and entry.adapter is adapter:
-            pause = next(pauses, pause)
-            await asyncio.sleep(pause)
-            if await _answers_well(entry, adapter) and entry.adapter is adapter:
-                entry.suspect = False
-                self.pump()
+    def _stuck(self, attempt: Attempt) -> None:
+        """The engine works on for nobody. Its slot stays taken; an engine without another one is worth nothing."""
+        entry, adapter = attempt.entry, attempt.adapter
+        self._looks.suspect(entry, adapter)
+        if entry.adapter is adapter and self._occupancy.stuck(adapter) >= entry.slots:
+            self._looks.lost(entry, "it works on in every slot for tasks that have ended")
 
+    def _tell_when_idle(self, entry: PoolEntry) -> None:
+        """An engine that is to end once its tasks have may end when they have: pool-managerd cannot see that."""
+        draining = entry.snapshot.state in {PoolState.DRAINING, PoolState.RELOADING}
+        if not draining and entry.id not in self._retiring:
+            self._told_idle.discard(entry.id)
+            return
+        busy = self._occupancy.of(entry.id) if draining else self._occupancy.off(entry.id, entry.adapter)
+        if not busy and entry.id not in self._told_idle and self._manager.idle(entry.id):
+            self._retiring.discard(entry.id)
+            if draining:
+                self._told_idle.add(entry.id)
 
-async def _answers_well(entry: PoolEntry, adapter: Adapter) -> bool:
-    try:
-        return await adapter.health() is Health.OK
-    except Exception:  # as with a generation: a mistake of ours about one pool must not end all the others
-        log.exception("pool %s could not be looked at", entry.id)
-        return False
-
-
-async def _introduction(entry: PoolEntry, adapter: Adapter) -> Props | EngineError:
-    try:
-        return await adapter.props()
-    except EngineError as error:
-        return error
-    except Exception:  # as with a generation
-        log.exception("pool %s could not be asked what it is", entry.id)
-        return EngineError(Failure.PROTOCOL, "internal error; the log has the details")
+    def _start_beside(self, work: Coroutine[None, None, None], name: str) -> None:
+        _ = self.beside(work, name)
 
 
 def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
@@ -274,7 +400,9 @@ def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | Unset
     return left or UNSET
 
 
-def generation_of(request: TaskRequest, seed: int) -> Generation:
+def generation_of(
+    request: TaskRequest, seed: int, seat: Seat = ANYWHERE, correlation_id: str | None = None
+) -> Generation:
     """What an engine is asked for, from what the client asked for."""
     cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
@@ -282,8 +410,10 @@ def generation_of(request: TaskRequest, seed: int) -> Generation:
         prompt=request.prompt,
         messages=request.messages,
         inputs=request.inputs,
-        max_tokens=request.max_tokens,
+        max_tokens=request.max_tokens if seat.max_tokens is None else seat.max_tokens,
         seed=seed,
         sampling=request.sampling,
         cache_prompt=not cold,
+        slot=seat.slot,
+        correlation_id=correlation_id,
     )

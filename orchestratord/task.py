@@ -1,12 +1,14 @@
 """One admitted task: what was asked, where it stands, and its stream.
 
-Decides the order of a task's life (queued, running, then exactly one of done, canceled and failed) and what its
-terminal event says. Never reads a clock: every moment is an argument, in monotonic milliseconds.
+Decides the order of a task's life (queued, running, and queued again where its replica died before its first token;
+then exactly one of done, canceled and failed) and what its terminal event says. Never reads a clock: every moment is an
+argument, in monotonic milliseconds.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +16,10 @@ from msgspec import UNSET
 
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
+from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
+from orchestratord.demand import UNKNOWN, Demand
+from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
@@ -41,6 +46,11 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     queue_position: int
     predicted_start_ms: int
     backoff_ms: int
+    predicted_low_ms: int = 0
+    predicted_high_ms: int = 0
+    on_time_probability: float | None = None
+    """That the answer is complete before the deadline; None without one."""
+    demand: Demand = UNKNOWN
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,18 +61,34 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     engine_version: str
     at_ms: float
+    served: PoolSnapshot | None = None
+    """The pool as it was then."""
+
+
+Seal = Callable[["Task", End | StreamError], str | None]
+"""Told of a task's terminal event before it is written; answers with the id of the record that is made of it."""
 
 
 class Task:
     """A task from admission to its last reader."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, seal: Seal | None = None) -> None:
         self.admission = admission
+        self._seal = seal
         self.state = TaskState.QUEUED
         self.log = StreamLog()
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
-        self._first_text_ms: float | None = None
+        self.standing: Standing | None = None
+        """What was last told of where it stands."""
+        self.replicas: list[str] = []
+        """The replicas that were given it, in order."""
+        self.tried: set[tuple[str, int]] = set()
+        """The pools that have failed it, each with the number of the engine's start."""
+        self.slot_free_ms: float | None = None
+        """What the engine took to let go of a run that it did not end itself."""
+        self.artifact_id: str | None = None
+        self.first_text_ms: float | None = None
         self._end: End | None = None
         self._error: StreamError | None = None
 
@@ -75,6 +101,11 @@ class Task:
     def request(self) -> TaskRequest:
         """What was asked."""
         return self.admission.request
+
+    @property
+    def attempts(self) -> int:
+        """How many replicas were given it."""
+        return len(self.replicas)
 
     @property
     def finished(self) -> bool:
@@ -101,24 +132,44 @@ class Task:
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
-    def moved(self, position: int, predicted_start_ms: int, queue_depth: int) -> None:
-        """The task waits at another place in the queue."""
-        self.queue_position = position
+    def moved(self, to: Standing) -> None:
+        """The task waits at another place in the queue, or more or less time is foretold of it."""
+        self.queue_position, self.standing = to.position, to
         self.log.metrics(
-            Metrics(queue_position=position, predicted_start_ms=predicted_start_ms, queue_depth=queue_depth)
+            Metrics(
+                queue_position=to.position,
+                queue_depth=to.queue_depth,
+                predicted_start_ms=to.start_ms,
+                predicted_start_low_ms=to.low_ms,
+                predicted_start_high_ms=to.high_ms,
+                on_time_probability=UNSET if to.on_time_probability is None else to.on_time_probability,
+            )
         )
 
     def start(self, run: Run, event: Started) -> None:
         """The task has a slot."""
-        self.state = TaskState.RUNNING
-        self.run = run
-        self.queue_position = None
+        self._run(run)
         self.log.started(event)
+
+    def start_again(self, run: Run, event: Metrics) -> None:
+        """The task has another slot, after the replica that had it died before its first token."""
+        self._run(run)
+        self.log.metrics(event)
+
+    def wait_again(self) -> None:
+        """Its replica died before its first token: the task is in the queue once more, at its old place."""
+        self.state = TaskState.QUEUED
+        self.queue_position = 0
+
+    def tell(self, event: Metrics) -> None:
+        """Something is worth saying; behind the terminal event nothing is."""
+        if not self.log.closed:
+            self.log.metrics(event)
 
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought."""
-        if self._first_text_ms is None:
-            self._first_text_ms = now_ms
+        if self.first_text_ms is None:
+            self.first_text_ms = now_ms
         self.log.texts(texts)
 
     def done(self, finished: Finished, now_ms: float) -> None:
@@ -142,6 +193,8 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
+        if self._seal is not None:
+            self.artifact_id = self._seal(self, self._error)
         self.log.error(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
@@ -162,6 +215,9 @@ class Task:
             predicted_start_ms=entered.predicted_start_ms,
             backoff_ms=entered.backoff_ms,
             streams=self.links,
+            predicted_start_low_ms=entered.predicted_low_ms,
+            predicted_start_high_ms=entered.predicted_high_ms,
+            on_time_probability=entered.on_time_probability,
         )
 
     @property
@@ -181,7 +237,7 @@ class Task:
             replica_id=run.replica_id if run else None,
             seed=entered.seed,
             queue_time_ms=self._since_admission(run.at_ms) if run else None,
-            first_token_ms=self._since_admission(self._first_text_ms),
+            first_token_ms=self._since_admission(self.first_text_ms),
             decode_time_ms=end.decode_time_ms if end else None,
             tokens_in=end.tokens_in if end else None,
             tokens_out=end.tokens_out if end else None,
@@ -189,6 +245,10 @@ class Task:
             stream_sha256=end.stream_sha256 if end else None,
             error_code=self._error.code if self._error else None,
             streams=self.links,
+            session_id=self.request.session_id,
+            attempts=self.attempts,
+            slot_free_ms=None if self.slot_free_ms is None else round(self.slot_free_ms),
+            artifact_id=self.artifact_id,
         )
 
     @property
@@ -197,6 +257,12 @@ class Task:
         return self._end or self._error
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _run(self, run: Run) -> None:
+        self.state = TaskState.RUNNING
+        self.run = run
+        self.queue_position = None
+        self.replicas.append(run.replica_id)
 
     def _since_admission(self, moment_ms: float | None) -> int | None:
         return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
@@ -211,16 +277,20 @@ class Task:
     ) -> None:
         """Close with ``end``; what the engine did not say is what was seen here."""
         if decode_ms is None or not 0 <= decode_ms < math.inf:
-            decode_ms = 0.0 if self._first_text_ms is None else now_ms - self._first_text_ms
-        waited_until = self.run.at_ms if self.run else now_ms
+            decode_ms = 0.0 if self.first_text_ms is None else now_ms - self.first_text_ms
+        waited_until = self.run.at_ms if self.run else now_ms  # of several runs the last: it had the others' waits
         self._end = End(
             tokens_in=max(0, tokens_in or 0),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
-            first_token_ms=self._since_admission(self._first_text_ms),
+            first_token_ms=self._since_admission(self.first_text_ms),
             queue_time_ms=self._since_admission(waited_until) or 0,
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
+        if self._seal is not None:
+            self.artifact_id = self._seal(self, self._end)
+            if self.artifact_id is not None:
+                self._end = msgspec.structs.replace(self._end, artifact_id=self.artifact_id)
         self.log.end(self._end)

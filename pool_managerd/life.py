@@ -70,7 +70,7 @@ class StopAsked(Message, frozen=True, kw_only=True):
 class DrainAsked(Message, frozen=True, kw_only=True):
     """Let running work finish, for at most ``deadline_ms``, then end the engine and stay stopped.
 
-    Asked again while draining, the sooner deadline holds: whoever knows that no work is left asks with 0.
+    Asked again while draining, the sooner deadline holds.
     """
 
     deadline_ms: int
@@ -90,6 +90,10 @@ class ReloadAsked(Message, frozen=True, kw_only=True):
 
     model_ref: str
     deadline_ms: int
+
+
+class WorkEnded(Message, frozen=True, kw_only=True):
+    """No work is left on an engine that may end when its work has: one that drains, or that served before a switch."""
 
 
 class ModelStaged(Message, frozen=True, kw_only=True):
@@ -192,7 +196,7 @@ class TimerFired(Message, frozen=True, kw_only=True):
     run: int
 
 
-Asked = Start | StopAsked | DrainAsked | RestartAsked | ReloadAsked
+Asked = Start | StopAsked | DrainAsked | RestartAsked | ReloadAsked | WorkEnded
 Reported = ModelStaged | EngineEnsured | EngineSpawned | EngineProved | StepFailed | EngineExited | EngineGone
 Succession = SuccessorProved | SuccessorFailed | NoRoom
 Watched = DevicesFailed | DevicesWell
@@ -280,6 +284,12 @@ class SwitchOver(Message, frozen=True, kw_only=True):
     due: int
 
 
+class EndRetired(Message, frozen=True, kw_only=True):
+    """End the engine that served before the last switch, if there is one, without waiting any longer. Not answered."""
+
+    run: int
+
+
 class AwaitDevices(Message, frozen=True, kw_only=True):
     """From ``due`` on look whether every GPU of the mask answers: ``DevicesWell`` when they do."""
 
@@ -298,5 +308,6 @@ Effect = (
     | PrepareSuccessor
     | AbandonSuccessor
     | SwitchOver
+    | EndRetired
     | AwaitDevices
 )

@@ -28,6 +28,7 @@ from pool_managerd.life import (
     DevicesWell,
     DrainAsked,
     Effect,
+    EndRetired,
     EngineEnsured,
     EngineExited,
     EngineGone,
@@ -57,6 +58,7 @@ from pool_managerd.life import (
     SwitchOver,
     TimerFired,
     WatchEngine,
+    WorkEnded,
 )
 
 MAX_PORT_TRIES = 5
@@ -87,15 +89,31 @@ _IDLE: Row = {
 }
 
 TRANSITIONS: Mapping[PoolState, Row] = {
-    PoolState.STOPPED: {**_IDLE, Start: _STAGING, DevicesFailed: _STOPPED},
-    PoolState.STAGING_MODEL: {**_BUSY, ModelStaged: (PoolState.ENSURING_ENGINE,), StepFailed: _FAILED},
-    PoolState.ENSURING_ENGINE: {**_BUSY, EngineEnsured: (PoolState.STARTING,), StepFailed: _FAILED},
-    PoolState.STARTING: {**_BUSY, EngineSpawned: (PoolState.PROBING,), StepFailed: _FAILED},
+    PoolState.STOPPED: {**_IDLE, Start: _STAGING, DevicesFailed: _STOPPED, WorkEnded: _STOPPED},
+    PoolState.STAGING_MODEL: {
+        **_BUSY,
+        ModelStaged: (PoolState.ENSURING_ENGINE,),
+        StepFailed: _FAILED,
+        WorkEnded: _STAGING,
+    },
+    PoolState.ENSURING_ENGINE: {
+        **_BUSY,
+        EngineEnsured: (PoolState.STARTING,),
+        StepFailed: _FAILED,
+        WorkEnded: (PoolState.ENSURING_ENGINE,),
+    },
+    PoolState.STARTING: {
+        **_BUSY,
+        EngineSpawned: (PoolState.PROBING,),
+        StepFailed: _FAILED,
+        WorkEnded: (PoolState.STARTING,),
+    },
     PoolState.PROBING: {
         **_BUSY,
         EngineProved: _READY,
         StepFailed: _FAILED,
         EngineExited: (*_FAILED, PoolState.STARTING),
+        WorkEnded: (PoolState.PROBING,),
     },
     PoolState.READY: {
         **_BUSY,
@@ -105,6 +123,7 @@ TRANSITIONS: Mapping[PoolState, Row] = {
         NoRoom: (PoolState.READY, PoolState.DRAINING),
         StepFailed: _FAILED,
         EngineExited: _FAILED,
+        WorkEnded: _READY,
     },
     PoolState.DRAINING: {
         **_BUSY,
@@ -116,10 +135,15 @@ TRANSITIONS: Mapping[PoolState, Row] = {
         StepFailed: _DRAINING,
         EngineExited: _DRAINING,
         EngineGone: (PoolState.STOPPED, PoolState.STAGING_MODEL),
+        WorkEnded: _DRAINING,
     },
-    PoolState.FAILED: {**_BUSY, EngineGone: (PoolState.BACKOFF, PoolState.BROKEN, PoolState.STAGING_MODEL)},
-    PoolState.BACKOFF: {**_IDLE, TimerFired: _STAGING},
-    PoolState.BROKEN: _IDLE,
+    PoolState.FAILED: {
+        **_BUSY,
+        EngineGone: (PoolState.BACKOFF, PoolState.BROKEN, PoolState.STAGING_MODEL),
+        WorkEnded: (PoolState.FAILED,),
+    },
+    PoolState.BACKOFF: {**_IDLE, TimerFired: _STAGING, WorkEnded: (PoolState.BACKOFF,)},
+    PoolState.BROKEN: {**_IDLE, WorkEnded: (PoolState.BROKEN,)},
     PoolState.QUARANTINED: {
         StopAsked: (PoolState.STOPPED, PoolState.DRAINING),
         DrainAsked: (PoolState.STOPPED, PoolState.DRAINING),
@@ -128,6 +152,7 @@ TRANSITIONS: Mapping[PoolState, Row] = {
         DevicesFailed: _QUARANTINED,
         DevicesWell: _STAGING,
         EngineGone: _QUARANTINED,
+        WorkEnded: _QUARANTINED,
     },
 }
 """State -> event -> where it may lead. States that are not in here are never entered."""
@@ -172,7 +197,7 @@ def diagram() -> str:
 
 def _decide(life: Life, event: Event, now: int) -> Outcome:
     match event:
-        case Start() | StopAsked() | DrainAsked() | RestartAsked() | ReloadAsked():
+        case Start() | StopAsked() | DrainAsked() | RestartAsked() | ReloadAsked() | WorkEnded():
             return _asked(life, event, now)
         case TimerFired():
             return _timer(life)
@@ -198,6 +223,8 @@ def _asked(life: Life, event: Asked, now: int) -> Outcome:
             return _restart(replace(life, failures=0))
         case ReloadAsked():
             return _reload(replace(life, failures=0), event, now)
+        case WorkEnded():
+            return _work_ended(life)
         case _:
             assert_never(event)
 
@@ -415,6 +442,13 @@ def _drain(life: Life, until: int, now: int, *, again: bool) -> Outcome:
     if life.due is not None and life.due <= until:
         return after, abandon
     return replace(after, due=until), (*abandon, SetTimer(run=life.run, due=until))
+
+
+def _work_ended(life: Life) -> Outcome:
+    """Nobody needs to be waited for any more; where nobody is, it changes nothing."""
+    if life.state is PoolState.DRAINING and not life.stopping:
+        return _end(life, again=life.again)
+    return life, (EndRetired(run=life.run),) if life.state is PoolState.READY else ()
 
 
 def _restart(life: Life) -> Outcome:

@@ -100,6 +100,8 @@ class Owner:
         self._work: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
         self._retiring: asyncio.Task[None] | None = None
+        self._patience: asyncio.Task[None] | None = None
+        """How long the retired engine may go on."""
         self._stopped = asyncio.Event()
         self._stopped.set()
 
@@ -165,7 +167,7 @@ class Owner:
                 self._start("watch", run, group, lambda: self._effects.watch(model_ref))
             case l.SetTimer(due=due):
                 self._start("timer", run, group, lambda: self._timer(run, due))
-            case l.PrepareSuccessor() | l.AbandonSuccessor() | l.SwitchOver():
+            case l.PrepareSuccessor() | l.AbandonSuccessor() | l.SwitchOver() | l.EndRetired():
                 self._succeed(effect, group)
             case l.AwaitDevices(due=due):
                 self._start("await_devices", run, group, lambda: self._await_devices(run, due))
@@ -178,7 +180,9 @@ class Owner:
                 assert_never(effect)
 
     def _succeed(
-        self, effect: l.PrepareSuccessor | l.AbandonSuccessor | l.SwitchOver, group: asyncio.TaskGroup
+        self,
+        effect: l.PrepareSuccessor | l.AbandonSuccessor | l.SwitchOver | l.EndRetired,
+        group: asyncio.TaskGroup,
     ) -> None:
         run = effect.run
         match effect:
@@ -192,7 +196,11 @@ class Owner:
             case l.SwitchOver(due=due):
                 self._effects.switch_over()
                 self._start("spawn", run, group, lambda: self._exit(run))
-                self._retiring = group.create_task(self._retire(due))
+                self._patience = group.create_task(self._effects.sleep_until(due))
+                self._retiring = group.create_task(self._retire(self._patience))
+            case l.EndRetired():
+                if self._patience is not None:
+                    self._patience.cancel()
             case _:
                 assert_never(effect)
 
@@ -261,8 +269,11 @@ class Owner:
             await asyncio.wait(cancelled)
         await self._persist("end the successor", self._effects.abandon_successor)
 
-    async def _retire(self, due: int) -> None:
-        await self._effects.sleep_until(due)
+    async def _retire(self, patience: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.wait({patience})
+        finally:
+            patience.cancel()
         await self._persist("end the old engine", self._effects.retire)
 
     async def _await_devices(self, run: int, due: int) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -37,9 +38,22 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--knobs", default="{}", help="JSON; the fields stand in tests/standin/knobs.py")
     parser.add_argument("--remote-knobs", action="store_true", help="allow POST /_knobs")
+    parser.add_argument("--uvloop", action="store_true", help="on uvloop, where it is installed: cheaper by half")
     arguments = parser.parse_args()
     knobs = msgspec.json.decode(arguments.knobs, type=Knobs)
-    asyncio.run(serve(arguments.port, knobs, WIRES[arguments.engine], remote_knobs=arguments.remote_knobs))
+    serving = serve(arguments.port, knobs, WIRES[arguments.engine], remote_knobs=arguments.remote_knobs)
+    with asyncio.Runner(loop_factory=uvloop_factory() if arguments.uvloop else None) as runner:
+        runner.run(serving)
+
+
+def uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes a loop of uvloop's; None where it is not installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 if __name__ == "__main__":

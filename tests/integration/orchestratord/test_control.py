@@ -114,7 +114,13 @@ async def linked(here: House, group: asyncio.TaskGroup) -> asyncio.Task[None]:
             "reload",
             {"new_model_ref": "n"},
             Method.POOL_RELOAD,
-            {"pool_id": "p", "new_model_ref": "n", "deadline_ms": 0},
+            {"pool_id": "p", "new_model_ref": "n", "deadline_ms": 30_000},
+        ),
+        (
+            "reload",
+            {"new_model_ref": "n", "deadline_ms": 7},
+            Method.POOL_RELOAD,
+            {"pool_id": "p", "new_model_ref": "n", "deadline_ms": 7},
         ),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from contracts.config import FullPolicy, Queue
 from contracts.tasks import Placement, Priority
 from orchestratord.backlog import Backlog, Full
-from orchestratord.dispatch import next_assignment
+from orchestratord.dispatch import next_assignment, next_expiry
 from orchestratord.placement import Replica, choose
 
 QUEUES = {"a": Queue(capacity=4), "b": Queue(capacity=3, full_policy=FullPolicy.DROP_LRU), "c": Queue(capacity=5)}
@@ -62,7 +62,7 @@ class Scheduler(RuleBasedStateMachine):
                 pool_id=engine.pool_id,
                 replica_id=f"{engine.pool_id}-0",
                 usable=engine.usable,
-                slots=SLOTS[engine.pool_id],
+                free_slots=SLOTS[engine.pool_id] - self.active(engine.pool_id),
                 active=self.active(engine.pool_id),
                 vram_free_bytes=engine.vram,
             )
@@ -83,9 +83,9 @@ class Scheduler(RuleBasedStateMachine):
         """Start all that can start, and check every assignment against the rules."""
         while True:
             replicas, waiting = self.replicas(), self.waiting()
-            free = {each.pool_id for each in replicas if each.usable and each.active < each.slots}
+            free = {each.pool_id for each in replicas if each.usable and each.free_slots}
             eligible = [task_id for task_id, task in waiting.items() if task.pools & free]
-            assignment = next_assignment(self.backlog, replicas)
+            assignment = next_assignment(self.backlog, replicas, self.now)
             if assignment is None:
                 assert not eligible, f"{eligible} wait while {free} are free"
                 return
@@ -183,8 +183,8 @@ def test_random_lives_of_a_scheduler() -> None:
 def test_nothing_is_taken_while_no_slot_is_free() -> None:
     backlog = Backlog(QUEUES)
     backlog.offer("t", Priority.INTERACTIVE, {"a"})
-    busy = Replica(pool_id="a", replica_id="a-0", usable=True, slots=1, active=1)
-    assert next_assignment(backlog, [busy]) is None
+    busy = Replica(pool_id="a", replica_id="a-0", usable=True, free_slots=0, active=1)
+    assert next_assignment(backlog, [busy], 0) is None
     assert "t" in backlog
 
 
@@ -194,13 +194,13 @@ def test_a_later_task_passes_one_that_no_free_slot_could_serve() -> None:
     backlog.offer("for-a", Priority.INTERACTIVE, {"a"})
     backlog.offer("for-b", Priority.BATCH, {"b"})
     replicas = [
-        Replica(pool_id="a", replica_id="a-0", usable=False, slots=1, active=0),
-        Replica(pool_id="b", replica_id="b-0", usable=True, slots=1, active=0),
+        Replica(pool_id="a", replica_id="a-0", usable=False, free_slots=1, active=0),
+        Replica(pool_id="b", replica_id="b-0", usable=True, free_slots=1, active=0),
     ]
-    assignment = next_assignment(backlog, replicas)
+    assignment = next_assignment(backlog, replicas, 0)
     assert assignment is not None
     assert (assignment.task_id, assignment.replica.pool_id) == ("for-b", "b")
-    assert next_assignment(backlog, replicas) is None
+    assert next_assignment(backlog, replicas, 0) is None
 
 
 @pytest.mark.req("HP-06")
@@ -208,9 +208,67 @@ def test_the_tasks_own_preference_decides_among_free_replicas() -> None:
     backlog = Backlog(QUEUES)
     backlog.offer("t", Priority.INTERACTIVE, {"a", "b"}, Placement(prefer=("b",)))
     replicas = [
-        Replica(pool_id=pool, replica_id=f"{pool}-0", usable=True, slots=1, active=0, vram_free_bytes=vram)
+        Replica(pool_id=pool, replica_id=f"{pool}-0", usable=True, free_slots=1, active=0, vram_free_bytes=vram)
         for pool, vram in (("a", 24), ("b", 12))
     ]
-    assignment = next_assignment(backlog, replicas)
+    assignment = next_assignment(backlog, replicas, 0)
     assert assignment is not None
     assert assignment.replica.pool_id == "b"
+
+
+# --- a turn that is held for its home ---------------------------------------------------------------------------------
+
+
+def two(free_a: int, free_b: int, *, a_usable: bool = True) -> list[Replica]:
+    """Two replicas with so many free slots."""
+    return [
+        Replica(pool_id="a", replica_id="a-0", usable=a_usable, free_slots=free_a, active=0),
+        Replica(pool_id="b", replica_id="b-0", usable=True, free_slots=free_b, active=0, vram_free_bytes=1),
+    ]
+
+
+def assigned(backlog: Backlog, replicas: list[Replica], now_ms: float) -> tuple[str, str] | None:
+    found = next_assignment(backlog, replicas, now_ms)
+    return None if found is None else (found.task_id, found.replica.pool_id)
+
+
+@pytest.mark.req("HP-07", "HP-08")
+def test_a_turn_waits_for_its_home_and_is_passed_there_by_others_but_not_for_longer_than_it_is_held() -> None:
+    backlog = Backlog(QUEUES)
+    backlog.offer("turn", Priority.INTERACTIVE, {"a", "b"}, home="a", hold_until_ms=100)
+    backlog.offer("other", Priority.BATCH, {"a", "b"})
+    assert assigned(backlog, two(0, 1), 0) == ("other", "b")
+    assert assigned(backlog, two(0, 1), 99) is None
+    assert next_expiry(backlog, two(0, 1)) == 100
+    assert next_expiry(backlog, two(0, 0)) is None  # nothing could start then
+    assert assigned(backlog, two(0, 1), 100) == ("turn", "b")
+
+
+@pytest.mark.req("HP-07")
+def test_a_turn_goes_home_where_its_home_is_free() -> None:
+    backlog = Backlog(QUEUES)
+    for number, until in enumerate((None, 0, 100)):
+        backlog.offer(
+            f"turn{number}", Priority.BATCH, {"a", "b"}, Placement(prefer=("b",)), home="a", hold_until_ms=until
+        )
+        assert assigned(backlog, two(1, 1), 1) == (f"turn{number}", "a")
+
+
+@pytest.mark.req("HP-07", "HP-08")
+def test_nobody_waits_for_a_home_that_is_gone() -> None:
+    backlog = Backlog(QUEUES)
+    backlog.offer("turn", Priority.INTERACTIVE, {"a", "b"}, home="a", hold_until_ms=100)
+    assert assigned(backlog, two(1, 1, a_usable=False), 0) == ("turn", "b")
+
+
+@pytest.mark.req("HP-01")
+def test_a_start_that_is_owed_to_batch_is_taken_where_it_is_owed() -> None:
+    queues = {"a": Queue(capacity=9), "b": Queue(capacity=9, batch_share=0.5)}
+    backlog = Backlog(queues)
+    for number in range(3):
+        backlog.offer(f"i{number}", Priority.INTERACTIVE, {"a", "b"})
+    backlog.offer("batch", Priority.BATCH, {"a", "b"})
+    assert assigned(backlog, two(0, 1), 0) == ("i0", "b")
+    assert assigned(backlog, two(1, 0), 0) == ("i1", "a")
+    assert assigned(backlog, two(0, 1), 0) == ("batch", "b")
+    assert assigned(backlog, two(0, 1), 0) == ("i2", "b")

@@ -313,7 +313,7 @@ async def test_a_silent_engine_fails_its_task_at_the_idle_limit_and_is_looked_at
 
 
 async def test_nothing_is_sent_to_an_engine_under_suspicion_until_it_answers_well() -> None:
-    broken = Script([EngineError(Failure.BROKEN, "gone")])
+    broken = Script(["a", EngineError(Failure.BROKEN, "gone")])
     async with world(broken, Script()) as here:
         engine = here.engines["p"]
         engine.healths = [Health.DOWN, Health.LOADING, Health.DOWN, Health.OK]
@@ -329,7 +329,7 @@ async def test_nothing_is_sent_to_an_engine_under_suspicion_until_it_answers_wel
 
 
 async def test_a_report_of_a_new_engine_ends_the_suspicion() -> None:
-    broken = Script([EngineError(Failure.REFUSED, "connection refused")])
+    broken = Script(["a", EngineError(Failure.BROKEN, "gone")])
     async with world(broken, Script()) as here:
         engine = here.engines["p"]
         engine.healths = [Health.DOWN] * 1000
@@ -364,8 +364,8 @@ async def test_an_old_engines_failure_does_not_fall_back_on_its_successor() -> N
 
 async def test_a_look_at_the_old_engine_says_nothing_about_the_new_one() -> None:
     answers = asyncio.Event()
-    old = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended")]))
-    new = ScriptedAdapter(Script([EngineError(Failure.BROKEN, "ended too")]))
+    old = ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "ended")]))
+    new = ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "ended too")]))
     old.healths, new.healths = [Hold(answers)], [Health.DOWN] * 1000
     async with world(engines={"p": old}) as here:
         await ended(await here.submit())
@@ -381,7 +381,7 @@ async def test_a_look_at_the_old_engine_says_nothing_about_the_new_one() -> None
 
 async def test_another_pool_takes_over_while_one_is_under_suspicion() -> None:
     settings = config(pool("a"), pool("b"))
-    engines = {"a": ScriptedAdapter(Script([EngineError(Failure.BROKEN, "gone")])), "b": ScriptedAdapter()}
+    engines = {"a": ScriptedAdapter(Script(["a", EngineError(Failure.BROKEN, "gone")])), "b": ScriptedAdapter()}
     async with world(settings=settings, engines=engines) as here:
         engines["a"].healths = [Health.DOWN] * 1000
         await ended(await here.submit())
@@ -726,13 +726,23 @@ async def test_before_any_report_it_is_the_managers_absence_that_is_told() -> No
 async def test_a_waiting_task_is_told_when_its_place_changes_and_only_then() -> None:
     async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(2), STOPPED_WELL]))}) as here:
         tasks = [await here.submit() for _ in range(4)]
-        stream = await ended(tasks[3])
+        with here.orchestrator.reading(tasks[3], lambda: None):
+            stream = await ended(tasks[3])
         frames = frames_of(stream)
         assert [frame.event for frame in frames] == ["metrics", "metrics", "started", "end"]
         assert [frame.data["queue_position"] for frame in frames[:2]] == [1, 0]
         assert [frame.data["queue_depth"] for frame in frames[:2]] == [2, 1]
         assert tasks[3].accepted.queue_position == 2
         assert frames[2].data["queue_position"] == 2
+
+
+async def test_a_task_that_nobody_reads_is_found_at_its_place_and_told_nothing() -> None:
+    async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(2), STOPPED_WELL]))}) as here:
+        tasks = [await here.submit() for _ in range(4)]
+        await pass_time(3)
+        assert here.orchestrator.get(tasks[3].id).status.queue_position == 1
+        assert {task.status.queue_position for task in here.orchestrator.select(TaskState.QUEUED, 9)} == {0, 1}
+        assert [frame.event for frame in frames_of(await ended(tasks[3]))] == ["started", "end"]
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

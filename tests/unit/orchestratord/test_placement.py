@@ -16,7 +16,7 @@ def replica(pool_id: str, *, usable: bool = True, slots: int = 2, active: int = 
         pool_id=pool_id,
         replica_id=f"{pool_id}-0",
         usable=usable,
-        slots=slots,
+        free_slots=slots - active,
         active=active,
         vram_free_bytes=vram,
     )
@@ -70,7 +70,7 @@ def test_the_choice_beats_every_other_and_ignores_the_order_of_the_candidates(
     candidates: list[Replica], wish: Placement, pools: set[str]
 ) -> None:
     chosen = choose(candidates, wish, pools)
-    able = [each for each in candidates if each.usable and each.active < each.slots and each.pool_id in pools]
+    able = [each for each in candidates if each.usable and each.free_slots > 0 and each.pool_id in pools]
     assert choose(candidates[::-1], wish, pools) == chosen
     assert (chosen is None) == (not able)
     if chosen is None:

@@ -8,11 +8,12 @@ import pytest
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
 from contracts.errors import ErrorCode
 from contracts.events import FinishReason
-from orchestratord.relay import Failed, Limits, relay
+from orchestratord.relay import Limits, relay
+from orchestratord.retry import Failed
 from tests.support.virtual_loop import LoopClock, pass_time
 from tests.unit.orchestratord.frames import events_of, text_of
 from tests.unit.orchestratord.test_task import started
-from tests.unit.orchestratord.world import HANG, STOPPED_WELL, Pause, Script, ScriptedAdapter, ticking
+from tests.unit.orchestratord.world import HANG, STOPPED_WELL, Pause, Script, ScriptedAdapter, Step, ticking
 
 LIMITS = Limits(wall_ms=10_000, idle_ms=1_000)
 
@@ -64,23 +65,52 @@ async def test_nothing_is_read_behind_the_final_event() -> None:
 
 
 @pytest.mark.req("HP-17")
-@pytest.mark.parametrize("silence", ["headers", "first", "middle", "end"])
-async def test_a_silent_engine_is_given_up_at_the_idle_limit(silence: str) -> None:
-    script = {
-        "headers": Script(headers=[HANG]),
-        "first": Script([HANG]),
-        "middle": Script(["a", HANG, "b"]),
-        "end": Script(["a", "b", HANG]),
-    }[silence]
+@pytest.mark.parametrize("silence", ["middle", "end"])
+async def test_an_engine_that_falls_silent_is_given_up_at_the_idle_limit(silence: str) -> None:
+    script = {"middle": Script(["a", HANG, "b"]), "end": Script(["a", "b", HANG])}[silence]
     outcome, text, _, took = await failed(script)
     assert outcome == Failed(
         code=ErrorCode.DECODE_TIMEOUT,
         message="the engine was given up after 1000 ms (idle limit)",
         hint="timeouts.idle_ms of the pool sets this limit",
         engine_suspect=True,
+        hung=True,
     )
-    assert text == {"headers": "", "first": "", "middle": "a", "end": "ab"}[silence]
+    assert text == {"middle": "a", "end": "ab"}[silence]
     assert took == pytest.approx(1_000, abs=1)
+
+
+@pytest.mark.req("HP-17")
+@pytest.mark.parametrize("silence", ["headers", "first", "without text"])
+async def test_before_the_first_token_only_the_wall_limit_counts(silence: str) -> None:
+    beats = ticking("", 0.5, 100)
+    nothing: list[Step] = [[] if beat == "" else beat for beat in beats]
+    script = {"headers": Script(headers=[HANG]), "first": Script([HANG]), "without text": Script(nothing)}[silence]
+    outcome, text, _, took = await failed(script)
+    assert outcome == Failed(
+        code=ErrorCode.DECODE_TIMEOUT,
+        message="the engine was given up after 10000 ms (wall limit), before its first token",
+        hint="timeouts.wall_ms of the pool sets this limit",
+        engine_suspect=True,
+        hung=True,
+    )
+    assert text == ""
+    assert took == pytest.approx(10_000, abs=1)
+
+
+@pytest.mark.req("HP-17")
+async def test_a_prompt_that_takes_longer_than_the_idle_limit_is_answered() -> None:
+    outcome, text, _, took = await run(Script(headers=[Pause(4)], body=[Pause(5), "a", Pause(0.9), "b", STOPPED_WELL]))
+    assert outcome is STOPPED_WELL
+    assert text == "ab"
+    assert took == pytest.approx(9_900, abs=1)
+
+
+@pytest.mark.req("HP-17")
+async def test_an_event_without_text_is_a_sign_of_life_among_tokens() -> None:
+    outcome, _, _, took = await failed(Script(["a", Pause(0.9), [], Pause(0.9), [], HANG]))
+    assert outcome.code is ErrorCode.DECODE_TIMEOUT
+    assert took == pytest.approx(2_800, abs=1)
 
 
 @pytest.mark.req("HP-17")
@@ -132,7 +162,14 @@ async def test_an_engines_failure_in_our_words(
 ) -> None:
     error = EngineError(failure, "it said so")
     outcome, text, _, _ = await failed(Script(headers=[error]) if where == "headers" else Script(["a", error]))
-    assert outcome == Failed(code=code, message="it said so", hint=hint, engine_suspect=suspect)
+    assert outcome == Failed(
+        code=code,
+        message="it said so",
+        hint=hint,
+        engine_suspect=suspect,
+        failure=failure,
+        may_go_on=failure is not Failure.REFUSED,
+    )
     assert text == ("" if where == "headers" else "a")
 
 
@@ -148,9 +185,19 @@ async def test_a_stream_that_ends_without_its_final_event_is_a_dead_worker() -> 
         message="the engine's stream ended without its final event",
         hint="send the task again",
         engine_suspect=True,
+        failure=Failure.BROKEN,
     )
     assert text == "ab"
     assert took == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "may_go_on", "unknown"),
+    [(None, True, False), (200, True, False), (503, False, False), (404, False, True)],
+)
+async def test_what_an_answers_status_says(status: int | None, may_go_on: bool, unknown: bool) -> None:
+    outcome, _, _, _ = await failed(Script(headers=[EngineError(Failure.BROKEN, "no", status=status)]))
+    assert (outcome.may_go_on, outcome.unknown) == (may_go_on, unknown)
 
 
 @pytest.mark.req("HP-11")

@@ -16,6 +16,7 @@ from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
 from orchestratord.entrance import Sources
+from orchestratord.manager import Manager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
@@ -107,6 +108,7 @@ class _Stream:
 
     def __init__(self, steps: Iterator[Step]) -> None:
         self._steps = steps
+        self.ended = False
 
     def __aiter__(self) -> "_Stream":
         return self
@@ -117,7 +119,9 @@ class _Stream:
                 case None:
                     continue
                 case batch:
+                    self.ended = batch.finished is not None
                     return batch
+        self.ended = True
         raise StopAsyncIteration
 
 
@@ -163,6 +167,35 @@ class ScriptedAdapter:
         self.says: Props | Exception | Hold = SERVES
         """What it answers when it is asked what it is; SERVES once a Hold is over."""
         self.introductions = 0
+        self.erased: list[int] = []
+        """The slots that it was told to erase."""
+        self.erasing: asyncio.Event | None = None
+        """Erasing waits for this, where it is set."""
+        self.erase_fails: EngineError | None = None
+        self.lingers: float = 0.0
+        """Seconds of the loop that it goes on with a run whose connection was closed."""
+        self.lingering = 0
+        self.tells_busy = True
+        """Whether it can be asked how busy it is."""
+        self.asked_busy: list[float] = []
+        """When it was."""
+        self.busy_fails: EngineError | None = None
+
+    async def busy(self) -> int | None:
+        self.asked_busy.append(asyncio.get_running_loop().time())
+        if self.busy_fails is not None:
+            raise self.busy_fails
+        return self.open + self.lingering if self.tells_busy else None
+
+    def linger(self) -> None:
+        """The connection of a run that had not ended was closed."""
+        if self.lingers:
+            self.lingering += 1
+            if self.lingers < math.inf:
+                asyncio.get_running_loop().call_later(self.lingers, self._let_go)
+
+    def _let_go(self) -> None:
+        self.lingering -= 1
 
     async def health(self) -> Health:
         self.looks += 1
@@ -194,6 +227,13 @@ class ScriptedAdapter:
             raise self.tokens
         return self.tokens
 
+    async def erase(self, slot: int) -> None:
+        if self.erasing is not None:
+            await self.erasing.wait()
+        if isinstance(self.erase_fails, EngineError):
+            raise self.erase_fails
+        self.erased.append(slot)
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         self.asked.append(generation)
         return _Open(self, self.scripts.pop(0) if self.scripts else self.otherwise)
@@ -205,6 +245,7 @@ class _Open:
     def __init__(self, engine: ScriptedAdapter, script: Script) -> None:
         self._engine = engine
         self._script = script
+        self._stream = _Stream(iter(script.body))
 
     async def __aenter__(self) -> AsyncIterator[Batch]:
         self._engine.open += 1
@@ -215,7 +256,7 @@ class _Open:
         except BaseException:
             self._leave()
             raise
-        return _Stream(iter(self._script.body))
+        return self._stream
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -231,6 +272,8 @@ class _Open:
     def _leave(self) -> None:
         self._engine.open -= 1
         self._engine.closed += 1
+        if not self._stream.ended:
+            self._engine.linger()
 
 
 def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> list[Step]:
@@ -245,7 +288,7 @@ def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> 
 class World:
     """One orchestrator and its engines."""
 
-    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter]) -> None:
+    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter], manager: Manager | None = None) -> None:
         self.config = settings
         self.engines = engines
         self.metrics = Metrics()
@@ -254,7 +297,8 @@ class World:
         self.pools = PoolDirectory(settings, self._adapter)
         numbers = itertools.count(1)
         sources = Sources(new_id=lambda: f"n{next(numbers)}", new_seed=lambda: 4242)
-        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, Observer(self.metrics))
+        observer = Observer(self.metrics)
+        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, observer, manager=manager)
         self.metrics.watch(self.pools, self.orchestrator.backlog)
         self.stopping = asyncio.Event()
 
@@ -284,11 +328,12 @@ async def world(
     ready: bool = True,
     slots: int = 1,
     snapshots: Callable[[str], PoolSnapshot] | None = None,
+    manager: Manager | None = None,
 ) -> AsyncIterator[World]:
     """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped."""
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
-    made = World(settings, engines)
+    made = World(settings, engines, manager)
     mistakes: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
     try:

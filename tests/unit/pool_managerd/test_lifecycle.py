@@ -162,6 +162,32 @@ def test_a_drain_asked_again_ends_sooner_and_never_later() -> None:
     assert effects == (l.StopEngine(run=after.run),)
 
 
+def test_a_drain_ends_when_no_work_is_left() -> None:
+    life, _ = drive(ready(), l.DrainAsked(deadline_ms=300))
+    after, effects = drive(life, l.WorkEnded())
+    assert (after.state, effects) == (PoolState.DRAINING, (l.StopEngine(run=after.run),))
+    assert drive(after, l.WorkEnded()) == (after, ())
+    assert drive(after, GONE)[0].state is PoolState.STOPPED
+
+
+@pytest.mark.req("PM-04")
+def test_a_reload_that_drains_goes_on_when_no_work_is_left() -> None:
+    life, _ = drive(ready(), l.ReloadAsked(model_ref="file:/new", deadline_ms=300))
+    life, _ = drive(life, l.NoRoom(run=life.run, model_ref="file:/new"))
+    life, effects = drive(life, l.WorkEnded())
+    assert effects == (l.StopEngine(run=life.run),)
+    life, effects = drive(life, GONE)
+    assert (life.state, life.model_ref) == (PoolState.STAGING_MODEL, "file:/new")
+
+
+@pytest.mark.parametrize("state", [state for state in TRANSITIONS if state is not PoolState.DRAINING])
+def test_where_nobody_waits_for_work_its_end_changes_nothing(state: PoolState) -> None:
+    life = replace(ready(), state=state)
+    after, effects = step(life, l.WorkEnded(), 0)
+    assert after == life
+    assert effects == ((l.EndRetired(run=life.run),) if state is PoolState.READY else ())
+
+
 def test_an_engine_that_dies_while_draining_is_cleared_away_and_stays_stopped() -> None:
     life, effects = drive(ready(), l.DrainAsked(deadline_ms=300), EXITED)
     assert effects == (l.StopEngine(run=life.run),)
@@ -334,7 +360,7 @@ def test_an_event_that_cannot_happen_raises_and_names_what_can() -> None:
         step(new(), l.TimerFired(run=0), 0)
     assert str(caught.value) == (
         "TimerFired cannot happen in state stopped; "
-        "what can: DevicesFailed, DrainAsked, ReloadAsked, RestartAsked, Start, StopAsked"
+        "what can: DevicesFailed, DrainAsked, ReloadAsked, RestartAsked, Start, StopAsked, WorkEnded"
     )
 
 

@@ -309,6 +309,24 @@ async def test_a_reload_switches_and_ends_the_old_engine_when_its_time_is_over()
 
 
 @pytest.mark.req("PM-04")
+async def test_the_old_engine_ends_at_once_when_its_work_has() -> None:
+    effects = ScriptedEffects()
+    async with serving(effects) as owner:
+        owner.post(l.WorkEnded())
+        await settle(50)
+        assert effects.done == [], "there is no old engine"
+        owner.post(l.ReloadAsked(model_ref="file:/new", deadline_ms=700_000))
+        await settle(50)
+        owner.post(l.WorkEnded())
+        owner.post(l.WorkEnded())
+        await settle(50)
+        assert effects.done == ["prepare file:/new", "switch", "watch file:/new", "retire"]
+        assert effects.state() is PoolState.READY
+        await pass_time(800)
+        assert effects.done[4:] == []
+
+
+@pytest.mark.req("PM-04")
 async def test_a_successor_that_cannot_be_had_leaves_the_old_one_alone() -> None:
     effects = ScriptedEffects()
     effects.script["prepare"] = failing(Cause.MODEL_MISSING)
