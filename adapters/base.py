@@ -64,6 +64,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
+    correlation_id: str | None = None
+    """Of the request that caused it, for an engine that takes one."""
     slot: int | None = None
     """Which of its slots is to run it, for an engine that can be told; None leaves the choice to it."""
 
@@ -138,4 +140,10 @@ class Adapter(Protocol):
         """Start a generation; leaving the context is the cancel, and closes the connection at once.
 
         Entering returns when the engine has accepted the request. Both entering and iterating raise EngineError.
+        """
+
+    async def erase(self, slot: int) -> None:
+        """Have an idle slot forget the cache that it has; nothing to do where slots cannot be chosen.
+
+        Raises EngineError.
         """

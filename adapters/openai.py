@@ -97,6 +97,9 @@ class OpenAiAdapter:
         draws = generation.workload in {Workload.COMPLETION, Workload.CHAT}
         return self._stream(generation) if draws else self._results(generation)
 
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
+
     # --- what depends on the server -----------------------------------------------------------------------------------
 
     async def _served(self, card: discovery.ModelCard, routes: discovery.Routes | None) -> dict[str, bool]:
@@ -153,7 +156,8 @@ class OpenAiAdapter:
         limit, more = await self._limit(generation), await self._more(generation)
         path, body = request(self.engine, generation, model=card.id, max_tokens=limit, more=more)
         reader = OpenAiReader(self.refusals.stream_error)
-        async with self._http.stream(self._endpoint, path, body, self._refusal) as stream:
+        name = generation.correlation_id
+        async with self._http.stream(self._endpoint, path, body, self._refusal, request_id=name) as stream:
             yield Batches(stream, reader)
 
     @asynccontextmanager
@@ -163,7 +167,7 @@ class OpenAiAdapter:
             routes = await self._list_routes()
             path = (None if routes is None else routes.rerank) or RERANKS[0]
         async with results(
-            self._http, self._endpoint, path, generation, refusal=self._refusal, model=card.id
+            self._http, self._endpoint, path, generation, refusal=self._refusal, model=card.id, named=True
         ) as batches:
             yield batches
 

@@ -78,8 +78,12 @@ class TgiAdapter:
         path, body = wire.request(generation, await self._limit(generation))
         chat = path == wire.CHAT
         reader: Reader = OpenAiReader(wire.REFUSALS.stream_error, needs_done=False) if chat else wire.StreamReader()
-        async with self._http.stream(self._endpoint, path, body, refusal) as stream:
+        name = generation.correlation_id
+        async with self._http.stream(self._endpoint, path, body, refusal, request_id=name) as stream:
             yield Batches(stream, reader)
+
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
 
     async def _limit(self, generation: Generation) -> int:
         """How many tokens may come: it would stop after 100 unless told."""

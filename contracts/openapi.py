@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 from contracts import events
+from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest, TaskRecord
 from contracts.base import Message
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.engines import ModelState
 from contracts.errors import ErrorBody
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
+from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
 
 Schema = dict[str, Any]
@@ -183,6 +185,31 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 
+_SESSION_ID = Parameter(name="session_id", place="path", schema={"type": "string"})
+
+OPERATIONS += (
+    Operation(
+        plane=Plane.DATA,
+        method="get",
+        path="/v1/sessions/{session_id}",
+        summary="How long a session lives, what it has used, and what an engine still has of it",
+        parameters=(_SESSION_ID,),
+        answers={200: SessionInfo, 401: ErrorBody, 404: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="delete",
+        path="/v1/sessions/{session_id}",
+        summary="End a session, and free its slot",
+        text=(
+            "A turn that runs or waits goes on to its end, and its slot is freed then. The next task with this "
+            "`session_id` begins another session."
+        ),
+        parameters=(_SESSION_ID,),
+        answers={204: None, 401: ErrorBody, 404: ErrorBody},
+    ),
+)
+
 _MODEL_ID = Parameter(name="model_id", place="path", schema={"type": "string"})
 _MODEL_STATE = Parameter(
     name="state", place="query", schema={"type": "string", "enum": [state.value for state in ModelState]}
@@ -262,6 +289,37 @@ OPERATIONS += (
     ),
 )
 
+_ARTIFACT_ID = Parameter(
+    name="artifact_id",
+    place="path",
+    schema={"type": "string"},
+    text="`sha256:` and 64 hexadecimal digits",
+)
+
+OPERATIONS += (
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/artifacts",
+        summary="Keep a JSON value under the sha256 of its canonical form",
+        text=(
+            "The canonical form has its keys in order and no white space. Secrets are taken out first (`redacted`). "
+            "The same content has the same id and is kept once; the answer then tells of its first time."
+        ),
+        body=ArtifactRequest,
+        answers={201: ArtifactInfo, **_REFUSED, 413: ErrorBody, 500: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/artifacts/{artifact_id}",
+        summary="An artifact, or the record of a task",
+        text="What a task left (`artifact_id` of its `end` and of its status) is of kind `trace`: a `TaskRecord`.",
+        parameters=(_ARTIFACT_ID,),
+        answers={200: Artifact, 401: ErrorBody, 404: ErrorBody, 500: ErrorBody},
+    ),
+)
+
 EVENTS = (events.Started, events.Token, events.Metrics, events.End, events.StreamError)
 _REASONS = {
     200: "OK",
@@ -286,6 +344,8 @@ def document(plane: Plane | None = None) -> Schema:
     types = {kind for operation in chosen for kind in (operation.body, *operation.answers.values()) if kind is not None}
     if any(operation.media == _EVENT_STREAM for operation in chosen):
         types |= set(EVENTS)
+    if any(Artifact in operation.answers.values() for operation in chosen):
+        types.add(TaskRecord)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: Schema = {}

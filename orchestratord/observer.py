@@ -1,4 +1,4 @@
-"""What is counted and logged when something happens to a task or a pool.
+"""What is counted, logged and recorded when something happens to a task or a pool.
 
 Decides which events are worth a log line, with which fields. Nothing here runs per token.
 """
@@ -12,9 +12,10 @@ from contracts.events import End
 from contracts.pools import PoolSnapshot
 from contracts.tasks import PlacementMode
 from orchestratord.admission import FAILING, Refusal
+from orchestratord.jobs import Jobs
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
-from orchestratord.task import Caller, Task
+from orchestratord.task import Caller, Seal, Task
 
 log = logging.getLogger("orchestratord.tasks")
 pool_log = logging.getLogger("orchestratord.pools")
@@ -25,10 +26,15 @@ TOO_MANY_REQUESTS = 429
 
 
 class Observer:
-    """Turns events into metrics and log lines."""
+    """Turns events into metrics and log lines.
 
-    def __init__(self, metrics: Metrics) -> None:
+    ``seal`` makes the record of a task, where tasks leave one; ``jobs`` hears whose work each pool does.
+    """
+
+    def __init__(self, metrics: Metrics, seal: Seal | None = None, jobs: Jobs | None = None) -> None:
         self._metrics = metrics
+        self._jobs = jobs
+        self.seal = seal
         self._seen: dict[str, PoolSnapshot] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -66,6 +72,7 @@ class Observer:
         self._metrics.started.labels(*labels, task.request.priority).inc()
         pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
         self._metrics.placements.labels("placed", pinned, "false").inc()
+        self._works_for(task)
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
 
@@ -73,6 +80,7 @@ class Observer:
         """A task got a slot elsewhere, after its replica had died before its first token."""
         pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
         self._metrics.placements.labels("placed", pinned, "true").inc()
+        self._works_for(task)
 
     def retried(self, task: Task, why: str) -> None:
         """A task goes back to its place in the queue: its replica has failed before its first token."""
@@ -118,6 +126,12 @@ class Observer:
         tokens = outcome.tokens_out if isinstance(outcome, End) else task.log.tokens
         extra = _context(task, _run_labels(task)) | {"tokens_out": tokens}
         log.info("task %s ended: %s", task.id, how, extra=extra)
+        if self._jobs is not None:
+            self._jobs.ended(task.id)
+
+    def _works_for(self, task: Task) -> None:
+        if self._jobs is not None and task.run is not None:
+            self._jobs.started(task.run.pool_id, task.id, task.admission.caller.correlation_id)
 
     # --- pools --------------------------------------------------------------------------------------------------------
 

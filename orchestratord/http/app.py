@@ -8,11 +8,14 @@ from __future__ import annotations
 from aiohttp import web
 
 from contracts.config import Config
+from orchestratord.archive import Archive
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
+from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.stream import Streams
 from orchestratord.http.tasks import TaskRoutes
 from orchestratord.metrics import Metrics
@@ -30,12 +33,15 @@ def make_http_app(
     link: PoolLink,
     metrics: Metrics,
     catalog: CatalogView,
+    archive: Archive,
 ) -> web.Application:
     """Everything that is served over HTTP."""
     app = web.Application(middlewares=[make_edge(authenticator)], client_max_size=config.server.max_body_bytes)
     app.on_response_prepare.append(stamp)
     streams = Streams(orchestrator, config.server)
     app.add_routes(TaskRoutes(orchestrator, streams).table())
+    app.add_routes(SessionRoutes(orchestrator.turns).table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
+    app.add_routes(ArtifactRoutes(archive).table())
     return app
