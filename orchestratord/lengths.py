@@ -16,7 +16,7 @@ MEMORY = 400
 """About so many of the latest answers count."""
 PRIOR_TOKENS = 200.0
 """Before any answer was seen, answers are assumed to end at random, after so many tokens in the mean."""
-PRIOR_ANSWERS = 0.5
+PRIOR_ANSWERS = 0.1
 """So many answers' worth that assumption is, wherever answers may end."""
 FINENESS = 3
 """Classes of length per doubling; within each the mean of what was seen there stands for all."""

@@ -39,7 +39,7 @@ class Cost(msgspec.Struct, frozen=True):
 PRIOR = Cost(fixed_ms=50.0, per_prompt_ms=0.5, per_new_ms=20.0, noise=0.3, doubt=0.7)
 """A small model on an ordinary GPU; on others it is wrong until a task or two have run."""
 PRIOR_RUNS = 0.1
-"""Of so little worth: one true run shows more."""
+"""Of so little worth, and of less with every run: one true one shows more."""
 FAR_PROMPT = 1_000.0
 """The prior is one run without a prompt, and one with so many tokens."""
 PRIOR_DECODED = 4.0
@@ -233,11 +233,12 @@ class _Speed:
     def _fitted_line(self) -> tuple[float, float]:
         """By least squares, with the prior's two runs; neither part is ever negative."""
         far_first = PRIOR.fixed_ms + FAR_PROMPT * PRIOR.per_prompt_ms
-        runs = self._runs + 2.0 * PRIOR_RUNS
-        prompt = self._prompt + PRIOR_RUNS * FAR_PROMPT
-        first = self._first + PRIOR_RUNS * (PRIOR.fixed_ms + far_first)
-        square = self._prompt_square + PRIOR_RUNS * FAR_PROMPT**2
-        product = self._prompt_first + PRIOR_RUNS * FAR_PROMPT * far_first
+        worth = PRIOR_RUNS / (1.0 + self._runs)
+        runs = self._runs + 2.0 * worth
+        prompt = self._prompt + worth * FAR_PROMPT
+        first = self._first + worth * (PRIOR.fixed_ms + far_first)
+        square = self._prompt_square + worth * FAR_PROMPT**2
+        product = self._prompt_first + worth * FAR_PROMPT * far_first
         slope = (runs * product - prompt * first) / max(1e-9, runs * square - prompt * prompt)
         fixed = (first - slope * prompt) / runs
         if slope < 0.0:
