@@ -29,7 +29,9 @@ def test_where_a_url_leads(url: str, host: str, port: int, authority: str, targe
     assert found.numeric is (host[0] in "1:")
 
 
-@pytest.mark.parametrize("url", ["", "h:80/a", "ftp://h/a", "http://", "http://:80/a", "http://h:99999/a", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "h:80/a", "ftp://h/a", "http://", "http://:80/a", "http://h:99999/a", "http://[::1"]
+)
 def test_a_url_that_leads_nowhere(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         address_of(url)
