@@ -136,6 +136,9 @@ class Adapter(Protocol):
         Those of others count too, where others use it.
         """
 
+    async def usage(self) -> float | None:
+        """How full its KV cache is, from 0 to 1, by its own word; None where it cannot tell. Raises EngineError."""
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the context is the cancel, and closes the connection at once.
 

@@ -92,6 +92,10 @@ class OpenAiAdapter:
         """The protocol has no question for it."""
         return None
 
+    async def usage(self) -> float | None:
+        """The protocol has no question for it."""
+        return None
+
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection."""
         draws = generation.workload in {Workload.COMPLETION, Workload.CHAT}

@@ -72,6 +72,10 @@ class TgiAdapter:
         waiting = None if said is None else figure(said, wire.QUEUE)
         return None if batch is None else batch + (waiting or 0)
 
+    async def usage(self) -> float | None:
+        """It tells Prometheus nothing of its cache."""
+        return None
+
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server drops the request."""

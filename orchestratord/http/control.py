@@ -79,6 +79,7 @@ class ControlRoutes:
     async def metrics(self, _request: web.Request) -> web.Response:
         """``GET /metrics``."""
         await self._catalog.refresh_quietly()
+        await self._metrics.refresh()
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": EXPOSITION})
 
     async def openapi(self, _request: web.Request) -> web.Response:
