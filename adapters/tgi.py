@@ -65,12 +65,21 @@ class TgiAdapter:
         body = wire.tokenize_body(generation.prompt or "")
         return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
 
+    async def model(self) -> str | None:
+        """The one that it was started with: a request names none."""
+        info = await optional(self._http.get(self._endpoint, "/info", wire.Info, refusal))
+        return None if info is None else info.model_id
+
     async def busy(self) -> int | None:
         """By what it counts for Prometheus: the requests of its batch, and those that wait for one."""
         said = await optional(self._http.text(self._endpoint, "/metrics", refusal))
         batch = None if said is None else figure(said, wire.BATCH)
         waiting = None if said is None else figure(said, wire.QUEUE)
         return None if batch is None else batch + (waiting or 0)
+
+    async def usage(self) -> float | None:
+        """It tells Prometheus nothing of its cache."""
+        return None
 
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:

@@ -288,12 +288,15 @@ class Entrance:
         return any(self._backlog.depth(pool_id) < self._backlog.capacity(pool_id) for pool_id in ids)
 
     def _unmanaged(self, refusal: Refusal) -> Refusal:
-        """Say so when a pool is out of service only because nobody has reported on it."""
-        if self._pools.ever_managed or refusal.code is not ErrorCode.POOL_UNREADY:
+        """Say so when a pool is out of service, or a model has no name yet, only because nobody has reported on it."""
+        unnamed = refusal.code is ErrorCode.MODEL_UNAVAILABLE and not any(
+            each.snapshot.revision for each in self._pools
+        )
+        if self._pools.ever_managed or not (unnamed or refusal.code is ErrorCode.POOL_UNREADY):
             return refusal
         hint = "is pool-managerd running? systemctl --user status pool-managerd"
         text = "pool-managerd has not reported any pool yet"
-        return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
+        return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
 
 def _used(task: Task) -> int:

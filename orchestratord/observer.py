@@ -70,16 +70,14 @@ class Observer:
             return
         labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
         self._metrics.started.labels(*labels, task.request.priority).inc()
-        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
-        self._metrics.placements.labels("placed", pinned, "false").inc()
+        self._placed(task, again=False)
         self._works_for(task)
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
 
     def started_again(self, task: Task) -> None:
         """A task got a slot elsewhere, after its replica had died before its first token."""
-        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
-        self._metrics.placements.labels("placed", pinned, "true").inc()
+        self._placed(task, again=True)
         self._works_for(task)
 
     def retried(self, task: Task, why: str) -> None:
@@ -96,13 +94,8 @@ class Observer:
         run, end = task.run, task.outcome
         if run is None or not isinstance(end, End):  # pragma: no cover - a finished task has both
             return
-        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
-        self._metrics.tokens_in.labels(*labels).inc(end.tokens_in)
-        self._metrics.tokens_out.labels(*labels).inc(end.tokens_out)
         latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
         self._metrics.decode.labels(*latency).observe(end.decode_time_ms)
-        if end.first_token_ms is not None:
-            self._metrics.first_token.labels(*latency).observe(end.first_token_ms)
 
     def canceled(self, task: Task, reason: str) -> None:
         """A task was canceled: by its client, or because nobody listened any more."""
@@ -124,10 +117,30 @@ class Observer:
             else "?"
         )
         tokens = outcome.tokens_out if isinstance(outcome, End) else task.log.tokens
+        self._worked(task, tokens)
         extra = _context(task, _run_labels(task)) | {"tokens_out": tokens}
         log.info("task %s ended: %s", task.id, how, extra=extra)
         if self._jobs is not None:
             self._jobs.ended(task.id)
+
+    def _placed(self, task: Task, *, again: bool) -> None:
+        """``fallback``: another replica than was preferred, or than the one that was tried first."""
+        placement, run = task.request.placement, task.run
+        missed = placement.mode is PlacementMode.PREFER and run is not None and run.pool_id not in placement.prefer
+        pinned = placement.mode is PlacementMode.PIN
+        self._metrics.placements.labels("placed", _flag(value=pinned), _flag(value=again or missed)).inc()
+
+    def _worked(self, task: Task, tokens: int) -> None:
+        """Count what was generated, also of what came to no good end."""
+        run, outcome, first_ms = task.run, task.outcome, task.first_text_ms
+        if run is None:
+            return
+        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
+        self._metrics.tokens_in.labels(*labels).inc(outcome.tokens_in if isinstance(outcome, End) else 0)
+        self._metrics.tokens_out.labels(*labels).inc(tokens)
+        if first_ms is not None:
+            latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
+            self._metrics.first_token.labels(*latency).observe(max(0.0, first_ms - task.admission.at_ms))
 
     def _works_for(self, task: Task) -> None:
         if self._jobs is not None and task.run is not None:
@@ -150,6 +163,10 @@ class Observer:
             pool_log.info("pool %s serves %s now, no longer %s", entry.id, new.model_ref, old.model_ref, extra=extra)
         elif new.ready and new.last_error is not None and old.last_error != new.last_error:
             pool_log.warning("pool %s: %s", entry.id, new.last_error.message, extra=extra)
+
+
+def _flag(*, value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _run_labels(task: Task) -> tuple[str, str, str, str]:

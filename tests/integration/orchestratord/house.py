@@ -22,6 +22,7 @@ from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
+from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.manager import LinkedManager
@@ -150,7 +151,8 @@ async def house(
 @asynccontextmanager
 async def _listening(made: House) -> AsyncIterator[None]:
     # As in orchestratord.app: a handler whose client has gone is cancelled.
-    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    log = malformed.logger()
+    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=log)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
