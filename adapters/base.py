@@ -64,6 +64,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
+    correlation_id: str | None = None
+    """Of the request that caused it, for an engine that takes one."""
     slot: int | None = None
     """Which of its slots is to run it, for an engine that can be told; None leaves the choice to it."""
 
@@ -133,6 +135,9 @@ class Adapter(Protocol):
 
         Those of others count too, where others use it.
         """
+
+    async def usage(self) -> float | None:
+        """How full its KV cache is, from 0 to 1, by its own word; None where it cannot tell. Raises EngineError."""
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the context is the cancel, and closes the connection at once.

@@ -19,7 +19,7 @@ from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
-from adapters.prometheus import figure
+from adapters.prometheus import figure, ratio
 from adapters.results import results
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
@@ -73,6 +73,15 @@ class LlamaCppAdapter:
             return busy
         said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
         return None if said is None else figure(said, wire.PROCESSING)
+
+    async def usage(self) -> float | None:
+        """By the tokens that its slots hold, else by the figure that older releases had for it."""
+        said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
+        usage = None if said is None else wire.cache_usage(said)
+        if usage is not None:
+            return usage
+        said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
+        return None if said is None else ratio(said, wire.CACHE_USAGE)
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""

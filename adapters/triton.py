@@ -55,6 +55,9 @@ class TritonAdapter:
     async def busy(self) -> None:
         """What it counts are requests that have ended, and its metrics have a port of their own."""
 
+    async def usage(self) -> None:
+        """Its metrics have a port of their own, and what they say is its backend's."""
+
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection."""

@@ -211,6 +211,7 @@ class Runner:
             engine=snapshot.engine,
             engine_version=version,
             at_ms=now_ms,
+            served=snapshot,
         )
         digest = snapshot.model_digest or "unknown"
         if task.attempts:
@@ -249,7 +250,9 @@ class Runner:
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
         attempt.sent = True
         try:
-            generation = generation_of(task.request, task.admission.seed, attempt.seat)
+            entered = task.admission
+            name = entered.caller.correlation_id
+            generation = generation_of(task.request, entered.seed, attempt.seat, name)
             outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
@@ -397,7 +400,9 @@ def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | Unset
     return left or UNSET
 
 
-def generation_of(request: TaskRequest, seed: int, seat: Seat = ANYWHERE) -> Generation:
+def generation_of(
+    request: TaskRequest, seed: int, seat: Seat = ANYWHERE, correlation_id: str | None = None
+) -> Generation:
     """What an engine is asked for, from what the client asked for."""
     cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
@@ -410,4 +415,5 @@ def generation_of(request: TaskRequest, seed: int, seat: Seat = ANYWHERE) -> Gen
         sampling=request.sampling,
         cache_prompt=not cold,
         slot=seat.slot,
+        correlation_id=correlation_id,
     )

@@ -1,9 +1,9 @@
 """Writes one task's log to one reader, as it grows.
 
-Decides when a reader is too slow: what is written for it waits in a bounded buffer, and when that is not taken in time the
-connection is cut, so that no client can take it for the end. Never copies more of the log than that, never waits for
-one reader while it serves another, and makes no task of its own: what is appended goes out in the same turn of the loop,
-all of it in one write.
+Decides when a reader is too slow: what is written for it waits in a bounded buffer, and when that is not taken in time
+the connection is cut, so that no client can take it for the end. Never copies more of the log than that, never waits
+for one reader while it serves another, and makes no task of its own: what is appended goes out in the same turn of the
+loop, all of it in one write.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class SseWriter:
         "_loop",
         "_offset",
         "_patience",
-        "_timer",
         "_response",
         "_scheduled",
         "_stream",
+        "_timer",
         "_tokens",
         "_transport",
         "_writer",
@@ -236,7 +236,7 @@ class SseWriter:
 
 
 def _give_up_dead_peers(transport: asyncio.Transport, slow_s: float) -> None:
-    """A peer that has vanished without a word acknowledges nothing; left alone, the kernel asks it for a quarter hour."""
+    """A peer that has vanished acknowledges nothing; left alone, the kernel goes on asking for a quarter of an hour."""
     peer: socket.socket | None = transport.get_extra_info("socket")
     if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2_000 * slow_s))

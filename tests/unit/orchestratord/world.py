@@ -181,6 +181,9 @@ class ScriptedAdapter:
         """When it was."""
         self.busy_fails: EngineError | None = None
 
+    async def usage(self) -> float | None:
+        return None
+
     async def busy(self) -> int | None:
         self.asked_busy.append(asyncio.get_running_loop().time())
         if self.busy_fails is not None:
