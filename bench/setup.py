@@ -50,10 +50,21 @@ class Size:
     queued: int = 1_000
     """Tasks that wait with an open stream."""
     cancels: int = 20
+    depth_rounds: int = 15
+    """Of the queue's operations."""
 
 
 QUICK = Size(
-    rounds=1, requests=20, tokens=16_000, shortest=250, window_ms=400, bursts=1, gaps=24, queued=200, cancels=5
+    rounds=1,
+    requests=20,
+    tokens=16_000,
+    shortest=250,
+    window_ms=400,
+    bursts=1,
+    gaps=24,
+    queued=200,
+    cancels=5,
+    depth_rounds=3,
 )
 
 
@@ -72,6 +83,7 @@ class Bench:
     """Before the stand-in with one slot, by the name of the system."""
     real: dict[str, Target] = field(default_factory=dict)
     """Before the real llama.cpp."""
+    round: int = 0
     figures: Figures = field(default_factory=Figures)
 
     @property
