@@ -26,7 +26,7 @@ from bench.report import as_json, figures_table, notes, targets_table
 from bench.rows import STREAMS, shown
 from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queue_depth, queued, saturated, start
 from bench.setup import QUICK, Bench, Size, running
-from tests.standin.__main__ import uvloop_factory
+from tests.standin.loops import uvloop_factory
 
 WITH_SLOW = frozenset({"first_token", "saturated", "paced", "memory"})
 """The scenarios that measure LiteLLM too."""

@@ -18,8 +18,8 @@ from bench.systems.litellm import installed, litellm
 from bench.systems.nginx import nginx
 from bench.systems.ours import PoolOf, fast, ours, task_target
 from bench.systems.real import CONTEXT, llamacpp, llamacpp_installed
-from tests.standin.__main__ import uvloop_factory
 from tests.standin.knobs import Knobs
+from tests.standin.loops import uvloop_factory
 
 FLOOR, OURS = "floor", "llama-orch"
 WITH_UVLOOP = " + uvloop"
@@ -35,7 +35,7 @@ class Size:
     rounds: int = 5
     requests: int = 200
     """Of one token, per system; a tenth of it where one takes ten milliseconds."""
-    tokens: int = 64_000
+    tokens: int = 128_000
     """Of one burst, shared by its streams, so that bursts take about as long."""
     shortest: int = 1_000
     """Tokens of a stream; below that a burst would measure how requests start, not how tokens flow."""
