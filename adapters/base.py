@@ -139,3 +139,9 @@ class Adapter(Protocol):
 
         Entering returns when the engine has accepted the request. Both entering and iterating raise EngineError.
         """
+
+    async def erase(self, slot: int) -> None:
+        """Have an idle slot forget the cache that it has; nothing to do where slots cannot be chosen.
+
+        Raises EngineError.
+        """

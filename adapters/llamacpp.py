@@ -83,6 +83,14 @@ class LlamaCppAdapter:
             )
         return self._stream(generation)
 
+    async def erase(self, slot: int) -> None:
+        """By its own route where it was started with it, else by writing something tiny over it. Raises EngineError."""
+        asked = self._http.post(self._endpoint, wire.erase_path(slot), b"{}", wire.Erased, wire.refusal)
+        if await optional(asked) is None:
+            async with self._stream(wire.overwriting(slot)) as batches:
+                async for _ in batches:
+                    pass
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager

@@ -97,6 +97,9 @@ class OpenAiAdapter:
         draws = generation.workload in {Workload.COMPLETION, Workload.CHAT}
         return self._stream(generation) if draws else self._results(generation)
 
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
+
     # --- what depends on the server -----------------------------------------------------------------------------------
 
     async def _served(self, card: discovery.ModelCard, routes: discovery.Routes | None) -> dict[str, bool]:

@@ -81,6 +81,9 @@ class TgiAdapter:
         async with self._http.stream(self._endpoint, path, body, refusal) as stream:
             yield Batches(stream, reader)
 
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
+
     async def _limit(self, generation: Generation) -> int:
         """How many tokens may come: it would stop after 100 unless told."""
         if generation.max_tokens is not None:

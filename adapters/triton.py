@@ -63,6 +63,9 @@ class TritonAdapter:
         async with self._http.stream(self._endpoint, model.stream, body, self._refusal) as stream:
             yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
 
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
+
     def _refusal(self, status: int, answer: bytes) -> EngineError:
         """What a refusal means. One that is "not found" may mean another model than before: it is asked for anew."""
         if status == 404:

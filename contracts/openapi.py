@@ -17,6 +17,7 @@ from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateR
 from contracts.engines import ModelState
 from contracts.errors import ErrorBody
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
+from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
 
 Schema = dict[str, Any]
@@ -180,6 +181,31 @@ OPERATIONS: tuple[Operation, ...] = (
         parameters=(_POOL_ID,),
         body=ReloadRequest,
         answers={202: PoolHealth, **_REFUSED, **_MANAGER},
+    ),
+)
+
+_SESSION_ID = Parameter(name="session_id", place="path", schema={"type": "string"})
+
+OPERATIONS += (
+    Operation(
+        plane=Plane.DATA,
+        method="get",
+        path="/v1/sessions/{session_id}",
+        summary="How long a session lives, what it has used, and what an engine still has of it",
+        parameters=(_SESSION_ID,),
+        answers={200: SessionInfo, 401: ErrorBody, 404: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.DATA,
+        method="delete",
+        path="/v1/sessions/{session_id}",
+        summary="End a session, and free its slot",
+        text=(
+            "A turn that runs or waits goes on to its end, and its slot is freed then. The next task with this "
+            "`session_id` begins another session."
+        ),
+        parameters=(_SESSION_ID,),
+        answers={204: None, 401: ErrorBody, 404: ErrorBody},
     ),
 )
 

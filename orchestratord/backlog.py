@@ -7,13 +7,15 @@ a queue is full, and when a batch task goes before an interactive one. Never dec
 A task waits in the *lane* of its priority and of the set of pools that may run it, so that it is bound to a pool only
 when a slot is free. There are as many lanes as there are different sets of pools: a handful. A turn of a conversation
 may be *held* for its home, the pool that has its cache: for so long it stands in a lane of that home, where other pools
-do not see it. For the bound, each task is *charged* to one of its pools, the one with most room; wherever it runs in
-the end, that place is given back.
+do not see it. While an earlier turn of the same conversation is not over it is *parked*, where no pool sees it. For the
+bound, each task is *charged* to one of its pools, the one with most room; wherever it runs in the end, that place is
+given back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 
@@ -38,6 +40,8 @@ class Entry(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The pool that has what this task would otherwise have to compute again."""
     hold_until_ms: float | None = None
     """Until then no other pool gets it; None when it is not held, or no more."""
+    parked: bool = False
+    """An earlier turn of its conversation is not over: no pool gets it."""
 
 
 class Lane(msgspec.Struct, frozen=True, eq=False):
@@ -47,7 +51,7 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     pools: frozenset[str]
     """The pools that may run them."""
     open_to: frozenset[str]
-    """Those of them that may do so now: the home alone, while its tasks are held."""
+    """Those of them that may do so now: the home alone, while its tasks are held; none, while they are parked."""
     elsewhere: frozenset[str]
     """The rest of them."""
     numbers: Arrivals
@@ -114,10 +118,12 @@ class Backlog:
         demand: Demand = UNKNOWN,
         home: str | None = None,
         hold_until_ms: float | None = None,
+        parked: bool = False,
     ) -> Queued | Full:
         """Queue a task that any of ``pools`` may run, or say why not. ``pools`` must be known and not empty.
 
-        With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on.
+        With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on. One that is
+        ``parked`` has its place in the queue, and nobody gets it before ``unpark``.
         """
         may_run = frozenset(pools)
         place = self.place(priority, may_run)
@@ -126,7 +132,7 @@ class Backlog:
         if place.evicted is not None:
             self.remove(place.evicted)
         home = home if home in may_run else None
-        lane = self._lane(priority, may_run, home if hold_until_ms is not None else None)
+        lane = self._lane(priority, may_run, home if hold_until_ms is not None else None, parked=parked)
         self._arrivals += 1
         entry = Entry(
             task_id=task_id,
@@ -136,10 +142,17 @@ class Backlog:
             wish=wish,
             demand=demand,
             home=home,
-            hold_until_ms=hold_until_ms if lane.elsewhere else None,
+            hold_until_ms=hold_until_ms if lane.elsewhere and not parked else None,
+            parked=parked,
         )
         self._enter(entry)
         return place
+
+    def unpark(self, task_id: str, home: str | None, hold_until_ms: float | None) -> None:
+        """Its earlier turn is over: a parked task waits like any other from now on, by the number it has."""
+        entry = msgspec.structs.replace(self._entries[task_id], parked=False)
+        home = home if home in entry.lane.pools else None
+        self._move(entry, entry.lane.pools, home=home, hold_until_ms=hold_until_ms)
 
     def place(self, priority: Priority, pools: frozenset[str]) -> Queued | Full:
         """What ``offer`` would answer now; nothing changes."""
@@ -233,6 +246,14 @@ class Backlog:
         """A waiting task."""
         return self._entries[task_id]
 
+    def waiting_in(self, lane: Lane) -> Iterator[str]:
+        """The tasks of a lane, oldest first."""
+        return (self._numbered[number].task_id for number in lane.numbers)
+
+    def oldest(self, lane: Lane, count: int) -> list[Entry]:
+        """The first tasks of a lane."""
+        return [self._numbered[number] for number in islice(lane.numbers, count)]
+
     def pools_of(self, task_id: str) -> frozenset[str]:
         """The pools that may run a waiting task."""
         return self._entries[task_id].lane.pools
@@ -309,13 +330,16 @@ class Backlog:
     def _move(self, entry: Entry, pools: frozenset[str], home: str | None, hold_until_ms: float | None) -> None:
         """Let an entry wait in another lane, by its number."""
         self._leave(entry)
-        lane = self._lane(entry.lane.priority, pools, home if hold_until_ms is not None else None)
-        until = hold_until_ms if lane.elsewhere else None
+        held_for = home if hold_until_ms is not None else None
+        lane = self._lane(entry.lane.priority, pools, held_for, parked=entry.parked)
+        until = hold_until_ms if lane.elsewhere and not entry.parked else None
         self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=until))
 
-    def _lane(self, priority: Priority, pools: frozenset[str], held_for: str | None = None) -> Lane:
+    def _lane(
+        self, priority: Priority, pools: frozenset[str], held_for: str | None = None, *, parked: bool = False
+    ) -> Lane:
         """Where such tasks wait. Those of one pool are held for nothing: their lane has no ``elsewhere``."""
-        open_to = pools if held_for is None else frozenset({held_for})
+        open_to = frozenset[str]() if parked else pools if held_for is None else frozenset({held_for})
         lane = self._lanes.get((priority, pools, open_to))
         if lane is None:
             numbers = Arrivals()

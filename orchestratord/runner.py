@@ -34,20 +34,21 @@ from orchestratord.observer import Observer
 from orchestratord.occupancy import Occupancy
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.prediction import Load, ServiceTime
 from orchestratord.relay import Limits, relay
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
 from orchestratord.retry import Failed
-from orchestratord.runs import Account, Listener, Nobody, Seat
+from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
+
+ANYWHERE = Seat()
 
 
 class Runner:
     """The runs of every pool. Leaving its async context waits for every generation to close.
 
-    ``seating`` chooses slots and is told of each run's end; ``measured`` learns from it.
+    ``seating`` chooses slots and is told of each run's start and end.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class Runner:
         clock: Clock,
         observer: Observer,
         seating: Listener | None = None,
-        measured: Callable[[Task, Account], None] = lambda _task, _account: None,
         manager: Manager | None = None,
     ) -> None:
         self._profile = config.profile
@@ -73,9 +73,7 @@ class Runner:
         self._clock = clock
         self._observer = observer
         self._seating = seating or Nobody()
-        self._measured = measured
         self._manager = manager or NoManager()
-        self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
         self._running: dict[str, asyncio.Task[None]] = {}
         self._occupancy = Occupancy()
         self._releases = Releases(self._occupancy, clock)
@@ -140,20 +138,31 @@ class Runner:
         if running is not None:
             running.cancel()
 
+    def occupy(self, pool_id: str, adapter: Adapter) -> Callable[[], None]:
+        """Take a slot for something that is no task; what is answered gives it back."""
+        hold = self._occupancy.take(pool_id, adapter, self._clock.monotonic_ms())
+        hold.leaving = True  # the engine does not count it among its generations
+
+        def give_back() -> None:
+            if self._occupancy.free(hold):
+                self.pump()
+
+        return give_back
+
+    def beside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Do something that ends with the tasks, whatever it has come to."""
+        running = self._group.create_task(work, name=name)
+        self._beside.add(running)
+        running.add_done_callback(self._beside.discard)
+        return running
+
     def active(self, pool_id: str) -> int:
         """How many slots of a pool are busy."""
         return self._occupancy.of(pool_id)
 
-    def loads(self, pool_ids: frozenset[str]) -> list[Load]:
-        """How busy some pools are, for predictions."""
-        return [
-            Load(
-                slots=entry.slots,
-                active=self._taken(entry) if entry.usable else entry.slots,  # no slot is free before then
-                service=self._service[entry.id],
-            )
-            for entry in self._pools.of(pool_ids)
-        ]
+    def taken(self, pool_id: str) -> int:
+        """How many slots are busy of the engine that serves a pool now."""
+        return self._taken(self._pools[pool_id])
 
     # --- the start of a run -------------------------------------------------------------------------------------------
 
@@ -205,7 +214,13 @@ class Runner:
         )
         digest = snapshot.model_digest or "unknown"
         if task.attempts:
-            event = Metrics(pool_id=entry.id, replica_id=run.replica_id, engine_version=version, model_digest=digest)
+            event = Metrics(
+                pool_id=entry.id,
+                replica_id=run.replica_id,
+                engine_version=version,
+                model_digest=digest,
+                kv_warmth=UNSET if task.request.session_id is None else seat.warm,
+            )
             task.start_again(run, event)
             self._observer.started_again(task)
             return run
@@ -234,7 +249,7 @@ class Runner:
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
         attempt.sent = True
         try:
-            generation = generation_of(task.request, task.admission.seed, attempt.seat.slot)
+            generation = generation_of(task.request, task.admission.seed, attempt.seat)
             outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
@@ -311,9 +326,6 @@ class Runner:
     def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
         """Tell who listens what the run came to."""
         account = attempt.account(now_ms)
-        if isinstance(attempt.outcome, Finished):
-            self._service[attempt.entry.id] = self._service[attempt.entry.id].observed(account.busy_ms)
-        self._measured(attempt.task, account)
         return self._seating.ended(attempt.task, account)
 
     # --- its slot -----------------------------------------------------------------------------------------------------
@@ -377,9 +389,7 @@ class Runner:
                 self._told_idle.add(entry.id)
 
     def _start_beside(self, work: Coroutine[None, None, None], name: str) -> None:
-        running = self._group.create_task(work, name=name)
-        self._beside.add(running)
-        running.add_done_callback(self._beside.discard)
+        _ = self.beside(work, name)
 
 
 def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
@@ -387,7 +397,7 @@ def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | Unset
     return left or UNSET
 
 
-def generation_of(request: TaskRequest, seed: int, slot: int | None = None) -> Generation:
+def generation_of(request: TaskRequest, seed: int, seat: Seat = ANYWHERE) -> Generation:
     """What an engine is asked for, from what the client asked for."""
     cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
@@ -395,9 +405,9 @@ def generation_of(request: TaskRequest, seed: int, slot: int | None = None) -> G
         prompt=request.prompt,
         messages=request.messages,
         inputs=request.inputs,
-        max_tokens=request.max_tokens,
+        max_tokens=request.max_tokens if seat.max_tokens is None else seat.max_tokens,
         seed=seed,
         sampling=request.sampling,
         cache_prompt=not cold,
-        slot=slot,
+        slot=seat.slot,
     )

@@ -49,6 +49,7 @@ def run(
     temperature: Annotated[float | None, typer.Option(min=0, max=10, help="0 is greedy.")] = None,
     priority: Annotated[Priority, typer.Option(help="Interactive goes first.")] = Priority.INTERACTIVE,
     strict: Annotated[bool, typer.Option("--strict", help="The same seed gives the same bytes.")] = False,
+    session: Annotated[str | None, typer.Option(metavar="ID", help="A turn of this conversation.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
     url: UrlOption = None,
     config: ConfigOption = None,
@@ -61,6 +62,7 @@ def run(
         return TaskRequest(
             model_ref=model_ref,
             task_id=new_task_id(),
+            session_id=session,
             workload=Workload.CHAT if chat else Workload.COMPLETION,
             prompt=None if chat else text,
             messages=(ChatMessage(role=Role.USER, content=text),) if chat else None,

@@ -49,10 +49,10 @@ class TaskRoutes:
             self._streams.check_room(request)
         caller = Caller(request[CORRELATION_ID], request[IDENTITY])
         task = await self._orchestrator.submit(wanted, caller)
-        location = {"Location": f"/v1/tasks/{task.id}"}
+        headers = {"Location": f"/v1/tasks/{task.id}", **self._orchestrator.turns.headers(task)}
         if wants_stream:
-            return await self._streams.serve(request, task, after=-1, headers=location)
-        return json_response(task.accepted, 202, location)
+            return await self._streams.serve(request, task, after=-1, headers=headers)
+        return json_response(task.accepted, 202, headers)
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""

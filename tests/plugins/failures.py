@@ -41,6 +41,7 @@ AREAS = {
     "external": "External engines",
     "model": "Models",
     "supervision": "Engines that run",
+    "session": "Sessions",
     "cli": "The command line",
 }
 HEAD = """\

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Auth, Config, Pool, Queue, Timeouts
+from contracts.config import Auth, Config, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
@@ -104,11 +104,13 @@ async def house(
     auth: Auth | None = None,
     timeouts: Timeouts | None = None,
     report: dict[str, Any] | None = None,
+    sessions: Sessions | None = None,
     **server: Any,  # noqa: ANN401 - any field of the server
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
     settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
+    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions())
     try:
         async with EngineHttp() as http, asyncio.TaskGroup() as group:
             made = House(settings, folder / "manager.sock", token, auth, http)

@@ -28,6 +28,7 @@ from contracts.pools import (
     PoolState,
     QueueInfo,
 )
+from contracts.sessions import SessionInfo
 from contracts.tasks import (
     Priority,
     StreamLinks,
@@ -69,6 +70,7 @@ class FakeDaemon:
         self.canceled = asyncio.Event()
         self.holding = asyncio.Event()
         self.sessions: list[str | None] = []
+        self.conversations: dict[str, SessionInfo] = {}
         self.models: dict[str, CatalogModel] = {}
         self.model_next: list[CatalogModel] = []
         """How the model is from one look to the next, once something was asked of it; the last one stays."""
@@ -87,6 +89,8 @@ class FakeDaemon:
                 web.get("/v1/catalog/models/{id}", self._model),
                 web.post("/v1/catalog/models/{id}/{verb}", self._ask_model),
                 web.delete("/v1/catalog/models/{id}", self._delete_model),
+                web.get("/v1/sessions/{id}", self._session),
+                web.delete("/v1/sessions/{id}", self._session),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
@@ -163,6 +167,15 @@ class FakeDaemon:
     async def _delete_model(self, request: web.Request) -> web.Response:
         self.asked.append((request.path_qs, b""))
         del self.models[request.match_info["id"]]
+        return web.Response(status=204)
+
+    async def _session(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        if name not in self.conversations:
+            return refusal(ErrorCode.NOT_FOUND, f"there is no session {name!r}", hint="it has ended")
+        if request.method == "GET":
+            return answer(self.conversations[name])
+        del self.conversations[name]
         return web.Response(status=204)
 
     def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
