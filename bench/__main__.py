@@ -24,7 +24,7 @@ from bench.figures import Figures
 from bench.load import ask_many
 from bench.report import as_json, figures_table, notes, targets_table
 from bench.rows import STREAMS, shown
-from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queue_depth, queued, saturated, start
+from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queue_depth, queued, saturated, start, waits
 from bench.setup import QUICK, Bench, Size, running
 from tests.standin.loops import uvloop_factory
 
@@ -44,6 +44,7 @@ SCENARIOS = {
     "start": start.measure,
     "queued": queued.measure,
     "depth": queue_depth.measure,
+    "waits": waits.measure,
     "memory": memory.measure,
 }
 

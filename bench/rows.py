@@ -102,6 +102,9 @@ ROWS = (
         for depth in (10, 1_000, 100_000)
     ),
     Row("depth", "queue: slowest depth beside the fastest, worst of three", _median("depth"), 2),
+    Row("wait_error", "predicted wait: median error over six loads, %", _median("wait_error"), 1),
+    Row("wait_error_worst", "predicted wait: median error of the worst load, %", _median("wait_error_worst"), 1),
+    Row("wait_inside", "predicted wait: in the band of four fifths, %", _median("wait_inside"), 1),
     Row("start", "start to the first 200, ms", _median("start")),
     Row("queued_kb", "a queued task with an open stream, KB", _median("queued_kb"), 1),
     Row("rss_before", "RSS before load, MB", _median("rss_before")),

@@ -52,6 +52,8 @@ class Size:
     cancels: int = 20
     depth_rounds: int = 15
     """Of the queue's operations."""
+    waits: int = 900
+    """Tasks of each load whose wait is predicted."""
 
 
 QUICK = Size(
@@ -65,6 +67,7 @@ QUICK = Size(
     queued=200,
     cancels=5,
     depth_rounds=3,
+    waits=300,
 )
 
 

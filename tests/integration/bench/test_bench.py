@@ -21,7 +21,7 @@ from bench.targets import TARGETS
 CHECKOUT = Path(__file__).parents[3]
 TINY = (
     *("--rounds", "1", "--requests", "3", "--tokens", "2000", "--shortest", "20", "--window-ms", "200"),
-    *("--gaps", "16", "--queued", "50", "--cancels", "2", "--depth-rounds", "1"),
+    *("--gaps", "16", "--queued", "50", "--cancels", "2", "--depth-rounds", "1", "--waits", "200"),
 )
 SYSTEMS = [
     "direct",
