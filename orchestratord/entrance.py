@@ -225,11 +225,11 @@ class Entrance:
         if isinstance(place, Full):
             engine = self._pools[place.pool_id].config.engine
             raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools)))
-        forecast = self._outlook.of_new(demand, pools)
+        bid = self._turns.bid(request, fitting.views, fitting.tokens)
+        forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
         late = admission.too_late(request, forecast)
         if late is not None:
             raise ApiError(late)
-        bid = self._turns.bid(request, fitting.views, fitting.tokens)
         no_turn = self._turns.refusal(request, bid, forecast.end_ms)
         if no_turn is not None:
             raise ApiError(no_turn)

@@ -253,7 +253,7 @@ class Runner:
             entered = task.admission
             name = entered.caller.correlation_id
             generation = generation_of(task.request, entered.seed, attempt.seat, name)
-            outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
+            outcome = await relay(task, attempt.source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")

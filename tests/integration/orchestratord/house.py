@@ -54,7 +54,7 @@ class House:
         manager = LinkedManager()
         self.jobs = Jobs(manager.works_for)
         observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
-        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer)
+        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer, manager=manager)
         self.catalog = CatalogView(folder / "catalog", self.pools)
         self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
         self.link = PoolLink(

@@ -37,11 +37,9 @@ def test_a_url_that_leads_nowhere(url: str) -> None:
         address_of(url)
 
 
-def sent(address: Address, **more: str | None) -> list[bytes]:
-    fields: dict[str, str | None] = {"api_key": None, "request_id": None} | more
-    head, _, body = request_bytes(
-        address, b"{}", agent="agent", api_key=fields["api_key"], request_id=fields["request_id"]
-    ).partition(b"\r\n\r\n")
+def sent(address: Address, *, api_key: str | None = None, request_id: str | None = None) -> list[bytes]:
+    request = request_bytes(address, b"{}", agent="agent", api_key=api_key, request_id=request_id)
+    head, _, body = request.partition(b"\r\n\r\n")
     assert body == b"{}"
     return head.split(b"\r\n")
 
