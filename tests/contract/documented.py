@@ -31,6 +31,7 @@ VOLATILE = {
     "ended_ms",
     "engine_digest",
     "engine_version",
+    "artifact_id",
     "at_ms",
     "first_token_ms",
     "job_id",
@@ -39,7 +40,14 @@ VOLATILE = {
     "started_ms",
     "verified_ms",
 }
-COMPUTED = {"retry_after_ms", "backoff_ms", "predicted_start_ms"}
+COMPUTED = {
+    "retry_after_ms",
+    "backoff_ms",
+    "predicted_start_ms",
+    "predicted_start_low_ms",
+    "predicted_start_high_ms",
+    "ttl_ms_remaining",
+}
 OF_THE_STAND_IN = {"stream_sha256", "t", "tokens_in"}
 """What the model would have said; the stand-in has words of its own."""
 OF_A_JOB = {"state", "message", "ended_ms", "result", "reason"}
