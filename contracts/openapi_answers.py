@@ -28,9 +28,11 @@ _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After", "X-Backoff-Ms")}
 
 def headers(status: int, examples: Iterable[Example]) -> Schema:
     """The headers that every answer with this status has."""
-    located = any("Location" in example.headers for example in examples)
+    shown = list(examples)
+    located = any("Location" in example.headers for example in shown)
+    always = all("Location" in example.headers for example in shown)
     names = ("X-Correlation-Id", *(("Location",) if located else ()), *_OF_STATUS.get(status, ()))
-    return {name: _HEADERS[name] | {"required": True} for name in names}
+    return {name: _HEADERS[name] | {"required": always or name != "Location"} for name in names}
 
 
 def add_examples(answer: Schema, examples: Iterable[Example]) -> None:

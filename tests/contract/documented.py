@@ -39,7 +39,15 @@ VOLATILE = {
     "started_ms",
     "verified_ms",
 }
-COMPUTED = {"retry_after_ms", "backoff_ms", "predicted_start_ms"}
+COMPUTED = {
+    "retry_after_ms",
+    "backoff_ms",
+    "predicted_start_ms",
+    "predicted_start_low_ms",
+    "predicted_start_high_ms",
+    "predicted_end_ms",
+    "new_tokens",
+}
 OF_THE_STAND_IN = {"stream_sha256", "t", "tokens_in"}
 """What the model would have said; the stand-in has words of its own."""
 OF_A_JOB = {"state", "message", "ended_ms", "result", "reason"}
