@@ -65,6 +65,11 @@ class LlamaCppAdapter:
         texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
         return query + max([await self._count(text) for text in texts], default=0)
 
+    async def model(self) -> str | None:
+        """The file that it has: it takes every request for its own, whatever model is named."""
+        said = await optional(self._http.get(self._endpoint, "/props", wire.PropsAnswer, wire.refusal))
+        return None if said is None else said.model_path
+
     async def busy(self) -> int | None:
         """By its slots, else by what it counts for Prometheus; it may have been started without either."""
         said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))

@@ -48,6 +48,7 @@ class PropsAnswer(msgspec.Struct, frozen=True):
 
     build_info: str | None = None
     total_slots: int | None = None
+    model_path: str | None = None
     default_generation_settings: Defaults = Defaults()
 
 

@@ -88,6 +88,9 @@ class OpenAiAdapter:
         routes = await self._list_routes()
         return await self._count(generation) if routes is not None and TOKENIZE in routes else None
 
+    async def model(self) -> None:
+        """Every request names it, and is refused where it is gone."""
+
     async def busy(self) -> int | None:
         """The protocol has no question for it."""
         return None

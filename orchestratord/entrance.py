@@ -20,6 +20,7 @@ from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
 from orchestratord import admission
 from orchestratord.admission import Eligible, PoolView, Refusal
+from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.demand import Demand
@@ -29,7 +30,6 @@ from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
 from orchestratord.prediction import Forecast
 from orchestratord.rates import Charge, Rates
-from orchestratord.runner import generation_of
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
 from orchestratord.turns import Bid, Turns

@@ -1,4 +1,4 @@
-"""The connection of a generation, on every loop that the product runs on: framing, trust, time, and who waits for whom."""
+"""The connection of a generation, on every loop that the product runs on: framing, trust, time, and who waits."""
 
 from __future__ import annotations
 
@@ -93,12 +93,11 @@ async def test_a_connection_that_was_reset_is_no_end_of_a_body_that_ends_with_it
         writer.get_extra_info("socket").setsockopt(*LINGER)
         writer.transport.abort()
 
-    async with listening(serve) as url:
-        async with http.stream(Endpoint(url=url), "/completion", BODY, refusal) as events:
-            assert await events.read() == [b"1"]
-            reset.set()
-            with pytest.raises(EngineError) as caught:
-                await events.read()
+    async with listening(serve) as url, http.stream(Endpoint(url=url), "/completion", BODY, refusal) as events:
+        assert await events.read() == [b"1"]
+        reset.set()
+        with pytest.raises(EngineError) as caught:
+            await events.read()
     assert caught.value.failure is Failure.BROKEN
 
 

@@ -29,17 +29,17 @@ def test_where_a_url_leads(url: str, host: str, port: int, authority: str, targe
     assert found.numeric is (host[0] in "1:")
 
 
-@pytest.mark.parametrize("url", ["", "h:80/a", "ftp://h/a", "http://", "http://:80/a", "http://h:99999/a", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "h:80/a", "ftp://h/a", "http://", "http://:80/a", "http://h:99999/a", "http://[::1"]
+)
 def test_a_url_that_leads_nowhere(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         address_of(url)
 
 
-def sent(address: Address, **more: str | None) -> list[bytes]:
-    fields: dict[str, str | None] = {"api_key": None, "request_id": None} | more
-    head, _, body = request_bytes(
-        address, b"{}", agent="agent", api_key=fields["api_key"], request_id=fields["request_id"]
-    ).partition(b"\r\n\r\n")
+def sent(address: Address, *, api_key: str | None = None, request_id: str | None = None) -> list[bytes]:
+    request = request_bytes(address, b"{}", agent="agent", api_key=api_key, request_id=request_id)
+    head, _, body = request.partition(b"\r\n\r\n")
     assert body == b"{}"
     return head.split(b"\r\n")
 
