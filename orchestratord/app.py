@@ -107,6 +107,7 @@ async def serve(context: DaemonContext) -> None:
             metrics=metrics,
             catalog=catalog,
             archive=archive,
+            redactor=context.redactor,
         )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")

@@ -56,6 +56,8 @@ class EngineLog:
         self._feed = feed
         self._pending = b""
         self._cutting = False
+        self._held: deque[str] = deque()
+        """Lines that wait a moment for the news whose work they are about: that comes by another way."""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._marks: set[Mark] = set()
 
@@ -72,6 +74,7 @@ class EngineLog:
 
     def begin(self, headline: str) -> None:
         """A new engine starts: its lines are the ones that error messages quote from now on."""
+        self._release()
         self._pending, self._cutting = b"", False
         self._tail.clear()
         self._marks.clear()
@@ -95,6 +98,7 @@ class EngineLog:
         if self._pending and not self._cutting:
             self._take(self._pending)
         self._pending, self._cutting = b"", False
+        self._release()
         self._file.close()
 
     def tail(self) -> str:
@@ -117,6 +121,14 @@ class EngineLog:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)
         self._marks |= marks_in(line)
+        if self._feed is None:
+            self._write(line)
+            return
+        self._held.append(line)
+        if len(self._held) == 1:
+            self._feed.later(self._release)
+
+    def _write(self, line: str) -> None:
         extra: dict[str, object] = {"pool_id": self._pool_id}
         jobs = () if self._feed is None else self._feed.jobs(self._pool_id)
         if jobs:
@@ -125,6 +137,11 @@ class EngineLog:
         _log.info("%s", line, extra=extra)
         if self._feed is not None:
             self._feed.said(self._pool_id, line)
+
+    def _release(self) -> None:
+        """Write what was held back."""
+        while self._held:
+            self._write(self._held.popleft())
 
 
 def latest(path: Path, lines: int) -> list[str]:

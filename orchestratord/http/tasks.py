@@ -14,8 +14,9 @@ from msgspec import Meta
 from contracts.base import nearest
 from contracts.errors import ErrorCode
 from contracts.tasks import TaskList, TaskRequest, TaskState
+from daemon_core.redaction import Redactor
 from orchestratord.errors import api_error
-from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response
+from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
@@ -27,7 +28,8 @@ Limit = Annotated[int, Meta(ge=1, le=1000)]
 class TaskRoutes:
     """Handlers over one orchestrator."""
 
-    def __init__(self, orchestrator: Orchestrator, streams: Streams) -> None:
+    def __init__(self, orchestrator: Orchestrator, streams: Streams, redactor: Redactor) -> None:
+        self._redactor = redactor
         self._orchestrator = orchestrator
         self._streams = streams
 
@@ -44,6 +46,7 @@ class TaskRoutes:
     async def submit(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one."""
         wanted = decode(await request.read(), TaskRequest)
+        refuse_secrets(self._redactor, task_id=wanted.task_id, session_id=wanted.session_id)
         wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if wants_stream:
             self._streams.check_room(request)
