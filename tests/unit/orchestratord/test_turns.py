@@ -20,6 +20,7 @@ from orchestratord.task import Task
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
 from tests.unit.orchestratord.world import (
+    CALLER,
     Hold,
     Pause,
     Script,
@@ -28,6 +29,7 @@ from tests.unit.orchestratord.world import (
     config,
     ended,
     pool,
+    request,
     snapshot,
     world,
 )
@@ -114,6 +116,24 @@ async def test_a_stranger_in_the_only_slot_makes_a_session_cold() -> None:
         third = frames_of(await ended(task))
     assert told(third, "started")[0]["kv_warmth"] is False
     assert told(third, "metrics") == []
+
+
+@pytest.mark.req("HP-07")
+async def test_a_dry_run_tells_whether_a_turn_would_be_warm_and_is_none() -> None:
+    async with world(turn(20, 0), settings=settings(max_turns=2)) as here:
+
+        async def foretold(**changes: Any) -> bool:  # noqa: ANN401 - any field of the request
+            return (await here.orchestrator.foretell(request(**changes), CALLER)).kv_warmth
+
+        assert await foretold(session_id="s") is False
+        await answer(here)
+        assert await foretold(session_id="s") is True
+        assert await foretold(session_id="s", kv_hint=KvHint.COLD) is False
+        assert await foretold() is False
+        assert here.orchestrator.turns.info("s").turns == 1
+        await answer(here)
+        with pytest.raises(ApiError, match="has had 2 of 2 turns"):
+            await foretold(session_id="s")
 
 
 @pytest.mark.req("HP-07")
