@@ -24,9 +24,9 @@ from bench.figures import Figures
 from bench.load import ask_many
 from bench.report import as_json, figures_table, notes, targets_table
 from bench.rows import STREAMS, shown
-from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queued, saturated, start
+from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queue_depth, queued, saturated, start, waits
 from bench.setup import QUICK, Bench, Size, running
-from tests.standin.__main__ import uvloop_factory
+from tests.standin.loops import uvloop_factory
 
 WITH_SLOW = frozenset({"first_token", "saturated", "paced", "memory"})
 """The scenarios that measure LiteLLM too."""
@@ -43,6 +43,8 @@ SCENARIOS = {
     "cancel": cancel.measure,
     "start": start.measure,
     "queued": queued.measure,
+    "depth": queue_depth.measure,
+    "waits": waits.measure,
     "memory": memory.measure,
 }
 
@@ -54,9 +56,9 @@ async def run(folder: Path, size: Size, only: list[str]) -> tuple[Figures, list[
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
     async with running(folder, size, slow=not WITH_SLOW.isdisjoint(only)) as bench:
         await _warm(bench)
-        for number in range(size.rounds):
+        for bench.round in range(size.rounds):
             for name in only:
-                sys.stderr.write(f"round {number + 1} of {size.rounds}: {name}\n")
+                sys.stderr.write(f"round {bench.round + 1} of {size.rounds}: {name}\n")
                 await SCENARIOS[name](bench)
         return bench.figures, [system.name for system in bench.systems]
 
@@ -73,7 +75,7 @@ async def _warm(bench: Bench) -> None:
 
 def main() -> int:
     """Measure, print, and keep what was printed."""
-    size, only, quick = _options()
+    size, only, results = _options()
     load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="llama-orch-bench-") as folder,
@@ -89,24 +91,29 @@ def main() -> int:
     console.print(figures_table(figures, systems))
     for note in notes(figures, systems):
         console.print(note, soft_wrap=True)
-    if not quick:
-        RESULTS.mkdir(exist_ok=True)
-        console.save_text(str(RESULTS / "latest.txt"))
-        (RESULTS / "latest.json").write_bytes(msgspec.json.encode(as_json(figures)))
+    if results is not None:
+        results.mkdir(exist_ok=True)
+        console.save_text(str(results / "latest.txt"))
+        (results / "latest.json").write_bytes(msgspec.json.encode({"systems": systems, **as_json(figures)}))
     return 0
 
 
-def _options() -> tuple[Size, list[str], bool]:
+def _options() -> tuple[Size, list[str], Path | None]:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a look whether all works; the figures are rough")
+    parser.add_argument("--results", type=Path, help="the folder for latest.txt and latest.json; --quick has none")
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="may be given more than once")
     for each in fields(Size):
         option = f"--{each.name.replace('_', '-')}"
         parser.add_argument(option, type=int, help=f"default {each.default}, {getattr(QUICK, each.name)} with --quick")
     options = vars(parser.parse_args())
-    quick, only = options.pop("quick"), options.pop("only")
+    quick, only, results = (options.pop(name) for name in ("quick", "only", "results"))
     given = {name: value for name, value in options.items() if value is not None}
-    return replace(QUICK if quick else Size(), **given), only or list(SCENARIOS), quick
+    return (
+        replace(QUICK if quick else Size(), **given),
+        only or list(SCENARIOS),
+        results or (None if quick else RESULTS),
+    )
 
 
 if __name__ == "__main__":

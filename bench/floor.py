@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from tests.standin.__main__ import uvloop_factory
+from tests.standin.loops import uvloop_factory
 
 
 class Wanted(msgspec.Struct):

@@ -23,14 +23,22 @@ LISTENING = b"listening on http://127.0.0.1:"
 
 @asynccontextmanager
 async def process(
-    *command: str, log: Path | None = None, environ: Mapping[str, str] | None = None, whole_environ: bool = False
+    *command: str,
+    log: Path | None = None,
+    printing: bool = False,
+    environ: Mapping[str, str] | None = None,
+    whole_environ: bool = False,
 ) -> AsyncIterator[Process]:
     """A running process. What it prints goes to ``log``; without one its standard error is a pipe.
+
+    With ``printing`` its standard output is the pipe instead.
 
     ``environ`` comes on top of this process's own, or with ``whole_environ`` in its place.
     """
     given = dict(environ or {}) if whole_environ else {**os.environ, **(environ or {})}
-    if log is None:
+    if printing:
+        running = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=given)
+    elif log is None:
         running = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE, env=given)
     else:
         with log.open("ab") as sink:

@@ -96,6 +96,15 @@ ROWS = (
     Row("free_real_own", "cancel: llama.cpp frees its slot by itself p50, ms", _median("free_real_own"), 2),
     Row("free_real_50", "cancel to llama.cpp's slot free p50, ms (own off)", _beyond_own("free_real", 50), 2),
     Row("free_real_99", "cancel to llama.cpp's slot free p99, ms (own off)", _beyond_own("free_real", 99), 2),
+    *(
+        Row(f"depth_{name}_{depth}", f"queue: {name} with {depth:,} waiting, us", _median(f"depth_{name}_{depth}"), 2)
+        for name in ("enqueue", "dequeue", "cancel")
+        for depth in (10, 1_000, 100_000)
+    ),
+    Row("depth", "queue: slowest depth beside the fastest, worst of three", _median("depth"), 2),
+    Row("wait_error", "predicted wait: median error over six loads, %", _median("wait_error"), 1),
+    Row("wait_error_worst", "predicted wait: median error of the worst load, %", _median("wait_error_worst"), 1),
+    Row("wait_inside", "predicted wait: in the band of four fifths, %", _median("wait_inside"), 1),
     Row("start", "start to the first 200, ms", _median("start")),
     Row("queued_kb", "a queued task with an open stream, KB", _median("queued_kb"), 1),
     Row("rss_before", "RSS before load, MB", _median("rss_before")),

@@ -18,8 +18,8 @@ from bench.systems.litellm import installed, litellm
 from bench.systems.nginx import nginx
 from bench.systems.ours import PoolOf, fast, ours, task_target
 from bench.systems.real import CONTEXT, llamacpp, llamacpp_installed
-from tests.standin.__main__ import uvloop_factory
 from tests.standin.knobs import Knobs
+from tests.standin.loops import uvloop_factory
 
 FLOOR, OURS = "floor", "llama-orch"
 WITH_UVLOOP = " + uvloop"
@@ -35,7 +35,7 @@ class Size:
     rounds: int = 5
     requests: int = 200
     """Of one token, per system; a tenth of it where one takes ten milliseconds."""
-    tokens: int = 64_000
+    tokens: int = 128_000
     """Of one burst, shared by its streams, so that bursts take about as long."""
     shortest: int = 1_000
     """Tokens of a stream; below that a burst would measure how requests start, not how tokens flow."""
@@ -50,10 +50,24 @@ class Size:
     queued: int = 1_000
     """Tasks that wait with an open stream."""
     cancels: int = 20
+    depth_rounds: int = 15
+    """Of the queue's operations."""
+    waits: int = 900
+    """Tasks of each load whose wait is predicted."""
 
 
 QUICK = Size(
-    rounds=1, requests=20, tokens=16_000, shortest=250, window_ms=400, bursts=1, gaps=24, queued=200, cancels=5
+    rounds=1,
+    requests=20,
+    tokens=16_000,
+    shortest=250,
+    window_ms=400,
+    bursts=1,
+    gaps=24,
+    queued=200,
+    cancels=5,
+    depth_rounds=3,
+    waits=300,
 )
 
 
@@ -72,6 +86,7 @@ class Bench:
     """Before the stand-in with one slot, by the name of the system."""
     real: dict[str, Target] = field(default_factory=dict)
     """Before the real llama.cpp."""
+    round: int = 0
     figures: Figures = field(default_factory=Figures)
 
     @property

@@ -20,7 +20,7 @@ from contracts.errors import ErrorBody
 from contracts.examples.base import Example
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.sessions import SessionInfo
-from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 
 Schema = dict[str, Any]
 
@@ -77,6 +77,12 @@ _STATE = Parameter(name="state", place="query", schema={"type": "string", "enum"
 _LIMIT = Parameter(
     name="limit", place="query", schema={"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
 )
+_DRY_RUN = Parameter(
+    name="dry_run",
+    place="query",
+    schema={"type": "string", "enum": ["true", "false"], "default": "false"},
+    text="only say what would become of the task: 200 with a forecast, or the refusal that it would get",
+)
 _EVENT_STREAM = "text/event-stream"
 _REFUSED = {400: ErrorBody, 401: ErrorBody}
 _READ = {**_REFUSED, 413: ErrorBody}
@@ -90,8 +96,9 @@ OPERATIONS: tuple[Operation, ...] = (
         method="post",
         path="/v1/tasks",
         summary="Submit a task",
+        parameters=(_DRY_RUN,),
         body=TaskRequest,
-        answers={202: TaskAccepted, **_READ, **_ADMISSION},
+        answers={200: TaskForecast, 202: TaskAccepted, **_READ, **_ADMISSION},
         also_streams=True,
     ),
     Operation(
@@ -388,8 +395,8 @@ def _operation(operation: Operation) -> Schema:
         made["requestBody"] = {"required": operation.body_required, "content": content}
     answers = {status: _answer(operation, status, kind) for status, kind in operation.answers.items()}
     if operation.also_streams:
-        stream = {"description": "The task's stream, for Accept: text/event-stream"}
-        answers[200] = stream | {"content": _stream_content()}
+        answers[200]["description"] = "The forecast, for dry_run=true; the task's stream, for Accept: text/event-stream"
+        answers[200]["content"] |= _stream_content()
     for status, answer in answers.items():
         here = [example for example in shown if example.status == status]
         answer["headers"] = openapi_answers.headers(status, here)

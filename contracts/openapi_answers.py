@@ -33,8 +33,9 @@ _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After", "X-Backoff-Ms")}
 def headers(status: int, examples: Sequence[Example]) -> Schema:
     """The headers that every answer with this status has."""
     located = any("Location" in example.headers for example in examples)
+    always = all("Location" in example.headers for example in examples)
     names = ("X-Correlation-Id", *(("Location",) if located else ()), *_OF_STATUS.get(status, ()))
-    made = {name: _HEADERS[name] | {"required": True} for name in names}
+    made = {name: _HEADERS[name] | {"required": always or name != "Location"} for name in names}
     if any(name.startswith(_BUDGET) for example in examples for name in example.headers):
         made |= {name: header for name, header in _HEADERS.items() if name.startswith(_BUDGET)}
     return made

@@ -85,6 +85,7 @@ def said(name: str, outcome: Outcome) -> list[str]:
         f"  priorities: {_counts(seen.accepted)}; clients: {_counts(seen.habits)}",
         f"  ends: {_counts(seen.ends)}; refused: {_counts(seen.refused)}",
         f"  given to another replica: {verdict.given_back}",
+        f"  turns that waited for an earlier one: {verdict.parked}; for the replica with their cache: {verdict.held}",
         f"  slots busy while there was work: {verdict.occupancy:.3%} of {verdict.wanted_slot_s:.1f} slot-seconds",
         f"  interactive waits while all engines were up: p50 {_span(statistics.median(waits))}, max {_span(waits[-1])}",
         f"  longest run: {_span(verdict.longest_run)}",

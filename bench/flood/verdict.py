@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from bench.flood.watched import Note
 
+SLACK_S = 0.02
+"""A loop looks at the clock once a turn, so that a hold ends a little later there."""
+
 
 @dataclass
 class Waiting:
@@ -19,6 +22,10 @@ class Waiting:
     since: float
     home: str = ""
     until: float = 0.0
+    parked: bool = False
+    """An earlier turn of its conversation is not over."""
+    free: bool = True
+    """It never waited for anything but a slot of any of its pools."""
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Verdict:
     ended_twice: list[str] = field(default_factory=list)
     never_ended: list[str] = field(default_factory=list)
     given_back: int = 0
+    held: int = 0
+    parked: int = 0
     passed: list[tuple[str, str]] = field(default_factory=list)
     """A task that started where one that goes before it, and waited, could have: that one came earlier, or it is
     interactive and the other is not."""
@@ -52,7 +61,7 @@ class Verdict:
     wanted_slot_s: float = 0.0
     """All slots of usable engines while a task waited that could have had one, over time."""
     interactive_waits: list[float] = field(default_factory=list)
-    """Of those that came while every pool of theirs was usable and stayed so."""
+    """Of those that waited for a slot alone, while every engine was up."""
     longest_run: float = 0.0
 
     @property
@@ -103,8 +112,8 @@ class Reader:
 
     def _able(self, task: Waiting, pool_id: str, now: float) -> bool:
         home = self._pools.get(task.home)
-        held = now < task.until and home is not None and home.usable and task.home != pool_id
-        return pool_id in task.pools and not held
+        held = now < task.until + SLACK_S and home is not None and home.usable and task.home != pool_id
+        return pool_id in task.pools and not held and not task.parked
 
     def _take(self, note: Note) -> None:
         verdict, who = self.verdict, note.who
@@ -112,8 +121,11 @@ class Reader:
             case "offer":
                 verdict.offered += 1
                 pools = frozenset(note.pools)
-                task = Waiting(verdict.offered, note.priority, pools, note.at, note.pool, note.until or 0.0)
+                task = Waiting(verdict.offered, note.priority, pools, note.at)
                 self._waiting[who] = self._known[who] = task
+                self._settle(task, note)
+            case "unpark":
+                self._settle(self._waiting[who], note)
             case "back":
                 verdict.given_back += 1
                 known = self._known[who]
@@ -142,12 +154,22 @@ class Reader:
                     pool_id for pool_id in open_pools if any(self._able(task, pool_id, note.at) for task in waiting)
                 ]
 
+    def _settle(self, task: Waiting, note: Note) -> None:
+        """Where a task waits from now on."""
+        task.parked = note.how == "parked"
+        task.home, task.until = (note.pool, note.until or 0.0) if note.pool in task.pools else ("", 0.0)
+        verdict = self.verdict
+        verdict.parked += task.parked
+        verdict.held += task.until > note.at
+        task.free = task.free and not task.parked and not task.until
+
     def _start(self, note: Note) -> None:
         known = self._known[note.who]
         for task_id, task in self._waiting.items():
             first = task.number < known.number if task.priority == known.priority else task.priority == "interactive"
             if first and self._able(task, note.pool, note.at):
                 self.verdict.passed.append((note.who, task_id))
-        if known.priority == "interactive" and note.who not in self._started and known.since > self._upset:
+        first = known.priority == "interactive" and known.free and note.who not in self._started
+        if first and known.since > self._upset:
             self.verdict.interactive_waits.append(note.at - known.since)
         self._started[note.who] = note.at

@@ -75,6 +75,7 @@ def watch(book: Book) -> None:
         lambda backlog, _, given: note("back", given[0].task_id, pools=tuple(backlog.pools_of(given[0].task_id))),
         successful=True,
     )
+    _after(Backlog, "unpark", lambda _, __, given: note("unpark", given[0], pool=given[1] or "", until=_s(given[2])))
     _after(Backlog, "remove", lambda _, __, given: note("gone", given[0]), successful=True)
     _after(Occupancy, "take", lambda _, __, given: note("take", given[0], engine=book.engine(given[1])))
     _after(
@@ -101,15 +102,19 @@ def _offered(book: Book, answer: object, given: tuple[Any, ...]) -> None:
     task_id, priority, pools, *rest = given
     named: dict[str, Any] = rest.pop() if rest and isinstance(rest[-1], dict) else {}
     if isinstance(answer, Queued):
-        until = named.get("hold_until_ms")
         book.note(
             "offer",
             task_id,
             priority=str(priority),
             pools=tuple(pools),
             pool=named.get("home") or "",
-            until=None if until is None else until / 1000,
+            until=_s(named.get("hold_until_ms")),
+            how="parked" if named.get("parked") else "",
         )
+
+
+def _s(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _after(

@@ -11,7 +11,7 @@ from contracts.config import Profile
 from contracts.errors import ErrorCode
 from contracts.events import End, FinishReason, Started, StreamError, Token
 from contracts.examples.base import DIGEST, ENGINE_VERSION, EVENT_STREAM, TASK, Example, Given, refusal, sse
-from contracts.tasks import Priority, StreamLinks, TaskAccepted, TaskList, TaskState, TaskStatus, Workload
+from contracts.tasks import Priority, StreamLinks, TaskAccepted, TaskForecast, TaskList, TaskState, TaskStatus, Workload
 
 SUBMIT: dict[str, Any] = {"method": "post", "path": "/v1/tasks"}
 READ: dict[str, Any] = {"method": "get", "path": "/v1/tasks/{task_id}", "parameters": {"task_id": TASK}}
@@ -30,6 +30,20 @@ ACCEPTED = TaskAccepted(
     streams=LINKS,
     predicted_start_low_ms=0,
     predicted_start_high_ms=0,
+)
+FORECAST = TaskForecast(
+    queue_position=0,
+    predicted_start_ms=0,
+    predicted_start_low_ms=0,
+    predicted_start_high_ms=0,
+    predicted_end_ms=94,
+    pool_id="trial",
+    replica_id="trial-0",
+    eligible_pools=("trial",),
+    kv_warmth=False,
+    prompt_tokens=7,
+    prompt_tokens_counted=True,
+    new_tokens=3,
 )
 STARTED = Started(
     task_id=TASK,
@@ -154,6 +168,15 @@ EXAMPLES = (
         body=POEM,
         answer=ACCEPTED,
         headers={"Location": f"/v1/tasks/{TASK}"},
+    ),
+    Example(
+        **SUBMIT,
+        name="dry-run",
+        summary="What would become of it, without sending it",
+        status=200,
+        parameters={"dry_run": "true"},
+        body=POEM,
+        answer=FORECAST,
     ),
     Example(
         **SUBMIT,
@@ -326,12 +349,43 @@ EXAMPLES = (
         body=POEM | {"deadline_ms": 10},
         answer=refusal(
             ErrorCode.ADMISSION_REJECT,
-            "the task would start in about 2000 ms and be done in about 2100 ms, after its deadline of 10 ms",
+            "the task would start in about 2000 ms and be done in about 2060 ms, after its deadline of 10 ms",
             "try again later, allow a later deadline_ms, or ask for fewer tokens",
             retry_after_ms=2000,
             policy_label="deadline",
         ),
         headers=RETRY,
+    ),
+    Example(
+        **SUBMIT,
+        name="dry-run-refused",
+        summary="What would be refused is refused, also as a dry run",
+        given=Given.QUEUE_LONG,
+        status=429,
+        parameters={"dry_run": "true"},
+        body=POEM | {"deadline_ms": 10},
+        answer=refusal(
+            ErrorCode.ADMISSION_REJECT,
+            "the task would start in about 2000 ms and be done in about 2060 ms, after its deadline of 10 ms",
+            "try again later, allow a later deadline_ms, or ask for fewer tokens",
+            retry_after_ms=2000,
+            policy_label="deadline",
+        ),
+        headers=RETRY,
+    ),
+    Example(
+        **SUBMIT,
+        name="dry-run-unclear",
+        summary="A dry run is asked for with true and with nothing else",
+        status=400,
+        parameters={"dry_run": "yes"},
+        body=POEM,
+        answer=refusal(
+            ErrorCode.INVALID_PARAMS,
+            "dry_run 'yes' is neither true nor false",
+            "dry_run=true asks for a forecast",
+            field="dry_run",
+        ),
     ),
     Example(
         **SUBMIT,

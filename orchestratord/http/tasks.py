@@ -44,9 +44,13 @@ class TaskRoutes:
         ]
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one."""
+        """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one; with ``dry_run`` a forecast."""
+        dry_run = asks_for_dry_run(request)
         wanted = decode(await request.read(), TaskRequest)
         refuse_secrets(self._redactor, task_id=wanted.task_id, session_id=wanted.session_id)
+        if dry_run:
+            caller = Caller(request[CORRELATION_ID], request[IDENTITY])
+            return json_response(await self._orchestrator.foretell(wanted, caller))
         wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if wants_stream:
             self._streams.check_room(request)
@@ -87,6 +91,15 @@ class TaskRoutes:
         """``POST /v1/tasks/{id}/cancel``: 204, however often."""
         self._orchestrator.cancel(self._orchestrator.get(request.match_info["task_id"]), "client")
         return web.Response(status=204)
+
+
+def asks_for_dry_run(request: web.Request) -> bool:
+    """Whether the client wants to know what would become of its task. Raises ApiError where it does not say clearly."""
+    given = request.query.get("dry_run", "false")
+    if given not in {"true", "false"}:
+        text = f"dry_run {given!r} is neither true nor false"
+        raise api_error(ErrorCode.INVALID_PARAMS, text, "dry_run=true asks for a forecast", field="dry_run")
+    return given == "true"
 
 
 def last_event_id(request: web.Request) -> int:

@@ -47,6 +47,8 @@ COMPUTED = {
     "predicted_start_low_ms",
     "predicted_start_high_ms",
     "ttl_ms_remaining",
+    "predicted_end_ms",
+    "new_tokens",
 }
 OF_THE_STAND_IN = {"stream_sha256", "t", "tokens_in"}
 """What the model would have said; the stand-in has words of its own."""

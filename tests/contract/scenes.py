@@ -84,7 +84,7 @@ async def real(folder: Path, given: str) -> AsyncIterator[Scene]:
     models = folder / "models"
     models.mkdir()
     shutil.copy(haiku_model_path(), models / "haiku.gguf")
-    policy = {"outbound": {"deny": ["hf:"]}} if given == Given.HUB_DENIED else {}
+    policy: dict[str, object] = {"outbound": {"deny": ["hf:"]}} if given == Given.HUB_DENIED else {}
     installation = Installation(folder / "home", models / "haiku.gguf", policy=policy)
     installation.environ["LLORCH_API_TOKEN"] = TOKEN
     document = json.loads(installation.config.read_text()) | SETTINGS.get(Given(given), {})
@@ -123,8 +123,8 @@ async def _arrange(client: aiohttp.ClientSession, models: Path, index: Path, giv
         async with client.post("/v1/catalog/models", json=body, headers=known) as answer:
             assert answer.status == 201, await answer.text()
     if given in {Given.TASK_ENDED, Given.RATE, *TURNS}:
-        body = POEM | ({"session_id": "poems"} if given in TURNS else {})
-        async with client.post("/v1/tasks", json=body, headers=known | STREAM) as answer:
+        poem = POEM | ({"session_id": "poems"} if given in TURNS else {})
+        async with client.post("/v1/tasks", json=poem, headers=known | STREAM) as answer:
             assert b"event: end" in await answer.read()
     artifacts = index.parent / "artifacts"
     if given in {Given.ARTIFACT, Given.ARTIFACT_UNREADABLE}:

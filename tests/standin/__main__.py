@@ -11,11 +11,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 import msgspec
 
 from tests.standin.knobs import Knobs
+from tests.standin.loops import uvloop_factory
 from tests.standin.server import WIRES, StandIn
 from tests.standin.wires.base import Wire
 
@@ -44,16 +44,6 @@ def main() -> None:
     serving = serve(arguments.port, knobs, WIRES[arguments.engine], remote_knobs=arguments.remote_knobs)
     with asyncio.Runner(loop_factory=uvloop_factory() if arguments.uvloop else None) as runner:
         runner.run(serving)
-
-
-def uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes a loop of uvloop's; None where it is not installed."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Auth, Config, Pool, Queue, Sessions, Timeouts
+from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
 from orchestratord.archive import Archive, Recorder
@@ -127,12 +127,13 @@ async def house(
     timeouts: Timeouts | None = None,
     report: dict[str, Any] | None = None,
     sessions: Sessions | None = None,
+    limits: Limits | None = None,
     **server: Any,  # noqa: ANN401 - any field of the server
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
     settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
-    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions())
+    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits())
     try:
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
         redactor = Redactor((token or "",))

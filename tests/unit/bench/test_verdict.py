@@ -55,7 +55,14 @@ def test_a_slot_is_not_free_for_a_turn_that_is_held_for_another() -> None:
     held = offer(1, "t1", pool="a", until=5.0)
     found = verdict(offer(0.5, "t0"), *start(0.5, "t0", "a"), held, Note(1, "pumped", ""), Note(4.9, "pumped", ""))
     assert found.left_idle == []
-    assert verdict(offer(0, "t0"), *start(0, "t0", "a"), held, Note(5, "pumped", "")).left_idle == ["b"]
+    assert verdict(offer(0, "t0"), *start(0, "t0", "a"), held, Note(5.1, "pumped", "")).left_idle == ["b"]
+
+
+def test_no_slot_is_free_for_a_turn_before_the_earlier_one_is_over() -> None:
+    parked = offer(1, "t1", how="parked")
+    assert verdict(parked, Note(2, "pumped", "")).left_idle == []
+    found = verdict(parked, Note(2, "unpark", "t1"), Note(2, "pumped", ""))
+    assert (found.left_idle, found.parked) == (["a", "b"], 1)
 
 
 @pytest.mark.parametrize(("first", "second"), [("batch", "batch"), ("interactive", "interactive")])
