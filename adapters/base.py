@@ -130,6 +130,12 @@ class Adapter(Protocol):
         Of several inputs the longest counts, and of a rerank the longest pair. Raises EngineError.
         """
 
+    async def model(self) -> str | None:
+        """Which model it serves, asked anew; None where it does not say, or where every request names its model.
+
+        Raises EngineError.
+        """
+
     async def busy(self) -> int | None:
         """How many generations it works on right now, by its own word; None where it cannot tell. Raises EngineError.
 
@@ -143,4 +149,10 @@ class Adapter(Protocol):
         """Start a generation; leaving the context is the cancel, and closes the connection at once.
 
         Entering returns when the engine has accepted the request. Both entering and iterating raise EngineError.
+        """
+
+    async def erase(self, slot: int) -> None:
+        """Have an idle slot forget the cache that it has; nothing to do where slots cannot be chosen.
+
+        Raises EngineError.
         """

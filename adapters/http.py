@@ -134,6 +134,7 @@ class EngineHttp:
     ) -> AsyncIterator[EventStream]:
         """Send a generation; entering returns with the engine's first bytes.
 
+        ``request_id`` goes as ``X-Request-Id`` to an engine whose log shows it.
         Leaving the block closes the connection, which for an engine is the cancel. Raises EngineError.
         """
         connection, head = await self._generation(endpoint, path, body, request_id)

@@ -63,21 +63,21 @@ def request_bytes(
 ) -> bytes:
     """A generation as it goes over the wire. The connection serves for nothing else.
 
-    ``request_id`` names it in the engine's log, where the engine takes one; it holds no character of a header's own.
-
-    Raises ValueError for a key that no header can carry, and where the URL has credentials beside it.
+    Raises ValueError for a key or an id that no header can carry, and where the URL has credentials beside the key.
     """
     said = address.credentials if api_key is None else f"Bearer {api_key}"
     authorization = "" if said is None else f"Authorization: {said}\r\n"
     if api_key is not None and (address.credentials is not None or _CONTROL.search(api_key)):
         raise ValueError("a key that cannot be sent")
-    named = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
+    if request_id is not None and _CONTROL.search(request_id):
+        raise ValueError("an id that cannot be sent")
+    known_as = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
     head = (
         f"POST {address.target} HTTP/1.1\r\n"
         f"Host: {address.authority}\r\n"
         f"Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: {agent}\r\n"  # compressing would hold tokens back
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"{named}{authorization}Connection: close\r\n\r\n"
+        f"{authorization}{known_as}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 

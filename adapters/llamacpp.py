@@ -65,6 +65,11 @@ class LlamaCppAdapter:
         texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
         return query + max([await self._count(text) for text in texts], default=0)
 
+    async def model(self) -> str | None:
+        """The file that it has: it takes every request for its own, whatever model is named."""
+        said = await optional(self._http.get(self._endpoint, "/props", wire.PropsAnswer, wire.refusal))
+        return None if said is None else said.model_path
+
     async def busy(self) -> int | None:
         """By its slots, else by what it counts for Prometheus; it may have been started without either."""
         said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
@@ -91,6 +96,14 @@ class LlamaCppAdapter:
                 self._http, self._endpoint, path, generation, refusal=wire.refusal, each=wire.INPUTS_PER_REQUEST
             )
         return self._stream(generation)
+
+    async def erase(self, slot: int) -> None:
+        """By its own route where it was started with it, else by writing something tiny over it. Raises EngineError."""
+        asked = self._http.post(self._endpoint, wire.erase_path(slot), b"{}", wire.Erased, wire.refusal)
+        if await optional(asked) is None:
+            async with self._stream(wire.overwriting(slot)) as batches:
+                async for _ in batches:
+                    pass
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class PropsAnswer(msgspec.Struct, frozen=True):
 
     build_info: str | None = None
     total_slots: int | None = None
+    model_path: str | None = None
     default_generation_settings: Defaults = Defaults()
 
 
@@ -101,6 +102,12 @@ class Templated(msgspec.Struct, frozen=True):
     prompt: str
 
 
+class Erased(msgspec.Struct, frozen=True):
+    """``POST /slots/{id}?action=erase``."""
+
+    n_erased: int | None = None
+
+
 class CompletionEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of ``/completion``: the fields that every one of them is looked at for."""
 
@@ -129,6 +136,8 @@ def request(generation: Generation) -> tuple[str, bytes]:
     """The path and the body that start a generation. Raises EngineError (invalid)."""
     body: dict[str, Any] = {"stream": True, "seed": generation.seed, "cache_prompt": generation.cache_prompt}
     body |= fields(Engine.LLAMACPP, generation) | _bounds(generation.sampling)
+    if generation.slot is not None:
+        body["id_slot"] = generation.slot
     if generation.messages is None:
         if generation.max_tokens is not None:
             body["n_predict"] = generation.max_tokens
@@ -153,6 +162,16 @@ def served(refusals: Mapping[str, EngineError | None]) -> tuple[Workload, ...]:
 
 def _unserved(error: EngineError) -> bool:
     return error.status in {404, 405, 501} or "not support" in error.message or "Pooling type" in error.message
+
+
+def erase_path(slot: int) -> str:
+    """Where a slot is told to forget its cache; the server serves it only with ``--slot-save-path``."""
+    return f"/slots/{slot}?action=erase"
+
+
+def overwriting(slot: int) -> Generation:
+    """The smallest generation in a slot, which leaves two tokens where the cache was."""
+    return Generation(prompt=" ", max_tokens=1, cache_prompt=False, slot=slot)
 
 
 def tokenize_body(prompt: str) -> bytes:

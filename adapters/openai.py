@@ -88,6 +88,9 @@ class OpenAiAdapter:
         routes = await self._list_routes()
         return await self._count(generation) if routes is not None and TOKENIZE in routes else None
 
+    async def model(self) -> None:
+        """Every request names it, and is refused where it is gone."""
+
     async def busy(self) -> int | None:
         """The protocol has no question for it."""
         return None
@@ -100,6 +103,9 @@ class OpenAiAdapter:
         """Start a generation; leaving the block closes the connection."""
         draws = generation.workload in {Workload.COMPLETION, Workload.CHAT}
         return self._stream(generation) if draws else self._results(generation)
+
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
 
     # --- what depends on the server -----------------------------------------------------------------------------------
 

@@ -65,6 +65,11 @@ class TgiAdapter:
         body = wire.tokenize_body(generation.prompt or "")
         return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
 
+    async def model(self) -> str | None:
+        """The one that it was started with: a request names none."""
+        info = await optional(self._http.get(self._endpoint, "/info", wire.Info, refusal))
+        return None if info is None else info.model_id
+
     async def busy(self) -> int | None:
         """By what it counts for Prometheus: the requests of its batch, and those that wait for one."""
         said = await optional(self._http.text(self._endpoint, "/metrics", refusal))
@@ -85,6 +90,9 @@ class TgiAdapter:
         name = generation.correlation_id
         async with self._http.stream(self._endpoint, path, body, refusal, request_id=name) as stream:
             yield Batches(stream, reader)
+
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
 
     async def _limit(self, generation: Generation) -> int:
         """How many tokens may come: it would stop after 100 unless told."""

@@ -52,6 +52,9 @@ class TritonAdapter:
     async def count_tokens(self, _generation: Generation) -> None:
         """Triton has no tokenizer to ask."""
 
+    async def model(self) -> None:
+        """Every request names it, and is refused where it is gone."""
+
     async def busy(self) -> None:
         """What it counts are requests that have ended, and its metrics have a port of their own."""
 
@@ -65,6 +68,9 @@ class TritonAdapter:
         body = wire.body(generation, model)
         async with self._http.stream(self._endpoint, model.stream, body, self._refusal) as stream:
             yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
+
+    async def erase(self, _slot: int) -> None:
+        """Nothing to do: slots are the server's own business."""
 
     def _refusal(self, status: int, answer: bytes) -> EngineError:
         """What a refusal means. One that is "not found" may mean another model than before: it is asked for anew."""

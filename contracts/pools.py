@@ -148,6 +148,8 @@ class PoolSnapshot(Message, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     device_use: tuple[DeviceUse, ...] = ()
     sampler_profile_version: str = "v1"
+    kv_bytes_per_token: int | None = None
+    """What one more token of a conversation takes in the KV cache; None where the model does not say."""
 
     @property
     def ready(self) -> bool:

@@ -234,6 +234,9 @@ def llama_server_args(pool: Pool, profile: Profile, known: frozenset[str] | None
     # Fitting to free memory lowers the context and the offloaded layers without a word.
     args += _in_its_spelling(known, ("--fit", "off"))
     defaults: dict[str, tuple[str, ...]] = {}
+    # Slots can be erased only with a directory to save them to. Nothing is saved, and nothing can be in this one.
+    if erasing := _in_its_spelling(known, ("--slot-save-path", "/")):
+        defaults["--slot-save-path"] = erasing
     if profile is Profile.HOME:
         defaults["--n-gpu-layers"] = ("--n-gpu-layers", ALL_LAYERS)
     if pool.slots == 1:

@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[str, str]] = {
     "--batch-size": ("N", "tokens of a logical batch"),
     "--ubatch-size": ("N", "tokens of a physical batch"),
     "--cache-ram": ("MIB", "the most memory that the prompt cache may take"),
+    "--slot-save-path": ("PATH", "the directory that slots may be saved to; without one none can be erased"),
     "--sse-ping-interval": ("S", "seconds between the comments that keep a silent stream alive"),
     "--timeout": ("S", "seconds after which a silent connection is closed"),
     "--pooling": ("KIND", "how an embedding is made of the tokens: none, mean, cls, last or rank"),
@@ -63,7 +64,7 @@ SWITCHES: dict[str, str] = {
 FLAGS = frozenset({*VALUES, *SWITCHES})
 """Every flag that this program knows, spelled as llama-server spells it."""
 
-TEXTS = frozenset({"--model", "--host", "--alias", "--cors-origins", "--pooling"})
+TEXTS = frozenset({"--model", "--host", "--alias", "--cors-origins", "--pooling", "--slot-save-path"})
 POOLINGS = ("none", "mean", "cls", "last", "rank")
 
 
@@ -147,6 +148,7 @@ def server_params(xllamacpp: Any, flags: argparse.Namespace, key: str | None) ->
         "n_batch": flags.batch_size,
         "n_ubatch": flags.ubatch_size,
         "cache_ram_mib": flags.cache_ram,
+        "slot_save_path": flags.slot_save_path and flags.slot_save_path.rstrip("/") + "/",
         "sse_ping_interval": flags.sse_ping_interval,
         "timeout_read": flags.timeout,
         "timeout_write": flags.timeout,

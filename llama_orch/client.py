@@ -24,7 +24,8 @@ from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateR
 from contracts.errors import ErrorBody
 from contracts.events import End, Started, StreamError, Token
 from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
-from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+from contracts.sessions import SessionInfo
+from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.sse import SseError, SseParser, StreamEvent
 
@@ -135,6 +136,12 @@ class ApiClient:
         async with self._request("POST", "/v1/tasks", body=msgspec.json.encode(request)) as response:
             return _decode(await response.read(), TaskAccepted)
 
+    async def forecast(self, request: TaskRequest) -> TaskForecast:
+        """What would become of a task; nothing is queued. Raises ApiError with the refusal that it would get."""
+        body, query = msgspec.json.encode(request), {"dry_run": "true"}
+        async with self._request("POST", "/v1/tasks", query=query, body=body) as response:
+            return _decode(await response.read(), TaskForecast)
+
     async def task(self, task_id: str) -> TaskStatus:
         """Where a task is."""
         return await self._get(f"/v1/tasks/{_segment(task_id)}", TaskStatus)
@@ -147,6 +154,15 @@ class ApiClient:
     async def cancel(self, task_id: str) -> None:
         """Cancel a task; idempotent."""
         async with self._request("POST", f"/v1/tasks/{_segment(task_id)}/cancel"):
+            pass
+
+    async def session(self, session_id: str) -> SessionInfo:
+        """How long a session lives, and what it has left."""
+        return await self._get(f"/v1/sessions/{_segment(session_id)}", SessionInfo)
+
+    async def delete_session(self, session_id: str) -> None:
+        """End a session, and free its slot."""
+        async with self._request("DELETE", f"/v1/sessions/{_segment(session_id)}"):
             pass
 
     def run(self, request: TaskRequest) -> AsyncGenerator[StreamEvent]:

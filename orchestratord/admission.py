@@ -14,10 +14,14 @@ import msgspec
 
 from adapters import parameters
 from contracts.base import nearest
+from contracts.config import FullPolicy
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
 from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
+from orchestratord.backlog import Full
+from orchestratord.prediction import TOO_LATE, Forecast
+from orchestratord.rates import Wait
 
 COMING = frozenset(
     {
@@ -189,10 +193,14 @@ def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
 
     A token is at least one byte of text, so the byte length bounds the count.
     """
-    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
-    bound = sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
     longest = max((len(text.encode()) for text in request.inputs or ()), default=0)
-    return bound + longest + _new_tokens(request) <= ctx_max
+    return most_tokens(request) + longest + _new_tokens(request) <= ctx_max
+
+
+def most_tokens(request: TaskRequest) -> int:
+    """More tokens than these a prompt or a chat cannot have, however it is tokenized."""
+    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
+    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
 
 
 def to_count(request: TaskRequest, ctx_max: int) -> TaskRequest:
@@ -227,17 +235,90 @@ def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> R
     return _invalid("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
 
 
-def deadline_refusal(request: TaskRequest, predicted_start_ms: int) -> Refusal | None:
-    """Why the deadline cannot be met by the prediction, if it cannot."""
-    if request.deadline_ms is None or predicted_start_ms < request.deadline_ms:
+def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:
+    """Why a task is not let in: its answer would hardly be complete in time (less often than ``TOO_LATE``)."""
+    if request.deadline_ms is None or forecast.on_time(request.deadline_ms) >= TOO_LATE:
         return None
-    text = f"the task would start in about {predicted_start_ms} ms, after its deadline of {request.deadline_ms} ms"
+    text = f"the task would start in about {forecast.start_ms} ms and be done in about {forecast.end_ms} ms"
     return Refusal(
         code=ErrorCode.ADMISSION_REJECT,
-        message=text,
-        hint="try again later, or allow a later deadline",
-        retry_after_ms=predicted_start_ms,
+        message=f"{text}, after its deadline of {request.deadline_ms} ms",
+        hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
+        retry_after_ms=max(1, forecast.start_ms),
         policy_label="deadline",
+    )
+
+
+def hopeless(request: TaskRequest, forecast: Forecast, left_ms: float) -> Refusal | None:
+    """Why a waiting task is ended before its deadline, with ``left_ms`` to go: it will hardly be in time any more."""
+    if forecast.on_time(left_ms) >= TOO_LATE:
+        return None
+    text = f"the deadline of {request.deadline_ms} ms cannot be met any more: the answer would come"
+    return Refusal(
+        code=ErrorCode.ADMISSION_REJECT,
+        message=f"{text} {max(1, round(forecast.end_ms - left_ms))} ms too late",
+        hint="allow a later deadline_ms, or send it when less is queued",
+        retry_after_ms=max(1, forecast.start_ms),
+        policy_label="deadline",
+    )
+
+
+def queue_full(place: Full, engine: str, retry_after_ms: int) -> Refusal:
+    """429: what the pool's policy is called, and when a place comes free."""
+    dropping = place.policy is FullPolicy.DROP_LRU
+    return Refusal(
+        code=ErrorCode.QUEUE_FULL_DROP_LRU if dropping else ErrorCode.ADMISSION_REJECT,
+        message=f"the queue of pool {place.pool_id!r} is full",
+        hint="send it again after retry_after_ms; queue.capacity of the pool sets the bound",
+        pool_id=place.pool_id,
+        engine=engine,
+        retry_after_ms=retry_after_ms,
+        policy_label=place.policy,
+    )
+
+
+def evicted(charged_to: str, engine: str, retry_after_ms: int) -> Refusal:
+    """What a waiting task is told that gave way to a newer one."""
+    return Refusal(
+        code=ErrorCode.QUEUE_FULL_DROP_LRU,
+        message="a newer task took this one's place in the full queue",
+        hint="send the task again later",
+        pool_id=charged_to,
+        engine=engine,
+        retry_after_ms=retry_after_ms,
+        policy_label=FullPolicy.DROP_LRU,
+    )
+
+
+def rated(request: TaskRequest, prompt_tokens: float, expected_new: float) -> int:
+    """The tokens that a task counts in its client's rate, until it is known how many they were."""
+    return round(prompt_tokens) + (round(expected_new) if request.max_tokens is None else request.max_tokens)
+
+
+def over_rate(wait: Wait) -> Refusal:
+    """429: which limit of the configuration, and when its bucket has refilled enough."""
+    what = "tasks" if wait.limit == "requests_per_minute" else "tokens"
+    return Refusal(
+        code=ErrorCode.ADMISSION_REJECT,
+        message=f"this client has used up its {wait.per_minute} {what} a minute",
+        hint=f"send it again after retry_after_ms; limits.{wait.limit} sets the limit",
+        retry_after_ms=wait.wait_ms,
+        policy_label=wait.limit,
+    )
+
+
+def outage(views: Sequence[PoolView], limit_ms: float) -> Refusal:
+    """What a task is told all of whose pools were out of service for too long; ``views`` are these pools."""
+    snapshots = [view.snapshot for view in views]
+    states = ("ready and does not answer" if each.ready else str(each.state) for each in snapshots)
+    pools = ", ".join(f"{each.pool_id!r} is {state}" for each, state in zip(snapshots, states, strict=True))
+    first = snapshots[0]
+    return Refusal(
+        code=ErrorCode.POOL_UNREADY,
+        message=f"no pool has served this task for {limit_ms:.0f} ms: {pools}",
+        hint=f"GET /v1/pools/{first.pool_id}/health shows why; timeouts.start_ms of the pool sets how long tasks wait",
+        pool_id=first.pool_id,
+        engine=first.engine,
     )
 
 

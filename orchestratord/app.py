@@ -32,6 +32,7 @@ from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
+from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.manager import LinkedManager
@@ -151,7 +152,9 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
 async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve HTTP for the length of the block; answers with the URL."""
     # A handler whose client has gone is cancelled: that is how a lost listener is noticed at once.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S, logger=malformed.logger()
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=1024)

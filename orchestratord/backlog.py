@@ -7,23 +7,25 @@ a queue is full, and when a batch task goes before an interactive one. Never dec
 A task waits in the *lane* of its priority and of the set of pools that may run it, so that it is bound to a pool only
 when a slot is free. There are as many lanes as there are different sets of pools: a handful. A turn of a conversation
 may be *held* for its home, the pool that has its cache: for so long it stands in a lane of that home, where other pools
-do not see it. For the bound, each task is *charged* to one of its pools, the one with most room; wherever it runs in
-the end, that place is given back.
+do not see it. While an earlier turn of the same conversation is not over it is *parked*, where no pool sees it. For the
+bound, each task is *charged* to one of its pools, the one with most room; wherever it runs in the end, that place is
+given back.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 
 import msgspec
-from sortedcontainers import SortedDict, SortedList
 
 from contracts.config import FullPolicy, Queue
 from contracts.tasks import Placement, Priority
+from orchestratord.arrivals import Arrivals, Holds
+from orchestratord.demand import UNKNOWN, Demand, Tally
 
 
-class Entry(msgspec.Struct, frozen=True, eq=False):
+class Entry(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One waiting task. ``number`` grows with every arrival: a smaller one came earlier."""
 
     task_id: str
@@ -32,10 +34,14 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     charged_to: str | None
     """The pool whose queue it has a place in; None once it had started and came back."""
     wish: Placement
+    demand: Demand = UNKNOWN
+    """What it will ask of an engine, for predictions."""
     home: str | None = None
     """The pool that has what this task would otherwise have to compute again."""
     hold_until_ms: float | None = None
     """Until then no other pool gets it; None when it is not held, or no more."""
+    parked: bool = False
+    """An earlier turn of its conversation is not over: no pool gets it."""
 
 
 class Lane(msgspec.Struct, frozen=True, eq=False):
@@ -45,18 +51,15 @@ class Lane(msgspec.Struct, frozen=True, eq=False):
     pools: frozenset[str]
     """The pools that may run them."""
     open_to: frozenset[str]
-    """Those of them that may do so now: the home alone, while its tasks are held."""
+    """Those of them that may do so now: the home alone, while its tasks are held; none, while they are parked."""
     elsewhere: frozenset[str]
     """The rest of them."""
-    entries: SortedDict[int, Entry]
-    expiries: SortedList[tuple[float, int]]
-    """When the hold of each task ends, with its number; empty where none is held."""
-
-    @property
-    def oldest(self) -> Entry:
-        """The one that goes first."""
-        entry: Entry = self.entries.peekitem(0)[1]
-        return entry
+    numbers: Arrivals
+    """Who waits here."""
+    holds: Holds
+    """Until when they are held, where they are."""
+    tally: Tally
+    """What they ask for together."""
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -87,12 +90,13 @@ def _turn(entry: Entry) -> tuple[int, int]:
 class Backlog:
     """All waiting tasks of this orchestrator."""
 
-    def __init__(self, queues: Mapping[str, Queue]) -> None:
+    def __init__(self, queues: Mapping[str, Queue], arrivals: int = 0) -> None:
         self._queues = dict(queues)
-        self._charged = {(pool, priority): OrderedDict[str, Entry]() for pool in queues for priority in Priority}
+        self._charged = {(pool, priority): Arrivals() for pool in queues for priority in Priority}
         self._lanes: dict[tuple[Priority, frozenset[str], frozenset[str]], Lane] = {}
         self._entries: dict[str, Entry] = {}
-        self._arrivals = 0
+        self._numbered: dict[int, Entry] = {}
+        self._arrivals = arrivals
         self._owed = dict.fromkeys(queues, 0)
         """What each pool owes to batch, in millionths of a start; always less than one start."""
 
@@ -111,36 +115,57 @@ class Backlog:
         pools: Collection[str],
         wish: Placement = ANYWHERE,
         *,
+        demand: Demand = UNKNOWN,
         home: str | None = None,
         hold_until_ms: float | None = None,
+        parked: bool = False,
     ) -> Queued | Full:
         """Queue a task that any of ``pools`` may run, or say why not. ``pools`` must be known and not empty.
 
-        With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on.
+        With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on. One that is
+        ``parked`` has its place in the queue, and nobody gets it before ``unpark``.
         """
+        may_run = frozenset(pools)
+        place = self.place(priority, may_run)
+        if isinstance(place, Full):
+            return place
+        if place.evicted is not None:
+            self.remove(place.evicted)
+        home = home if home in may_run else None
+        lane = self._lane(priority, may_run, home if hold_until_ms is not None else None, parked=parked)
+        self._arrivals += 1
+        entry = Entry(
+            task_id=task_id,
+            number=self._arrivals,
+            lane=lane,
+            charged_to=place.charged_to,
+            wish=wish,
+            demand=demand,
+            home=home,
+            hold_until_ms=hold_until_ms if lane.elsewhere and not parked else None,
+            parked=parked,
+        )
+        self._enter(entry)
+        return place
+
+    def unpark(self, task_id: str, home: str | None, hold_until_ms: float | None) -> None:
+        """Its earlier turn is over: a parked task waits like any other from now on, by the number it has."""
+        entry = msgspec.structs.replace(self._entries[task_id], parked=False)
+        home = home if home in entry.lane.pools else None
+        self._move(entry, entry.lane.pools, home=home, hold_until_ms=hold_until_ms)
+
+    def place(self, priority: Priority, pools: frozenset[str]) -> Queued | Full:
+        """What ``offer`` would answer now; nothing changes."""
         charged_to, evicted = self._roomiest(pools), None
         if charged_to is None:
             charged_to, evicted = self._give_way(priority, pools)
         if charged_to is None:
             pool_id = min(pools)
             return Full(pool_id=pool_id, policy=self._queues[pool_id].full_policy)
-        if evicted is not None:
-            self.remove(evicted)
-        may_run = frozenset(pools)
-        position = self.ahead_of_new(priority, may_run)
-        home = home if home in may_run else None
-        held_until = None if home is None else hold_until_ms
-        self._arrivals += 1
-        entry = Entry(
-            task_id=task_id,
-            number=self._arrivals,
-            lane=self._lane(priority, may_run, held_for=None if held_until is None else home),
-            charged_to=charged_to,
-            wish=wish,
-            home=home,
-            hold_until_ms=held_until,
-        )
-        self._enter(entry)
+        position = self.ahead_of_new(priority, pools)
+        gone = self._entries[evicted].lane if evicted is not None else None
+        if gone is not None and gone in self._before(priority, pools):
+            position -= 1  # the one that gives way is not before it any more
         return Queued(position=position, charged_to=charged_to, evicted=evicted)
 
     def give_back(self, entry: Entry, without: Collection[str]) -> bool:
@@ -163,7 +188,7 @@ class Backlog:
         if entry is None:
             return False
         if entry.charged_to is not None:
-            del self._charged[entry.charged_to, entry.lane.priority][task_id]
+            self._charged[entry.charged_to, entry.lane.priority].remove(entry.number)
         self._leave(entry)
         return True
 
@@ -172,7 +197,7 @@ class Backlog:
     def head(self, pools: Collection[str], priority: Priority | None = None) -> Entry | None:
         """The task that goes first among those that any of ``pools`` may run now; it stays in the queue."""
         heads = [
-            lane.oldest
+            self._numbered[lane.numbers.first]
             for lane in self._lanes.values()
             if priority in {None, lane.priority} and not lane.open_to.isdisjoint(pools)
         ]
@@ -199,18 +224,35 @@ class Backlog:
 
     def let_go(self, now_ms: float, unusable: Collection[str] = ()) -> None:
         """End the holds whose time is over, and those for a home that is ``unusable``. Nobody loses their turn."""
-        for lane in [each for each in self._lanes.values() if each.expiries]:
+        for lane in [each for each in self._lanes.values() if each.elsewhere]:
             void = not lane.open_to.isdisjoint(unusable)
-            while lane.expiries and (void or lane.expiries[0][0] <= now_ms):
-                entry = lane.entries[lane.expiries[0][1]]
+            while (held := lane.holds.first) is not None and (void or held[0] <= now_ms):
+                entry = self._numbered[held[1]]
                 self._move(entry, lane.pools, home=entry.home, hold_until_ms=None)
 
     def next_expiry(self, pools: Collection[str]) -> float | None:
         """When the first hold ends that keeps one of ``pools`` from a task; None when there is none."""
-        kept = (lane for lane in self._lanes.values() if lane.expiries and not lane.elsewhere.isdisjoint(pools))
-        return min((lane.expiries[0][0] for lane in kept), default=None)
+        kept = [lane for lane in self._lanes.values() if not lane.elsewhere.isdisjoint(pools)]
+        return min((held[0] for lane in kept if (held := lane.holds.first) is not None), default=None)
 
     # --- what others need to know -------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """All lanes in which tasks wait, for predictions."""
+        return self._lanes.values()
+
+    def entry(self, task_id: str) -> Entry:
+        """A waiting task."""
+        return self._entries[task_id]
+
+    def waiting_in(self, lane: Lane) -> Iterator[str]:
+        """The tasks of a lane, oldest first."""
+        return (self._numbered[number].task_id for number in lane.numbers)
+
+    def oldest(self, lane: Lane, count: int) -> list[Entry]:
+        """The first tasks of a lane."""
+        return [self._numbered[number] for number in islice(lane.numbers, count)]
 
     def pools_of(self, task_id: str) -> frozenset[str]:
         """The pools that may run a waiting task."""
@@ -227,25 +269,25 @@ class Backlog:
 
     def ahead_of_new(self, priority: Priority, pools: frozenset[str]) -> int:
         """How many waiting tasks would go before one that arrived now."""
-        return sum(len(lane.entries) for lane in self._before(priority, pools))
+        return sum(len(lane.numbers) for lane in self._before(priority, pools))
 
     def position(self, task_id: str) -> int:
         """How many tasks go before a waiting one, interactive ones first."""
         entry = self._entries[task_id]
         priority, number, ahead = entry.lane.priority, entry.number, 0
         for lane in self._before(priority, entry.lane.pools):
-            ahead += lane.entries.bisect_left(number) if lane.priority is priority else len(lane.entries)
+            ahead += lane.numbers.rank(number) if lane.priority is priority else len(lane.numbers)
         return ahead
 
     def waiting_for(self, pool_id: str) -> list[str]:
         """The tasks that this pool may run."""
         lanes = [lane for lane in self._lanes.values() if pool_id in lane.pools]
-        return [entry.task_id for lane in lanes for entry in lane.entries.values()]
+        return [self._numbered[number].task_id for lane in lanes for number in lane.numbers]
 
     def unserved(self, open_pools: Collection[str]) -> list[str]:
         """The tasks that none of ``open_pools`` may run, oldest first within a lane."""
         lanes = [lane for lane in self._lanes.values() if lane.pools.isdisjoint(open_pools)]
-        return [entry.task_id for lane in lanes for entry in lane.entries.values()]
+        return [self._numbered[number].task_id for lane in lanes for number in lane.numbers]
 
     def withdraw(self, pool_id: str, task_ids: Collection[str]) -> list[str]:
         """Let ``pool_id`` no longer run these tasks; answers with those that no other pool may run, left as they are.
@@ -267,38 +309,48 @@ class Backlog:
 
     def _enter(self, entry: Entry) -> None:
         """Put an entry where it says that it stands."""
-        self._entries[entry.task_id] = entry.lane.entries[entry.number] = entry
+        lane = entry.lane
+        if entry.charged_to is not None and entry.task_id not in self._entries:
+            self._charged[entry.charged_to, lane.priority].add(entry.number)
+        self._entries[entry.task_id] = self._numbered[entry.number] = entry
+        lane.numbers.add(entry.number)
+        lane.tally.add(entry.demand)
         if entry.hold_until_ms is not None:
-            entry.lane.expiries.add((entry.hold_until_ms, entry.number))
-        if entry.charged_to is not None:
-            self._charged[entry.charged_to, entry.lane.priority][entry.task_id] = entry
+            lane.holds.add(entry.hold_until_ms, entry.number)
 
     def _leave(self, entry: Entry) -> None:
         """Take an entry out of its lane, and the lane away with its last entry."""
         lane = entry.lane
-        del lane.entries[entry.number]
-        if entry.hold_until_ms is not None:
-            lane.expiries.remove((entry.hold_until_ms, entry.number))
-        if not lane.entries:
+        del self._numbered[entry.number]
+        lane.numbers.remove(entry.number)
+        lane.tally.remove(entry.demand)
+        if not lane.numbers:
             del self._lanes[lane.priority, lane.pools, lane.open_to]
 
     def _move(self, entry: Entry, pools: frozenset[str], home: str | None, hold_until_ms: float | None) -> None:
         """Let an entry wait in another lane, by its number."""
-        lane = self._lane(entry.lane.priority, pools, None if hold_until_ms is None else home)
         self._leave(entry)
-        self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=hold_until_ms))
+        held_for = home if hold_until_ms is not None else None
+        lane = self._lane(entry.lane.priority, pools, held_for, parked=entry.parked)
+        until = hold_until_ms if lane.elsewhere and not entry.parked else None
+        self._enter(msgspec.structs.replace(entry, lane=lane, home=home, hold_until_ms=until))
 
-    def _lane(self, priority: Priority, pools: frozenset[str], held_for: str | None = None) -> Lane:
-        open_to = pools if held_for is None else frozenset({held_for})
+    def _lane(
+        self, priority: Priority, pools: frozenset[str], held_for: str | None = None, *, parked: bool = False
+    ) -> Lane:
+        """Where such tasks wait. Those of one pool are held for nothing: their lane has no ``elsewhere``."""
+        open_to = frozenset[str]() if parked else pools if held_for is None else frozenset({held_for})
         lane = self._lanes.get((priority, pools, open_to))
         if lane is None:
+            numbers = Arrivals()
             lane = Lane(
                 priority=priority,
                 pools=pools,
                 open_to=open_to,
                 elsewhere=pools - open_to,
-                entries=SortedDict(),
-                expiries=SortedList(),
+                numbers=numbers,
+                holds=Holds(numbers),
+                tally=Tally(),
             )
             self._lanes[priority, pools, open_to] = lane
         return lane
@@ -321,8 +373,8 @@ class Backlog:
         droppable = [pool for pool in sorted(pools) if self._queues[pool].full_policy is FullPolicy.DROP_LRU]
         ranks = (Priority.BATCH, Priority.INTERACTIVE) if priority is Priority.INTERACTIVE else (Priority.BATCH,)
         for rank in ranks:
-            oldest = [next(iter(self._charged[pool, rank].values())) for pool in droppable if self._charged[pool, rank]]
+            oldest = [self._charged[pool, rank].first for pool in droppable if self._charged[pool, rank]]
             if oldest:
-                victim = min(oldest, key=lambda entry: entry.number)
+                victim = self._numbered[min(oldest)]
                 return victim.charged_to, victim.task_id
         return None, None

@@ -15,19 +15,24 @@ from contextlib import suppress
 import msgspec
 
 from adapters.base import EngineError
-from contracts.config import FullPolicy
 from contracts.errors import ErrorCode
-from contracts.tasks import TaskRequest
-from orchestratord import admission, prediction
+from contracts.events import End
+from contracts.tasks import TaskForecast, TaskRequest
+from orchestratord import admission
 from orchestratord.admission import Eligible, PoolView, Refusal
+from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
+from orchestratord.demand import Demand
 from orchestratord.errors import ApiError, api_error
 from orchestratord.observer import Observer
+from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
-from orchestratord.runner import Runner, generation_of
+from orchestratord.prediction import Forecast
+from orchestratord.rates import Charge, Rates
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
+from orchestratord.turns import Bid, Turns
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,35 @@ class Sources(msgspec.Struct, frozen=True):
     new_seed: Callable[[], int]
 
 
+class Fitting(msgspec.Struct, frozen=True):
+    """The pools into whose context a task fits, and the tokens of its prompt where an engine counted them."""
+
+    views: tuple[PoolView, ...]
+    tokens: int | None = None
+
+    @property
+    def pools(self) -> frozenset[str]:
+        """Their ids."""
+        return Eligible(self.views).ids
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What becomes of a task that may come in."""
+
+    pools: frozenset[str]
+    demand: Demand
+    forecast: Forecast
+    place: Queued
+    tokens: int
+    """What it counts in the rates."""
+    on_time: float | None
+    """The probability that it is done before its deadline; None without one."""
+    counted: bool
+    """Whether an engine counted the tokens of its prompt."""
+    bid: Bid
+    """What it would be as a turn of a session."""
+
+
 class Entrance:
     """The door of this daemon: every request passes it once."""
 
@@ -49,9 +83,11 @@ class Entrance:
         self,
         pools: PoolDirectory,
         backlog: Backlog,
-        runner: Runner,
+        outlook: Outlook,
+        rates: Rates,
         store: TaskStore,
         *,
+        turns: Turns,
         entered: Callable[[Task, Queued], None],
         clock: Clock,
         sources: Sources,
@@ -59,8 +95,11 @@ class Entrance:
     ) -> None:
         self._pools = pools
         self._backlog = backlog
-        self._runner = runner
+        self._outlook = outlook
+        self._rates = rates
+        self._charges: dict[str, Charge] = {}
         self._store = store
+        self._turns = turns
         self._entered = entered
         self._clock = clock
         self._sources = sources
@@ -84,6 +123,37 @@ class Entrance:
             self._observer.rejected(error.refusal, caller)
             raise
 
+    async def foretell(self, request: TaskRequest, caller: Caller) -> TaskForecast:
+        """What would become of a task; nothing is queued, counted or charged.
+
+        Raises ApiError with the refusal that it would get.
+        """
+        self._known(request)
+        plan = self._plan(request, await self._fitting(request, count=True), caller)
+        forecast, demand = plan.forecast, plan.demand
+        return TaskForecast(
+            queue_position=plan.place.position,
+            predicted_start_ms=forecast.start_ms,
+            predicted_start_low_ms=forecast.low_ms,
+            predicted_start_high_ms=forecast.high_ms,
+            predicted_end_ms=forecast.end_ms,
+            pool_id=forecast.pool_id,
+            replica_id=self._pools[forecast.pool_id].snapshot.replica_id,
+            eligible_pools=tuple(sorted(plan.pools)),
+            kv_warmth=self._turns.expects_warm(request, forecast.pool_id),
+            prompt_tokens=round(demand.prompt),
+            prompt_tokens_counted=plan.counted,
+            new_tokens=round(self._outlook.new_tokens(demand, forecast.pool_id)),
+            on_time_probability=plan.on_time,
+            evicts=plan.place.evicted,
+        )
+
+    def left(self, task: Task) -> None:
+        """A task has had its terminal event: what it did not use of its rate is given back."""
+        charge = self._charges.pop(task.id, None)
+        if charge is not None:
+            self._rates.settle(charge, _used(task), self._clock.monotonic_ms())
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _known(self, request: TaskRequest) -> Task | None:
@@ -93,22 +163,24 @@ class Entrance:
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
 
-    async def _fitting(self, request: TaskRequest) -> tuple[PoolView, ...]:
-        """The eligible pools whose context holds prompt and answer."""
+    async def _fitting(self, request: TaskRequest, *, count: bool = False) -> Fitting:
+        """The eligible pools whose context holds prompt and answer; ``count``: how long it is, also where it fits."""
         found = self._eligible(request)  # what is refused whatever the engines may say is refused at once
         if await self._introductions(found):
             found = self._eligible(request)
-        if all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
-            return found.pools
+        count = count or self._turns.counts(request)
+        if not count and all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
+            return Fitting(found.pools)
         tokens = await self._count(request, found)
         found = self._eligible(request)  # while they were counted, a pool may have gone
         if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
-            return found.pools
+            return Fitting(found.pools)
         fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
             raise ApiError(admission.context_refusal(request, tokens, widest))
-        return tuple(fitting)
+        # Of several inputs the longest alone was counted.
+        return Fitting(tuple(fitting), tokens if request.inputs is None else None)
 
     async def _introductions(self, found: Eligible) -> bool:
         """Let those engines that are just being asked say what they serve, rather than queue for a surprise.
@@ -145,17 +217,47 @@ class Entrance:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None
 
-    def _admit(self, request: TaskRequest, views: tuple[PoolView, ...], caller: Caller) -> Task:
-        ids = Eligible(views).ids
-        loads = self._runner.loads(ids)
-        predicted = prediction.start_ms(self._backlog.ahead_of_new(request.priority, ids), loads)
-        too_late = admission.deadline_refusal(request, predicted)
-        if too_late is not None:
-            raise ApiError(too_late)
-        task_id = request.task_id or f"task-{self._sources.new_id()}"
-        place = self._backlog.offer(task_id, request.priority, ids, request.placement)
+    def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Plan:
+        """What becomes of a task that comes now; nothing changes. Raises ApiError where it may not come in."""
+        pools = fitting.pools
+        demand = self._outlook.demand(request, pools, fitting.tokens)
+        place = self._backlog.place(request.priority, pools)
         if isinstance(place, Full):
-            raise ApiError(_queue_full(place, self._pools[place.pool_id].config.engine, prediction.place_ms(loads)))
+            engine = self._pools[place.pool_id].config.engine
+            raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools)))
+        bid = self._turns.bid(request, fitting.views, fitting.tokens)
+        forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
+        late = admission.too_late(request, forecast)
+        if late is not None:
+            raise ApiError(late)
+        no_turn = self._turns.refusal(request, bid, forecast.end_ms)
+        if no_turn is not None:
+            raise ApiError(no_turn)
+        tokens = admission.rated(request, demand.prompt, self._outlook.new_tokens(demand, forecast.pool_id))
+        wait = self._rates.look(caller.identity, tokens, self._clock.monotonic_ms())
+        if wait is not None:
+            raise ApiError(admission.over_rate(wait))
+        on_time = None if request.deadline_ms is None else forecast.on_time(request.deadline_ms)
+        counted = fitting.tokens is not None
+        return Plan(pools, demand, forecast, place, tokens, on_time, counted=counted, bid=bid)
+
+    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
+        plan = self._plan(request, fitting, caller)
+        task_id = request.task_id or f"task-{self._sources.new_id()}"
+        place = self._backlog.offer(
+            task_id,
+            request.priority,
+            plan.pools,
+            request.placement,
+            demand=plan.demand,
+            home=plan.bid.home,
+            hold_until_ms=plan.bid.hold_until_ms,
+            parked=plan.bid.parked,
+        )
+        if isinstance(place, Full):  # pragma: no cover - the plan had a place, and nothing happened since
+            raise ApiError(admission.queue_full(place, self._pools[place.pool_id].config.engine, 1))
+        now_ms = self._clock.monotonic_ms()
+        forecast = plan.forecast
         task = Task(
             Admission(
                 task_id=task_id,
@@ -164,13 +266,21 @@ class Entrance:
                 seed=self._sources.new_seed() if request.seed is None else request.seed,
                 caller=caller,
                 created_ms=self._clock.unix_ms(),
-                at_ms=self._clock.monotonic_ms(),
+                at_ms=now_ms,
                 queue_position=place.position,
-                predicted_start_ms=predicted,
-                backoff_ms=0 if self._has_room(ids) else round(prediction.place_ms(loads)),
+                predicted_start_ms=forecast.start_ms,
+                predicted_low_ms=forecast.low_ms,
+                predicted_high_ms=forecast.high_ms,
+                on_time_probability=plan.on_time,
+                backoff_ms=0 if self._has_room(plan.pools) else self._outlook.place_ms(plan.pools),
+                demand=plan.demand,
             ),
             self._observer.seal,
         )
+        self._turns.enter(task_id, plan.bid)
+        if self._rates.limited:
+            self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, now_ms)
+        self._outlook.arrived(request.priority, plan.demand, plan.pools)
         self._entered(task, place)
         return task
 
@@ -178,23 +288,22 @@ class Entrance:
         return any(self._backlog.depth(pool_id) < self._backlog.capacity(pool_id) for pool_id in ids)
 
     def _unmanaged(self, refusal: Refusal) -> Refusal:
-        """Say so when a pool is out of service only because nobody has reported on it."""
-        if self._pools.ever_managed or refusal.code is not ErrorCode.POOL_UNREADY:
+        """Say so when a pool is out of service, or a model has no name yet, only because nobody has reported on it."""
+        unnamed = refusal.code is ErrorCode.MODEL_UNAVAILABLE and not any(
+            each.snapshot.revision for each in self._pools
+        )
+        if self._pools.ever_managed or not (unnamed or refusal.code is ErrorCode.POOL_UNREADY):
             return refusal
         hint = "is pool-managerd running? systemctl --user status pool-managerd"
         text = "pool-managerd has not reported any pool yet"
-        return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
+        return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
 
-def _queue_full(place: Full, engine: str, place_ms: float) -> Refusal:
-    """429: what the pool's policy is called, and when a place comes free."""
-    dropping = place.policy is FullPolicy.DROP_LRU
-    return Refusal(
-        code=ErrorCode.QUEUE_FULL_DROP_LRU if dropping else ErrorCode.ADMISSION_REJECT,
-        message=f"the queue of pool {place.pool_id!r} is full",
-        hint="send it again after retry_after_ms; queue.capacity of the pool sets the bound",
-        pool_id=place.pool_id,
-        engine=engine,
-        retry_after_ms=max(1, round(place_ms)),
-        policy_label=place.policy,
-    )
+def _used(task: Task) -> int:
+    """The tokens that an ended task has read and made, as far as anybody knows."""
+    if task.run is None:
+        return 0
+    outcome = task.outcome
+    if isinstance(outcome, End) and outcome.tokens_in:
+        return outcome.tokens_in + outcome.tokens_out
+    return round(task.admission.demand.prompt) + task.log.tokens

@@ -16,26 +16,25 @@ from contextlib import contextmanager
 from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
-from contracts.tasks import OnDisconnect, TaskRequest, TaskState
-from orchestratord import admission, prediction
-from orchestratord.admission import FAILING
+from contracts.tasks import OnDisconnect, TaskForecast, TaskRequest, TaskState
+from orchestratord import admission
+from orchestratord.admission import FAILING, Refusal
+from orchestratord.attendant import Attendant
 from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.entrance import Entrance, Sources
 from orchestratord.errors import api_error
 from orchestratord.manager import Manager
 from orchestratord.observer import Observer
+from orchestratord.outlook import Learning, Outlook
 from orchestratord.pools import PoolDirectory, PoolEntry
+from orchestratord.rates import Rates
 from orchestratord.runner import Runner
 from orchestratord.store import TaskStore
 from orchestratord.task import Caller, Task
+from orchestratord.turns import Turns
 
 log = logging.getLogger(__name__)
-
-REPORT_EVERY_S = 0.5
-"""How often waiting tasks are told where they stand, when that has changed."""
-REPORTS_AT_ONCE = 64
-"""After so many of them others get their turn of the loop."""
 
 
 class Orchestrator:
@@ -58,10 +57,10 @@ class Orchestrator:
         self._store = TaskStore(config.server.keep_finished)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
-        self._listened: dict[str, Task] = {}
-        """The tasks whose streams somebody reads."""
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
+        self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
+        self.outlook = Outlook(config, pools, self.backlog, clock, taken=self._taken, find=self._store.get)
         self.runner = Runner(
             config,
             pools,
@@ -71,13 +70,20 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
+            seating=Learning(self.outlook, self.turns),
             manager=manager,
+        )
+        self.turns.floor = self.runner
+        self.attendant = Attendant(
+            config, pools, self.backlog, self.outlook, clock, find=self._store.get, refuse=self._refuse
         )
         self.entrance = Entrance(
             pools,
             self.backlog,
-            self.runner,
+            self.outlook,
+            Rates(config.limits),
             self._store,
+            turns=self.turns,
             entered=self._enter,
             clock=clock,
             sources=sources,
@@ -87,10 +93,10 @@ class Orchestrator:
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then end every task that has not ended."""
         async with self.runner, asyncio.TaskGroup() as group:
-            reporter = group.create_task(self._report_positions(), name="report-positions")
+            attending = group.create_task(self.attendant.run(), name="attendant")
             await stopping.wait()
             self.entrance.closed = True
-            reporter.cancel()
+            attending.cancel()
             for task in self._store.live:
                 self._fail(task, ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
 
@@ -102,6 +108,10 @@ class Orchestrator:
         Raises ApiError with the refusal.
         """
         return await self.entrance.submit(request, caller)
+
+    async def foretell(self, request: TaskRequest, caller: Caller) -> TaskForecast:
+        """What would become of a task. Raises ApiError with the refusal that it would get."""
+        return await self.entrance.foretell(request, caller)
 
     def get(self, task_id: str) -> Task:
         """A task by its id. Raises ApiError NOT_FOUND."""
@@ -130,14 +140,12 @@ class Orchestrator:
     def reading(self, task: Task, wake: Callable[[], None]) -> Iterator[None]:
         """Somebody reads the task's stream for the length of this block; ``wake`` is called when there is more."""
         unsubscribe = task.log.subscribe(wake)
-        self._listened.setdefault(task.id, task)
         _drop(self._graces, task.id)
+        self.attendant.concern(task)
         try:
             yield
         finally:
             unsubscribe()
-            if not task.log.readers:
-                self._listened.pop(task.id, None)
             if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
@@ -198,19 +206,31 @@ class Orchestrator:
         self._store.add(task)
         self._observer.admitted(task, self._pools[place.charged_to])
         if place.evicted is not None:
-            text = "a newer task took this one's place in the full queue"
-            self._fail(self.get(place.evicted), ErrorCode.QUEUE_FULL_DROP_LRU, text, "send the task again later")
+            engine = self._pools[place.charged_to].config.engine
+            pools = frozenset({place.charged_to})
+            refusal = admission.evicted(place.charged_to, engine, self.outlook.place_ms(pools))
+            self._refuse(self.get(place.evicted), refusal)
         if task.request.deadline_ms is not None:
             loop = asyncio.get_running_loop()
+            self.attendant.concern(task)
             self._deadlines[task.id] = loop.call_later(task.request.deadline_ms / 1000, self._overdue, task)
         self.runner.pump()
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------
 
-    def _fail(self, task: Task, code: ErrorCode, message: str, hint: str | None) -> None:
-        task.fail(code, message, hint)
+    def _taken(self, pool_id: str) -> int:
+        return self.runner.taken(pool_id)
+
+    def _fail(
+        self, task: Task, code: ErrorCode, message: str, hint: str | None, retry_after_ms: int | None = None
+    ) -> None:
+        task.fail(code, message, hint, retry_after_ms)
         self._observer.failed(task, code)
         self._settled(task)
+
+    def _refuse(self, task: Task, refusal: Refusal) -> None:
+        """A task that was let in is refused after all."""
+        self._fail(task, refusal.code, refusal.message, refusal.hint, refusal.retry_after_ms)
 
     def _overdue(self, task: Task) -> None:
         """The deadline has passed: of a waiting task nothing can come any more, and a running one has had its time."""
@@ -224,9 +244,11 @@ class Orchestrator:
         """A task has had its terminal event: nothing waits for it or works on it any more."""
         self.backlog.remove(task.id)
         self.runner.stop(task)
+        self.turns.settled(task)
         _drop(self._deadlines, task.id)
         _drop(self._graces, task.id)
         self._store.settle(task)
+        self.entrance.left(task)
         self._observer.settled(task)
 
     # --- where waiting tasks stand ------------------------------------------------------------------------------------
@@ -235,23 +257,6 @@ class Orchestrator:
         """Know where a waiting task stands right now."""
         if task.state is TaskState.QUEUED and task.id in self.backlog:
             task.queue_position = self.backlog.position(task.id)
-
-    async def _report_positions(self) -> None:
-        """Tell the readers of waiting tasks when their place has changed; nobody else costs anything."""
-        told: dict[str, int | None] = {}
-        while True:
-            await asyncio.sleep(REPORT_EVERY_S)
-            waiting = [task for task in self._listened.values() if task.state is TaskState.QUEUED]
-            told = {task.id: told.get(task.id, task.admission.queue_position) for task in waiting}
-            for number, task in enumerate(waiting, start=1):
-                self._locate(task)
-                position = task.queue_position
-                if task.state is TaskState.QUEUED and position is not None and position != told[task.id]:
-                    told[task.id] = position
-                    loads = self.runner.loads(self.backlog.pools_of(task.id))
-                    task.moved(position, prediction.start_ms(position, loads), len(self.backlog))
-                if number % REPORTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # those who stream must not wait for those who are told
 
 
 def _drop(timers: dict[str, asyncio.TimerHandle], task_id: str) -> None:

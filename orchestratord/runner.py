@@ -14,31 +14,26 @@ from collections.abc import Callable, Collection, Coroutine
 from types import TracebackType
 from typing import Self
 
-from msgspec import UNSET, UnsetType
-
-from adapters.base import Adapter, Finished, Generation
-from adapters.parameters import asked_by, unheeded
+from adapters.base import Adapter, Finished
 from contracts.config import Config, Mode
 from contracts.errors import ErrorCode
-from contracts.events import Metrics, Started
-from contracts.pools import PoolState
-from contracts.tasks import Determinism, KvHint, TaskRequest
-from orchestratord import admission, retry
+from contracts.events import Metrics
+from orchestratord import admission, asking, retry
 from orchestratord.attempt import Attempt
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
 from orchestratord.dispatch import Assignment, next_assignment, next_expiry
+from orchestratord.idle import Idle
 from orchestratord.looks import Looks
 from orchestratord.manager import Manager, NoManager
 from orchestratord.observer import Observer
 from orchestratord.occupancy import Occupancy
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.prediction import Load, ServiceTime
 from orchestratord.relay import Limits, relay
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
 from orchestratord.retry import Failed
-from orchestratord.runs import Account, Listener, Nobody, Seat
+from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
@@ -47,7 +42,7 @@ log = logging.getLogger(__name__)
 class Runner:
     """The runs of every pool. Leaving its async context waits for every generation to close.
 
-    ``seating`` chooses slots and is told of each run's end; ``measured`` learns from it.
+    ``seating`` chooses slots and is told of each run's start and end.
     """
 
     def __init__(
@@ -62,7 +57,6 @@ class Runner:
         clock: Clock,
         observer: Observer,
         seating: Listener | None = None,
-        measured: Callable[[Task, Account], None] = lambda _task, _account: None,
         manager: Manager | None = None,
     ) -> None:
         self._profile = config.profile
@@ -73,24 +67,18 @@ class Runner:
         self._clock = clock
         self._observer = observer
         self._seating = seating or Nobody()
-        self._measured = measured
-        self._manager = manager or NoManager()
-        self._service = dict.fromkeys((pool.id for pool in config.pools), ServiceTime())
+        manager = manager or NoManager()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._occupancy = Occupancy()
         self._releases = Releases(self._occupancy, clock)
-        self._engines: dict[str, Adapter | None] = {}
-        """The engine that each pool had by its latest report."""
-        self._retiring: set[str] = set()
-        """The pools with a former engine beside the one that serves."""
-        self._told_idle: set[str] = set()
+        self._idle = Idle(self._occupancy, manager)
         self._alarm: asyncio.TimerHandle | None = None
         """Fires when the next hold ends."""
         self._group = asyncio.TaskGroup()
         self._open = False
         self._beside: set[asyncio.Task[None]] = set()
         """What looks at engines and waits for them; it ends with us, whatever it has seen."""
-        self._looks = Looks(learned=learned, usable=self.pump, restart=self._manager.restart, start=self._start_beside)
+        self._looks = Looks(learned=learned, usable=self.pump, restart=manager.restart, start=self._start_beside)
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -128,11 +116,8 @@ class Runner:
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is: ask an engine that has just started what it is."""
-        former, self._engines[entry.id] = self._engines.get(entry.id), entry.adapter
-        if former is not None and entry.adapter not in {None, former} and entry.snapshot.ready:
-            self._retiring.add(entry.id)
         self._looks.learn(entry)
-        self._tell_when_idle(entry)
+        self._idle.reported(entry)
 
     def stop(self, task: Task) -> None:
         """Close the task's connection to its engine, if it has one."""
@@ -140,20 +125,31 @@ class Runner:
         if running is not None:
             running.cancel()
 
+    def occupy(self, pool_id: str, adapter: Adapter) -> Callable[[], None]:
+        """Take a slot for something that is no task; what is answered gives it back."""
+        hold = self._occupancy.take(pool_id, adapter, self._clock.monotonic_ms())
+        hold.leaving = True  # the engine does not count it among its generations
+
+        def give_back() -> None:
+            if self._occupancy.free(hold):
+                self.pump()
+
+        return give_back
+
+    def beside(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Do something that ends with the tasks, whatever it has come to."""
+        running = self._group.create_task(work, name=name)
+        self._beside.add(running)
+        running.add_done_callback(self._beside.discard)
+        return running
+
     def active(self, pool_id: str) -> int:
         """How many slots of a pool are busy."""
         return self._occupancy.of(pool_id)
 
-    def loads(self, pool_ids: frozenset[str]) -> list[Load]:
-        """How busy some pools are, for predictions."""
-        return [
-            Load(
-                slots=entry.slots,
-                active=self._taken(entry) if entry.usable else entry.slots,  # no slot is free before then
-                service=self._service[entry.id],
-            )
-            for entry in self._pools.of(pool_ids)
-        ]
+    def taken(self, pool_id: str) -> int:
+        """How many slots are busy of the engine that serves a pool now."""
+        return self._taken(self._pools[pool_id])
 
     # --- the start of a run -------------------------------------------------------------------------------------------
 
@@ -195,39 +191,13 @@ class Runner:
 
     def _begin(self, task: Task, entry: PoolEntry, seat: Seat, now_ms: float) -> Run:
         """Tell the client where its task runs: in full at first, and what is different when it runs elsewhere."""
-        snapshot, version = entry.snapshot, entry.engine_version or "unknown"
-        run = Run(
-            pool_id=entry.id,
-            replica_id=snapshot.replica_id,
-            engine=snapshot.engine,
-            engine_version=version,
-            at_ms=now_ms,
-            served=snapshot,
-        )
-        digest = snapshot.model_digest or "unknown"
+        run = asking.run_on(entry, now_ms)
         if task.attempts:
-            event = Metrics(pool_id=entry.id, replica_id=run.replica_id, engine_version=version, model_digest=digest)
-            task.start_again(run, event)
+            task.start_again(run, asking.started_again(task, run, entry, seat))
             self._observer.started_again(task)
-            return run
-        entered = task.admission
-        started = Started(
-            task_id=task.id,
-            job_id=entered.job_id,
-            queue_position=entered.queue_position,
-            predicted_start_ms=entered.predicted_start_ms,
-            engine=run.engine,
-            engine_version=version,
-            model_digest=digest,
-            pool_id=run.pool_id,
-            replica_id=run.replica_id,
-            profile=self._profile,
-            seed=entered.seed,
-            kv_warmth=seat.warm,
-            unheeded=_unheeded(task.request, entry),
-        )
-        task.start(run, started)
-        self._observer.started(task)
+        else:
+            task.start(run, asking.started(task, run, entry, seat, self._profile))
+            self._observer.started(task)
         return run
 
     async def _generate(self, attempt: Attempt) -> None:
@@ -237,8 +207,8 @@ class Runner:
         try:
             entered = task.admission
             name = entered.caller.correlation_id
-            generation = generation_of(task.request, entered.seed, attempt.seat.slot, name)
-            outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
+            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name)
+            outcome = await relay(task, attempt.source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")
@@ -314,9 +284,6 @@ class Runner:
     def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
         """Tell who listens what the run came to."""
         account = attempt.account(now_ms)
-        if isinstance(attempt.outcome, Finished):
-            self._service[attempt.entry.id] = self._service[attempt.entry.id].observed(account.busy_ms)
-        self._measured(attempt.task, account)
         return self._seating.ended(attempt.task, account)
 
     # --- its slot -----------------------------------------------------------------------------------------------------
@@ -357,7 +324,7 @@ class Runner:
         if took_ms is not None:
             attempt.task.slot_free_ms = took_ms
             self._observer.slot_freed(attempt.task, took_ms)
-        self._tell_when_idle(attempt.entry)
+        self._idle.look(attempt.entry)
         self.pump()
 
     def _stuck(self, attempt: Attempt) -> None:
@@ -367,43 +334,5 @@ class Runner:
         if entry.adapter is adapter and self._occupancy.stuck(adapter) >= entry.slots:
             self._looks.lost(entry, "it works on in every slot for tasks that have ended")
 
-    def _tell_when_idle(self, entry: PoolEntry) -> None:
-        """An engine that is to end once its tasks have may end when they have: pool-managerd cannot see that."""
-        draining = entry.snapshot.state in {PoolState.DRAINING, PoolState.RELOADING}
-        if not draining and entry.id not in self._retiring:
-            self._told_idle.discard(entry.id)
-            return
-        busy = self._occupancy.of(entry.id) if draining else self._occupancy.off(entry.id, entry.adapter)
-        if not busy and entry.id not in self._told_idle and self._manager.idle(entry.id):
-            self._retiring.discard(entry.id)
-            if draining:
-                self._told_idle.add(entry.id)
-
     def _start_beside(self, work: Coroutine[None, None, None], name: str) -> None:
-        running = self._group.create_task(work, name=name)
-        self._beside.add(running)
-        running.add_done_callback(self._beside.discard)
-
-
-def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
-    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
-    return left or UNSET
-
-
-def generation_of(
-    request: TaskRequest, seed: int, slot: int | None = None, correlation_id: str | None = None
-) -> Generation:
-    """What an engine is asked for, from what the client asked for."""
-    cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
-    return Generation(
-        workload=request.workload,
-        prompt=request.prompt,
-        messages=request.messages,
-        inputs=request.inputs,
-        max_tokens=request.max_tokens,
-        seed=seed,
-        sampling=request.sampling,
-        cache_prompt=not cold,
-        slot=slot,
-        correlation_id=correlation_id,
-    )
+        _ = self.beside(work, name)

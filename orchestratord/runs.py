@@ -23,6 +23,8 @@ class Seat(msgspec.Struct, frozen=True):
     slot: int | None = None
     """Sent as ``Generation.slot``; None leaves the choice to the engine."""
     warm: bool = False
+    max_tokens: int | None = None
+    """At most so many new ones; None: as the task asks."""
 
 
 class Ended(StrEnum):

@@ -18,6 +18,8 @@ from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
+from orchestratord.demand import UNKNOWN, Demand
+from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamLog
 
 if TYPE_CHECKING:
@@ -44,6 +46,11 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     queue_position: int
     predicted_start_ms: int
     backoff_ms: int
+    predicted_low_ms: int = 0
+    predicted_high_ms: int = 0
+    on_time_probability: float | None = None
+    """That the answer is complete before the deadline; None without one."""
+    demand: Demand = UNKNOWN
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +79,8 @@ class Task:
         self.log = StreamLog()
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
+        self.standing: Standing | None = None
+        """What was last told of where it stands."""
         self.replicas: list[str] = []
         """The replicas that were given it, in order."""
         self.tried: set[tuple[str, int]] = set()
@@ -123,11 +132,18 @@ class Task:
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
-    def moved(self, position: int, predicted_start_ms: int, queue_depth: int) -> None:
-        """The task waits at another place in the queue."""
-        self.queue_position = position
+    def moved(self, to: Standing) -> None:
+        """The task waits at another place in the queue, or more or less time is foretold of it."""
+        self.queue_position, self.standing = to.position, to
         self.log.metrics(
-            Metrics(queue_position=position, predicted_start_ms=predicted_start_ms, queue_depth=queue_depth)
+            Metrics(
+                queue_position=to.position,
+                queue_depth=to.queue_depth,
+                predicted_start_ms=to.start_ms,
+                predicted_start_low_ms=to.low_ms,
+                predicted_start_high_ms=to.high_ms,
+                on_time_probability=UNSET if to.on_time_probability is None else to.on_time_probability,
+            )
         )
 
     def start(self, run: Run, event: Started) -> None:
@@ -199,6 +215,9 @@ class Task:
             predicted_start_ms=entered.predicted_start_ms,
             backoff_ms=entered.backoff_ms,
             streams=self.links,
+            predicted_start_low_ms=entered.predicted_low_ms,
+            predicted_start_high_ms=entered.predicted_high_ms,
+            on_time_probability=entered.on_time_probability,
         )
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from contracts.base import Message
-from contracts.config import Engine, Pool, Profile
+from contracts.config import Engine, Mode, Pool, Profile
 from contracts.engines import KvLayout, ResolvedModel, WeightSizes
 from engine_provisioner.container_flags import configured_of
 from engine_provisioner.flags import Configured
@@ -114,6 +114,21 @@ def kv_cache_bytes(kv: KvLayout | None, pool: Pool) -> int:
     return sum(_kv_cache(kv, pool, said(pool)))
 
 
+def kv_bytes_per_token(kv: KvLayout | None, pool: Pool) -> int | None:
+    """What one more token takes, in every layer; None where the model does not say, or where nobody knows the pool's.
+
+    Windowed layers forget what is older than their window, so of a long conversation they hold less than this times
+    its tokens.
+    """
+    if kv is None or pool.mode is Mode.EXTERNAL:
+        return None
+    theirs = said(pool)
+    keys, values = kv.key + kv.windowed_key, kv.value + kv.windowed_value
+    if pool.engine is not Engine.LLAMACPP:
+        return _torch_element(theirs) * (keys + values)
+    return int(keys * _element(theirs, "--cache-type-k") + values * _element(theirs, "--cache-type-v"))
+
+
 def _kv_cache(kv: KvLayout | None, pool: Pool, theirs: Configured) -> tuple[int, int]:
     """The part that grows with the context, and the rest."""
     if kv is None:
@@ -178,7 +193,7 @@ def _torch(model: ResolvedModel, pool: Pool) -> Footprint:
     tokens = count(theirs, "--max-batch-prefill-tokens", count(theirs, "--max-num-batched-tokens", VLLM_TOKENS))
     # A forward pass holds some ten copies of what goes through it, of 2 bytes, and the logits of every sequence.
     activations = tokens * (model.embedding or 0) * 2 * 10
-    growing, fixed = _one_sequence(model.kv, pool, tokens, theirs.value("--kv-cache-dtype") or "")
+    growing, fixed = _one_sequence(model.kv, pool, tokens, _torch_element(theirs))
     logits = pool.slots * (model.vocabulary or USUAL_VOCABULARY) * 4
     return Footprint(
         gpu_weights=max(weights - offload, 0),
@@ -190,10 +205,14 @@ def _torch(model: ResolvedModel, pool: Pool) -> Footprint:
     )
 
 
-def _one_sequence(kv: KvLayout | None, pool: Pool, tokens: int, dtype: str) -> tuple[int, int]:
+def _torch_element(theirs: Configured) -> int:
+    """Bytes of one element of the cache."""
+    return 1 if (theirs.value("--kv-cache-dtype") or "").startswith(("fp8", "int8")) else 2
+
+
+def _one_sequence(kv: KvLayout | None, pool: Pool, tokens: int, size: int) -> tuple[int, int]:
     """The KV cache of one sequence: the part that grows with the context, and the rest."""
     if kv is None:
         return 0, 0
     windowed = min(pool.ctx, kv.window + tokens) if kv.window else pool.ctx
-    size = 1 if dtype.startswith(("fp8", "int8")) else 2
     return size * pool.ctx * (kv.key + kv.value), size * windowed * (kv.windowed_key + kv.windowed_value)

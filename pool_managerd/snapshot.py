@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contracts.config import Pool
 from contracts.pools import DeviceUse, PoolError, PoolHealth, PoolMetrics, PoolSnapshot, PoolState
+from pool_managerd.footprint import kv_bytes_per_token
 from pool_managerd.life import Failure, Life
 
 
@@ -47,6 +48,7 @@ def snapshot(
         devices=devices,
         device_use=use,
         sampler_profile_version=pool.sampler_profile_version,
+        kv_bytes_per_token=None if model is None else kv_bytes_per_token(model.kv, pool),
     )
 
 

@@ -64,7 +64,7 @@ PURE_PARTS = frozenset(
         "uuid.uuid5",
     }
 )
-PURE_EXTERNAL = frozenset({"msgspec", "sortedcontainers"})
+PURE_EXTERNAL = frozenset({"msgspec"})
 IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})
 CLOCK_CALLS = frozenset({"now", "today", "utcnow"})
 

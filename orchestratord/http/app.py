@@ -16,6 +16,7 @@ from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.stream import Streams
 from orchestratord.http.tasks import TaskRoutes
 from orchestratord.metrics import Metrics
@@ -43,6 +44,7 @@ def make_http_app(
     app.on_response_prepare.append(stamp)
     streams = Streams(orchestrator, config.server)
     app.add_routes(TaskRoutes(orchestrator, streams, redactor).table())
+    app.add_routes(SessionRoutes(orchestrator.turns).table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
     app.add_routes(ArtifactRoutes(archive).table())

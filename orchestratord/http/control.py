@@ -122,7 +122,7 @@ class ControlRoutes:
         """``POST /v1/pools/{id}/reload``."""
         entry = self._entry(request)
         body = await _body(request, ReloadRequest)
-        # In full, whatever runs now: more will until the new engine takes over. When none is left, pool-managerd is told.
+        # In full, whatever runs now: more will until the new engine takes over. When none does, pool-managerd is told.
         ref, patience = body.new_model_ref, body.deadline_ms
         params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=ref, deadline_ms=patience)
         await ask(self._link, rpc.Method.POOL_RELOAD, params, rpc.Empty, cause=request)

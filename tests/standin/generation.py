@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 from tests.standin.connection import Connection
-from tests.standin.knobs import Fault
+from tests.standin.knobs import Fault, Times
 from tests.standin.state import State
 from tests.standin.wires.base import DONE, END_OF_BODY, Answer, Job, Run, WorkerDeath, chunk
 
@@ -31,12 +32,15 @@ class Generation:
 
     async def run(self) -> None:
         stats = self._engine.stats
+        came = time.monotonic_ns()
         try:
             slot = await self._engine.acquire()
+            began = time.monotonic_ns()
             try:
                 await self._answer(slot)
             finally:
                 self._engine.release(slot)
+                self._engine.times.append(Times(came, began, time.monotonic_ns()))
         except asyncio.CancelledError:
             stats.cancelled += 1
             raise
@@ -87,18 +91,26 @@ class Generation:
 
     async def _send_tokens(self, index: int, end: int) -> None:
         writes = 0
+        loop = asyncio.get_running_loop()
+        due, delay_ms = loop.time(), self._knobs.token_delay_ms
         while index < end:
             count = min(self._knobs.tokens_per_write, end - index)
             await self._send(self._block(index, count))
             self._engine.stats.tokens += count
             index += count
             writes += 1
-            if self._knobs.token_delay_ms:
-                await self._pause(self._knobs.token_delay_ms * count)
+            if delay_ms and self._knobs.steady:
+                due += delay_ms * count / 1000
+                await self._pause(max(0.0, due - loop.time()) * 1000)
+            elif delay_ms:
+                await self._pause(delay_ms * count)
             elif writes % WRITES_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)  # a client that left must be noticed
 
     def _block(self, index: int, count: int) -> bytes:
+        if self._knobs.stamped:
+            stamp = f"@{time.monotonic_ns()};"
+            return b"".join(chunk(self._wire.event(self._job, self._knobs, stamp)) for _ in range(count))
         if not self._knobs.event_fields:
             return self._wire.block(self._job, self._knobs, index, count)
         fields, words = self._knobs.event_fields.encode() + b"\n", self._knobs.words

@@ -83,6 +83,10 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     """Token i of seed s is ``words[(s + i) % len(words)]``."""
     token_delay_ms: Span = 0
+    steady: bool = False
+    """Each token keeps its own date, however late the one before it was: without it the delays add up."""
+    stamped: bool = False
+    """Every text is the engine's clock when it was written, ``@<monotonic nanoseconds>;``, instead of a word."""
     first_token_delay_ms: Span = 0
     """What prompt processing takes; the HTTP head comes with the first token, as llama-server does it."""
     tokens_per_write: Annotated[int, Meta(ge=1)] = 64
@@ -136,3 +140,11 @@ class Stats(msgspec.Struct):
     failed: int = 0
     """Ended by a fault."""
     tokens: int = 0
+
+
+class Times(msgspec.Struct, frozen=True):
+    """``GET /_times``: when a generation came, got its slot and left it, in monotonic nanoseconds of this machine."""
+
+    came: int
+    began: int
+    ended: int

@@ -146,10 +146,12 @@ class StandIn(State):
             connection.transport.close()
 
     def _own(self, request: Request) -> Answer | None:
-        """The two paths that no engine has."""
+        """The paths that no engine has."""
         match request.method, request.path:
             case "GET", "/_stats":
                 return Answer(200, ENCODE(self.stats))
+            case "GET", "/_times":
+                return Answer(200, ENCODE(tuple(self.times)))
             case "POST", "/_knobs" if self._remote_knobs:
                 self.set(msgspec.json.decode(request.body, type=Knobs))
                 return Answer(200, b"{}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
-from tests.standin.knobs import Knobs, Stats
+from tests.standin.knobs import Knobs, Stats, Times
 from tests.standin.wires.base import Wire
 
 
@@ -18,6 +19,8 @@ class State:
         self.broken = False
         self.stats = Stats()
         self.busy: set[int] = set()
+        self.times: deque[Times] = deque(maxlen=10_000)
+        """Of the generations that had a slot, in the order in which they left it."""
         self._waiters: list[asyncio.Future[None]] = []
 
     def changed(self) -> None:

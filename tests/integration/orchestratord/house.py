@@ -13,7 +13,7 @@ from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Auth, Config, Pool, Queue, Timeouts
+from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
 from orchestratord.archive import Archive, Recorder
@@ -22,6 +22,7 @@ from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
+from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.manager import LinkedManager
@@ -62,7 +63,7 @@ class House:
         manager = LinkedManager()
         self.jobs = Jobs(manager.works_for)
         observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
-        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer)
+        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer, manager=manager)
         self.catalog = CatalogView(folder / "catalog", self.pools)
         self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
         self.link = PoolLink(
@@ -127,11 +128,14 @@ async def house(
     auth: Auth | None = None,
     timeouts: Timeouts | None = None,
     report: dict[str, Any] | None = None,
+    sessions: Sessions | None = None,
+    limits: Limits | None = None,
     **server: Any,  # noqa: ANN401 - any field of the server
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
     settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
+    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits())
     try:
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
         redactor = Redactor((token or "",))
@@ -159,7 +163,8 @@ async def house(
 @asynccontextmanager
 async def _listening(made: House) -> AsyncIterator[None]:
     # As in orchestratord.app: a handler whose client has gone is cancelled.
-    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    log = malformed.logger()
+    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=log)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

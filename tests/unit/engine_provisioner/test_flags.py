@@ -258,6 +258,15 @@ def test_metrics_and_slots_are_on() -> None:
     assert {"--metrics", "--slots"} <= set(llama_server_args(a_pool(), Profile.HOME))
 
 
+@pytest.mark.req("HP-15")
+def test_slots_can_be_erased_where_the_engine_knows_how() -> None:
+    known = frozenset({"--slot-save-path"})
+    assert value_of(llama_server_args(a_pool(), Profile.HOME, known), "--slot-save-path") == "/"
+    assert "--slot-save-path" not in llama_server_args(a_pool(), Profile.HOME)
+    theirs = a_pool(flags=("--slot-save-path", "/var/slots"))
+    assert value_of(llama_server_args(theirs, Profile.HOME, known), "--slot-save-path") == "/var/slots"
+
+
 def test_every_slot_has_the_whole_context() -> None:
     args = llama_server_args(a_pool(ctx=4096, slots=3), Profile.HOME)
     assert value_of(args, "--ctx-size") == "12288"

@@ -39,7 +39,7 @@ def test_the_flags_reach_the_server() -> None:
         *("--host", "127.0.0.2", "--port", "1234", "--ctx-size", "512", "--parallel", "2", "--threads", "3"),
         *("--batch-size", "64", "--ubatch-size", "32", "--alias", "a", "--metrics", "--slots", "--no-cont-batching"),
         *("--cors-origins", "http://x.invalid", "--cache-ram", "0", "--sse-ping-interval", "5", "--timeout", "9"),
-        *("--verbosity", "1", "--no-warmup"),
+        *("--verbosity", "1", "--no-warmup", "--slot-save-path", "/tmp/slots"),
         key="sesame",
     )
     assert found.model.path == "m.gguf"
@@ -53,6 +53,7 @@ def test_the_flags_reach_the_server() -> None:
         False,
     )
     assert (found.cache_ram_mib, found.sse_ping_interval, found.timeout_read, found.timeout_write) == (0, 5, 9, 9)
+    assert found.slot_save_path == "/tmp/slots/"
     assert (found.cors_origins, found.verbosity, found.api_keys) == ("http://x.invalid", 1, ["sesame"])
 
 

@@ -28,10 +28,12 @@ from contracts.pools import (
     PoolState,
     QueueInfo,
 )
+from contracts.sessions import SessionInfo
 from contracts.tasks import (
     Priority,
     StreamLinks,
     TaskAccepted,
+    TaskForecast,
     TaskList,
     TaskRequest,
     TaskState,
@@ -69,6 +71,7 @@ class FakeDaemon:
         self.canceled = asyncio.Event()
         self.holding = asyncio.Event()
         self.sessions: list[str | None] = []
+        self.conversations: dict[str, SessionInfo] = {}
         self.models: dict[str, CatalogModel] = {}
         self.model_next: list[CatalogModel] = []
         """How the model is from one look to the next, once something was asked of it; the last one stays."""
@@ -87,6 +90,8 @@ class FakeDaemon:
                 web.get("/v1/catalog/models/{id}", self._model),
                 web.post("/v1/catalog/models/{id}/{verb}", self._ask_model),
                 web.delete("/v1/catalog/models/{id}", self._delete_model),
+                web.get("/v1/sessions/{id}", self._session),
+                web.delete("/v1/sessions/{id}", self._session),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
@@ -165,6 +170,15 @@ class FakeDaemon:
         del self.models[request.match_info["id"]]
         return web.Response(status=204)
 
+    async def _session(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        if name not in self.conversations:
+            return refusal(ErrorCode.NOT_FOUND, f"there is no session {name!r}", hint="it has ended")
+        if request.method == "GET":
+            return answer(self.conversations[name])
+        del self.conversations[name]
+        return web.Response(status=204)
+
     def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
         """The one pool."""
         state = state or self.pool_state
@@ -207,6 +221,8 @@ class FakeDaemon:
                 body=msgspec.json.encode(self.refusal),
                 content_type="application/json",
             )
+        if request.query.get("dry_run") == "true":
+            return answer(FORECAST)
         task_id = task.task_id or "t"
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._write(request, task_id, after=-1)
@@ -248,7 +264,7 @@ class FakeDaemon:
         await response.write(b": ping\n\n")
         drop = self.drops.pop(0) if self.drops else None
         if after < 0:
-            await response.write(frame("metrics", Metrics(queue_position=1)))
+            await response.write(frame("metrics", Metrics(queue_position=1, predicted_start_ms=90_000)))
             await response.write(frame("started", started(task_id)))
         for i, text in enumerate(self.pieces):
             if drop == i:
@@ -272,6 +288,22 @@ class FakeDaemon:
         else:
             await response.write(frame("end", end("".join(shown), canceled=self.hold_after is not None)))
         return response
+
+
+FORECAST = TaskForecast(
+    queue_position=3,
+    predicted_start_ms=40_000,
+    predicted_start_low_ms=20_000,
+    predicted_start_high_ms=65_000,
+    predicted_end_ms=52_000,
+    pool_id="trial",
+    replica_id="trial-0",
+    eligible_pools=("trial",),
+    kv_warmth=False,
+    prompt_tokens=5,
+    prompt_tokens_counted=True,
+    new_tokens=4,
+)
 
 
 def started(task_id: str) -> Started:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from contracts.config import FullPolicy, Queue
 from contracts.tasks import Placement, Priority
 from orchestratord.backlog import Backlog, Full
-from orchestratord.dispatch import next_assignment
+from orchestratord.dispatch import next_assignment, next_expiry
 from orchestratord.placement import Replica, choose
 
 QUEUES = {"a": Queue(capacity=4), "b": Queue(capacity=3, full_policy=FullPolicy.DROP_LRU), "c": Queue(capacity=5)}
@@ -214,3 +214,61 @@ def test_the_tasks_own_preference_decides_among_free_replicas() -> None:
     assignment = next_assignment(backlog, replicas, 0)
     assert assignment is not None
     assert assignment.replica.pool_id == "b"
+
+
+# --- a turn that is held for its home ---------------------------------------------------------------------------------
+
+
+def two(free_a: int, free_b: int, *, a_usable: bool = True) -> list[Replica]:
+    """Two replicas with so many free slots."""
+    return [
+        Replica(pool_id="a", replica_id="a-0", usable=a_usable, free_slots=free_a, active=0),
+        Replica(pool_id="b", replica_id="b-0", usable=True, free_slots=free_b, active=0, vram_free_bytes=1),
+    ]
+
+
+def assigned(backlog: Backlog, replicas: list[Replica], now_ms: float) -> tuple[str, str] | None:
+    found = next_assignment(backlog, replicas, now_ms)
+    return None if found is None else (found.task_id, found.replica.pool_id)
+
+
+@pytest.mark.req("HP-07", "HP-08")
+def test_a_turn_waits_for_its_home_and_is_passed_there_by_others_but_not_for_longer_than_it_is_held() -> None:
+    backlog = Backlog(QUEUES)
+    backlog.offer("turn", Priority.INTERACTIVE, {"a", "b"}, home="a", hold_until_ms=100)
+    backlog.offer("other", Priority.BATCH, {"a", "b"})
+    assert assigned(backlog, two(0, 1), 0) == ("other", "b")
+    assert assigned(backlog, two(0, 1), 99) is None
+    assert next_expiry(backlog, two(0, 1)) == 100
+    assert next_expiry(backlog, two(0, 0)) is None  # nothing could start then
+    assert assigned(backlog, two(0, 1), 100) == ("turn", "b")
+
+
+@pytest.mark.req("HP-07")
+def test_a_turn_goes_home_where_its_home_is_free() -> None:
+    backlog = Backlog(QUEUES)
+    for number, until in enumerate((None, 0, 100)):
+        backlog.offer(
+            f"turn{number}", Priority.BATCH, {"a", "b"}, Placement(prefer=("b",)), home="a", hold_until_ms=until
+        )
+        assert assigned(backlog, two(1, 1), 1) == (f"turn{number}", "a")
+
+
+@pytest.mark.req("HP-07", "HP-08")
+def test_nobody_waits_for_a_home_that_is_gone() -> None:
+    backlog = Backlog(QUEUES)
+    backlog.offer("turn", Priority.INTERACTIVE, {"a", "b"}, home="a", hold_until_ms=100)
+    assert assigned(backlog, two(1, 1, a_usable=False), 0) == ("turn", "b")
+
+
+@pytest.mark.req("HP-01")
+def test_a_start_that_is_owed_to_batch_is_taken_where_it_is_owed() -> None:
+    queues = {"a": Queue(capacity=9), "b": Queue(capacity=9, batch_share=0.5)}
+    backlog = Backlog(queues)
+    for number in range(3):
+        backlog.offer(f"i{number}", Priority.INTERACTIVE, {"a", "b"})
+    backlog.offer("batch", Priority.BATCH, {"a", "b"})
+    assert assigned(backlog, two(0, 1), 0) == ("i0", "b")
+    assert assigned(backlog, two(1, 0), 0) == ("i1", "a")
+    assert assigned(backlog, two(0, 1), 0) == ("batch", "b")
+    assert assigned(backlog, two(0, 1), 0) == ("i2", "b")

@@ -167,6 +167,13 @@ class ScriptedAdapter:
         self.says: Props | Exception | Hold = SERVES
         """What it answers when it is asked what it is; SERVES once a Hold is over."""
         self.introductions = 0
+        self.erased: list[int] = []
+        """The slots that it was told to erase."""
+        self.erasing: asyncio.Event | None = None
+        """Erasing waits for this, where it is set."""
+        self.erase_fails: EngineError | None = None
+        self.serves_model: str | None = None
+        """Which model it says that it serves."""
         self.lingers: float = 0.0
         """Seconds of the loop that it goes on with a run whose connection was closed."""
         self.lingering = 0
@@ -178,6 +185,9 @@ class ScriptedAdapter:
 
     async def usage(self) -> float | None:
         return None
+
+    async def model(self) -> str | None:
+        return self.serves_model
 
     async def busy(self) -> int | None:
         self.asked_busy.append(asyncio.get_running_loop().time())
@@ -224,6 +234,13 @@ class ScriptedAdapter:
         if isinstance(self.tokens, EngineError):
             raise self.tokens
         return self.tokens
+
+    async def erase(self, slot: int) -> None:
+        if self.erasing is not None:
+            await self.erasing.wait()
+        if isinstance(self.erase_fails, EngineError):
+            raise self.erase_fails
+        self.erased.append(slot)
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         self.asked.append(generation)

@@ -1,12 +1,17 @@
-import pytest
+from typing import Any
 
-from contracts.config import Engine, Pool, Restart
-from contracts.engines import ResolvedModel
+import pytest
+from msgspec import structs
+
+from contracts.config import Engine, External, Mode, Pool, Provisioning, Restart
+from contracts.engines import KvLayout, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd.life import Failure, Life
 from pool_managerd.snapshot import health, snapshot
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m", ctx=4096, slots=2)
+
+EXTERNAL = Provisioning(mode=Mode.EXTERNAL, external=External(url="http://h:1"))
 
 
 def model(ctx_max: int | None) -> ResolvedModel:
@@ -21,6 +26,26 @@ def life(state: PoolState = PoolState.STOPPED) -> Life:
 def test_the_context_is_the_smaller_one_of_pool_and_model(ctx_max: int | None, shown: int) -> None:
     one = Life(rules=Restart(), model_ref="file:/m", model=model(ctx_max))
     assert snapshot(POOL, one, wall_offset_ms=0).ctx_max == shown
+
+
+@pytest.mark.req("HP-15")
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({}, (32 + 48) * 2),
+        ({"flags": ("--cache-type-k", "q8_0")}, 32 * 34 // 32 + 48 * 2),
+        ({"engine": Engine.VLLM}, (32 + 48) * 2),
+        ({"engine": Engine.VLLM, "flags": ("--kv-cache-dtype", "fp8")}, 32 + 48),
+        ({"engine": Engine.OPENAI, "provisioning": EXTERNAL}, None),
+    ],
+)
+def test_it_says_what_a_token_takes_in_the_cache(changes: dict[str, Any], size: int | None) -> None:
+    known = structs.replace(model(None), kv=KvLayout(key=24, windowed_key=8, value=40, windowed_value=8, window=16))
+    one = Life(rules=Restart(), model_ref="file:/m", model=known)
+    assert snapshot(structs.replace(POOL, **changes), one, wall_offset_ms=0).kv_bytes_per_token == size
+    assert snapshot(POOL, life(), wall_offset_ms=0).kv_bytes_per_token is None
+    unsaid = Life(rules=Restart(), model_ref="file:/m", model=model(None))
+    assert snapshot(POOL, unsaid, wall_offset_ms=0).kv_bytes_per_token is None
 
 
 def test_moments_are_shown_as_unix_milliseconds() -> None:

@@ -1,0 +1,364 @@
+"""Knows what every replica was measured to do and what runs on it, and foretells from that and from the queue.
+
+Decides nothing: ``prediction`` plays the queue forward, ``measured`` learns from runs. It gathers the present for them:
+which tasks of which lanes go before, how far each run is, how long a pool that is not ready may still take.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from adapters.base import Adapter
+from contracts.config import Config
+from contracts.events import Metrics
+from contracts.tasks import Priority, TaskRequest
+from orchestratord import prediction
+from orchestratord.backlog import Backlog, Entry, Lane
+from orchestratord.clock import Clock
+from orchestratord.demand import Demand, demand_of
+from orchestratord.lengths import DRAWS
+from orchestratord.measured import Ran, Replica
+from orchestratord.pools import PoolDirectory, PoolEntry
+from orchestratord.prediction import Crowd, Forecast, Inflow, Rivals, Station, Waiting
+from orchestratord.runs import Account, Ended, Listener, Seat
+from orchestratord.task import Task
+
+LEAVING_MS = 20.0
+"""What a slot is expected to take that was given up and is not free yet."""
+PRIOR_OUTAGE_MS = 20_000.0
+"""How long a pool is out of service, before it was seen to come back."""
+PRIOR_RECHECK_MS = 1_000.0
+"""How long an engine that runs is not trusted, after something went wrong with it."""
+OUTAGE_WEIGHT = 0.3
+OUTAGE_SPREAD, FIRST_SPREAD = 0.8, 2.0
+"""How uncertain both are, in powers of e, as of one sigma: once outages were seen, and before."""
+FRESH_MS = 20.0
+"""For so long what runs is not looked at again, unless something began or ended: many tasks may come at once."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """One run, and when it began, in monotonic milliseconds."""
+
+    task: Task
+    at_ms: float
+    number: int
+    adapter: Adapter
+
+
+class Glimpse(msgspec.Struct, frozen=True):
+    """How a pool looked a moment ago."""
+
+    at_ms: float
+    key: tuple[object, ...]
+    station: Station
+    rivals: tuple[list[float], ...]
+    """What tasks take there such as those that keep coming."""
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """How long a pool is out of service, and how uncertain that is."""
+
+    mean_ms: float
+    spread: float
+
+
+class Ahead(msgspec.Struct, frozen=True):
+    """What goes before a task: this many of the tasks in each of these lanes, the oldest ones."""
+
+    parts: list[tuple[Lane, int]]
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(count for _, count in self.parts)
+
+
+class Outlook:
+    """All measurements of this daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        backlog: Backlog,
+        clock: Clock,
+        *,
+        taken: Callable[[str], int],
+        find: Callable[[str], Task | None],
+    ) -> None:
+        self._pools = pools
+        self._backlog = backlog
+        self._clock = clock
+        self._taken = taken
+        self._find = find
+        self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
+        self._replicas = {pool.id: Replica() for pool in config.pools}
+        self._identities: dict[str, tuple[str | None, ...]] = {}
+        self._running: dict[str, dict[str, Running]] = {pool.id: {} for pool in config.pools}
+        self._inflows = {pool.id: Inflow() for pool in config.pools}
+        self._numbers = itertools.count()
+        self._outages: dict[str, Outage] = {}
+        self._unready: dict[str, tuple[float, bool]] = {}
+        """Since when a pool does not serve, and whether its engine was gone meanwhile."""
+        self._glimpses: dict[str, Glimpse] = {}
+
+    # --- what it is told ----------------------------------------------------------------------------------------------
+
+    def began(self, task: Task, entry: PoolEntry, adapter: Adapter) -> None:
+        """A run of this task is about to be sent to this engine."""
+        snapshot = entry.snapshot
+        identity = (snapshot.model_ref, snapshot.model_digest, snapshot.engine, entry.engine_version)
+        if self._identities.setdefault(entry.id, identity) != identity:
+            self._identities[entry.id] = identity
+            self._replicas[entry.id].forget()
+        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers), adapter)
+
+    def ended(self, task: Task, account: Account) -> None:
+        """A run is over: what it shows is learned."""
+        if self._running[account.pool_id].pop(task.id, None) is None:
+            return
+        demand = task.admission.demand
+        tokens = account.pieces if account.tokens_out is None else max(0, account.tokens_out)
+        done = account.ended is Ended.DONE
+        ran = Ran(
+            demand=demand,
+            prompt_bytes=text_bytes(task.request),
+            tokens_in=account.tokens_in,
+            cached=min(account.cached_tokens or 0, account.tokens_in or 0),
+            tokens_out=tokens if done else account.pieces,
+            first_ms=account.first_token_ms,
+            end_ms=account.busy_ms,
+            ended=done,
+            cut=not done or tokens >= demand.bound,
+            steady=account.ended is not Ended.FAILED,
+        )
+        self._replicas[account.pool_id].learn(ran)
+
+    def arrived(self, priority: Priority, demand: Demand, pools: Collection[str]) -> None:
+        """A task came in: later ones of lower priority will wait for such as this."""
+        if priority is not Priority.INTERACTIVE:
+            return
+        slots = {entry.id: entry.slots for entry in self._pools.of(pools)}
+        for pool_id, count in slots.items():
+            self._inflows[pool_id].add(demand, count / sum(slots.values()), self._clock.monotonic_ms())
+
+    def look(self) -> None:
+        """See which pools are out of service, and since when."""
+        now_ms = self._clock.monotonic_ms()
+        for entry in self._pools:
+            if not entry.usable:
+                began_ms, serious = self._unready.get(entry.id, (now_ms, False))
+                self._unready[entry.id] = began_ms, serious or not entry.introducible
+            elif entry.id in self._unready:
+                began_ms, serious = self._unready.pop(entry.id)
+                if serious:
+                    self._outages[entry.id] = _longer(self._outages.get(entry.id), now_ms - began_ms)
+
+    def unready_since(self, pools: Collection[str]) -> float | None:
+        """When the last of these pools went out of service; None while one serves."""
+        moments = [self._unready.get(pool_id) for pool_id in pools]
+        return None if None in moments else max((each[0] for each in moments if each is not None), default=None)
+
+    # --- what it foretells --------------------------------------------------------------------------------------------
+
+    def demand(self, request: TaskRequest, pools: Collection[str], counted: int | None) -> Demand:
+        """What a request asks for; ``counted``: the tokens of its prompt, where an engine has said them."""
+        entries = self._pools.of(pools)
+        prompt = float(counted) if counted is not None else self.prompt_tokens(request, entries)
+        return demand_of(request, prompt, max(entry.ctx_max for entry in entries))
+
+    def prompt_tokens(self, request: TaskRequest, entries: list[PoolEntry]) -> float:
+        """About how many tokens a request has for the engine to read, from the length of its texts."""
+        return self._replicas[entries[0].id].tokens_of(text_bytes(request), request.workload)
+
+    def new_tokens(self, demand: Demand, pool_id: str) -> float:
+        """How many new tokens such a task comes to, in the mean."""
+        return self._replicas[pool_id].new_tokens(demand)[0] if demand.bound else 0.0
+
+    def of_new(self, demand: Demand, pools: frozenset[str], behind: str | None = None) -> Forecast:
+        """When a task starts that comes now; ``behind``: it waits for the turns that run of this session."""
+        earlier = [] if behind is None else self._turns_left(behind)
+        if earlier:
+            return self._of(demand, pools, None, 0, earlier)
+        idle = next((entry for entry in self._pools.of(pools) if self._idle(entry)), None)
+        if idle is not None and not self._backlog.ahead_of_new(demand.kind.priority, pools):
+            return self._foretold([0.0] * DRAWS, demand, idle.id)
+        return self._of(demand, pools, None, 0)
+
+    def of_waiting(self, task_id: str) -> Forecast:
+        """When a waiting task starts."""
+        entry, task = self._backlog.entry(task_id), self._find(task_id)
+        session_id = None if task is None or not entry.parked else task.request.session_id
+        earlier = [] if session_id is None else self._turns_left(session_id)
+        return self._of(entry.demand, entry.lane.pools, entry, entry.number, earlier)
+
+    def place_ms(self, pools: frozenset[str]) -> int:
+        """When the next waiting task of these pools starts, and so makes room."""
+        connected = self._connected(pools)
+        starts = prediction.played(self._stations(connected), (), pools)
+        return max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _of(
+        self,
+        demand: Demand,
+        pools: frozenset[str],
+        entry: Entry | None,
+        number: int,
+        earlier: Sequence[list[float]] = (),
+    ) -> Forecast:
+        connected = self._connected(pools)
+        stations = self._stations(connected)
+        ahead = self._ahead(demand.kind.priority, connected, entry)
+        batch = demand.kind.priority is Priority.BATCH
+        rivals = self._rivals(connected) if batch else prediction.NO_RIVALS
+        if ahead.count <= prediction.LOOK:
+            starts = prediction.played(stations, self._each(ahead), pools, rivals)
+        else:
+            crowds = [
+                Crowd(each.open_to, each.tally, count / len(each.numbers)) for each, count in ahead.parts if count
+            ]
+            starts = prediction.delayed(prediction.summed(stations, crowds, pools), rivals, self._slots(connected))
+        starts = [max(each) for each in zip(starts, *earlier, strict=True)]
+        first = min(sorted(pools), key=lambda pool_id: min(map(sum, stations[pool_id].free), default=math.inf))
+        return self._foretold(starts, demand, first, number)
+
+    def _foretold(self, starts: list[float], demand: Demand, pool_id: str, number: int = 0) -> Forecast:
+        return prediction.forecast(starts, self._replicas[pool_id], demand, pool_id, number)
+
+    def _turns_left(self, session_id: str) -> list[list[float]]:
+        """How long the turns that run of a session still take."""
+        runs = [(pool_id, run) for pool_id, runs in self._running.items() for run in runs.values()]
+        return [
+            self._left(pool_id, run, self._clock.monotonic_ms())
+            for pool_id, run in runs
+            if run.task.request.session_id == session_id
+        ]
+
+    def _left(self, pool_id: str, run: Running, now_ms: float) -> list[float]:
+        demand, tokens = run.task.admission.demand, run.task.log.tokens
+        return prediction.remaining(self._replicas[pool_id], demand, tokens, now_ms - run.at_ms, run.number)
+
+    def _idle(self, entry: PoolEntry) -> bool:
+        return entry.usable and self._taken(entry.id) < entry.slots
+
+    def _slots(self, pools: Collection[str]) -> int:
+        return sum(entry.slots for entry in self._pools.of(pools))
+
+    def _connected(self, pools: frozenset[str]) -> frozenset[str]:
+        """These pools, and all those that tasks share with them, over however many lanes."""
+        lanes = [lane.open_to for lane in self._backlog.lanes]
+        found = pools
+        while True:
+            wider = found.union(*(each for each in lanes if not each.isdisjoint(found)))
+            if wider == found:
+                return found
+            found = wider
+
+    def _stations(self, pools: Collection[str]) -> dict[str, Station]:
+        return {entry.id: self._glimpse(entry).station for entry in self._pools.of(pools)}
+
+    def _glimpse(self, entry: PoolEntry) -> Glimpse:
+        now_ms, held = self._clock.monotonic_ms(), self._glimpses.get(entry.id)
+        key = (entry.usable, entry.slots, self._taken(entry.id), tuple(self._running[entry.id]))
+        if held is None or held.key != key or now_ms - held.at_ms > FRESH_MS:
+            replica, latest = self._replicas[entry.id], self._inflows[entry.id].latest
+            rivals = tuple(prediction.service(replica, demand, number) for number, demand in enumerate(latest))
+            held = Glimpse(now_ms, key, self._station(entry, now_ms), rivals)
+            self._glimpses[entry.id] = held
+        return held
+
+    def _station(self, entry: PoolEntry, now_ms: float) -> Station:
+        replica = self._replicas[entry.id]
+        running = [run for run in self._running[entry.id].values() if run.adapter is entry.adapter]
+        free = [self._left(entry.id, run, now_ms) for run in running]
+        leaving = max(0, self._taken(entry.id) - len(running))
+        free += [[LEAVING_MS] * DRAWS for _ in range(leaving)]
+        free += [[0.0] * DRAWS for _ in range(entry.slots - len(free))]
+        if not entry.usable:
+            back = self._back(entry, now_ms)
+            free = [[max(*both) for both in zip(slot, back, strict=True)] for slot in free]
+        return Station(entry.id, free, replica)
+
+    def _back(self, entry: PoolEntry, now_ms: float) -> list[float]:
+        """When a pool is in service again: after about as long as it took before, or longer if it has taken longer."""
+        prior = Outage(PRIOR_RECHECK_MS if entry.introducible else PRIOR_OUTAGE_MS, FIRST_SPREAD)
+        outage = prior if entry.introducible else self._outages.get(entry.id, prior)
+        since_ms, _ = self._unready.get(entry.id, (now_ms, False))
+        left = max(outage.mean_ms - (now_ms - since_ms), 0.3 * outage.mean_ms)
+        retry_at_ms = entry.snapshot.retry_at_ms
+        pause = 0.0 if retry_at_ms is None else max(0.0, retry_at_ms - self._clock.unix_ms())
+        return [pause + left * math.exp(outage.spread * sigma) for sigma in prediction.NORMAL]
+
+    def _ahead(self, priority: Priority, connected: frozenset[str], entry: Entry | None) -> Ahead:
+        """What goes before a task of this priority: one that waits as ``entry``, or one that would come now."""
+        lanes = [lane for lane in self._backlog.lanes if not lane.open_to.isdisjoint(connected)]
+        same = [(lane, _before(lane, entry)) for lane in lanes if lane.priority is priority]
+        other = [(lane, len(lane.numbers)) for lane in lanes if lane.priority is not priority]
+        before, waiting = sum(count for _, count in same), sum(count for _, count in other)
+        share = sum(self._shares[pool_id] for pool_id in connected) / len(connected)
+        if priority is Priority.BATCH:
+            most = math.inf if share <= 0.0 else (before + 1) * (1.0 - share) / share
+        else:
+            most = before * share / (1.0 - share)
+        part = min(1.0, most / waiting) if waiting else 0.0
+        return Ahead([*same, *((lane, round(part * count)) for lane, count in other)])
+
+    def _each(self, ahead: Ahead) -> list[Waiting]:
+        """One by one, in their turn."""
+        entries = [(lane.priority, entry) for lane, count in ahead.parts for entry in self._backlog.oldest(lane, count)]
+        # By the plain words "batch" would come first.
+        entries.sort(key=lambda each: (each[0] is Priority.BATCH, each[1].number))
+        return [Waiting(entry.lane.open_to, entry.demand, entry.number) for _, entry in entries]
+
+    def _rivals(self, connected: frozenset[str]) -> Rivals:
+        """The tasks that go before batch though they come later."""
+        now_ms = self._clock.monotonic_ms()
+        return Rivals(
+            rate=sum(self._inflows[pool_id].rate(now_ms) for pool_id in connected),
+            times={entry.id: self._glimpse(entry).rivals for entry in self._pools.of(connected)},
+            guaranteed=min(self._shares[pool_id] for pool_id in connected),
+        )
+
+
+def _longer(before: Outage | None, took_ms: float) -> Outage:
+    """One more outage was seen."""
+    mean = took_ms if before is None else before.mean_ms + OUTAGE_WEIGHT * (took_ms - before.mean_ms)
+    return Outage(mean, OUTAGE_SPREAD)
+
+
+class Learning:
+    """Tells an outlook what another listener is told of the runs (``runs.Listener``)."""
+
+    def __init__(self, outlook: Outlook, listener: Listener) -> None:
+        self._outlook = outlook
+        self._listener = listener
+
+    def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
+        """A run is about to be sent."""
+        self._outlook.began(task, entry, adapter)
+        return self._listener.seat(task, entry, adapter)
+
+    def ended(self, task: Task, account: Account) -> Metrics | None:
+        """A run is over."""
+        self._outlook.ended(task, account)
+        return self._listener.ended(task, account)
+
+    def freed(self, pool_id: str, adapter: Adapter, seat: Seat) -> None:
+        """Its slot is free."""
+        self._listener.freed(pool_id, adapter, seat)
+
+
+def text_bytes(request: TaskRequest) -> int:
+    """How long the texts of a request are together."""
+    texts = [request.prompt or "", *(message.content for message in request.messages or ()), *(request.inputs or ())]
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+
+
+def _before(lane: Lane, entry: Entry | None) -> int:
+    return len(lane.numbers) if entry is None else lane.numbers.rank(entry.number)

@@ -1,0 +1,1 @@
+"""Whole lives of the scheduler on a clock that jumps, with the rules checked after everything that happens."""
