@@ -231,7 +231,7 @@ async def test_nobody_gets_it_who_could_not_have_got_it_as_a_new_task() -> None:
     engines["c"] = ScriptedAdapter()
     async with world(settings=settings, engines=engines) as here:
         task = await here.submit()
-        other = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
+        other: dict[str, Any] = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
         here.orchestrator.report(snapshot("b", revision=2, endpoint=Endpoint(url="http://b2"), **other))
         here.orchestrator.report(snapshot("c", PoolState.DRAINING, revision=2))
         assert error_of(await ended(task))["code"] == "REPLICA_EXHAUSTED"
@@ -281,7 +281,7 @@ async def test_between_a_restart_and_its_report_nobody_gets_anothers_answer() ->
 @pytest.mark.req("HP-12", "HP-06")
 async def test_nothing_of_another_model_reaches_a_client(operator_sees: OperatorSees) -> None:
     """Somebody has given the engine that they run another model, and nothing else has changed."""
-    external = {"provisioning_mode": Mode.EXTERNAL}
+    external: dict[str, Any] = {"provisioning_mode": Mode.EXTERNAL}
     a, b = ScriptedAdapter(), ScriptedAdapter()
     a.serves_model = b.serves_model = "/models/m.gguf"
     async with world(**two(a, b), snapshots=lambda each: snapshot(each, **external)) as here:
