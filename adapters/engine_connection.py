@@ -10,7 +10,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from typing import cast
+from typing import NoReturn, cast
 
 from adapters.http_address import Address
 from adapters.http_answer import AnswerParser, Head
@@ -164,6 +164,10 @@ def _sent_at_once(connected: socket.socket, request: bytes) -> int:
         return 0
 
 
+def _refuse(number: int) -> NoReturn:
+    raise OSError(number, "cannot connect")
+
+
 async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
     """A connected socket. On loopback the first call has done it, and the second one says so: no turn of the loop."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -176,7 +180,7 @@ async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> socke
         if found in {errno.EINPROGRESS, errno.EALREADY}:
             await loop.sock_connect(connecting, place)
         elif found not in {0, errno.EISCONN}:
-            raise OSError(found, "cannot connect")
+            _refuse(found)
     except BaseException:
         connecting.close()
         raise

@@ -20,8 +20,11 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNKS = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})\r\n")
-_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
-_SIZE_BEGUN = re.compile(rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*|[ \t]*)\r?)?)?)?")
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*"'
+_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*\r\n" % (_NAME, _NAME, _QUOTED))
+_SIZE_BEGUN = re.compile(rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r?)?)?)?")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS = frozenset({204, 304})
 _LAST_INTERIM = 199
 _SWITCHING = 101
@@ -63,10 +66,12 @@ class AnswerParser:
     def feed(self, data: bytes) -> bytes:
         """The part of the body that this read brought."""
         pieces: list[bytes] = []
+        if self.fault is not None:
+            return b""
         try:
             if self.head is None:
                 data = self._after_head(data)
-            if self.head is not None and not self.complete and self.fault is None:
+            if self.head is not None and not self.complete:
                 if self._chunked:
                     self._take_chunks(data, pieces)
                 else:
@@ -171,6 +176,8 @@ class AnswerParser:
     def _take_each_chunk(self, data: bytes, pieces: list[bytes]) -> None:
         at = 0
         while line := _SIZE.match(data, at):
+            if line.end() - at > MAX_SIZE_LINE:
+                break
             size, at = int(line[1], 16), line.end()
             if not size:
                 self._left = None
@@ -192,7 +199,8 @@ class AnswerParser:
         """Headers behind the body say nothing to us; their end is the end of the answer."""
         lines, _ = self._lines(data)
         if lines is not None:
-            _headers(lines[1:])
+            if _headers(lines[1:]).keys() & _FRAMING:
+                raise NotHttpError("a framing behind the body")
             self.complete = True
 
 

@@ -1,8 +1,8 @@
 """Writes log lines when there is a moment for it, instead of while somebody waits for a first token.
 
-Decides when: a little later, a few lines in each turn of the loop, and at once where a line is a warning or worse, comes
-from another thread, or finds too many before it. Never changes the order of lines, and loses none while the process
-lives long enough to end by itself.
+Decides when: a little later, a few lines in each turn of the loop, and at once where a line is a warning or worse,
+comes from another thread, or finds too many before it. Never changes the order of lines, and loses none where the
+process ends by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_LINES = 10_000
 
 
 class Unhurried(logging.Handler):
-    """Keeps records for a moment and hands them to ``target``. The record says when it was made, so no time is wrong."""
+    """Keeps records for a moment and hands them to ``target``. A record knows when it was made: no time is wrong."""
 
     def __init__(self, target: logging.Handler, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

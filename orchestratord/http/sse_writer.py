@@ -1,9 +1,9 @@
 """Writes one task's log to one reader, as it grows.
 
-Decides when a reader is too slow: what is written for it waits in a bounded buffer, and when that is not taken in time the
-connection is cut, so that no client can take it for the end. Never copies more of the log than that, never waits for
-one reader while it serves another, and makes no task of its own: what is appended goes out in the same turn of the loop,
-all of it in one write.
+Decides when a reader is too slow: what is written for it waits in a bounded buffer, and when that is not taken in time
+the connection is cut, so that no client can take it for the end. Never copies more of the log than that, never waits
+for one reader while it serves another, and makes no task of its own: what is appended goes out in the same turn of the
+loop, all of it in one write.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ COMPANY_S = 0.002
 """So long the head of a stream waits for what may go out with it."""
 WRITE_BYTES = 64 * 1024
 """Of the log that one write takes, and with it of what may wait for one reader. Only a larger event is more."""
+UNSENT_BYTES = 16 * 1024
+"""So much the kernel holds for a reader whose own side is full."""
+VANISHED_S = 90.0
+"""So much longer than a slow reader has one that acknowledges nothing: the slow one is told, this one cannot be."""
 LAST_WORD_S = 1.0
 """How long a reader that is cut off has to take the reason."""
 PING = b": ping\n\n"
@@ -54,20 +58,25 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """So long what was written may wait to be taken."""
 
 
+class _SlowReaderError(Exception):
+    """What was written was not taken in time."""
+
+
 class SseWriter:
     """One reader. ``wake`` says that the log has grown; ``write`` returns when the reader has had all of it."""
 
     __slots__ = (
         "_attention",
         "_begun",
+        "_cut",
         "_ended",
         "_loop",
         "_offset",
         "_patience",
-        "_timer",
         "_response",
         "_scheduled",
         "_stream",
+        "_timer",
         "_tokens",
         "_transport",
         "_writer",
@@ -87,6 +96,8 @@ class SseWriter:
         self._written_at = 0.0
         self._begun = False
         """The head was written."""
+        self._cut = False
+        """The reader had its time."""
         self._ended = False
         """The end of the body is among what was written."""
         self._response: SseResponse
@@ -124,13 +135,13 @@ class SseWriter:
             return True
         # Writing pauses as soon as the kernel takes no more, and goes on when it has taken all.
         transport.set_write_buffer_limits(high=0)
-        _give_up_dead_peers(transport, self._patience.slow_s)
+        _hold_little(transport, self._patience.slow_s)
         self._timer = self._loop.call_later(COMPANY_S, self._look)
         try:
             await self._first()
             await self._rest()
-        except TimeoutError:
-            await self._cut_off()
+        except _SlowReaderError:
+            transport.abort()
             return False
         finally:
             self._timer.cancel()
@@ -167,9 +178,24 @@ class SseWriter:
                 await self._called()
 
     async def _taken(self, writing: Awaitable[None]) -> None:
-        """Raises TimeoutError where the reader does not take in time what waits for it."""
-        async with asyncio.timeout(self._patience.slow_s):
-            await writing
+        """Raises _SlowReaderError where the reader does not take in time what waits for it."""
+        slow_s = self._patience.slow_s
+        speaking = self._loop.call_later(slow_s, self._speak)
+        try:
+            async with asyncio.timeout(slow_s + min(slow_s, LAST_WORD_S)):
+                await writing
+        except TimeoutError:
+            raise _SlowReaderError from None
+        finally:
+            speaking.cancel()
+        if self._cut:
+            raise _SlowReaderError
+
+    def _speak(self) -> None:
+        """Say why nothing follows, behind what waits: whole events. A reader that comes to life in time reads it."""
+        self._cut = True
+        if not self._ended:
+            self._put(CUT % round(self._patience.slow_s * 1000))
 
     @property
     def _waiting(self) -> bool:
@@ -222,21 +248,14 @@ class SseWriter:
                 self._put(PING)
         self._timer = self._loop.call_at(due, self._look)
 
-    async def _cut_off(self) -> None:
-        """End the body without its end, and say why to a reader that comes back to life in time."""
-        slow_s = self._patience.slow_s
-        if not self._ended:
-            self._put(CUT % round(slow_s * 1000))
-        try:
-            async with asyncio.timeout(min(slow_s, LAST_WORD_S)):
-                await self._writer.drain()
-        except (TimeoutError, ConnectionError):
-            pass
-        self._transport.abort()
 
+def _hold_little(transport: asyncio.Transport, slow_s: float) -> None:
+    """Have the kernel take little more than the reader's side does, so that a slow reader is noticed for what it is.
 
-def _give_up_dead_peers(transport: asyncio.Transport, slow_s: float) -> None:
-    """A peer that has vanished without a word acknowledges nothing; left alone, the kernel asks it for a quarter hour."""
+    Left alone it takes megabytes for one that reads nothing, and asks after one that has vanished for a quarter of an
+    hour.
+    """
     peer: socket.socket | None = transport.get_extra_info("socket")
     if peer is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2_000 * slow_s))
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1_000 * (slow_s + VANISHED_S)))

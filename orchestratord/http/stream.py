@@ -1,7 +1,7 @@
 """A task's log over HTTP, as server-sent events.
 
-Decides nothing but how many streams one client may hold open; ``sse_writer`` serves each reader by itself, so a slow one
-falls behind and catches up, or is cut off, without slowing the engine or another reader.
+Decides nothing but how many streams one client may hold open; ``sse_writer`` serves each reader by itself, so a slow
+one falls behind and catches up, or is cut off, without slowing the engine or another reader.
 """
 
 from __future__ import annotations

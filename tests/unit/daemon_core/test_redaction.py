@@ -138,3 +138,10 @@ def test_the_quick_look_never_lets_a_shape_pass(text: str) -> None:
     for pattern, replacement in redaction.SHAPES:
         slow = pattern.sub(replacement, slow)
     assert Redactor().text(text) == slow
+
+
+@given(st.lists(st.lists(st.sampled_from((*FRAGMENTS, "sesame")) | st.text(max_size=5), max_size=4).map("".join)))
+def test_of_texts_that_are_harmless_together_each_one_stays(texts: list[str]) -> None:
+    redactor = Redactor(("sesame",))
+    if redactor.harmless("\n".join(texts)):
+        assert [redactor.text(text) for text in texts] == texts

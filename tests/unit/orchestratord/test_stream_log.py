@@ -164,3 +164,16 @@ def test_the_token_frame_is_what_the_event_type_says(texts: list[str]) -> None:
     log.texts(texts)
     assert [token.t for token in tokens_of(log.read(0))] == texts
     assert all(msgspec.json.decode(frame.raw)["i"] == frame.number for frame in frames_of(log.read(0)))
+
+
+@given(batches, st.integers(1, 300))
+def test_a_bounded_read_is_cut_between_frames_and_loses_nothing(what: list[list[str] | None], limit: int) -> None:
+    log = StreamLog()
+    write(log, what)
+    log.end(END)
+    whole, got = log.read(0), b""
+    while piece := log.read(len(got), limit):
+        assert piece.endswith(b"\n\n")
+        assert len(piece) <= limit or piece.count(b"\n\n") == 1
+        got += piece
+    assert got == whole
