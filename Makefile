@@ -8,7 +8,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 ENGINES := triton vllm ray
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast conformance determinism check trace bench fuzz engines generate lock lock-engines lock-bench clean
+.PHONY: help demo test test-fast verify conformance determinism check trace bench fuzz fuzz-api engines generate lock lock-engines lock-bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -24,6 +24,14 @@ test-fast: .venv/dev ## unit and contract tests, in less than a minute
 
 conformance: .venv/dev ## every adapter against every known way of an engine to mislead it, as one matrix
 	$(PYTHON) -m tools.conformance
+
+verify: .venv/dev ## every documented example and code block, played against the running product
+	$(PYTHON) -m pytest tests/contract/test_examples.py tests/contract/test_documents.py
+
+FUZZ_CASES := 300
+
+fuzz-api: .venv/dev ## hostile and valid requests made from the API's own documents; FUZZ_CASES=300 for each operation
+	LLAMA_ORCH_FUZZ_CASES=$(FUZZ_CASES) $(PYTHON) -m pytest tests/contract/test_api_fuzz.py --timeout 3600
 
 check: .venv/dev ## style, types, import direction, purity, generated files, requirements
 	$(PYTHON) -m ruff check

@@ -64,6 +64,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
+    correlation_id: str | None = None
+    """Of the request that caused it, for an engine that takes one."""
     slot: int | None = None
     """Which of its slots is to run it, for an engine that can be told; None leaves the choice to it."""
 
@@ -128,11 +130,20 @@ class Adapter(Protocol):
         Of several inputs the longest counts, and of a rerank the longest pair. Raises EngineError.
         """
 
+    async def model(self) -> str | None:
+        """Which model it serves, asked anew; None where it does not say, or where every request names its model.
+
+        Raises EngineError.
+        """
+
     async def busy(self) -> int | None:
         """How many generations it works on right now, by its own word; None where it cannot tell. Raises EngineError.
 
         Those of others count too, where others use it.
         """
+
+    async def usage(self) -> float | None:
+        """How full its KV cache is, from 0 to 1, by its own word; None where it cannot tell. Raises EngineError."""
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the context is the cancel, and closes the connection at once.

@@ -19,7 +19,7 @@ from adapters.base import Batch, EngineError, Generation, Health, Props
 from adapters.discovery import optional, unsaid
 from adapters.http import EngineHttp
 from adapters.openai_wire import OpenAiReader
-from adapters.prometheus import figure
+from adapters.prometheus import figure, ratio
 from adapters.results import results
 from adapters.streaming import Batches, Reader
 from contracts.pools import Endpoint
@@ -65,6 +65,11 @@ class LlamaCppAdapter:
         texts = (generation.prompt or "",) if generation.inputs is None else generation.inputs
         return query + max([await self._count(text) for text in texts], default=0)
 
+    async def model(self) -> str | None:
+        """The file that it has: it takes every request for its own, whatever model is named."""
+        said = await optional(self._http.get(self._endpoint, "/props", wire.PropsAnswer, wire.refusal))
+        return None if said is None else said.model_path
+
     async def busy(self) -> int | None:
         """By its slots, else by what it counts for Prometheus; it may have been started without either."""
         said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
@@ -73,6 +78,15 @@ class LlamaCppAdapter:
             return busy
         said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
         return None if said is None else figure(said, wire.PROCESSING)
+
+    async def usage(self) -> float | None:
+        """By the tokens that its slots hold, else by the figure that older releases had for it."""
+        said = await optional(self._http.text(self._endpoint, "/slots", wire.refusal))
+        usage = None if said is None else wire.cache_usage(said)
+        if usage is not None:
+            return usage
+        said = await optional(self._http.text(self._endpoint, "/metrics", wire.refusal))
+        return None if said is None else ratio(said, wire.CACHE_USAGE)
 
     def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server frees its slot."""

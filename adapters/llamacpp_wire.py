@@ -48,6 +48,7 @@ class PropsAnswer(msgspec.Struct, frozen=True):
 
     build_info: str | None = None
     total_slots: int | None = None
+    model_path: str | None = None
     default_generation_settings: Defaults = Defaults()
 
 
@@ -55,6 +56,10 @@ class Slot(msgspec.Struct, frozen=True):
     """One entry of ``/slots``."""
 
     is_processing: bool
+    n_ctx: int = 0
+    n_prompt_tokens: int | None = None
+    """What it holds, of the task that it had last; a slot that had none does not say, nor does an older release."""
+    id_task: int | None = None
 
 
 PROCESSING = ("llamacpp:requests_processing",)
@@ -67,6 +72,22 @@ def busy_slots(said: str) -> int | None:
         return sum(slot.is_processing for slot in msgspec.json.decode(said, type=list[Slot]))
     except UNREADABLE:
         return None
+
+
+CACHE_USAGE = ("llamacpp:kv_cache_usage_ratio",)
+"""What ``/metrics`` of older releases calls it."""
+
+
+def cache_usage(said: str) -> float | None:
+    """How full its slots are, from 0 to 1; None where they do not say, or say what cannot be."""
+    try:
+        slots = msgspec.json.decode(said, type=list[Slot])
+    except UNREADABLE:
+        return None
+    if any(slot.id_task is not None and slot.n_prompt_tokens is None for slot in slots):
+        return None
+    room, held = sum(slot.n_ctx for slot in slots), sum(slot.n_prompt_tokens or 0 for slot in slots)
+    return held / room if room > 0 and 0 <= held <= room else None
 
 
 class Tokens(msgspec.Struct, frozen=True):

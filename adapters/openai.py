@@ -88,7 +88,14 @@ class OpenAiAdapter:
         routes = await self._list_routes()
         return await self._count(generation) if routes is not None and TOKENIZE in routes else None
 
+    async def model(self) -> None:
+        """Every request names it, and is refused where it is gone."""
+
     async def busy(self) -> int | None:
+        """The protocol has no question for it."""
+        return None
+
+    async def usage(self) -> float | None:
         """The protocol has no question for it."""
         return None
 
@@ -156,7 +163,8 @@ class OpenAiAdapter:
         limit, more = await self._limit(generation), await self._more(generation)
         path, body = request(self.engine, generation, model=card.id, max_tokens=limit, more=more)
         reader = OpenAiReader(self.refusals.stream_error)
-        async with self._http.stream(self._endpoint, path, body, self._refusal) as stream:
+        name = generation.correlation_id
+        async with self._http.stream(self._endpoint, path, body, self._refusal, request_id=name) as stream:
             yield Batches(stream, reader)
 
     @asynccontextmanager
@@ -166,7 +174,7 @@ class OpenAiAdapter:
             routes = await self._list_routes()
             path = (None if routes is None else routes.rerank) or RERANKS[0]
         async with results(
-            self._http, self._endpoint, path, generation, refusal=self._refusal, model=card.id
+            self._http, self._endpoint, path, generation, refusal=self._refusal, model=card.id, named=True
         ) as batches:
             yield batches
 

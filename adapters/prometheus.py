@@ -14,12 +14,23 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{.*\})?[ \t]+(\S+)", re.MU
 
 def figure(exposition: str, names: Sequence[str]) -> int | None:
     """The sum of a gauge over all its labels, under the first of ``names`` that is there; None where none is."""
-    found: dict[str, float] = {}
+    told = math.fsum(_told(exposition, names) or [math.nan])
+    return round(told) if math.isfinite(told) and told >= 0 else None
+
+
+def ratio(exposition: str, names: Sequence[str]) -> float | None:
+    """The greatest value of a gauge from 0 to 1, under the first of ``names`` that is there; None where none is."""
+    told = _told(exposition, names)
+    return max(told) if told and all(0.0 <= each <= 1.0 for each in told) else None
+
+
+def _told(exposition: str, names: Sequence[str]) -> list[float]:
+    """The values of the first of these names that is there, one for each set of labels."""
+    found: dict[str, list[float]] = {}
     for name, said in _SAMPLE.findall(exposition):
         if name in names:
-            found[name] = found.get(name, 0.0) + _number(said)
-    told = next((found[name] for name in names if name in found), math.nan)
-    return round(told) if math.isfinite(told) and told >= 0 else None
+            found.setdefault(name, []).append(_number(said))
+    return next((found[name] for name in names if name in found), [])
 
 
 def _number(said: str) -> float:

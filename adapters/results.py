@@ -57,14 +57,17 @@ class Results:
 class _Ask:
     """One route of one engine."""
 
-    def __init__(self, http: EngineHttp, endpoint: Endpoint, path: str, refusal: StatusError) -> None:
+    def __init__(
+        self, http: EngineHttp, endpoint: Endpoint, path: str, *, refusal: StatusError, request_id: str | None
+    ) -> None:
         self._http = http
         self._endpoint = endpoint
         self._path = path
         self._refusal = refusal
+        self._request_id = request_id
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Document]:
-        return self._http.document(self._endpoint, self._path, body, self._refusal)
+        return self._http.document(self._endpoint, self._path, body, self._refusal, request_id=self._request_id)
 
 
 @asynccontextmanager
@@ -77,12 +80,15 @@ async def results(
     refusal: StatusError,
     model: str | None = None,
     each: int = wire.INPUTS_PER_REQUEST,
+    named: bool = False,
 ) -> AsyncIterator[Results]:
     """Ask for all of a generation's results, with ``each`` inputs in a request.
 
+    ``named``: the engine takes the name of a request.
     Entering returns when the engine has answered the first one. Raises EngineError.
     """
-    ask = _Ask(http, endpoint, path, refusal)
+    request_id = generation.correlation_id if named else None
+    ask = _Ask(http, endpoint, path, refusal=refusal, request_id=request_id)
     first, *rest = wire.bodies(generation, model, each)
     async with ask(first) as document:
         yield Results(ask, document, rest, wire.ResultReader(generation, each))

@@ -65,6 +65,11 @@ class TgiAdapter:
         body = wire.tokenize_body(generation.prompt or "")
         return len(await self._http.post(self._endpoint, "/tokenize", body, list[msgspec.Raw], refusal))
 
+    async def model(self) -> str | None:
+        """The one that it was started with: a request names none."""
+        info = await optional(self._http.get(self._endpoint, "/info", wire.Info, refusal))
+        return None if info is None else info.model_id
+
     async def busy(self) -> int | None:
         """By what it counts for Prometheus: the requests of its batch, and those that wait for one."""
         said = await optional(self._http.text(self._endpoint, "/metrics", refusal))
@@ -72,13 +77,18 @@ class TgiAdapter:
         waiting = None if said is None else figure(said, wire.QUEUE)
         return None if batch is None else batch + (waiting or 0)
 
+    async def usage(self) -> float | None:
+        """It tells Prometheus nothing of its cache."""
+        return None
+
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server drops the request."""
         path, body = wire.request(generation, await self._limit(generation))
         chat = path == wire.CHAT
         reader: Reader = OpenAiReader(wire.REFUSALS.stream_error, needs_done=False) if chat else wire.StreamReader()
-        async with self._http.stream(self._endpoint, path, body, refusal) as stream:
+        name = generation.correlation_id
+        async with self._http.stream(self._endpoint, path, body, refusal, request_id=name) as stream:
             yield Batches(stream, reader)
 
     async def erase(self, _slot: int) -> None:

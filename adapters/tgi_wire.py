@@ -36,6 +36,7 @@ class Info(msgspec.Struct, frozen=True):
 
     version: str | None = None
     router: str | None = None
+    model_id: str | None = None
     max_total_tokens: int | None = None
     max_concurrent_requests: int | None = None
 

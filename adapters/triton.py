@@ -52,8 +52,14 @@ class TritonAdapter:
     async def count_tokens(self, _generation: Generation) -> None:
         """Triton has no tokenizer to ask."""
 
+    async def model(self) -> None:
+        """Every request names it, and is refused where it is gone."""
+
     async def busy(self) -> None:
         """What it counts are requests that have ended, and its metrics have a port of their own."""
+
+    async def usage(self) -> None:
+        """Its metrics have a port of their own, and what they say is its backend's."""
 
     @asynccontextmanager
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:

@@ -171,6 +171,8 @@ def body(generation: Generation, model: Model) -> bytes:
         )
         raise EngineError(Failure.INVALID, text)
     made: dict[str, Any] = {"text_input": generation.prompt or ""}
+    if generation.correlation_id is not None:
+        made["id"] = generation.correlation_id  # Triton's own log calls the request by it
     asked = {name: True for name in ASKED_FOR if name in model.inputs}
     if not model.vllm:
         stream = {"stream": True} if "stream" in model.inputs else {}

@@ -18,7 +18,7 @@ from adapters.base import EngineError, Generation, Health
 from adapters.discovery import optional, unsaid
 from adapters.openai import OpenAiAdapter
 from adapters.openai_discovery import CHAT, COMPLETIONS, EMBEDDINGS, RERANKS, TOKENIZE
-from adapters.prometheus import figure
+from adapters.prometheus import figure, ratio
 from contracts.config import Engine
 
 
@@ -42,6 +42,11 @@ class VllmAdapter(OpenAiAdapter):
         running = None if said is None else figure(said, wire.RUNNING)
         waiting = None if said is None else figure(said, wire.WAITING)
         return None if running is None else running + (waiting or 0)
+
+    async def usage(self) -> float | None:
+        """By what it tells Prometheus; of several engines behind one server the fullest counts."""
+        said = await optional(self._http.text(self._endpoint, "/metrics", self.refusals.refusal))
+        return None if said is None else ratio(said, wire.CACHE_USAGE)
 
     async def _served(self, card: discovery.ModelCard, routes: discovery.Routes | None) -> dict[str, bool]:
         if wire.lists_what_it_serves(routes):

@@ -30,6 +30,8 @@ FEATURES = (
 )
 """Of every release that this adapter knows."""
 
+CACHE_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+"""A ratio, whatever its name says, and the name that it had before."""
 RUNNING = ("vllm:num_requests_running",)
 WAITING = ("vllm:num_requests_waiting",)
 """What ``/metrics`` calls the requests that it has."""

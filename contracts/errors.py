@@ -58,6 +58,29 @@ STATUS: MappingProxyType[ErrorCode, int] = MappingProxyType(
     }
 )
 
+MEANING: MappingProxyType[ErrorCode, str] = MappingProxyType(
+    {
+        ErrorCode.INVALID_PARAMS: "the request is wrong; `field` names where, `hint` what is valid",
+        ErrorCode.MISSING_TOKEN: "no token was sent; `error_number` 40101",
+        ErrorCode.BAD_TOKEN: "the token is wrong; `error_number` 40102",
+        ErrorCode.POLICY_DENIED: "`policy` forbids what would have to be fetched",
+        ErrorCode.NOT_FOUND: "there is no such task, pool, model or route",
+        ErrorCode.CONFLICT: "it contradicts something that exists",
+        ErrorCode.PAYLOAD_TOO_LARGE: "the body passes `server.max_body_bytes`",
+        ErrorCode.ADMISSION_REJECT: "a full queue, a rate, a deadline that cannot be met; `policy_label` names which",
+        ErrorCode.QUEUE_FULL_DROP_LRU: "the queue is full, and by its policy this task gives way",
+        ErrorCode.BUDGET_EXHAUSTED: "the session's budget is spent; `policy_label` names which",
+        ErrorCode.POOL_UNREADY: "a pool serves the model and is not ready",
+        ErrorCode.POOL_UNAVAILABLE: "no pool may run it, or pool-managerd cannot be asked",
+        ErrorCode.REPLICA_EXHAUSTED: "the engine itself says that it is overloaded",
+        ErrorCode.MODEL_UNAVAILABLE: "no pool serves the model, it is Retired, or its source cannot be reached",
+        ErrorCode.INTERNAL: "a mistake of ours; the log has it under the correlation id",
+        ErrorCode.DECODE_TIMEOUT: "the engine was given up at a limit of time",
+        ErrorCode.WORKER_RESET: "the engine died, or broke off its answer",
+    }
+)
+"""When each is raised, for people."""
+
 ERROR_NUMBER: MappingProxyType[ErrorCode, int] = MappingProxyType(
     {ErrorCode.MISSING_TOKEN: 40101, ErrorCode.BAD_TOKEN: 40102}
 )

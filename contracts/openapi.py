@@ -11,14 +11,16 @@ from typing import Any
 
 import msgspec
 
-from contracts import events
+from contracts import events, examples, openapi_answers
+from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest, TaskRecord
 from contracts.base import Message
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.engines import ModelState
 from contracts.errors import ErrorBody
+from contracts.examples.base import Example
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.sessions import SessionInfo
-from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 
 Schema = dict[str, Any]
 
@@ -50,6 +52,7 @@ class Operation(Message, frozen=True, kw_only=True):
     text: str = ""
     """More than the summary, where there is more to say."""
     body: type[msgspec.Struct] | None = None
+    body_required: bool = True
     parameters: tuple[Parameter, ...] = ()
     media: str = "application/json"
     """The media type of the good answer where it is not JSON."""
@@ -65,16 +68,27 @@ _AFTER = Parameter(
     name="after", place="query", schema={"type": "integer", "minimum": 0}, text="go on behind this token number"
 )
 _LAST_EVENT = Parameter(
-    name="Last-Event-ID", place="header", schema={"type": "integer", "minimum": 0}, text="the same, as browsers send it"
+    name="Last-Event-ID",
+    place="header",
+    schema={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 0}]},
+    text="the same, as browsers send it; empty from one that has seen none",
 )
 _STATE = Parameter(name="state", place="query", schema={"type": "string", "enum": [state.value for state in TaskState]})
 _LIMIT = Parameter(
     name="limit", place="query", schema={"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
 )
+_DRY_RUN = Parameter(
+    name="dry_run",
+    place="query",
+    schema={"type": "string", "enum": ["true", "false"], "default": "false"},
+    text="only say what would become of the task: 200 with a forecast, or the refusal that it would get",
+)
 _EVENT_STREAM = "text/event-stream"
 _REFUSED = {400: ErrorBody, 401: ErrorBody}
-_ADMISSION = {409: ErrorBody, 413: ErrorBody, 429: ErrorBody, 503: ErrorBody}
-_MANAGER = {404: ErrorBody, 409: ErrorBody, 503: ErrorBody, 500: ErrorBody}
+_READ = {**_REFUSED, 413: ErrorBody}
+_ADMISSION = {409: ErrorBody, 429: ErrorBody, 503: ErrorBody}
+_MANAGER = {503: ErrorBody, 500: ErrorBody}
+_MANAGED_POOL = {404: ErrorBody, **_MANAGER}
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -82,8 +96,9 @@ OPERATIONS: tuple[Operation, ...] = (
         method="post",
         path="/v1/tasks",
         summary="Submit a task",
+        parameters=(_DRY_RUN,),
         body=TaskRequest,
-        answers={202: TaskAccepted, **_REFUSED, **_ADMISSION},
+        answers={200: TaskForecast, 202: TaskAccepted, **_READ, **_ADMISSION},
         also_streams=True,
     ),
     Operation(
@@ -171,7 +186,8 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Let running work finish, then stop the pool's engine",
         parameters=(_POOL_ID,),
         body=DrainRequest,
-        answers={202: PoolHealth, **_REFUSED, **_MANAGER},
+        body_required=False,
+        answers={202: PoolHealth, **_READ, **_MANAGED_POOL},
     ),
     Operation(
         plane=Plane.CONTROL,
@@ -180,7 +196,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Serve another model, or go on with the old one",
         parameters=(_POOL_ID,),
         body=ReloadRequest,
-        answers={202: PoolHealth, **_REFUSED, **_MANAGER},
+        answers={202: PoolHealth, **_READ, **_MANAGED_POOL},
     ),
 )
 
@@ -234,7 +250,7 @@ OPERATIONS += (
             "that runs. A Retired model is Active afterwards."
         ),
         body=RegisterModel,
-        answers={201: CatalogModel, **_REFUSED, **_MANAGER, 403: ErrorBody},
+        answers={201: CatalogModel, **_READ, **_MANAGER, 403: ErrorBody, 409: ErrorBody},
     ),
     Operation(
         plane=Plane.CONTROL,
@@ -259,7 +275,7 @@ OPERATIONS += (
         summary="Forget a model",
         text="Refused while a pool serves it or is configured with it. A pull that runs is ended.",
         parameters=(_MODEL_ID, _FILES),
-        answers={204: None, **_REFUSED, **_MANAGER},
+        answers={204: None, **_REFUSED, 404: ErrorBody, 409: ErrorBody, **_MANAGER},
     ),
     Operation(
         plane=Plane.CONTROL,
@@ -271,7 +287,7 @@ OPERATIONS += (
             "content is wrong is Retired, and set aside if it was fetched. Engines that have it loaded go on."
         ),
         parameters=(_MODEL_ID,),
-        answers={202: CatalogModel, **_REFUSED, **_MANAGER},
+        answers={202: CatalogModel, 401: ErrorBody, 404: ErrorBody, 409: ErrorBody, **_MANAGER},
     ),
     Operation(
         plane=Plane.CONTROL,
@@ -284,7 +300,38 @@ OPERATIONS += (
         ),
         parameters=(_MODEL_ID,),
         body=StateRequest,
-        answers={202: CatalogModel, **_REFUSED, **_MANAGER},
+        answers={202: CatalogModel, **_READ, 404: ErrorBody, 409: ErrorBody, **_MANAGER},
+    ),
+)
+
+_ARTIFACT_ID = Parameter(
+    name="artifact_id",
+    place="path",
+    schema={"type": "string"},
+    text="`sha256:` and 64 hexadecimal digits",
+)
+
+OPERATIONS += (
+    Operation(
+        plane=Plane.CONTROL,
+        method="post",
+        path="/v1/artifacts",
+        summary="Keep a JSON value under the sha256 of its canonical form",
+        text=(
+            "The canonical form has its keys in order and no white space. Secrets are taken out first (`redacted`). "
+            "The same content has the same id and is kept once; the answer then tells of its first time."
+        ),
+        body=ArtifactRequest,
+        answers={201: ArtifactInfo, **_REFUSED, 413: ErrorBody, 500: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/artifacts/{artifact_id}",
+        summary="An artifact, or the record of a task",
+        text="What a task left (`artifact_id` of its `end` and of its status) is of kind `trace`: a `TaskRecord`.",
+        parameters=(_ARTIFACT_ID,),
+        answers={200: Artifact, 401: ErrorBody, 404: ErrorBody, 500: ErrorBody},
     ),
 )
 
@@ -312,6 +359,8 @@ def document(plane: Plane | None = None) -> Schema:
     types = {kind for operation in chosen for kind in (operation.body, *operation.answers.values()) if kind is not None}
     if any(operation.media == _EVENT_STREAM for operation in chosen):
         types |= set(EVENTS)
+    if any(Artifact in operation.answers.values() for operation in chosen):
+        types.add(TaskRecord)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: Schema = {}
@@ -337,16 +386,28 @@ def _operation(operation: Operation) -> Schema:
         made["description"] = operation.text
     if operation.open:
         made["security"] = []
+    shown = examples_of(operation)
     if operation.parameters:
         made["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
     if operation.body is not None:
-        made["requestBody"] = {"required": True, "content": _json(operation.body)}
-    answers = {str(status): _answer(operation, status, kind) for status, kind in operation.answers.items()}
+        content = _json(operation.body)
+        content["application/json"]["examples"] = openapi_answers.request_examples(shown)
+        made["requestBody"] = {"required": operation.body_required, "content": content}
+    answers = {status: _answer(operation, status, kind) for status, kind in operation.answers.items()}
     if operation.also_streams:
-        stream = {"description": "The task's stream, for Accept: text/event-stream"}
-        answers["200"] = stream | {"content": _stream_content()}
-    made["responses"] = dict(sorted(answers.items()))
+        answers[200]["description"] = "The forecast, for dry_run=true; the task's stream, for Accept: text/event-stream"
+        answers[200]["content"] |= _stream_content()
+    for status, answer in answers.items():
+        here = [example for example in shown if example.status == status]
+        answer["headers"] = openapi_answers.headers(status, here)
+        openapi_answers.add_examples(answer, here)
+    made["responses"] = {str(status): answers[status] for status in sorted(answers)}
     return made
+
+
+def examples_of(operation: Operation) -> list[Example]:
+    """The examples of an operation, as they stand in its document."""
+    return examples.of(operation.method, operation.path, frozenset(operation.answers))
 
 
 def _name(operation: Operation) -> str:
@@ -381,4 +442,5 @@ def _json(kind: type[msgspec.Struct]) -> Schema:
 def _stream_content() -> Schema:
     names = ", ".join(f"`{kind.__name__}`" for kind in EVENTS)
     text = f"Server-sent events; each `data` is one of {names}, and `id` numbers the tokens"
-    return {_EVENT_STREAM: {"schema": {"type": "string", "description": text}}}
+    schema = {"type": "string", "description": text}
+    return {_EVENT_STREAM: {"schema": schema, "x-event-schema": openapi_answers.event_schema(EVENTS)}}

@@ -18,6 +18,10 @@ from contracts.pools import Gpu, PoolSnapshot
 
 PROTOCOL = "1.0"
 MAX_FRAME_BYTES = 1 << 20
+MAX_JOBS = 16
+"""Correlation ids that are told of a pool at most."""
+MAX_LOG_LINES = 1_000
+"""Lines from before that ``pool.log`` answers with at most."""
 
 
 class RpcCode:
@@ -47,6 +51,10 @@ class Method(StrEnum):
     POOL_RESTART = "pool.restart"
     POOL_IDLE = "pool.idle"
     """A notification: no task runs on those engines of the pool that are to end once their tasks have."""
+    POOL_JOBS = "pool.jobs"
+    """A notification: whose work a pool's engine does from now on, by correlation ids."""
+    POOL_LOG = "pool.log"
+    """The latest lines of the engines, and from now on each new one as a notification of the same name."""
     ENGINE_PLAN = "engine.plan"
     ENGINE_PREFLIGHT = "engine.preflight"
     CATALOG_PUT = "catalog.put"
@@ -78,13 +86,15 @@ class RpcErrorBody(Message, frozen=True, kw_only=True):
 class Request(Message, frozen=True, kw_only=True):
     """A call (``id`` set) or a notification (``id`` absent), as it is read.
 
-    ``params`` stays raw until the method is known.
+    ``params`` stays raw until the method is known. ``correlation_id``: of the HTTP request that caused the call; a
+    member beside those of JSON-RPC, which a peer that does not know it passes over.
     """
 
     method: str
     jsonrpc: Literal["2.0"] = "2.0"
     id: int | str | None = None
     params: msgspec.Raw = msgspec.Raw(b"{}")
+    correlation_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Notification(Message, frozen=True, kw_only=True):
@@ -158,11 +168,36 @@ class Findings(Message, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class JobsParams(Message, frozen=True, kw_only=True):
+    """``pool.jobs``: the whole list, each time. Of a long one the newest ``MAX_JOBS`` ids, and how many more."""
+
+    pool_id: str
+    correlation_ids: tuple[str, ...] = ()
+    more: int = 0
+
+
+class LogParams(Message, frozen=True, kw_only=True):
+    """``pool.log``: which pool's engines, or every pool's, and how many lines from before."""
+
+    pool_id: str | None = None
+    lines: int = 50
+
+
 class LogLine(Message, frozen=True, kw_only=True):
-    """``pool.log``: one line of an engine's output, redacted."""
+    """One line of an engine's output, redacted; as a notification ``pool.log``, as an item of a ``LogTail``."""
 
     pool_id: str
     line: str
+    correlation_ids: tuple[str, ...] = ()
+    """The jobs that the engine worked on when it said so; ``line`` does not tell which of them it is about."""
+    left_out: int = 0
+    """So many lines before this one were not sent, since they came too fast."""
+
+
+class LogTail(Message, frozen=True, kw_only=True):
+    """The answer to ``pool.log``: the latest lines, oldest first, as the pools' files have them."""
+
+    lines: tuple[LogLine, ...] = ()
 
 
 class Empty(Message, frozen=True, kw_only=True):
@@ -194,9 +229,10 @@ def frame(message: Request | Notification | Response) -> bytes:
     return line
 
 
-def call(number: int, method: Method, params: Message) -> bytes:
+def call(number: int, method: Method, params: Message, correlation_id: str | None = None) -> bytes:
     """The frame of a call."""
-    return frame(Request(id=number, method=method, params=raw(params)))
+    caused_by = msgspec.UNSET if correlation_id is None else correlation_id
+    return frame(Request(id=number, method=method, params=raw(params), correlation_id=caused_by))
 
 
 def notification(method: Push | Method, params: Message) -> bytes:

@@ -25,7 +25,7 @@ from contracts.errors import ErrorBody
 from contracts.events import End, Started, StreamError, Token
 from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.sessions import SessionInfo
-from contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskState, TaskStatus
+from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.sse import SseError, SseParser, StreamEvent
 
@@ -135,6 +135,12 @@ class ApiClient:
         """Put a task into the queue without reading its stream."""
         async with self._request("POST", "/v1/tasks", body=msgspec.json.encode(request)) as response:
             return _decode(await response.read(), TaskAccepted)
+
+    async def forecast(self, request: TaskRequest) -> TaskForecast:
+        """What would become of a task; nothing is queued. Raises ApiError with the refusal that it would get."""
+        body, query = msgspec.json.encode(request), {"dry_run": "true"}
+        async with self._request("POST", "/v1/tasks", query=query, body=body) as response:
+            return _decode(await response.read(), TaskForecast)
 
     async def task(self, task_id: str) -> TaskStatus:
         """Where a task is."""

@@ -309,14 +309,13 @@ def over_rate(wait: Wait) -> Refusal:
 
 def outage(views: Sequence[PoolView], limit_ms: float) -> Refusal:
     """What a task is told all of whose pools were out of service for too long; ``views`` are these pools."""
-    names = ", ".join(repr(view.snapshot.pool_id) for view in views)
-    first = views[0].snapshot
-    states = sorted(
-        {"ready and does not answer" if view.snapshot.ready else str(view.snapshot.state) for view in views}
-    )
+    snapshots = [view.snapshot for view in views]
+    states = ("ready and does not answer" if each.ready else str(each.state) for each in snapshots)
+    pools = ", ".join(f"{each.pool_id!r} is {state}" for each, state in zip(snapshots, states, strict=True))
+    first = snapshots[0]
     return Refusal(
         code=ErrorCode.POOL_UNREADY,
-        message=f"no pool has served this task for {limit_ms:.0f} ms: {names} is {' and '.join(states)}",
+        message=f"no pool has served this task for {limit_ms:.0f} ms: {pools}",
         hint=f"GET /v1/pools/{first.pool_id}/health shows why; timeouts.start_ms of the pool sets how long tasks wait",
         pool_id=first.pool_id,
         engine=first.engine,

@@ -26,17 +26,21 @@ from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
+from orchestratord.archive import Archive, Recorder
+from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
+from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
+from orchestratord.jobs import Jobs
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
-from orchestratord.pools import PoolDirectory
+from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.speed import settle, tell_speed
 
 log = logging.getLogger(__name__)
@@ -65,8 +69,10 @@ async def serve(context: DaemonContext) -> None:
     if token is not None:
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
-    metrics = Metrics()
-    async with unhurried_logs(), EngineHttp() as http:
+    metrics, clock = Metrics(), SystemClock()
+    store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
+    archive = Archive(store, context.redactor, clock.unix_ms)
+    async with unhurried_logs(), archive, EngineHttp() as http:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -76,14 +82,17 @@ async def serve(context: DaemonContext) -> None:
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
         manager = LinkedManager()
-        orchestrator = Orchestrator(config, pools, SystemClock(), sources, Observer(metrics), manager=manager)
+        recorder = Recorder(archive, config.profile, context.redactor, clock.unix_ms)
+        jobs = Jobs(manager.works_for)
+        observer = Observer(metrics, recorder.seal if config.artifacts.records else None, jobs)
+        orchestrator = Orchestrator(config, pools, clock, sources, observer, manager=manager)
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
         link = PoolLink(
             context.paths.socket,
             version(),
             on_report=orchestrator.report,
-            on_link=pools.linked,
+            on_link=lambda state: _linked(state, pools, jobs),
             on_job=lambda job: metrics.verified(job) if catalog.take(job) else None,
             on_notices=pools.noticed,
         )
@@ -98,6 +107,7 @@ async def serve(context: DaemonContext) -> None:
             link=link,
             metrics=metrics,
             catalog=catalog,
+            archive=archive,
         )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")
@@ -112,6 +122,12 @@ async def serve(context: DaemonContext) -> None:
                 reloading.cancel()
                 status.cancel()
             following.cancel()
+
+
+def _linked(state: LinkState, pools: PoolDirectory, jobs: Jobs) -> None:
+    pools.linked(state)
+    if state is LinkState.UP:
+        jobs.tell_all()
 
 
 def drawn_seed() -> int:
@@ -138,7 +154,9 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
 async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve HTTP for the length of the block; answers with the URL."""
     # A handler whose client has gone is cancelled: that is how a lost listener is noticed at once.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S, logger=malformed.logger()
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=1024)

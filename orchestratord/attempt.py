@@ -12,6 +12,7 @@ from orchestratord.pools import PoolEntry
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task
+from orchestratord.vouched import Vouched
 
 
 class Attempt:
@@ -37,6 +38,12 @@ class Attempt:
         self.outcome: Finished | Failed | None = None
         """None while it runs, and for good where it was cancelled."""
         self.ended_ms: float | None = None
+
+    @property
+    def source(self) -> Adapter | Vouched:
+        """What its answer comes from."""
+        model = self.entry.model
+        return self.adapter if model is None else Vouched(self.adapter, model)
 
     def begun(self) -> None:
         """The engine has answered with something."""

@@ -20,6 +20,7 @@ from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
 from orchestratord import admission
 from orchestratord.admission import Eligible, PoolView, Refusal
+from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.demand import Demand
@@ -29,7 +30,6 @@ from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
 from orchestratord.prediction import Forecast
 from orchestratord.rates import Charge, Rates
-from orchestratord.runner import generation_of
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
 from orchestratord.turns import Bid, Turns
@@ -225,11 +225,11 @@ class Entrance:
         if isinstance(place, Full):
             engine = self._pools[place.pool_id].config.engine
             raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools)))
-        forecast = self._outlook.of_new(demand, pools)
+        bid = self._turns.bid(request, fitting.views, fitting.tokens)
+        forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
         late = admission.too_late(request, forecast)
         if late is not None:
             raise ApiError(late)
-        bid = self._turns.bid(request, fitting.views, fitting.tokens)
         no_turn = self._turns.refusal(request, bid, forecast.end_ms)
         if no_turn is not None:
             raise ApiError(no_turn)
@@ -274,7 +274,8 @@ class Entrance:
                 on_time_probability=plan.on_time,
                 backoff_ms=0 if self._has_room(plan.pools) else self._outlook.place_ms(plan.pools),
                 demand=plan.demand,
-            )
+            ),
+            self._observer.seal,
         )
         self._turns.enter(task_id, plan.bid)
         if self._rates.limited:
@@ -287,12 +288,15 @@ class Entrance:
         return any(self._backlog.depth(pool_id) < self._backlog.capacity(pool_id) for pool_id in ids)
 
     def _unmanaged(self, refusal: Refusal) -> Refusal:
-        """Say so when a pool is out of service only because nobody has reported on it."""
-        if self._pools.ever_managed or refusal.code is not ErrorCode.POOL_UNREADY:
+        """Say so when a pool is out of service, or a model has no name yet, only because nobody has reported on it."""
+        unnamed = refusal.code is ErrorCode.MODEL_UNAVAILABLE and not any(
+            each.snapshot.revision for each in self._pools
+        )
+        if self._pools.ever_managed or not (unnamed or refusal.code is ErrorCode.POOL_UNREADY):
             return refusal
         hint = "is pool-managerd running? systemctl --user status pool-managerd"
         text = "pool-managerd has not reported any pool yet"
-        return msgspec.structs.replace(refusal, code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
+        return Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint)
 
 
 def _used(task: Task) -> int:

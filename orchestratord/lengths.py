@@ -15,14 +15,16 @@ from itertools import pairwise
 MEMORY = 400
 """About so many of the latest answers count."""
 PRIOR_TOKENS = 200.0
-"""Before any answer was seen, answers are assumed to end at random, after so many tokens in the mean."""
-PRIOR_ANSWERS = 0.5
+"""Before any answer of any kind was seen, answers are assumed to end at random, after so many tokens in the mean."""
+PRIOR_ANSWERS = 0.1
 """So many answers' worth that assumption is, wherever answers may end."""
 FINENESS = 3
 """Classes of length per doubling; within each the mean of what was seen there stands for all."""
 CLASSES = 1 + FINENESS * 24
 """The last one begins at 16 million tokens, more than may be asked for."""
 HEAVIEST = 1e9
+ENOUGH = 20
+"""From so many answers on a kind is not compared with the others again before it has another one."""
 DRAWS = 16
 STRATA = tuple((number + 0.5) / DRAWS for number in range(DRAWS))
 """Shares that stand for a whole distribution, each for as much of it as any other."""
@@ -38,9 +40,10 @@ _PRIOR = [0.0] + [1 - math.exp((low - high) / PRIOR_TOKENS) for low, high in pai
 
 
 class Lengths:
-    """The lengths of one kind of answers."""
+    """The lengths of one kind of answers. ``like``: what is assumed of it as long as little of it was seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, like: Lengths | None = None) -> None:
+        self._like = like
         self._weight = 1.0
         """Of the next answer: it grows, which is the same as fading all that came before."""
         self._ended = [0.0] * CLASSES
@@ -77,24 +80,31 @@ class Lengths:
 
     @property
     def _now(self) -> _Curve:
-        if self._curve is None:
+        if self._curve is None or (self.answers < ENOUGH and self._like is not None):
             self._curve = _Curve(*self._steps())
         return self._curve
 
     def _steps(self) -> tuple[list[float], list[float]]:
         """Where answers end, and the share of all that are longer than that."""
         at, left = [0.0] * CLASSES, [0.0] * CLASSES
+        assumed_at, assumed = (_MIDDLES, _PRIOR) if self._like is None else self._like.hazards()
         alive = sum(self._ended) + sum(self._cut)
         prior = PRIOR_ANSWERS * self._weight
         longer = 1.0
         for number in range(CLASSES):
-            guessed = prior * _PRIOR[number]
+            guessed = prior * assumed[number]
             ending = self._ended[number] + guessed
-            at[number] = (self._tokens[number] + guessed * _MIDDLES[number]) / ending if ending else _MIDDLES[number]
+            place = assumed_at[number]
+            at[number] = (self._tokens[number] + guessed * place) / ending if ending else place
             longer *= 1.0 - min(1.0, ending / (alive + prior))
             left[number] = longer
             alive = max(0.0, alive - self._ended[number] - self._cut[number])
         return at, left
+
+    def hazards(self) -> tuple[list[float], list[float]]:
+        """Where answers end, and of those that get there which share does."""
+        at, left = self._now.steps
+        return at, [1.0 - here / before if before > 0.0 else 1.0 for before, here in pairwise([1.0, *left])]
 
     def _grow(self) -> None:
         self._curve = None
@@ -110,6 +120,7 @@ class _Curve:
 
     def __init__(self, at: list[float], left: list[float]) -> None:
         self._at, self._left = at, left
+        self.steps = at, left
         self._fallen = [1.0 - share for share in left]
         area, moment, before, share = 0.0, 0.0, 0.0, 1.0
         self._areas: list[float] = []

@@ -13,7 +13,9 @@ import logging
 from collections.abc import Callable, Coroutine
 
 from adapters.base import Adapter, EngineError, Failure, Health, Props
+from contracts.config import Mode
 from orchestratord.pools import PoolEntry
+from orchestratord.vouched import changed
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,13 @@ async def _answers_well(entry: PoolEntry, adapter: Adapter) -> bool:
 
 async def _introduction(entry: PoolEntry, adapter: Adapter) -> Props | EngineError:
     try:
-        return await adapter.props()
+        props = await adapter.props()
+        if entry.snapshot.provisioning_mode is Mode.EXTERNAL:
+            said, before = await adapter.model(), entry.model
+            if before is not None and said != before:
+                return changed(before, said)
+            entry.model = said
+        return props
     except EngineError as error:
         return error
     except Exception:  # as with a generation

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from contracts.base import Message
-from contracts.rpc import Method, PoolRef
+from contracts.rpc import JobsParams, Method, PoolRef
 
 
 class Manager(Protocol):
@@ -54,6 +54,10 @@ class LinkedManager:
     def restart(self, pool_id: str) -> bool:
         """See ``Manager``."""
         return self._tell(Method.POOL_RESTART, pool_id)
+
+    def works_for(self, jobs: JobsParams) -> bool:
+        """Whose work a pool's engine does from now on."""
+        return self.link is not None and self.link.notify(Method.POOL_JOBS, jobs)
 
     def _tell(self, method: Method, pool_id: str) -> bool:
         return self.link is not None and self.link.notify(method, PoolRef(pool_id=pool_id))

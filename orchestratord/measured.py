@@ -39,11 +39,11 @@ class Cost(msgspec.Struct, frozen=True):
 PRIOR = Cost(fixed_ms=50.0, per_prompt_ms=0.5, per_new_ms=20.0, noise=0.3, doubt=0.7)
 """A small model on an ordinary GPU; on others it is wrong until a task or two have run."""
 PRIOR_RUNS = 0.1
-"""Of so little worth: one true run shows more."""
+"""Of so little worth, and of less with every run: one true one shows more."""
 FAR_PROMPT = 1_000.0
 """The prior is one run without a prompt, and one with so many tokens."""
-PRIOR_DECODED = 4.0
-"""So many new tokens' worth."""
+PRIOR_DECODED = 1.0
+"""So many new tokens' worth, and less with every one."""
 PRIOR_BYTES = 4.0
 """Of text to a token."""
 PRIOR_READ = 50.0
@@ -76,6 +76,7 @@ class Replica:
 
     def __init__(self) -> None:
         self._drawing, self._reading = _Speed(), _Speed()
+        self._all_lengths = Lengths()
         self._lengths: dict[tuple[Priority, Workload], Lengths] = {}
         self._hints = _Hints()
         self._cold = {False: _Share(1.0), True: _Share(1.0)}
@@ -100,15 +101,18 @@ class Replica:
         if kind.hinted:
             if ran.ended and not (ran.cut and ran.tokens_out < demand.hint):
                 self._hints.add(ran.tokens_out / demand.hint)
-        elif ran.ended and not ran.cut:
-            self.lengths(demand).ended(ran.tokens_out)
-        elif ran.tokens_out:
-            self.lengths(demand).cut(ran.tokens_out)
+        else:
+            for lengths in (self.lengths(demand), self._all_lengths):
+                if ran.ended and not ran.cut:
+                    lengths.ended(ran.tokens_out)
+                elif ran.tokens_out:
+                    lengths.cut(ran.tokens_out)
 
     def forget(self) -> None:
         """Another engine or another model: what was measured is a weak guess from here on."""
         self._drawing.fade()
         self._reading.fade()
+        self._all_lengths = Lengths()
         self._lengths.clear()
 
     # --- what follows from it -----------------------------------------------------------------------------------------
@@ -124,7 +128,7 @@ class Replica:
 
     def lengths(self, demand: Demand) -> Lengths:
         """How long such answers become."""
-        return self._lengths.setdefault((demand.kind.priority, demand.kind.workload), Lengths())
+        return self._lengths.setdefault((demand.kind.priority, demand.kind.workload), Lengths(self._all_lengths))
 
     def new_tokens(self, demand: Demand, beyond: float = 0.0) -> tuple[float, float]:
         """Mean and variance of the new tokens that are to come of a task that has ``beyond`` already."""
@@ -220,7 +224,8 @@ class _Speed:
 
     def _fitted(self) -> Cost:
         fixed, slope = self._fitted_line()
-        per_new = (self._decode_ms + PRIOR_DECODED * PRIOR.per_new_ms) / (self._decoded + PRIOR_DECODED)
+        worth = PRIOR_DECODED / (1.0 + self._decoded)
+        per_new = (self._decode_ms + worth * PRIOR.per_new_ms) / (self._decoded + worth)
         noise = (self._miss_square + 2.0 * PRIOR.noise**2) / (self._misses + 2.0)
         return Cost(
             fixed_ms=fixed,
@@ -233,11 +238,12 @@ class _Speed:
     def _fitted_line(self) -> tuple[float, float]:
         """By least squares, with the prior's two runs; neither part is ever negative."""
         far_first = PRIOR.fixed_ms + FAR_PROMPT * PRIOR.per_prompt_ms
-        runs = self._runs + 2.0 * PRIOR_RUNS
-        prompt = self._prompt + PRIOR_RUNS * FAR_PROMPT
-        first = self._first + PRIOR_RUNS * (PRIOR.fixed_ms + far_first)
-        square = self._prompt_square + PRIOR_RUNS * FAR_PROMPT**2
-        product = self._prompt_first + PRIOR_RUNS * FAR_PROMPT * far_first
+        worth = PRIOR_RUNS / (1.0 + self._runs)
+        runs = self._runs + 2.0 * worth
+        prompt = self._prompt + worth * FAR_PROMPT
+        first = self._first + worth * (PRIOR.fixed_ms + far_first)
+        square = self._prompt_square + worth * FAR_PROMPT**2
+        product = self._prompt_first + worth * FAR_PROMPT * far_first
         slope = (runs * product - prompt * first) / max(1e-9, runs * square - prompt * prompt)
         fixed = (first - slope * prompt) / runs
         if slope < 0.0:

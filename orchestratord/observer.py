@@ -1,4 +1,4 @@
-"""What is counted and logged when something happens to a task or a pool.
+"""What is counted, logged and recorded when something happens to a task or a pool.
 
 Decides which events are worth a log line, with which fields. Nothing here runs per token.
 """
@@ -12,9 +12,10 @@ from contracts.events import End
 from contracts.pools import PoolSnapshot
 from contracts.tasks import PlacementMode
 from orchestratord.admission import FAILING, Refusal
+from orchestratord.jobs import Jobs
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
-from orchestratord.task import Caller, Task
+from orchestratord.task import Caller, Seal, Task
 
 log = logging.getLogger("orchestratord.tasks")
 pool_log = logging.getLogger("orchestratord.pools")
@@ -25,10 +26,15 @@ TOO_MANY_REQUESTS = 429
 
 
 class Observer:
-    """Turns events into metrics and log lines."""
+    """Turns events into metrics and log lines.
 
-    def __init__(self, metrics: Metrics) -> None:
+    ``seal`` makes the record of a task, where tasks leave one; ``jobs`` hears whose work each pool does.
+    """
+
+    def __init__(self, metrics: Metrics, seal: Seal | None = None, jobs: Jobs | None = None) -> None:
         self._metrics = metrics
+        self._jobs = jobs
+        self.seal = seal
         self._seen: dict[str, PoolSnapshot] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -64,15 +70,15 @@ class Observer:
             return
         labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
         self._metrics.started.labels(*labels, task.request.priority).inc()
-        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
-        self._metrics.placements.labels("placed", pinned, "false").inc()
+        self._placed(task, again=False)
+        self._works_for(task)
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
 
     def started_again(self, task: Task) -> None:
         """A task got a slot elsewhere, after its replica had died before its first token."""
-        pinned = str(task.request.placement.mode is PlacementMode.PIN).lower()
-        self._metrics.placements.labels("placed", pinned, "true").inc()
+        self._placed(task, again=True)
+        self._works_for(task)
 
     def retried(self, task: Task, why: str) -> None:
         """A task goes back to its place in the queue: its replica has failed before its first token."""
@@ -88,13 +94,8 @@ class Observer:
         run, end = task.run, task.outcome
         if run is None or not isinstance(end, End):  # pragma: no cover - a finished task has both
             return
-        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
-        self._metrics.tokens_in.labels(*labels).inc(end.tokens_in)
-        self._metrics.tokens_out.labels(*labels).inc(end.tokens_out)
         latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
         self._metrics.decode.labels(*latency).observe(end.decode_time_ms)
-        if end.first_token_ms is not None:
-            self._metrics.first_token.labels(*latency).observe(end.first_token_ms)
 
     def canceled(self, task: Task, reason: str) -> None:
         """A task was canceled: by its client, or because nobody listened any more."""
@@ -116,8 +117,34 @@ class Observer:
             else "?"
         )
         tokens = outcome.tokens_out if isinstance(outcome, End) else task.log.tokens
+        self._worked(task, tokens)
         extra = _context(task, _run_labels(task)) | {"tokens_out": tokens}
         log.info("task %s ended: %s", task.id, how, extra=extra)
+        if self._jobs is not None:
+            self._jobs.ended(task.id)
+
+    def _placed(self, task: Task, *, again: bool) -> None:
+        """``fallback``: another replica than was preferred, or than the one that was tried first."""
+        placement, run = task.request.placement, task.run
+        missed = placement.mode is PlacementMode.PREFER and run is not None and run.pool_id not in placement.prefer
+        pinned = placement.mode is PlacementMode.PIN
+        self._metrics.placements.labels("placed", _flag(value=pinned), _flag(value=again or missed)).inc()
+
+    def _worked(self, task: Task, tokens: int) -> None:
+        """Count what was generated, also of what came to no good end."""
+        run, outcome, first_ms = task.run, task.outcome, task.first_text_ms
+        if run is None:
+            return
+        labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
+        self._metrics.tokens_in.labels(*labels).inc(outcome.tokens_in if isinstance(outcome, End) else 0)
+        self._metrics.tokens_out.labels(*labels).inc(tokens)
+        if first_ms is not None:
+            latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
+            self._metrics.first_token.labels(*latency).observe(max(0.0, first_ms - task.admission.at_ms))
+
+    def _works_for(self, task: Task) -> None:
+        if self._jobs is not None and task.run is not None:
+            self._jobs.started(task.run.pool_id, task.id, task.admission.caller.correlation_id)
 
     # --- pools --------------------------------------------------------------------------------------------------------
 
@@ -136,6 +163,10 @@ class Observer:
             pool_log.info("pool %s serves %s now, no longer %s", entry.id, new.model_ref, old.model_ref, extra=extra)
         elif new.ready and new.last_error is not None and old.last_error != new.last_error:
             pool_log.warning("pool %s: %s", entry.id, new.last_error.message, extra=extra)
+
+
+def _flag(*, value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _run_labels(task: Task) -> tuple[str, str, str, str]:

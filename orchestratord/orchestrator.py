@@ -60,7 +60,7 @@ class Orchestrator:
         self._served: dict[str, tuple[str | None, ...]] = {}
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
-        self.outlook = Outlook(config, pools, self.backlog, clock, self._taken)
+        self.outlook = Outlook(config, pools, self.backlog, clock, taken=self._taken, find=self._store.get)
         self.runner = Runner(
             config,
             pools,

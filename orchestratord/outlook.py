@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -81,12 +81,20 @@ class Outlook:
     """All measurements of this daemon."""
 
     def __init__(
-        self, config: Config, pools: PoolDirectory, backlog: Backlog, clock: Clock, taken: Callable[[str], int]
+        self,
+        config: Config,
+        pools: PoolDirectory,
+        backlog: Backlog,
+        clock: Clock,
+        *,
+        taken: Callable[[str], int],
+        find: Callable[[str], Task | None],
     ) -> None:
         self._pools = pools
         self._backlog = backlog
         self._clock = clock
         self._taken = taken
+        self._find = find
         self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
         self._replicas = {pool.id: Replica() for pool in config.pools}
         self._identities: dict[str, tuple[str | None, ...]] = {}
@@ -171,17 +179,22 @@ class Outlook:
         """How many new tokens such a task comes to, in the mean."""
         return self._replicas[pool_id].new_tokens(demand)[0] if demand.bound else 0.0
 
-    def of_new(self, demand: Demand, pools: frozenset[str], *, numbered: int = 0) -> Forecast:
-        """When a task starts that comes now."""
+    def of_new(self, demand: Demand, pools: frozenset[str], behind: str | None = None) -> Forecast:
+        """When a task starts that comes now; ``behind``: it waits for the turns that run of this session."""
+        earlier = [] if behind is None else self._turns_left(behind)
+        if earlier:
+            return self._of(demand, pools, None, 0, earlier)
         idle = next((entry for entry in self._pools.of(pools) if self._idle(entry)), None)
         if idle is not None and not self._backlog.ahead_of_new(demand.kind.priority, pools):
             return self._foretold([0.0] * DRAWS, demand, idle.id)
-        return self._of(demand, pools, None, numbered)
+        return self._of(demand, pools, None, 0)
 
     def of_waiting(self, task_id: str) -> Forecast:
         """When a waiting task starts."""
-        entry = self._backlog.entry(task_id)
-        return self._of(entry.demand, entry.lane.pools, entry, entry.number)
+        entry, task = self._backlog.entry(task_id), self._find(task_id)
+        session_id = None if task is None or not entry.parked else task.request.session_id
+        earlier = [] if session_id is None else self._turns_left(session_id)
+        return self._of(entry.demand, entry.lane.pools, entry, entry.number, earlier)
 
     def place_ms(self, pools: frozenset[str]) -> int:
         """When the next waiting task of these pools starts, and so makes room."""
@@ -191,7 +204,14 @@ class Outlook:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _of(self, demand: Demand, pools: frozenset[str], entry: Entry | None, number: int) -> Forecast:
+    def _of(
+        self,
+        demand: Demand,
+        pools: frozenset[str],
+        entry: Entry | None,
+        number: int,
+        earlier: Sequence[list[float]] = (),
+    ) -> Forecast:
         connected = self._connected(pools)
         stations = self._stations(connected)
         ahead = self._ahead(demand.kind.priority, connected, entry)
@@ -204,11 +224,25 @@ class Outlook:
                 Crowd(each.open_to, each.tally, count / len(each.numbers)) for each, count in ahead.parts if count
             ]
             starts = prediction.delayed(prediction.summed(stations, crowds, pools), rivals, self._slots(connected))
+        starts = [max(each) for each in zip(starts, *earlier, strict=True)]
         first = min(sorted(pools), key=lambda pool_id: min(map(sum, stations[pool_id].free), default=math.inf))
         return self._foretold(starts, demand, first, number)
 
     def _foretold(self, starts: list[float], demand: Demand, pool_id: str, number: int = 0) -> Forecast:
         return prediction.forecast(starts, self._replicas[pool_id], demand, pool_id, number)
+
+    def _turns_left(self, session_id: str) -> list[list[float]]:
+        """How long the turns that run of a session still take."""
+        runs = [(pool_id, run) for pool_id, runs in self._running.items() for run in runs.values()]
+        return [
+            self._left(pool_id, run, self._clock.monotonic_ms())
+            for pool_id, run in runs
+            if run.task.request.session_id == session_id
+        ]
+
+    def _left(self, pool_id: str, run: Running, now_ms: float) -> list[float]:
+        demand, tokens = run.task.admission.demand, run.task.log.tokens
+        return prediction.remaining(self._replicas[pool_id], demand, tokens, now_ms - run.at_ms, run.number)
 
     def _idle(self, entry: PoolEntry) -> bool:
         return entry.usable and self._taken(entry.id) < entry.slots
@@ -242,12 +276,7 @@ class Outlook:
     def _station(self, entry: PoolEntry, now_ms: float) -> Station:
         replica = self._replicas[entry.id]
         running = [run for run in self._running[entry.id].values() if run.adapter is entry.adapter]
-        free = [
-            prediction.remaining(
-                replica, run.task.admission.demand, run.task.log.tokens, now_ms - run.at_ms, run.number
-            )
-            for run in running
-        ]
+        free = [self._left(entry.id, run, now_ms) for run in running]
         leaving = max(0, self._taken(entry.id) - len(running))
         free += [[LEAVING_MS] * DRAWS for _ in range(leaving)]
         free += [[0.0] * DRAWS for _ in range(entry.slots - len(free))]

@@ -82,8 +82,10 @@ class PoolLink:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, guards nothing
             pause = min(pause * 2, LAST_RETRY_S)
 
-    async def call(self, method: Method, params: Message, result: type[Result]) -> Result:
-        """Ask pool-managerd.
+    async def call(
+        self, method: Method, params: Message, result: type[Result], correlation_id: str | None = None
+    ) -> Result:
+        """Ask pool-managerd; ``correlation_id`` of the HTTP request that caused it.
 
         Raises ManagerUnavailableError, ManagerRefusedError.
         """
@@ -96,7 +98,7 @@ class PoolLink:
         future = asyncio.get_running_loop().create_future()
         self._pending[number] = future
         try:
-            writer.write(rpc.call(number, method, params))
+            writer.write(rpc.call(number, method, params, correlation_id))
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return msgspec.json.decode(await future, type=result)
         except (TimeoutError, OSError) as error:

@@ -64,6 +64,8 @@ class PoolEntry:
         """Why it will not say, where asking again does not help."""
         self.heard = asyncio.Event()
         """Set when it has said what it is, or is mute."""
+        self.model: str | None = None
+        """What an engine that somebody else runs said that it serves, when pool-managerd had found it ready."""
         self.suspect = False
         """A generation just failed in a way that a dead engine would explain; nothing is sent until that is settled."""
 
@@ -174,7 +176,7 @@ class PoolDirectory:
             entry.adapter = self._adapter(entry, snapshot.endpoint)
             entry.restarted()
         if _life(snapshot) != _life(before):
-            entry.suspect = False
+            entry.suspect, entry.model = False, None
             if snapshot.ready:
                 entry.restarted()
         return entry

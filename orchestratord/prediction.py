@@ -185,17 +185,16 @@ def remaining(replica: Replica, demand: Demand, tokens: int, elapsed_ms: float, 
     """The possible times until a slot is free whose task has ``tokens`` new ones after ``elapsed_ms``."""
     cost = replica.cost(demand)
     order, noises = _ORDERS[number % 127], _ORDERS[(number * 31 + 7) % 127]
-    before = 0.0
+    before, first = 0.0, 0.0
     if not tokens:
+        first = 1.0
         expected = cost.busy_ms(demand.prompt * replica.cold(demand), 1.0)
         # One that takes longer than it should may take as much longer again as such runs are unsteady.
         before = max(expected - elapsed_ms, cost.noise * expected)
     drawn = replica.drawn(demand, tokens) if demand.bound else _NONE
     doubt = replica.doubt(demand)
-    return [
-        (before + cost.per_new_ms * drawn[order[play]]) * _noise(cost, noises[play]) * math.exp(doubt * _DOUBTS[play])
-        for play in range(DRAWS)
-    ]
+    times = [before + cost.per_new_ms * max(0.0, drawn[place] - first) for place in order]
+    return [time * _noise(cost, noises[play]) * math.exp(doubt * _DOUBTS[play]) for play, time in enumerate(times)]
 
 
 _NONE = [0.0] * DRAWS

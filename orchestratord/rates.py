@@ -75,6 +75,11 @@ class Rates:
         """Whether there is any limit."""
         return bool(self._limits)
 
+    @property
+    def clients(self) -> int:
+        """Of how many clients the buckets are remembered."""
+        return len(self._buckets)
+
     def look(self, identity: str, tokens: int, now_ms: float) -> Wait | None:
         """Whether a client has to wait with a task of so many tokens; nothing is taken.
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
-from adapters.base import Adapter, EngineError, Failure, Finished, Generation
+from adapters.base import Batch, EngineError, Failure, Finished, Generation
 from contracts.errors import ErrorCode
 from orchestratord.clock import Clock
 from orchestratord.retry import Failed
@@ -30,9 +31,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: float
 
 
+class Source(Protocol):
+    """What generations come from."""
+
+    def submit(self, generation: Generation) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """See ``adapters.base.Adapter``."""
+
+
 async def relay(
     task: Task,
-    adapter: Adapter,
+    source: Source,
     generation: Generation,
     limits: Limits,
     clock: Clock,
@@ -46,7 +54,7 @@ async def relay(
     """
     watchdog = _Watchdog(limits)
     try:
-        async with watchdog, adapter.submit(generation) as batches:
+        async with watchdog, source.submit(generation) as batches:
             begun()
             async for batch in batches:
                 if batch.texts:

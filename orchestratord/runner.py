@@ -14,20 +14,16 @@ from collections.abc import Callable, Collection, Coroutine
 from types import TracebackType
 from typing import Self
 
-from msgspec import UNSET, UnsetType
-
-from adapters.base import Adapter, Finished, Generation
-from adapters.parameters import asked_by, unheeded
+from adapters.base import Adapter, Finished
 from contracts.config import Config, Mode
 from contracts.errors import ErrorCode
-from contracts.events import Metrics, Started
-from contracts.pools import PoolState
-from contracts.tasks import Determinism, KvHint, TaskRequest
-from orchestratord import admission, retry
+from contracts.events import Metrics
+from orchestratord import admission, asking, retry
 from orchestratord.attempt import Attempt
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
 from orchestratord.dispatch import Assignment, next_assignment, next_expiry
+from orchestratord.idle import Idle
 from orchestratord.looks import Looks
 from orchestratord.manager import Manager, NoManager
 from orchestratord.observer import Observer
@@ -41,8 +37,6 @@ from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
 
 log = logging.getLogger(__name__)
-
-ANYWHERE = Seat()
 
 
 class Runner:
@@ -73,22 +67,18 @@ class Runner:
         self._clock = clock
         self._observer = observer
         self._seating = seating or Nobody()
-        self._manager = manager or NoManager()
+        manager = manager or NoManager()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._occupancy = Occupancy()
         self._releases = Releases(self._occupancy, clock)
-        self._engines: dict[str, Adapter | None] = {}
-        """The engine that each pool had by its latest report."""
-        self._retiring: set[str] = set()
-        """The pools with a former engine beside the one that serves."""
-        self._told_idle: set[str] = set()
+        self._idle = Idle(self._occupancy, manager)
         self._alarm: asyncio.TimerHandle | None = None
         """Fires when the next hold ends."""
         self._group = asyncio.TaskGroup()
         self._open = False
         self._beside: set[asyncio.Task[None]] = set()
         """What looks at engines and waits for them; it ends with us, whatever it has seen."""
-        self._looks = Looks(learned=learned, usable=self.pump, restart=self._manager.restart, start=self._start_beside)
+        self._looks = Looks(learned=learned, usable=self.pump, restart=manager.restart, start=self._start_beside)
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -126,11 +116,8 @@ class Runner:
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is: ask an engine that has just started what it is."""
-        former, self._engines[entry.id] = self._engines.get(entry.id), entry.adapter
-        if former is not None and entry.adapter not in {None, former} and entry.snapshot.ready:
-            self._retiring.add(entry.id)
         self._looks.learn(entry)
-        self._tell_when_idle(entry)
+        self._idle.reported(entry)
 
     def stop(self, task: Task) -> None:
         """Close the task's connection to its engine, if it has one."""
@@ -204,44 +191,13 @@ class Runner:
 
     def _begin(self, task: Task, entry: PoolEntry, seat: Seat, now_ms: float) -> Run:
         """Tell the client where its task runs: in full at first, and what is different when it runs elsewhere."""
-        snapshot, version = entry.snapshot, entry.engine_version or "unknown"
-        run = Run(
-            pool_id=entry.id,
-            replica_id=snapshot.replica_id,
-            engine=snapshot.engine,
-            engine_version=version,
-            at_ms=now_ms,
-        )
-        digest = snapshot.model_digest or "unknown"
+        run = asking.run_on(entry, now_ms)
         if task.attempts:
-            event = Metrics(
-                pool_id=entry.id,
-                replica_id=run.replica_id,
-                engine_version=version,
-                model_digest=digest,
-                kv_warmth=UNSET if task.request.session_id is None else seat.warm,
-            )
-            task.start_again(run, event)
+            task.start_again(run, asking.started_again(task, run, entry, seat))
             self._observer.started_again(task)
-            return run
-        entered = task.admission
-        started = Started(
-            task_id=task.id,
-            job_id=entered.job_id,
-            queue_position=entered.queue_position,
-            predicted_start_ms=entered.predicted_start_ms,
-            engine=run.engine,
-            engine_version=version,
-            model_digest=digest,
-            pool_id=run.pool_id,
-            replica_id=run.replica_id,
-            profile=self._profile,
-            seed=entered.seed,
-            kv_warmth=seat.warm,
-            unheeded=_unheeded(task.request, entry),
-        )
-        task.start(run, started)
-        self._observer.started(task)
+        else:
+            task.start(run, asking.started(task, run, entry, seat, self._profile))
+            self._observer.started(task)
         return run
 
     async def _generate(self, attempt: Attempt) -> None:
@@ -249,8 +205,10 @@ class Runner:
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
         attempt.sent = True
         try:
-            generation = generation_of(task.request, task.admission.seed, attempt.seat)
-            outcome = await relay(task, attempt.adapter, generation, limits, self._clock, begun=attempt.begun)
+            entered = task.admission
+            name = entered.caller.correlation_id
+            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name)
+            outcome = await relay(task, attempt.source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")
@@ -366,7 +324,7 @@ class Runner:
         if took_ms is not None:
             attempt.task.slot_free_ms = took_ms
             self._observer.slot_freed(attempt.task, took_ms)
-        self._tell_when_idle(attempt.entry)
+        self._idle.look(attempt.entry)
         self.pump()
 
     def _stuck(self, attempt: Attempt) -> None:
@@ -376,38 +334,5 @@ class Runner:
         if entry.adapter is adapter and self._occupancy.stuck(adapter) >= entry.slots:
             self._looks.lost(entry, "it works on in every slot for tasks that have ended")
 
-    def _tell_when_idle(self, entry: PoolEntry) -> None:
-        """An engine that is to end once its tasks have may end when they have: pool-managerd cannot see that."""
-        draining = entry.snapshot.state in {PoolState.DRAINING, PoolState.RELOADING}
-        if not draining and entry.id not in self._retiring:
-            self._told_idle.discard(entry.id)
-            return
-        busy = self._occupancy.of(entry.id) if draining else self._occupancy.off(entry.id, entry.adapter)
-        if not busy and entry.id not in self._told_idle and self._manager.idle(entry.id):
-            self._retiring.discard(entry.id)
-            if draining:
-                self._told_idle.add(entry.id)
-
     def _start_beside(self, work: Coroutine[None, None, None], name: str) -> None:
         _ = self.beside(work, name)
-
-
-def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
-    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
-    return left or UNSET
-
-
-def generation_of(request: TaskRequest, seed: int, seat: Seat = ANYWHERE) -> Generation:
-    """What an engine is asked for, from what the client asked for."""
-    cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
-    return Generation(
-        workload=request.workload,
-        prompt=request.prompt,
-        messages=request.messages,
-        inputs=request.inputs,
-        max_tokens=request.max_tokens if seat.max_tokens is None else seat.max_tokens,
-        seed=seed,
-        sampling=request.sampling,
-        cache_prompt=not cold,
-        slot=seat.slot,
-    )

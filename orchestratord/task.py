@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
+from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.demand import UNKNOWN, Demand
 from orchestratord.standing import Standing
@@ -60,6 +61,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     engine_version: str
     at_ms: float
+    served: PoolSnapshot | None = None
+    """The pool as it was then."""
 
 
 Seal = Callable[["Task", End | StreamError], str | None]

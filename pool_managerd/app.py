@@ -51,6 +51,7 @@ from pool_managerd.hub import Hub
 from pool_managerd.in_use import InUse
 from pool_managerd.instance_lock import single_instance
 from pool_managerd.life import Life, RestartAsked
+from pool_managerd.log_feed import LogFeed
 from pool_managerd.owner import Owner
 from pool_managerd.probe import Prober, Timing
 from pool_managerd.process import KILL_WAIT_S
@@ -176,9 +177,10 @@ def assemble(
         wall_offset_ms=wall_offset_ms,
     )
     sources = {pool.id: engines(pool) for pool in config.pools}
+    feed = LogFeed(asyncio.get_running_loop().time)
     pools = {}
     for pool in config.pools:
-        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor)
+        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(
@@ -192,6 +194,8 @@ def assemble(
         gpus=gpus,
         pools={pool.id: pool for pool in config.pools},
         engines=sources,
+        feed=feed,
+        logs=paths.logs,
         catalog=catalog,
     )
     return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)

@@ -1,17 +1,19 @@
 """Keeps what an engine prints: a bounded file per pool, the daemon's own log, and the last lines for error messages.
 
-Decides how much is kept. Every line is redacted before it goes anywhere. Never fails its caller: a full disk costs log
-lines, not the engine.
+Decides how much is kept. Every line is redacted before it goes anywhere, and carries the correlation ids of the jobs
+that the engine works for. Never fails its caller: a full disk costs log lines, not the engine.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pool_managerd.engine_marks import Mark, marks_in
+from pool_managerd.log_feed import LogFeed, marked
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ _MAX_PENDING_BYTES = 1 << 16
 MAX_TAIL_CHARS = 4096
 """They travel in every report on the pool, which must fit into a frame however many pools there are."""
 TAIL_LINES = 8
+MAX_READ_BYTES = 128 * 1024
+"""Of a file, for who asks what an engine said last."""
 
 
 class Redacts(Protocol):
@@ -37,10 +41,19 @@ class Redacts(Protocol):
 class EngineLog:
     """What one engine of a pool says. All engines of a pool write to the same file: ``another`` is for the next one."""
 
-    def __init__(self, path: Path, pool_id: str, redactor: Redacts, max_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pool_id: str,
+        redactor: Redacts,
+        max_bytes: int = MAX_FILE_BYTES,
+        *,
+        feed: LogFeed | None = None,
+    ) -> None:
         self._file = _File(path, pool_id, max_bytes)
         self._pool_id = pool_id
         self._redactor = redactor
+        self._feed = feed
         self._pending = b""
         self._cutting = False
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -48,7 +61,7 @@ class EngineLog:
 
     def another(self) -> EngineLog:
         """For an engine that runs beside this one: the same file, but last lines of its own."""
-        log = EngineLog(self._file.path, self._pool_id, self._redactor)
+        log = EngineLog(self._file.path, self._pool_id, self._redactor, feed=self._feed)
         log._file = self._file
         return log
 
@@ -104,8 +117,29 @@ class EngineLog:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)
         self._marks |= marks_in(line)
-        self._file.write(line)
-        _log.info("%s", line, extra={"pool_id": self._pool_id})
+        extra: dict[str, object] = {"pool_id": self._pool_id}
+        jobs = () if self._feed is None else self._feed.jobs(self._pool_id)
+        if jobs:
+            extra["correlation_ids"] = jobs
+        self._file.write(marked(line, jobs))
+        _log.info("%s", line, extra=extra)
+        if self._feed is not None:
+            self._feed.said(self._pool_id, line)
+
+
+def latest(path: Path, lines: int) -> list[str]:
+    """The last lines of a pool's file, oldest first; empty where there is none, or it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_READ_BYTES))
+            read = file.read(MAX_READ_BYTES)
+    except OSError:
+        return []
+    found = read.decode(errors="replace").splitlines()
+    if size > MAX_READ_BYTES:
+        del found[0]  # cut in two
+    return found[-lines:] if lines > 0 else []
 
 
 class _File:

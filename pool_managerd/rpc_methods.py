@@ -7,36 +7,51 @@ goes to its owner's inbox, and the answer says that it was taken, not that it is
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec import UNSET
 
 from contracts.base import Message
 from contracts.config import Pool
 from contracts.pools import PoolSnapshot
 from contracts.rpc import (
+    MAX_FRAME_BYTES,
+    MAX_LOG_LINES,
     PROTOCOL,
     DrainParams,
     Empty,
     Findings,
     GpuSet,
     Hello,
+    JobsParams,
+    LogLine,
+    LogParams,
+    LogTail,
     Method,
     PoolRef,
     ReloadParams,
     Request,
     RpcCode,
     answer,
+    raw,
     same_major,
 )
 from pool_managerd import catalog_methods
 from pool_managerd.catalog_methods import CatalogMethods
+from pool_managerd.engine_log import latest
 from pool_managerd.errors import StepError
 from pool_managerd.gpu import Gpus
 from pool_managerd.host import Engines
 from pool_managerd.hub import Hub
 from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked, WorkEnded
+from pool_managerd.log_feed import MAX_ID_CHARS, MAX_SHOWN_CHARS, LogFeed
 from pool_managerd.rpc_params import params_of
 from pool_managerd.rpc_server import RpcError
 from pool_managerd.snapshot import health
+
+_log = logging.getLogger(__name__)
 
 NAME = "pool-managerd"
 
@@ -53,6 +68,8 @@ class PoolMethods:
         gpus: Gpus,
         pools: Mapping[str, Pool],
         engines: Mapping[str, Engines],
+        feed: LogFeed,
+        logs: Path,
         catalog: CatalogMethods | None = None,
     ) -> None:
         self._version = version
@@ -61,6 +78,8 @@ class PoolMethods:
         self._gpus = gpus
         self._pools = pools
         self._engines = engines
+        self._feed = feed
+        self._logs = logs
         self._catalog = catalog
 
     def hello(self, request: Request) -> Hello:
@@ -75,8 +94,23 @@ class PoolMethods:
         """See ``pool_managerd.rpc_server.Methods``."""
         return answer(request.id, self._hub.pools()), self._hub.subscribe(listener)
 
+    def follow(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
+        """See ``pool_managerd.rpc_server.Methods``."""
+        params = params_of(request, LogParams)
+        wanted = tuple(self._pools) if params.pool_id is None else (self._snapshot(params.pool_id).pool_id,)
+        each = max(0, min(params.lines, MAX_LOG_LINES)) // max(1, len(wanted))
+        lines = [
+            LogLine(pool_id=pool_id, line=line[:MAX_SHOWN_CHARS])
+            for pool_id in wanted
+            for line in latest(self._logs / f"{pool_id}.log", each)
+        ]
+        return answer(request.id, _fitting(lines)), self._feed.follow(params.pool_id, listener)
+
     async def call(self, request: Request) -> bytes:
         """See ``pool_managerd.rpc_server.Methods``."""
+        if request.correlation_id is not UNSET:
+            extra = {"correlation_id": request.correlation_id[:MAX_ID_CHARS], "method": request.method}
+            _log.info("a client of orchestratord asks for %s", request.method, extra=extra)
         return answer(request.id, await self._result(request))
 
     async def _result(self, request: Request) -> Message:
@@ -96,6 +130,10 @@ class PoolMethods:
                 reload = params_of(request, ReloadParams)
                 event = ReloadAsked(model_ref=reload.new_model_ref, deadline_ms=max(0, reload.deadline_ms))
                 return self._ask(reload.pool_id, event)
+            case Method.POOL_JOBS:
+                jobs = params_of(request, JobsParams)
+                self._feed.works_for(self._snapshot(jobs.pool_id).pool_id, jobs.correlation_ids)
+                return Empty()
             case Method.GPU_LIST:
                 return GpuSet(gpus=(await asyncio.to_thread(self._gpus.inventory)).gpus)
             case Method.ENGINE_PLAN | Method.ENGINE_PREFLIGHT:
@@ -130,6 +168,17 @@ class PoolMethods:
             raise RpcError(RpcCode.CONFLICT, error.message, data) from error
 
 
+def _fitting(lines: list[LogLine]) -> LogTail:
+    """As many of the latest lines as surely fit into a frame."""
+    room, kept = MAX_FRAME_BYTES // 2, []
+    for line in reversed(lines):
+        room -= len(raw(line))
+        if room < 0:
+            break
+        kept.append(line)
+    return LogTail(lines=tuple(reversed(kept)))
+
+
 ANSWERED = catalog_methods.ANSWERED | frozenset(
     {
         Method.HELLO,
@@ -139,6 +188,8 @@ ANSWERED = catalog_methods.ANSWERED | frozenset(
         Method.POOL_DRAIN,
         Method.POOL_RESTART,
         Method.POOL_RELOAD,
+        Method.POOL_JOBS,
+        Method.POOL_LOG,
         Method.POOL_IDLE,
         Method.GPU_LIST,
         Method.ENGINE_PLAN,

@@ -51,6 +51,9 @@ class Methods(Protocol):
     def subscribe(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
         """The answer to a subscription, and how to end it; what changes later goes to the listener."""
 
+    def follow(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
+        """Likewise for what the engines say."""
+
 
 class RpcServer:
     """The listener and its connections."""
@@ -124,7 +127,8 @@ class _Connection:
         self._writer = writer
         self._methods = methods
         self._greeted = False
-        self._unsubscribe: Callable[[], None] | None = None
+        self._follows: dict[str, Callable[[], None]] = {}
+        """How to end what this peer reads along with, by the call that began it."""
 
     async def serve(self) -> None:
         """Answer calls, one after the other, until the peer leaves or breaks the rules beyond mending."""
@@ -133,8 +137,8 @@ class _Connection:
                 if line.strip() and not await self._answer(line):
                     return
         finally:
-            if self._unsubscribe is not None:
-                self._unsubscribe()
+            for unfollow in self._follows.values():
+                unfollow()
 
     async def _read(self) -> bytes | None:
         try:
@@ -180,10 +184,13 @@ class _Connection:
             return answer(request.id, greeting)
         if not self._greeted:
             raise RpcError(RpcCode.HELLO_FIRST, "the first call of a connection is hello {protocol, name, version}")
-        if request.method == "subscribe":
-            if self._unsubscribe is not None:
-                self._unsubscribe()
-            frame, self._unsubscribe = self._methods.subscribe(request, self._push)
+        begin = {"subscribe": self._methods.subscribe, "pool.log": self._methods.follow}.get(request.method)
+        if begin is not None:
+            frame, unfollow = begin(request, self._push)
+            former = self._follows.pop(request.method, None)
+            if former is not None:
+                former()
+            self._follows[request.method] = unfollow
             return frame
         return await self._methods.call(request)
 

@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.plugins.leftovers",
     "tests.plugins.needs",
     "tests.plugins.requirements",
+    "tests.plugins.told",
     "tests.plugins.traps",
     "tests.plugins.failures",  # imports the one before
 ]

@@ -16,7 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
-from tools import engine_tables
+from tools import engine_tables, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -30,6 +30,7 @@ def documents() -> dict[Path, str]:
         folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
         **engine_tables.documents(),
+        **reference_pages.documents(),
     }
 
 
@@ -65,8 +66,25 @@ def main() -> int:
     return 0
 
 
+class _Readable(yaml.SafeDumper):
+    """Repeats what stands in several places, and writes a text of several lines as such."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the name is PyYAML's
+        """Nothing is written as a reference."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _text)
+
+
 def _yaml(document: dict[str, Any]) -> str:
-    return f"# {NOTE}\n" + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    made: str = yaml.dump(document, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120)
+    return f"# {NOTE}\n{made}"
 
 
 if __name__ == "__main__":

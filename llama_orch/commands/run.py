@@ -33,6 +33,7 @@ from llama_orch.client import ApiClient, new_task_id
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
 from llama_orch.output import Output
+from llama_orch.prospects import forecast_lines, waiting_line
 from llama_orch.session import Session, find_session
 
 MAX_SEED = 2**32 - 2
@@ -51,6 +52,8 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="The same seed gives the same bytes.")] = False,
     session: Annotated[str | None, typer.Option(metavar="ID", help="A turn of this conversation.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say when it would start and end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say where it waits, also where nobody looks.")] = False,
     url: UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -74,13 +77,27 @@ def run(
             placement=Placement() if pool is None else Placement(mode=PlacementMode.PIN, pool_id=pool),
         )
 
-    return asyncio.run(_run(find_session(config, url), Output(as_json=as_json), build, model, pool))
+    found, out = find_session(config, url), Output(as_json=as_json)
+    if dry_run:
+        return asyncio.run(_foretell(found, out, build, model, pool))
+    return asyncio.run(_run(found, out, build, model, pool, verbose=verbose))
 
 
-async def _run(session: Session, out: Output, build: Build, model: str | None, pool: str | None) -> int:
+async def _foretell(session: Session, out: Output, build: Build, model: str | None, pool: str | None) -> int:
+    async with session.client() as client:
+        found = await client.forecast(build(model or default_model(await client.capabilities(), pool)))
+    for line in forecast_lines(found):
+        out.line(line)
+    out.data(found)
+    return 0
+
+
+async def _run(
+    session: Session, out: Output, build: Build, model: str | None, pool: str | None, *, verbose: bool
+) -> int:
     async with session.client() as client:
         request = build(model or default_model(await client.capabilities(), pool))
-        answer = _Answer(out)
+        answer = _Answer(out, verbose=verbose)
         try:
             async with asyncio.TaskGroup() as group:
                 interrupts = _Interrupts(client, request.task_id or "", group)
@@ -144,12 +161,13 @@ class _Interrupts:
 class _Answer:
     """Shows an answer as it comes and keeps what the end needs."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: Output, *, verbose: bool) -> None:
         self._out = out
+        self._tells = verbose or out.notes_are_read
         self._pieces: list[str] = []
         self._started: Started | None = None
         self._last: End | StreamError | None = None
-        self._position: int | None = None
+        self._told: str | None = None
 
     async def read(self, client: ApiClient, request: TaskRequest) -> None:
         """Follow the stream to its end."""
@@ -161,17 +179,16 @@ class _Answer:
                         self._out.piece(text)
                     case Started():
                         self._started = event
-                    case Metrics(queue_position=int() as position):
-                        self._queued(position)
+                    case Metrics():
+                        self._waits(event)
                     case End() | StreamError():
                         self._last = event
-                    case _:
-                        pass
 
-    def _queued(self, position: int) -> None:
-        if self._out.notes_are_read and self._started is None and position != self._position:
-            self._out.note(f"queued at position {position}")
-        self._position = position
+    def _waits(self, told: Metrics) -> None:
+        line = waiting_line(told)
+        if self._tells and self._started is None and line is not None and line != self._told:
+            self._out.note(line)
+            self._told = line
 
     def finish(self, *, interrupted: bool) -> int:
         """Show the end; the answer is the exit status. Raises ApiError where the task failed."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from contracts.config import Config
+from orchestratord.archive import Archive
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
+from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
@@ -31,6 +33,7 @@ def make_http_app(
     link: PoolLink,
     metrics: Metrics,
     catalog: CatalogView,
+    archive: Archive,
 ) -> web.Application:
     """Everything that is served over HTTP."""
     app = web.Application(middlewares=[make_edge(authenticator)], client_max_size=config.server.max_body_bytes)
@@ -40,4 +43,5 @@ def make_http_app(
     app.add_routes(SessionRoutes(orchestrator.turns).table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
+    app.add_routes(ArtifactRoutes(archive).table())
     return app

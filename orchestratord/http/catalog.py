@@ -83,7 +83,7 @@ class CatalogRoutes:
         """``POST /v1/catalog/models``: 201 at once; a model that has to be fetched comes later, as its job says."""
         body = decode(await request.read(), RegisterModel)
         params = PutParams(model_ref=body.model_ref, digest=body.digest, pinned=body.pinned, id=body.id)
-        job = await ask(self._link, rpc.Method.CATALOG_PUT, params, CatalogJob)
+        job = await ask(self._link, rpc.Method.CATALOG_PUT, params, CatalogJob, cause=request)
         job = await self._catalog.ended(job, self._patience_s)
         if job.state is JobState.FAILED:
             raise _failure(job)
@@ -94,7 +94,7 @@ class CatalogRoutes:
     async def verify(self, request: web.Request) -> web.Response:
         """``POST /v1/catalog/models/{id}/verify``: 202, and the model's job says what came of it."""
         identifier = request.match_info["model_id"]
-        job = await ask(self._link, rpc.Method.CATALOG_VERIFY, ModelRef(model_id=identifier), CatalogJob)
+        job = await ask(self._link, rpc.Method.CATALOG_VERIFY, ModelRef(model_id=identifier), CatalogJob, cause=request)
         self._catalog.take(job)
         return json_response(await self._model(identifier), 202)
 
@@ -103,7 +103,7 @@ class CatalogRoutes:
         identifier = request.match_info["model_id"]
         body = decode(await request.read(), StateRequest)
         params = SetStateParams(model_id=identifier, state=body.state, reason=body.reason)
-        await ask(self._link, rpc.Method.CATALOG_SET_STATE, params, rpc.Empty)
+        await ask(self._link, rpc.Method.CATALOG_SET_STATE, params, rpc.Empty, cause=request)
         return json_response(await self._model(identifier), 202)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -113,7 +113,7 @@ class CatalogRoutes:
             text = f"files: {files!r} is not one of: true, false"
             raise api_error(ErrorCode.INVALID_PARAMS, text, field="files")
         params = DeleteParams(model_id=request.match_info["model_id"], files=files == "true")
-        await ask(self._link, rpc.Method.CATALOG_DELETE, params, rpc.Empty)
+        await ask(self._link, rpc.Method.CATALOG_DELETE, params, rpc.Empty, cause=request)
         return web.Response(status=204)
 
     # --- inside -------------------------------------------------------------------------------------------------------

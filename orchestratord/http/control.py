@@ -79,6 +79,7 @@ class ControlRoutes:
     async def metrics(self, _request: web.Request) -> web.Response:
         """``GET /metrics``."""
         await self._catalog.refresh_quietly()
+        await self._metrics.refresh()
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": EXPOSITION})
 
     async def openapi(self, _request: web.Request) -> web.Response:
@@ -114,17 +115,17 @@ class ControlRoutes:
         entry = self._entry(request)
         body = await _body(request, DrainRequest)
         params = rpc.DrainParams(pool_id=entry.id, deadline_ms=self._patience(entry, body.deadline_ms))
-        await ask(self._link, rpc.Method.POOL_DRAIN, params, rpc.Empty)
+        await ask(self._link, rpc.Method.POOL_DRAIN, params, rpc.Empty, cause=request)
         return json_response(self._health(entry), 202)
 
     async def reload(self, request: web.Request) -> web.Response:
         """``POST /v1/pools/{id}/reload``."""
         entry = self._entry(request)
         body = await _body(request, ReloadRequest)
-        # In full, whatever runs now: more will until the new engine takes over. When none is left, pool-managerd is told.
+        # In full, whatever runs now: more will until the new engine takes over. When none does, pool-managerd is told.
         ref, patience = body.new_model_ref, body.deadline_ms
         params = rpc.ReloadParams(pool_id=entry.id, new_model_ref=ref, deadline_ms=patience)
-        await ask(self._link, rpc.Method.POOL_RELOAD, params, rpc.Empty)
+        await ask(self._link, rpc.Method.POOL_RELOAD, params, rpc.Empty, cause=request)
         return json_response(self._health(entry), 202)
 
     # --- inside -------------------------------------------------------------------------------------------------------

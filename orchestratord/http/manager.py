@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from aiohttp import web
+
 from contracts import rpc
 from contracts.base import Message
 from contracts.errors import ErrorCode
 from orchestratord.errors import api_error
+from orchestratord.http.edge import CORRELATION_ID
 from orchestratord.pool_link import ManagerRefusedError, ManagerUnavailableError, PoolLink
 
 Result = TypeVar("Result", bound=Message)
@@ -23,10 +26,12 @@ _CODE_OF = {
 }
 
 
-async def ask(link: PoolLink, method: rpc.Method, params: Message, result: type[Result]) -> Result:
-    """The result of a call. Raises ApiError."""
+async def ask(
+    link: PoolLink, method: rpc.Method, params: Message, result: type[Result], *, cause: web.Request
+) -> Result:
+    """The result of a call that a request caused. Raises ApiError."""
     try:
-        return await link.call(method, params, result)
+        return await link.call(method, params, result, cause[CORRELATION_ID])
     except ManagerUnavailableError as error:
         hint = "systemctl --user status pool-managerd"
         raise api_error(ErrorCode.POOL_UNAVAILABLE, str(error), hint) from error

@@ -42,8 +42,12 @@ class TaskRoutes:
         ]
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
-        """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one."""
+        """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one; with ``dry_run`` a forecast."""
+        dry_run = asks_for_dry_run(request)
         wanted = decode(await request.read(), TaskRequest)
+        if dry_run:
+            caller = Caller(request[CORRELATION_ID], request[IDENTITY])
+            return json_response(await self._orchestrator.foretell(wanted, caller))
         wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
         if wants_stream:
             self._streams.check_room(request)
@@ -56,7 +60,7 @@ class TaskRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""
-        state, limit = request.query.get("state") or None, request.query.get("limit", "50")
+        state, limit = request.query.get("state"), request.query.get("limit", "50")
         known = [each.value for each in TaskState]
         if state is not None and state not in known:
             hint = nearest(state, known)
@@ -86,15 +90,31 @@ class TaskRoutes:
         return web.Response(status=204)
 
 
+def asks_for_dry_run(request: web.Request) -> bool:
+    """Whether the client wants to know what would become of its task. Raises ApiError where it does not say clearly."""
+    given = request.query.get("dry_run", "false")
+    if given not in {"true", "false"}:
+        text = f"dry_run {given!r} is neither true nor false"
+        raise api_error(ErrorCode.INVALID_PARAMS, text, "dry_run=true asks for a forecast", field="dry_run")
+    return given == "true"
+
+
 def last_event_id(request: web.Request) -> int:
     """The number of the last token that a returning client has seen; -1 for one that has seen none.
 
-    Raises ApiError where it is no number.
+    ``after`` counts where both are given. Raises ApiError where one is no number.
     """
-    for name, given in (("after", request.query.get("after")), ("Last-Event-ID", request.headers.get("Last-Event-ID"))):
-        if given:
-            if not given.isascii() or not given.isdigit() or len(given) > 18:
-                text = f"{name} {given!r} is no token number"
-                raise api_error(ErrorCode.INVALID_PARAMS, text, "send the id of the last event you saw", field=name)
-            return int(given)
-    return -1
+    after, header = request.query.get("after"), request.headers.get("Last-Event-ID")
+    numbers = [
+        _position(name, given)
+        for name, given in (("after", after), ("Last-Event-ID", header or None))  # an empty header: none seen yet
+        if given is not None
+    ]
+    return numbers[0] if numbers else -1
+
+
+def _position(name: str, given: str) -> int:
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        text = f"{name} {given!r} is no token number"
+        raise api_error(ErrorCode.INVALID_PARAMS, text, "send the id of the last event you saw", field=name)
+    return int(given)

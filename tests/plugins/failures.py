@@ -41,6 +41,7 @@ AREAS = {
     "external": "External engines",
     "model": "Models",
     "supervision": "Engines that run",
+    "admission": "Tasks that are not let in",
     "session": "Sessions",
     "cli": "The command line",
 }

@@ -85,7 +85,8 @@ class _Connection:
         await self._engine.work(self._between if self._sent else self._first)
         if self._sent == self._tokens:
             self._ended = True
-            return Batch([], Finished(reason=FinishReason.STOP, tokens_in=1, tokens_out=self._sent, decode_ms=1.0))
+            tokens = {"tokens_in": 4, "tokens_out": self._sent, "cached_tokens": 2}
+            return Batch([], Finished(reason=FinishReason.STOP, decode_ms=1.0, **tokens))
         self._sent += 1
         return Batch([f"{self._sent} "])
 
@@ -153,8 +154,18 @@ class Workshop:
         return checked
 
     def _eligible(self, task: Task) -> frozenset[str]:
-        waits = task.id in self.here.orchestrator.backlog
-        return self.here.orchestrator.backlog.pools_of(task.id) if waits else frozenset()
+        """Where a task may start now: nowhere while an earlier turn runs, at home while it is held."""
+        backlog = self.here.orchestrator.backlog
+        if task.id not in backlog:
+            return frozenset()
+        entry = backlog.entry(task.id)
+        if entry.hold_until_ms is not None:
+            now_ms = asyncio.get_running_loop().time() * 1000
+            assert entry.hold_until_ms <= now_ms + self.here.config.sessions.affinity_wait_ms
+            assert entry.lane.open_to == {entry.home}
+            PLAYED["real hold seen"] += 1
+        PLAYED["real wait for an earlier turn seen"] += entry.parked
+        return entry.lane.open_to
 
     def _free(self, entry: PoolEntry) -> int:
         return entry.slots - self.here.orchestrator.runner._taken(entry)  # noqa: SLF001 - of the present engine alone
@@ -169,6 +180,7 @@ class Workshop:
             "priority": chance.choices(list(Priority), (1, 2))[0],
             "model_ref": chance.choices((MODEL, OTHER_MODEL), (9, 1))[0],
             "placement": self._wish(),
+            "session_id": f"s{chance.randrange(5)}" if chance.random() < 0.2 else None,
             "deadline_ms": chance.choice((None, None, None, 100, 2_000)),
             "on_disconnect": chance.choice((None, OnDisconnect.CANCEL, OnDisconnect.CONTINUE)),
         }
@@ -293,7 +305,7 @@ def installation(chance: random.Random) -> Config:
         *(
             pool(
                 pool_id,
-                slots=chance.randrange(1, 4),
+                slots=chance.randrange(1, 5),
                 queue=Queue(capacity=chance.choice((4, 12, 60)), full_policy=chance.choice(list(FullPolicy))),
                 timeouts=Timeouts(wall_ms=60_000, idle_ms=5_000),
             )

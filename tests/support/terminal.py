@@ -25,6 +25,7 @@ class Terminal:
         self.written = ""
         self._master = master
         self._news = asyncio.Event()
+        self._closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(master, self._read)
 
     def type(self, text: str) -> None:
@@ -47,6 +48,12 @@ class Terminal:
         async with asyncio.timeout(LIMIT_S):
             return await self.process.wait()
 
+    async def all_written(self) -> str:
+        """Wait for the end of all that writes; the answer is what they wrote, without what moves the cursor."""
+        async with asyncio.timeout(LIMIT_S):
+            await self._closed.wait()
+        return _CONTROL.sub("", self.written).replace("\r\n", "\n")
+
     @property
     def lines(self) -> list[str]:
         """All that was ever written, by lines, without what moves the cursor."""
@@ -57,6 +64,7 @@ class Terminal:
             self.written += os.read(self._master, 65_536).decode(errors="replace")
         except OSError:  # the program has closed its side
             asyncio.get_running_loop().remove_reader(self._master)
+            self._closed.set()
         self._news.set()
 
 

@@ -47,6 +47,21 @@ async def test_an_engine_that_has_no_such_question_tells_nothing(subject: Subjec
         assert engine.stats.requests == 0
 
 
+@pytest.mark.req("HP-12")
+@pytest.mark.parametrize("subject", ONE_EACH, ids=names(ONE_EACH))
+async def test_an_engine_that_takes_any_request_for_its_own_model_says_which_it_is(
+    subject: Subject, http: EngineHttp
+) -> None:
+    async with facing(subject, http, subject.knobs(model="one")) as (engine, adapter):
+        first = await adapter.model()
+        engine.set(subject.knobs(model="another"))
+        second = await adapter.model()
+    if subject.engine in {Engine.LLAMACPP, Engine.TGI}:
+        assert (first, second) == ("one", "another")
+    else:
+        assert (first, second) == (None, None)
+
+
 @pytest.mark.trap(12)
 @pytest.mark.parametrize("metrics", ["", "vllm:renamed 1\ntgi_renamed 1\n", "not a metric at all {"])
 @pytest.mark.parametrize("subject", [each for each in TELLING if each.engine is not Engine.LLAMACPP], ids=str)

@@ -48,6 +48,32 @@ async def test_run_as_json_is_one_document(cli: Cli) -> None:
     assert (document["text"], document["started"]["seed"], document["end"]["tokens_out"]) == (TEXT, 7, 4)
 
 
+async def test_a_dry_run_says_what_would_become_of_a_task(fake: FakeDaemon, cli: Cli) -> None:
+    done = await cli("run", "a haiku about rain", "--dry-run")
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout == (
+        "it would start in about 40 s (20 s to 1 min 5 s): 3 tasks go before it\n"
+        "it would end in about 52 s\n"
+        "in pool trial (trial-0)\n"
+        "5 prompt tokens (counted by the engine), about 4 new ones\n"
+        "nothing was sent\n"
+    )
+    assert json.loads((await cli("run", "x", "--dry-run", "--json")).stdout)["predicted_end_ms"] == 52_000
+    assert [request.prompt for request in fake.requests] == ["a haiku about rain", "x"]
+
+
+async def test_a_dry_run_that_would_be_refused_is_refused(fake: FakeDaemon, cli: Cli) -> None:
+    fake.refusal = ErrorBody(code=ErrorCode.ADMISSION_REJECT, message="full", retriable=True, correlation_id="c")
+    done = await cli("run", "x", "--dry-run")
+    assert (done.status, done.stdout, done.stderr) == (75, "", "llama-orch: ADMISSION_REJECT: full\n")
+
+
+async def test_who_wants_to_know_is_told_where_a_task_waits(cli: Cli) -> None:
+    told = (await cli("run", "x", "--verbose")).stderr.splitlines()
+    assert told[0] == "waiting: 1 task goes before it; it starts in about 1 min 30 s"
+    assert told[1].startswith("5 tokens in, 4 out")
+
+
 @pytest.mark.parametrize(("retriable", "status"), [(True, 75), (False, 1)])
 async def test_a_refusal_is_told_and_says_whether_to_try_again(
     fake: FakeDaemon, cli: Cli, retriable: bool, status: int

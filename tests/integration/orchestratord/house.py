@@ -13,13 +13,19 @@ from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Auth, Config, Pool, Queue, Sessions, Timeouts
+from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
+from daemon_core.redaction import Redactor
+from orchestratord.archive import Archive, Recorder
+from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.entrance import Sources
+from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
+from orchestratord.jobs import Jobs
+from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
@@ -36,31 +42,39 @@ BODY: dict[str, Any] = {"model_ref": MODEL, "prompt": "hello", "max_tokens": 8}
 class House:
     """A running orchestratord and a client of it."""
 
-    def __init__(self, settings: Config, socket: Path, token: str | None, auth: Auth, http: EngineHttp) -> None:
+    def __init__(
+        self, settings: Config, folder: Path, authenticator: Authenticator, *, http: EngineHttp, archive: Archive
+    ) -> None:
         self.config = settings
         self.metrics = Metrics()
         self.pools = PoolDirectory(settings, lambda each, endpoint: adapter_for(each.engine, endpoint, http))
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
-        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, Observer(self.metrics))
-        self.catalog = CatalogView(socket.parent / "catalog", self.pools)
+        recorder = Recorder(archive, settings.profile, Redactor(), SystemClock().unix_ms)
+        manager = LinkedManager()
+        self.jobs = Jobs(manager.works_for)
+        observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
+        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer, manager=manager)
+        self.catalog = CatalogView(folder / "catalog", self.pools)
         self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
         self.link = PoolLink(
-            socket,
+            folder / "manager.sock",
             "1",
             on_report=self.orchestrator.report,
             on_link=self.pools.linked,
             on_job=lambda job: self.metrics.verified(job) if self.catalog.take(job) else None,
             on_notices=self.pools.noticed,
         )
+        manager.link = self.link
         self.app = make_http_app(
             settings,
-            Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy),
+            authenticator,
             orchestrator=self.orchestrator,
             pools=self.pools,
             link=self.link,
             metrics=self.metrics,
             catalog=self.catalog,
+            archive=archive,
         )
         self.url = ""
         self.client: aiohttp.ClientSession
@@ -105,15 +119,19 @@ async def house(
     timeouts: Timeouts | None = None,
     report: dict[str, Any] | None = None,
     sessions: Sessions | None = None,
+    limits: Limits | None = None,
     **server: Any,  # noqa: ANN401 - any field of the server
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
     settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
-    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions())
+    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits())
     try:
-        async with EngineHttp() as http, asyncio.TaskGroup() as group:
-            made = House(settings, folder / "manager.sock", token, auth, http)
+        store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
+        archive = Archive(store, Redactor((token or "",)), SystemClock().unix_ms)
+        async with EngineHttp() as http, archive, asyncio.TaskGroup() as group:
+            door = Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy)
+            made = House(settings, folder, door, http=http, archive=archive)
             stopping = asyncio.Event()
             group.create_task(made.orchestrator.run(stopping))
             try:
@@ -134,7 +152,8 @@ async def house(
 @asynccontextmanager
 async def _listening(made: House) -> AsyncIterator[None]:
     # As in orchestratord.app: a handler whose client has gone is cancelled.
-    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    log = malformed.logger()
+    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=log)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -10,10 +10,12 @@ import pytest
 from contracts.config import Timeouts
 from contracts.pools import PoolState
 from tests.integration.orchestratord.house import complete, house, read_until, tokens_in
+from tests.plugins.failures import OperatorSees
 from tests.standin.knobs import Fault, HttpError, Knobs
 from tests.standin.process import standin_process
 from tests.standin.server import StandIn
 from tests.unit.orchestratord.frames import events_of, frames_of
+from tests.unit.orchestratord.world import pool
 
 AT_ONCE_S = 5.0
 """Far from the idle limit of 30 s, whatever else the machine does."""
@@ -51,18 +53,38 @@ async def test_an_engine_that_is_killed_is_told_at_once_and_replaced(tmp_path: P
 
 
 @pytest.mark.req("HP-17")
-@pytest.mark.parametrize(
-    "knobs", [Knobs(fault=Fault.HANG, fault_after=3, tokens=9), Knobs(first_token_delay_ms=60_000)]
-)
-async def test_an_engine_that_stalls_is_given_up_at_the_idle_limit(tmp_path: Path, knobs: Knobs) -> None:
+async def test_an_engine_that_stalls_is_given_up_at_the_idle_limit(tmp_path: Path, operator_sees: OperatorSees) -> None:
+    knobs = Knobs(fault=Fault.HANG, fault_after=3, tokens=9)
     async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(idle_ms=400)) as here:
         stream = await here.stream(await here.submit(max_tokens=9))
         error = error_of(stream)
         assert (error["code"], error["retriable"]) == ("DECODE_TIMEOUT", True)
         assert error["message"] == "the engine was given up after 400 ms (idle limit)"
         assert error["hint"] == "timeouts.idle_ms of the pool sets this limit"
+        operator_sees("supervision/engine-stalls", f"{error['code']}: {error['message']}\n  mend: {error['hint']}")
         assert tokens_in(stream) == knobs.fault_after
         await engine.until(lambda stats: stats.cancelled == 1 and stats.running == 0)
+
+
+@pytest.mark.req("HP-17")
+async def test_a_prompt_may_take_longer_than_the_idle_limit(tmp_path: Path) -> None:
+    knobs = Knobs(first_token_delay_ms=700, tokens=3, ping_ms=50)
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(idle_ms=150)) as here:
+        stream = await here.stream(await here.submit())
+        assert (events_of(stream)[-1], tokens_in(stream)) == ("end", 3)
+
+
+@pytest.mark.req("HP-17")
+async def test_an_engine_that_never_begins_is_given_up_at_the_wall_limit(
+    tmp_path: Path, operator_sees: OperatorSees
+) -> None:
+    knobs = Knobs(first_token_delay_ms=60_000, ping_ms=20)
+    async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(wall_ms=300)) as here:
+        error = error_of(await here.stream(await here.submit()))
+        operator_sees(
+            "supervision/engine-never-begins", f"{error['code']}: {error['message']}\n  mend: {error['hint']}"
+        )
+        await engine.until(lambda stats: stats.cancelled == 1)
 
 
 @pytest.mark.req("HP-17")
@@ -78,9 +100,10 @@ async def test_an_engine_that_never_ends_is_given_up_at_the_wall_limit(tmp_path:
 
 
 async def test_pings_of_the_engine_are_no_sign_of_life(tmp_path: Path) -> None:
-    knobs = Knobs(first_token_delay_ms=60_000, ping_ms=20)
+    knobs = Knobs(tokens=3, token_delay_ms=60_000, tokens_per_write=1, ping_ms=20)
     async with StandIn(knobs) as engine, house(tmp_path, engine.url, timeouts=Timeouts(idle_ms=300)) as here:
-        assert error_of(await here.stream(await here.submit()))["code"] == "DECODE_TIMEOUT"
+        stream = await here.stream(await here.submit())
+        assert (error_of(stream)["code"], tokens_in(stream)) == ("DECODE_TIMEOUT", 1)
         await engine.until(lambda stats: stats.cancelled == 1)
 
 
@@ -132,19 +155,48 @@ async def test_a_refusal_of_the_engine_in_our_words(tmp_path: Path, status: int,
     async with StandIn(knobs) as engine, house(tmp_path, engine.url) as here:
         stream = await here.stream(await here.submit())
         assert error_of(stream)["code"] == code
-        assert events_of(stream) == ["started", "error"]
+        attempts = 1 if code == "INVALID_PARAMS" else 3
+        assert events_of(stream) == ["started", *["metrics"] * (attempts - 1), "error"]
+        assert engine.stats.requests == attempts
 
 
 @pytest.mark.req("HP-17")
-async def test_nobody_at_the_endpoint(tmp_path: Path) -> None:
+async def test_a_task_that_finds_nobody_at_the_endpoint_waits_for_the_next_engine(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(StandIn())
         async with house(tmp_path, engine.url) as here:
             await here.stream(await here.submit())
             await stack.aclose()
-            error = error_of(await here.stream(await here.submit()))
-            assert error["code"] == "WORKER_RESET"
-            assert error["message"] == f"nobody listens at {engine.url}"
+            task_id = await here.submit()
+            async with here.client.get(f"/v1/tasks/{task_id}/stream") as answer:
+                got = await read_until(answer, lambda got: b"event: started" in got)
+                while (await here.get(f"/v1/tasks/{task_id}"))["state"] != "queued":
+                    pass
+                async with StandIn() as next_engine:
+                    here.report(next_engine.url, restarts=1)
+                    got += await answer.read()
+            assert events_of(got)[:2] == ["started", "metrics"]
+            assert events_of(got)[-1] == "end"
+            assert (await here.get(f"/v1/tasks/{task_id}"))["attempts"] == 2
+
+
+@pytest.mark.req("HP-17", "HP-06")
+async def test_another_replica_takes_over_from_one_that_is_killed_before_its_first_token(tmp_path: Path) -> None:
+    slow = Knobs(first_token_delay_ms=60_000)
+    pools = (pool("a"), pool("b"))
+    async with StandIn() as other, house(tmp_path, None, *pools) as here, standin_process(slow) as engine:
+        here.report(engine.url, "a")
+        here.report(other.url, "b")
+        task_id = await here.submit()
+        async with here.client.get(f"/v1/tasks/{task_id}/stream") as answer:
+            got = await read_until(answer, lambda got: b"event: started" in got)
+            engine.kill()
+            killed = asyncio.get_running_loop().time()
+            got += await answer.read()
+            assert asyncio.get_running_loop().time() - killed < AT_ONCE_S
+        frames = frames_of(got)
+        assert events_of(got) == ["started", "metrics", *["token"] * 8, "end"]
+        assert [frame.data["replica_id"] for frame in frames[:2]] == ["a-0", "b-0"]
 
 
 async def test_a_huge_event_is_one_token(tmp_path: Path) -> None:

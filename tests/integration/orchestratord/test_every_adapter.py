@@ -41,6 +41,7 @@ END = {
     "queue_time_ms": int,
     "finish_reason": str,
     "stream_sha256": str,
+    "artifact_id": str,
 }
 """The fields of the end, and what each of them is."""
 
@@ -199,7 +200,7 @@ async def test_a_stalled_engine_is_given_up_at_the_idle_limit(tmp_path: Path, su
 @pytest.mark.trap(3)
 @streamed
 async def test_pings_of_an_engine_are_no_sign_of_life(tmp_path: Path, subject: Subject) -> None:
-    knobs = subject.knobs(first_token_delay_ms=60_000, ping_ms=20)
+    knobs = subject.knobs(tokens=3, token_delay_ms=60_000, tokens_per_write=1, ping_ms=20)
     async with serving(tmp_path, subject, knobs, timeouts=Timeouts(idle_ms=300)) as (engine, here):
         stream = await here.stream(await submitted(here, subject))
         await engine.until(lambda stats: stats.cancelled == 1)

@@ -134,6 +134,17 @@ CASES: list[tuple[str, str, str, bytes | None, int, str, str | None, str, str | 
         "did you mean 'done'?",
     ),
     (
+        "no-state",
+        "GET",
+        "/v1/tasks?state=",
+        None,
+        400,
+        "INVALID_PARAMS",
+        "state",
+        "'' is no task state",
+        "valid here: ",
+    ),
+    (
         "bad-limit",
         "GET",
         "/v1/tasks?limit=0",
@@ -278,7 +289,7 @@ async def test_a_body_may_be_as_large_as_the_limit_says(tmp_path: Path) -> None:
             assert answer.status == 413
 
 
-@pytest.mark.parametrize("position", ["-1", "x", "1.5", "9" * 19, "٣"])
+@pytest.mark.parametrize("position", ["", "-1", "x", "1.5", "9" * 19, "٣"])
 async def test_a_position_that_is_none(tmp_path: Path, position: str) -> None:
     async with StandIn() as engine, house(tmp_path, engine.url) as here:
         path = f"/v1/tasks/{await here.submit()}/stream"
@@ -288,8 +299,8 @@ async def test_a_position_that_is_none(tmp_path: Path, position: str) -> None:
         assert told["field"] == "after"
         assert told["message"] == f"after {position!r} is no token number"
         assert told["hint"] == "send the id of the last event you saw"
-        if position.isascii():
-            async with here.client.get(path, headers={"Last-Event-ID": position}) as answer:
+        if position and position.isascii():  # an empty header is as good as none
+            async with here.client.get(f"{path}?after=0", headers={"Last-Event-ID": position}) as answer:
                 assert (answer.status, (await answer.json())["field"]) == (400, "Last-Event-ID")
 
 
@@ -403,16 +414,17 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         running, waiting = await filled(here)
         async with here.client.post("/v1/tasks", json=BODY) as answer:
             assert answer.status == 429
-            assert answer.headers["Retry-After"] == "2"
-            assert answer.headers["X-Backoff-Ms"] == "2000"
             told = await answer.json()
+            wait_ms = told["retry_after_ms"]
+            assert answer.headers["Retry-After"] == str(max(1, -(-wait_ms // 1000)))
+            assert answer.headers["X-Backoff-Ms"] == str(wait_ms)
         assert told == {
             "code": "ADMISSION_REJECT",
             "message": "the queue of pool 'p' is full",
             "retriable": True,
             "correlation_id": told["correlation_id"],
             "hint": "send it again after retry_after_ms; queue.capacity of the pool sets the bound",
-            "retry_after_ms": 2000,
+            "retry_after_ms": wait_ms,
             "engine": "llamacpp",
             "pool_id": "p",
             "policy_label": "reject",
@@ -463,6 +475,25 @@ async def test_a_client_that_hangs_up_before_its_answer_harms_nobody(
         for record in caplog.records
         if record.levelname in {"ERROR", "CRITICAL"} and "orchestratord" in record.name
     ]
+
+
+@pytest.mark.req("ORCH-3811")
+async def test_bytes_that_are_no_http_are_one_line_in_the_log_and_never_repeated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with house(tmp_path, token=TOKEN) as here:
+        host, port = here.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /v1/pools HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \x00half-a-token\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400")
+        writer.close()
+        await writer.wait_closed()
+    (record,) = [each for each in caplog.records if each.name == "orchestratord.http.malformed"]
+    assert record.levelname == "INFO"
+    assert re.fullmatch(r"bytes that are no HTTP: \w+", record.getMessage())
+    assert "half-a-token" not in caplog.text
+    assert not record.exc_info
 
 
 async def test_an_internal_mistake_is_500_without_its_text(

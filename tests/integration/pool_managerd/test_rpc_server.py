@@ -28,6 +28,7 @@ from pool_managerd.host import Progress
 from pool_managerd.hub import Hub
 from pool_managerd.instance_lock import single_instance
 from pool_managerd.life import DrainAsked, Event, Life, ReloadAsked, RestartAsked
+from pool_managerd.log_feed import BURST_LINES, LINES_PER_S, LogFeed
 from pool_managerd.rpc_methods import PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
@@ -65,6 +66,8 @@ class Served:
         self.path = path
         self.hub = Hub([snapshot(POOL, Life(rules=Restart(), model_ref=POOL.model), wall_offset_ms=0)])
         self.asked: list[tuple[str, Event]] = []
+        self.now = 0.0
+        self.feed = LogFeed(lambda: self.now)
         methods = PoolMethods(
             version="1.2.3",
             hub=self.hub,
@@ -72,6 +75,8 @@ class Served:
             gpus=NoGpus(),
             pools={"gpu0": POOL},
             engines={"gpu0": Planned()},
+            feed=self.feed,
+            logs=path.parent,
         )
         self.server = RpcServer(path, methods, uid=uid)
 
@@ -318,6 +323,81 @@ async def test_a_subscriber_that_left_is_forgotten(peer: Peer, served: Served) -
     await peer.call("subscribe")
     peer.writer.transport.abort()
     await until(lambda: not served.hub.listeners, "the subscription to end")
+
+
+# --- what the engines say ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("HP-22")
+async def test_who_reads_along_gets_the_latest_lines_and_then_each_new_one_with_the_jobs_behind_it(
+    peer: Peer, served: Served
+) -> None:
+    (served.path.parent / "gpu0.log").write_text("".join(f"line {number}\n" for number in range(9)))
+    answer = await peer.call("pool.log", pool_id="gpu0", lines=2)
+    assert answer["result"]["lines"] == [
+        {"pool_id": "gpu0", "line": f"line {number}", "correlation_ids": [], "left_out": 0} for number in (7, 8)
+    ]
+    await peer.send(b'{"jsonrpc":"2.0","method":"pool.jobs","params":{"pool_id":"gpu0","correlation_ids":["a","b"]}}\n')
+    assert "result" in await peer.call("pool.list")  # which was read after it
+    served.feed.said("gpu0", "a new one")
+    told = await peer.next_told()
+    assert (told["method"], told["params"]) == (
+        "pool.log",
+        {"pool_id": "gpu0", "line": "a new one", "correlation_ids": ["a", "b"], "left_out": 0},
+    )
+
+
+async def test_of_every_pool_where_none_is_named_and_never_of_one_that_is_not_there(peer: Peer, served: Served) -> None:
+    assert (await peer.call("pool.log"))["result"] == {"lines": []}
+    served.feed.said("gpu0", "here")
+    assert (await peer.next_told())["params"]["line"] == "here"
+    assert code(await peer.call("pool.log", pool_id="gpu7")) == RpcCode.UNKNOWN_POOL
+    served.feed.said("gpu0", "still")
+    assert (await peer.next_told())["params"]["line"] == "still"
+
+
+async def test_an_engine_that_floods_its_log_floods_nobody_and_what_was_left_out_is_counted(
+    peer: Peer, served: Served
+) -> None:
+    await peer.call("pool.log")
+    for number in range(BURST_LINES + 100):
+        served.feed.said("gpu0", f"line {number}")
+    served.now = 1.0
+    served.feed.said("gpu0", "later")
+    told = [await peer.next_told() for _ in range(BURST_LINES + 1)]
+    assert [each["params"]["left_out"] for each in told] == [0] * BURST_LINES + [100]
+    assert told[-1]["params"]["line"] == "later"
+    for _ in range(int(LINES_PER_S) + 50):
+        served.feed.said("gpu0", "more")
+    assert "result" in await peer.call("pool.list")
+    assert len(peer.told) == LINES_PER_S - 1
+
+
+async def test_long_lines_and_many_of_them_fit_into_a_frame(peer: Peer, served: Served) -> None:
+    (served.path.parent / "gpu0.log").write_text(("\x01" * 6_000 + "\n") * 100)
+    lines = (await peer.call("pool.log", lines=100_000))["result"]["lines"]
+    assert 0 < len(lines) < 100
+    served.feed.said("gpu0", "x" * 50_000)
+    assert len((await peer.next_told())["params"]["line"]) < 3_000
+
+
+async def test_who_has_left_reads_no_more(peer: Peer, served: Served) -> None:
+    await peer.call("pool.log")
+    peer.writer.transport.abort()
+    await until(lambda: not served.feed.readers, "the reader to be forgotten")
+
+
+@pytest.mark.req("HP-22")
+async def test_a_call_that_a_client_caused_is_logged_with_its_correlation_id(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await peer.send(
+        b'{"jsonrpc":"2.0","id":1,"method":"pool.drain","params":{"pool_id":"gpu0"},"correlation_id":"corr-7"}\n'
+    )
+    assert (await peer.read())["result"] == {}
+    [record] = [each for each in caplog.records if "asks for pool.drain" in each.message]
+    assert vars(record)["correlation_id"] == "corr-7"
 
 
 # --- who may listen and who may connect -------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -49,6 +50,13 @@ def test_every_field_of_a_completion_is_mapped_by_name() -> None:
         "json_schema": {"type": "object"},
     }
     assert set(msgspec.structs.asdict(EVERYTHING)) - {"grammar"} <= set(body)
+
+
+@pytest.mark.req("HP-07")
+@pytest.mark.parametrize("task", [{"prompt": "once"}, {"messages": HELLO}], ids=["completion", "chat"])
+def test_the_slot_is_named_where_one_is_chosen(task: dict[str, Any]) -> None:
+    assert asked(Generation(**task, slot=0))[1]["id_slot"] == 0
+    assert "id_slot" not in asked(Generation(**task))[1]
 
 
 def test_a_chat_asks_for_its_usage_and_for_all_text_in_one_place() -> None:

@@ -33,6 +33,7 @@ from contracts.tasks import (
     Priority,
     StreamLinks,
     TaskAccepted,
+    TaskForecast,
     TaskList,
     TaskRequest,
     TaskState,
@@ -220,6 +221,8 @@ class FakeDaemon:
                 body=msgspec.json.encode(self.refusal),
                 content_type="application/json",
             )
+        if request.query.get("dry_run") == "true":
+            return answer(FORECAST)
         task_id = task.task_id or "t"
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._write(request, task_id, after=-1)
@@ -261,7 +264,7 @@ class FakeDaemon:
         await response.write(b": ping\n\n")
         drop = self.drops.pop(0) if self.drops else None
         if after < 0:
-            await response.write(frame("metrics", Metrics(queue_position=1)))
+            await response.write(frame("metrics", Metrics(queue_position=1, predicted_start_ms=90_000)))
             await response.write(frame("started", started(task_id)))
         for i, text in enumerate(self.pieces):
             if drop == i:
@@ -285,6 +288,22 @@ class FakeDaemon:
         else:
             await response.write(frame("end", end("".join(shown), canceled=self.hold_after is not None)))
         return response
+
+
+FORECAST = TaskForecast(
+    queue_position=3,
+    predicted_start_ms=40_000,
+    predicted_start_low_ms=20_000,
+    predicted_start_high_ms=65_000,
+    predicted_end_ms=52_000,
+    pool_id="trial",
+    replica_id="trial-0",
+    eligible_pools=("trial",),
+    kv_warmth=False,
+    prompt_tokens=5,
+    prompt_tokens_counted=True,
+    new_tokens=4,
+)
 
 
 def started(task_id: str) -> Started:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from contracts.config import Engine
+from contracts.config import Engine, FullPolicy
 from contracts.errors import ErrorCode
 from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
 from contracts.tasks import (
@@ -28,13 +28,22 @@ from orchestratord.admission import (
     Refusal,
     certainly_fits,
     context_refusal,
-    deadline_refusal,
     eligible,
+    evicted,
     fits,
+    hopeless,
+    outage,
+    over_rate,
+    queue_full,
+    rated,
     serves,
     to_count,
+    too_late,
     wrong_input,
 )
+from orchestratord.backlog import Full
+from orchestratord.prediction import Forecast
+from orchestratord.rates import Wait
 from tests.unit.orchestratord.world import MODEL, request, snapshot
 
 NOW_MS = 1_000_000
@@ -345,16 +354,79 @@ def test_the_mend_that_is_named_is_one(tokens: int, max_tokens: int | None, ctx_
         assert not fits(replace(task, max_tokens=1), tokens, ctx_max)
 
 
-def test_a_deadline_before_the_predicted_start_is_refused_with_the_prediction() -> None:
-    assert deadline_refusal(request(), 10**9) is None
-    assert deadline_refusal(request(deadline_ms=1000), 999) is None
-    assert deadline_refusal(request(deadline_ms=1000), 1000) == Refusal(
+def foretold(starts: tuple[float, ...], services: tuple[float, ...] = (500.0,)) -> Forecast:
+    return Forecast(starts, services, "p")
+
+
+@pytest.mark.req("HP-03", "HP-04")
+def test_a_deadline_that_would_hardly_be_met_is_refused_with_the_prediction() -> None:
+    late = foretold((1_000.0,) * 20)
+    assert too_late(request(), foretold((1e9,))) is None
+    assert too_late(request(deadline_ms=1_500), late) is None
+    assert too_late(request(deadline_ms=1_499), late) == Refusal(
         code=ErrorCode.ADMISSION_REJECT,
-        message="the task would start in about 1000 ms, after its deadline of 1000 ms",
-        hint="try again later, or allow a later deadline",
-        retry_after_ms=1000,
+        message="the task would start in about 1000 ms and be done in about 1500 ms, after its deadline of 1499 ms",
+        hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
+        retry_after_ms=1_000,
         policy_label="deadline",
     )
+
+
+def test_a_deadline_that_is_met_once_in_twenty_times_is_worth_trying() -> None:
+    assert too_late(request(deadline_ms=1_000), foretold((100.0,) + (1_000.0,) * 19)) is None
+    assert too_late(request(deadline_ms=1_000), foretold((100.0,) + (1_000.0,) * 20)) is not None
+
+
+def test_a_task_too_long_for_its_deadline_is_told_to_wait_at_least_a_moment() -> None:
+    found = too_late(request(deadline_ms=400), foretold((0.0,)))
+    assert found is not None
+    assert found.retry_after_ms == 1
+
+
+@pytest.mark.req("HP-04")
+def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
+    assert hopeless(request(deadline_ms=2_000), foretold((200.0,)), 700.0) is None
+    assert hopeless(request(deadline_ms=2_000), foretold((300.0,)), 700.0) == Refusal(
+        code=ErrorCode.ADMISSION_REJECT,
+        message="the deadline of 2000 ms cannot be met any more: the answer would come 100 ms too late",
+        hint="allow a later deadline_ms, or send it when less is queued",
+        retry_after_ms=300,
+        policy_label="deadline",
+    )
+
+
+@pytest.mark.req("HP-02", "HP-04")
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [(FullPolicy.REJECT, ErrorCode.ADMISSION_REJECT), (FullPolicy.DROP_LRU, ErrorCode.QUEUE_FULL_DROP_LRU)],
+)
+def test_a_full_queue_names_its_policy(policy: FullPolicy, code: ErrorCode) -> None:
+    found = queue_full(Full("p", policy), "llamacpp", 250)
+    assert (found.code, found.policy_label, found.retry_after_ms, found.pool_id) == (code, policy, 250, "p")
+    gone = evicted("p", "llamacpp", 250)
+    assert (gone.code, gone.policy_label) == (ErrorCode.QUEUE_FULL_DROP_LRU, "drop-lru")
+
+
+@pytest.mark.req("HP-04", "HP-16")
+@pytest.mark.parametrize(("limit", "what"), [("requests_per_minute", "tasks"), ("tokens_per_minute", "tokens")])
+def test_a_rate_says_which_limit_and_how_long(limit: str, what: str) -> None:
+    found = over_rate(Wait(limit, 60, 1_234))
+    assert found.message == f"this client has used up its 60 {what} a minute"
+    assert found.hint == f"send it again after retry_after_ms; limits.{limit} sets the limit"
+    assert (found.code, found.policy_label, found.retry_after_ms) == (ErrorCode.ADMISSION_REJECT, limit, 1_234)
+
+
+def test_a_rate_counts_the_prompt_and_what_was_asked_for_or_is_expected() -> None:
+    assert rated(request(max_tokens=8), 100.4, 5.0) == 108
+    assert rated(request(max_tokens=None), 100.4, 5.0) == 105
+
+
+def test_an_outage_names_the_pools_and_how_they_are() -> None:
+    found = outage([view(), view(pool_id="q", state=PoolState.BACKOFF)], 5_000.0)
+    assert (found.code, found.pool_id) == (ErrorCode.POOL_UNREADY, "p")
+    text = "no pool has served this task for 5000 ms: 'p' is ready and does not answer, 'q' is backoff"
+    assert found.message == text
+    assert "timeouts.start_ms" in (found.hint or "")
 
 
 def test_what_went_wrong_earlier_is_no_reason_why_a_pool_drains() -> None:

@@ -32,6 +32,7 @@ class Waiting(msgspec.Struct, frozen=True):
     charged_to: str | None
     home: str | None = None
     held_until: float | None = None
+    parked: bool = False
 
     @property
     def turn(self) -> tuple[bool, int]:
@@ -39,6 +40,8 @@ class Waiting(msgspec.Struct, frozen=True):
 
     @property
     def open_to(self) -> frozenset[str]:
+        if self.parked:
+            return frozenset()
         return self.pools if self.held_until is None else self.pools & {self.home}
 
     def may_run_on(self, pools: frozenset[str]) -> bool:
@@ -87,8 +90,9 @@ class BacklogMachine(RuleBasedStateMachine):
         pools=POOLS,
         home=st.none() | st.sampled_from(sorted(QUEUES)),
         wait=st.none() | st.integers(0, 3),
+        parked=st.sampled_from([False, False, True]),
     )
-    def offer(self, priority: Priority, pools: set[str], home: str | None, wait: int | None) -> None:
+    def offer(self, priority: Priority, pools: set[str], home: str | None, wait: int | None, *, parked: bool) -> None:
         wanted = frozenset(pools)
         charged_to, evicted = self.roomiest(wanted), None
         if charged_to is None:
@@ -101,7 +105,7 @@ class BacklogMachine(RuleBasedStateMachine):
         if evicted is None:
             assert self.backlog.ahead_of_new(priority, wanted) == position
         until = None if wait is None else self.now + wait
-        answer = self.backlog.offer(task_id, priority, wanted, home=home, hold_until_ms=until)
+        answer = self.backlog.offer(task_id, priority, wanted, home=home, hold_until_ms=until, parked=parked)
         if charged_to is None:
             assert isinstance(answer, Full)
             assert answer.pool_id in wanted
@@ -110,8 +114,8 @@ class BacklogMachine(RuleBasedStateMachine):
         self.arrivals += 1
         if home not in wanted:
             home = until = None
-        until = None if wanted == {home} else until
-        self.model.append(Waiting(task_id, self.arrivals, priority, wanted, charged_to, home, until))
+        until = None if wanted == {home} or parked else until
+        self.model.append(Waiting(task_id, self.arrivals, priority, wanted, charged_to, home, until, parked))
         assert answer == Queued(position=position, charged_to=charged_to, evicted=evicted.task_id if evicted else None)
 
     @precondition(lambda self: self.model)
@@ -136,6 +140,17 @@ class BacklogMachine(RuleBasedStateMachine):
             assert self.backlog.take_turn(found, min(open_pools & eligible[0].open_to)) is found
             self.model.remove(eligible[0])
             self.started.append(found)
+
+    @precondition(lambda self: any(task.parked for task in self.model))
+    @rule(choice=st.integers(min_value=0), home=st.none() | st.sampled_from(sorted(QUEUES)), wait=st.integers(0, 3))
+    def unpark(self, choice: int, home: str | None, wait: int) -> None:
+        parked = [number for number, task in enumerate(self.model) if task.parked]
+        number = parked[choice % len(parked)]
+        task, until = self.model[number], self.now + wait
+        self.backlog.unpark(task.task_id, home, until)
+        home = home if home in task.pools else None
+        held = None if home is None or task.pools == {home} else until
+        self.model[number] = msgspec.structs.replace(task, home=home, held_until=held, parked=False)
 
     @precondition(lambda self: self.started)
     @rule(choice=st.integers(min_value=0), without=st.sets(st.sampled_from(sorted(QUEUES))))

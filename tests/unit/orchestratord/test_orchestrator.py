@@ -445,11 +445,18 @@ async def test_a_deadline_that_was_met_does_nothing() -> None:
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
-    async with world(Script([HANG])) as here:
+    async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(5), STOPPED_WELL]))}) as here:
+        for _ in range(8):
+            await ended(await here.submit())
         await here.submit()
         refusal = await refusal_of(here, deadline_ms=500)
-        assert (refusal.code, refusal.retry_after_ms) == (ErrorCode.ADMISSION_REJECT, 2_000)
-        assert refusal.policy_label == "deadline"
+        assert (refusal.code, refusal.policy_label) == (ErrorCode.ADMISSION_REJECT, "deadline")
+        assert refusal.retry_after_ms == pytest.approx(5_000, rel=0.1)
+        assert refusal.message == (
+            f"the task would start in about {refusal.retry_after_ms} ms and be done in about "
+            f"{refusal.message.split()[-8]} ms, after its deadline of 500 ms"
+        )
+        assert (await here.submit(deadline_ms=15_000)).accepted.on_time_probability == 1.0
 
 
 # --- full queues ------------------------------------------------------------------------------------------------------
@@ -458,18 +465,20 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
 @pytest.mark.req("HP-02", "HP-04")
 async def test_a_full_queue_refuses_with_the_prediction() -> None:
     settings = config(pool(queue=Queue(capacity=1)))
-    async with world(Script([Pause(1), STOPPED_WELL]), Script([HANG]), settings=settings) as here:
-        await ended(await here.submit())
+    second = Script([Pause(1), STOPPED_WELL])
+    async with world(*[second] * 8, Script([HANG]), settings=settings) as here:
+        for _ in range(8):
+            await ended(await here.submit())
         await settle()
         await here.submit()
         waiting = await here.submit()
         assert waiting.accepted.queue_position == 0
-        assert waiting.accepted.predicted_start_ms == 1_000
-        assert waiting.accepted.backoff_ms == 1_000
+        assert waiting.accepted.predicted_start_ms == pytest.approx(1_000, rel=0.1)
+        assert waiting.accepted.backoff_ms == pytest.approx(1_000, rel=0.1)
         refusal = await refusal_of(here)
         assert refusal.code is ErrorCode.ADMISSION_REJECT
         assert (refusal.message, refusal.pool_id) == ("the queue of pool 'p' is full", "p")
-        assert (refusal.retry_after_ms, refusal.policy_label) == (1_000, "reject")
+        assert (refusal.retry_after_ms, refusal.policy_label) == (waiting.accepted.backoff_ms, "reject")
         assert here.metric("admission_backpressure_events_total", policy="reject") == 1
         assert len(here.orchestrator.backlog) == 1
 
@@ -481,7 +490,9 @@ async def test_a_task_that_gives_way_is_told_so() -> None:
         await here.submit()
         old = await here.submit(priority=BATCH)
         new = await here.submit(priority=BATCH)
-        assert error_of(old.log.read(0)) == {
+        told = error_of(old.log.read(0))
+        assert told.pop("retry_after_ms") > 0
+        assert told == {
             "code": "QUEUE_FULL_DROP_LRU",
             "message": "a newer task took this one's place in the full queue",
             "retriable": True,
@@ -729,11 +740,15 @@ async def test_a_waiting_task_is_told_when_its_place_changes_and_only_then() -> 
         with here.orchestrator.reading(tasks[3], lambda: None):
             stream = await ended(tasks[3])
         frames = frames_of(stream)
-        assert [frame.event for frame in frames] == ["metrics", "metrics", "started", "end"]
-        assert [frame.data["queue_position"] for frame in frames[:2]] == [1, 0]
-        assert [frame.data["queue_depth"] for frame in frames[:2]] == [2, 1]
+        told = [frame.data for frame in frames if frame.event == "metrics"]
+        assert [frame.event for frame in frames] == ["metrics"] * len(told) + ["started", "end"]
+        places = [(each["queue_position"], each["queue_depth"]) for each in told]
+        assert sorted(set(places), reverse=True) == [(2, 3), (1, 2), (0, 1)]
+        assert len(told) <= 6  # nothing but its place and notable news of its start
+        assert all(each["predicted_start_low_ms"] <= each["predicted_start_ms"] for each in told)
+        assert "on_time_probability" not in told[0]
         assert tasks[3].accepted.queue_position == 2
-        assert frames[2].data["queue_position"] == 2
+        assert frames[-2].data["queue_position"] == 2
 
 
 async def test_a_task_that_nobody_reads_is_found_at_its_place_and_told_nothing() -> None:
@@ -832,24 +847,29 @@ async def test_what_is_counted() -> None:
 @pytest.mark.req("HP-03")
 async def test_predictions_are_measured() -> None:
     async with world(engines={"p": ScriptedAdapter(otherwise=Script([Pause(1), STOPPED_WELL]))}) as here:
-        await ended(await here.submit())
+        for _ in range(10):
+            await ended(await here.submit())
         await settle()
         tasks = [await here.submit() for _ in range(4)]
         for task in tasks:
             await ended(task)
-        assert [task.accepted.predicted_start_ms for task in tasks] == [0, 1000, 2000, 3000]
-        assert here.metric("prediction_error_ms", pool_id="p", quantile="0.9") == pytest.approx(0, abs=1)
+        predicted = [task.accepted.predicted_start_ms for task in tasks]
+        assert predicted == pytest.approx([0, 1000, 2000, 3000], rel=0.1)
+        assert here.metric("prediction_error_ms", pool_id="p", quantile="0.9") < 200
 
 
 async def test_only_complete_answers_say_what_a_task_takes() -> None:
-    async with world(Script([Pause(1), STOPPED_WELL]), Script([HANG]), Script([HANG])) as here:
-        await ended(await here.submit())
-        cut_short = await here.submit()
-        await pass_time(0.1)
-        here.orchestrator.cancel(cut_short, "client")
-        await settle()
+    second = Script([Pause(1), STOPPED_WELL])
+    async with world(*[second] * 8, *[Script([HANG])] * 9) as here:
+        for _ in range(8):
+            await ended(await here.submit())
+        for _ in range(8):
+            cut_short = await here.submit()
+            await pass_time(0.1)
+            here.orchestrator.cancel(cut_short, "client")
+            await settle()
         await here.submit()
-        assert (await here.submit()).accepted.predicted_start_ms == 1_000
+        assert (await here.submit()).accepted.predicted_start_ms == pytest.approx(1_000, rel=0.1)
 
 
 async def test_restarts_are_counted_by_cause() -> None:
@@ -868,7 +888,8 @@ async def test_admission_is_logged_with_identity_place_and_prediction(caplog: py
         await here.submit()
         task = await here.submit()
         record = next(each for each in caplog.records if f"task {task.id} admitted" in each.message)
-        assert record.message == f"task {task.id} admitted at position 0, start predicted in 2000 ms"
+        predicted = task.accepted.predicted_start_ms
+        assert record.message == f"task {task.id} admitted at position 0, start predicted in {predicted} ms"
         assert {
             name: getattr(record, name)
             for name in (
@@ -893,7 +914,7 @@ async def test_admission_is_logged_with_identity_place_and_prediction(caplog: py
             "pool_id": "p",
             "replica_id": "p-0",
             "queue_position": 0,
-            "predicted_start_ms": 2_000,
+            "predicted_start_ms": predicted,
         }
 
 

@@ -216,7 +216,7 @@ async def test_runs_that_go_on_are_not_taken_for_the_one_that_left() -> None:
         task, _ = await canceled(here)
         waiting = await here.submit()
         await pass_time(0.4)
-        assert waiting.state is TaskState.QUEUED
+        assert waiting.queue_position == 0
         await pass_time(0.7)
         assert waiting.state is TaskState.RUNNING
         assert engine.open + engine.lingering == 3
@@ -272,7 +272,7 @@ async def test_a_prompt_may_take_as_long_as_if_somebody_waited_for_it() -> None:
 
 async def test_of_an_engine_that_others_use_too_a_busy_slot_proves_nothing() -> None:
     manager, engine = Told(), lingering(math.inf, Script(["a", HANG]), Script())
-    external = {"provisioning_mode": Mode.EXTERNAL}
+    external: dict[str, Any] = {"provisioning_mode": Mode.EXTERNAL}
     async with world(engines={"p": engine}, manager=manager, snapshots=lambda each: snapshot(each, **external)) as here:
         task, _ = await canceled(here)
         after = await here.submit()

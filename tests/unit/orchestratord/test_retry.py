@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.base import EngineError, Failure, Health, Props
-from contracts.config import Queue
+from contracts.config import Mode, Queue
 from contracts.errors import ErrorCode
 from contracts.pools import Endpoint, PoolState
 from contracts.tasks import Placement, PlacementMode, Priority, TaskState, Workload
@@ -15,7 +15,7 @@ from orchestratord.retry import RETRIES, WORTH_ANOTHER, Failed, tries_again, ver
 from tests.plugins.failures import OperatorSees
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
-from tests.unit.orchestratord.test_orchestrator import end_of, error_of
+from tests.unit.orchestratord.test_orchestrator import end_of, error_of, refusal_of
 from tests.unit.orchestratord.world import (
     HANG,
     STOPPED_WELL,
@@ -231,7 +231,7 @@ async def test_nobody_gets_it_who_could_not_have_got_it_as_a_new_task() -> None:
     engines["c"] = ScriptedAdapter()
     async with world(settings=settings, engines=engines) as here:
         task = await here.submit()
-        other = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
+        other: dict[str, Any] = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
         here.orchestrator.report(snapshot("b", revision=2, endpoint=Endpoint(url="http://b2"), **other))
         here.orchestrator.report(snapshot("c", PoolState.DRAINING, revision=2))
         assert error_of(await ended(task))["code"] == "REPLICA_EXHAUSTED"
@@ -276,6 +276,32 @@ async def test_between_a_restart_and_its_report_nobody_gets_anothers_answer() ->
         await pass_time(1)
         assert error_of(task.log.read(0))["code"] == "POOL_UNREADY"
         assert len(engine.asked) == 1
+
+
+@pytest.mark.req("HP-12", "HP-06")
+async def test_nothing_of_another_model_reaches_a_client(operator_sees: OperatorSees) -> None:
+    """Somebody has given the engine that they run another model, and nothing else has changed."""
+    external: dict[str, Any] = {"provisioning_mode": Mode.EXTERNAL}
+    a, b = ScriptedAdapter(), ScriptedAdapter()
+    a.serves_model = b.serves_model = "/models/m.gguf"
+    async with world(**two(a, b), snapshots=lambda each: snapshot(each, **external)) as here:
+        await ended(await here.submit())
+        a.serves_model, a.otherwise = "/models/n.gguf", Script(["wrong", STOPPED_WELL])
+        stream = await ended(await here.submit())
+        assert (text_of(stream), events_of(stream)[:2]) == ("Hello", ["started", "metrics"])
+        assert (len(a.asked), len(b.asked)) == (2, 1)
+        await ended(await here.submit())
+        assert (len(a.asked), len(b.asked)) == (2, 2), "nothing more is sent to it"
+        pinned = Placement(mode=PlacementMode.PIN, pool_id="a")
+        refusal = await refusal_of(here, placement=pinned)
+        operator_sees("external/another-model", f"{refusal.code}: {refusal.message}\n  mend: {refusal.hint}")
+        a.serves_model, a.otherwise = "/models/m.gguf", Script()
+        await pass_time(2)
+        await ended(await here.submit(placement=pinned))  # it is back
+        a.serves_model = "/models/n.gguf"
+        reloaded = snapshot("a", revision=9, restarts=1, **external)
+        here.orchestrator.report(reloaded)  # an operator has seen to it
+        await ended(await here.submit(placement=pinned))
 
 
 # --- an engine that hangs ---------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ TURN_MS = 700.0
 
 
 def ask(session_id: str = "s", **changes: Any) -> Ask:  # noqa: ANN401 - any field
-    return Ask(**({"session_id": session_id, "model_ref": "m", "prompt_tokens": 10, "max_tokens": 5} | changes))
+    fields: dict[str, Any] = {"session_id": session_id, "model_ref": "m", "prompt_tokens": 10, "max_tokens": 5}
+    return Ask(**(fields | changes))
 
 
 def enter(book: Book, now: float = 0.0, wanted: Ask | None = None, task_id: str = "t") -> Turn:

@@ -11,6 +11,7 @@ from contracts.config import Profile
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Started, StreamError
 from contracts.tasks import OnDisconnect, Priority, TaskState
+from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamClosedError
 from orchestratord.task import Admission, Caller, Run, Task
 from tests.unit.orchestratord.frames import events_of, frames_of
@@ -45,9 +46,16 @@ def new(**changes: Any) -> Task:  # noqa: ANN401 - any field of the request
             at_ms=1_000.0,
             queue_position=2,
             predicted_start_ms=300,
+            predicted_low_ms=200,
+            predicted_high_ms=500,
             backoff_ms=0,
         )
     )
+
+
+NEARER = Standing(
+    at_ms=1_100.0, position=1, queue_depth=5, start_ms=150, low_ms=100, high_ms=300, on_time_probability=0.5
+)
 
 
 def started() -> Task:
@@ -71,13 +79,13 @@ def test_a_new_task_waits_and_its_answer_never_changes() -> None:
         "predicted_start_ms": 300,
         "backoff_ms": 0,
         "streams": {"sse": "/v1/tasks/t/stream"},
-        "predicted_start_low_ms": None,
-        "predicted_start_high_ms": None,
+        "predicted_start_low_ms": 200,
+        "predicted_start_high_ms": 500,
         "on_time_probability": None,
     }
     assert (task.state, task.finished, task.outcome) == (TaskState.QUEUED, False, None)
     assert task.status.queue_position == 2
-    task.moved(1, 150, 5)
+    task.moved(NEARER)
     task.start(RUN, STARTED)
     task.cancel(2_000.0)
     assert msgspec.to_builtins(task.accepted) == before
@@ -86,7 +94,7 @@ def test_a_new_task_waits_and_its_answer_never_changes() -> None:
 @pytest.mark.req("HP-10")
 def test_a_good_life() -> None:
     task = new()
-    task.moved(1, 150, 5)
+    task.moved(NEARER)
     waiting = task.status
     task.start(RUN, STARTED)
     running = task.status
@@ -97,7 +105,14 @@ def test_a_good_life() -> None:
     task.done(Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=4, decode_ms=149.6), 1_450.0)
     stream = task.log.read(0)
     assert events_of(stream) == ["metrics", "started", "token", "token", "token", "end"]
-    assert frames_of(stream)[0].data == {"queue_position": 1, "predicted_start_ms": 150, "queue_depth": 5}
+    assert frames_of(stream)[0].data == {
+        "queue_position": 1,
+        "queue_depth": 5,
+        "predicted_start_ms": 150,
+        "predicted_start_low_ms": 100,
+        "predicted_start_high_ms": 300,
+        "on_time_probability": 0.5,
+    }
     assert frames_of(stream)[1].data == msgspec.to_builtins(STARTED)
     assert terminal(task) == {
         "tokens_in": 3,

@@ -101,12 +101,17 @@ async def test_the_engine_may_know_better_than_we_do() -> None:
 
 @pytest.mark.req("HP-07")
 async def test_a_stranger_in_the_only_slot_makes_a_session_cold() -> None:
-    async with world(turn(20, 0), turn(9, 0), turn(24, 1)) as here:
+    gate = asyncio.Event()
+    async with world(turn(20, 0), turn(9, 0), turn(24, 1, Hold(gate))) as here:
         await answer(here)
         await answer(here, None)
         seen = here.orchestrator.turns.info("s")
         assert (seen.kv_tokens, seen.kv_bytes, seen.replica_id) == (0, 0, None)
-        third = await answer(here)
+        task = await here.submit(session_id="s")
+        await settle()
+        assert here.orchestrator.turns.info("s").replica_id is None  # it is being computed again
+        gate.set()
+        third = frames_of(await ended(task))
     assert told(third, "started")[0]["kv_warmth"] is False
     assert told(third, "metrics") == []
 
@@ -269,17 +274,19 @@ async def test_a_turn_that_waits_for_its_own_lets_others_pass_and_keeps_its_plac
     gates = [asyncio.Event(), asyncio.Event()]
     scripts = (turn(20, 0, Hold(gates[0])), turn(9, 0, Hold(gates[1])), turn(24, 20), turn(9, 0))
     async with world(*scripts, slots=2) as here:
-        first, second = [await here.submit(session_id="s") for _ in range(2)]
-        stranger, last = [await here.submit() for _ in range(2)]
+        first, second = [await here.submit(session_id="s", prompt=each) for each in ("one", "two")]
+        stranger, last = [await here.submit(prompt=each) for each in ("three", "four")]
         await settle()
         assert stranger.state is TaskState.RUNNING
         assert (second.state, last.state) == (TaskState.QUEUED, TaskState.QUEUED)
         gates[0].set()
         await ended(first)
         await ended(second)
-        assert here.engines["p"].asked[2].slot == here.engines["p"].asked[0].slot  # it came before the last one
         gates[1].set()
         await ended(last)
+        asked = here.engines["p"].asked
+        assert [each.prompt for each in asked] == ["one", "three", "two", "four"]  # it came before the last one
+        assert asked[2].slot == asked[0].slot
 
 
 @pytest.mark.parametrize("how", ["cancel", "fail", "evict"])

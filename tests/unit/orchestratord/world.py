@@ -172,6 +172,8 @@ class ScriptedAdapter:
         self.erasing: asyncio.Event | None = None
         """Erasing waits for this, where it is set."""
         self.erase_fails: EngineError | None = None
+        self.serves_model: str | None = None
+        """Which model it says that it serves."""
         self.lingers: float = 0.0
         """Seconds of the loop that it goes on with a run whose connection was closed."""
         self.lingering = 0
@@ -180,6 +182,12 @@ class ScriptedAdapter:
         self.asked_busy: list[float] = []
         """When it was."""
         self.busy_fails: EngineError | None = None
+
+    async def usage(self) -> float | None:
+        return None
+
+    async def model(self) -> str | None:
+        return self.serves_model
 
     async def busy(self) -> int | None:
         self.asked_busy.append(asyncio.get_running_loop().time())

@@ -1,0 +1,177 @@
+"""Two replicas behind both real daemons, whose engines can be killed: real llama.cpp, or the stand-in of the tests.
+
+Decides how each is set up. The daemons and engines are ended here, by their ids, on every way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from bench.flood.watched import Note
+from bench.processes import announced_port, ended, free_port, process, reachable
+
+TOKEN = "a-token-for-the-length-of-a-flood"  # noqa: S105 - guards a server on loopback
+POOLS = ("left", "right")
+READY_S = 60.0
+CAPACITY = 10_000
+
+
+@dataclass
+class House:
+    """A running installation."""
+
+    port: int
+    model: str
+    book: Path
+    kill: Callable[[str], Awaitable[bool]]
+    """Kill the engine of a pool, if it has one right now; whether it had."""
+
+    def session(self) -> aiohttp.ClientSession:
+        """A client of the API that opens as many connections as it needs."""
+        return aiohttp.ClientSession(
+            f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+
+    def notes(self) -> list[Note]:
+        """The book; it is there once the daemon has ended."""
+        return msgspec.json.decode(self.book.read_bytes(), type=list[Note])
+
+
+@asynccontextmanager
+async def real(folder: Path, model: Path, slots: int) -> AsyncIterator[House]:
+    """Two llama.cpp servers, started and restarted by pool-managerd."""
+    pools = [
+        {
+            "model": str(model),
+            "ctx": 512 * slots,
+            "flags": ["--threads", "1"],
+            "provisioning": {"mode": "package", "package": {"name": "xllamacpp"}},
+            "restart": {"initial_ms": 50, "max_ms": 200, "max_failures": 1_000},
+        }
+    ] * len(POOLS)
+
+    async def kill(pool_id: str) -> bool:
+        try:
+            pid = int((folder / "run" / "llama-orch" / f"{pool_id}.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, IndexError):
+            return False
+        return True
+
+    async with _daemons(folder, pools, slots, str(model), kill) as house:
+        yield house
+
+
+@asynccontextmanager
+async def stand_in(folder: Path, slots: int, token_delay_ms: float) -> AsyncIterator[House]:
+    """Two stand-ins that somebody else runs: they are started anew here, on the same port."""
+    knobs = json.dumps({"slots": slots, "token_delay_ms": token_delay_ms, "first_token_delay_ms": 2})
+    command = (sys.executable, "-m", "tests.standin", "--uvloop", "--knobs", knobs, "--port")
+    engines: dict[str, Process] = {}
+    ports: dict[str, int] = {}
+
+    async def start(pool_id: str) -> None:
+        port = str(ports.get(pool_id, 0))
+        engines[pool_id] = await asyncio.create_subprocess_exec(
+            *command, port, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        ports[pool_id] = await announced_port(engines[pool_id])
+
+    async def kill(pool_id: str) -> bool:
+        engines[pool_id].kill()
+        await engines[pool_id].wait()
+        await start(pool_id)
+        return True
+
+    try:
+        for pool_id in POOLS:
+            await start(pool_id)
+        pools = [
+            {
+                "model": "standin",
+                "ctx": 100_000,
+                "provisioning": {"mode": "external", "external": {"url": f"http://127.0.0.1:{ports[pool_id]}"}},
+            }
+            for pool_id in POOLS
+        ]
+        async with _daemons(folder, pools, slots, "standin", kill) as house:
+            yield house
+    finally:
+        for engine in engines.values():
+            await ended(engine)
+
+
+async def ill_luck(house: House, chance: random.Random, every_s: float, killed: Callable[[], None]) -> None:
+    """Kill an engine now and then, until this is cancelled."""
+    while True:
+        await asyncio.sleep(every_s * (0.5 + chance.random()))
+        if await house.kill(chance.choice(POOLS)):
+            killed()
+
+
+@asynccontextmanager
+async def _daemons(
+    folder: Path,
+    pools: Sequence[Mapping[str, object]],
+    slots: int,
+    model: str,
+    kill: Callable[[str], Awaitable[bool]],
+) -> AsyncIterator[House]:
+    port, book = free_port(), folder / "book.json"
+    folder.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs yet
+    document = {
+        "profile": "trial",
+        "server": {
+            "bind": f"127.0.0.1:{port}",
+            "max_streams_per_client": 4_096,
+            "disconnect_grace_ms": 300,
+            "keep_finished": 50_000,
+        },
+        "sessions": {"max_turns": 100_000},
+        "pools": [
+            {"id": pool_id, "engine": "llamacpp", "slots": slots, "queue": {"capacity": CAPACITY}, **pool}
+            for pool_id, pool in zip(POOLS, pools, strict=True)
+        ],
+    }
+    config = folder / "config.json"  # JSON is YAML
+    config.write_text(json.dumps(document))
+    environ = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run"), "LLORCH_API_TOKEN": TOKEN}
+    async with AsyncExitStack() as stack:
+        for name, command in (
+            ("pool_managerd", ("pool_managerd",)),
+            ("orchestratord", ("bench.flood.watched", str(book))),
+        ):
+            started = process(
+                *(sys.executable, "-m", *command, "--config", str(config)), log=folder / f"{name}.log", environ=environ
+            )
+            await stack.enter_async_context(started)
+        house = House(port, model, book, kill)
+        await _ready(house)
+        yield house
+
+
+async def _ready(house: House) -> None:
+    await reachable(house.port)
+    async with asyncio.timeout(READY_S), house.session() as session:
+        for pool_id in POOLS:
+            while True:
+                async with session.get(f"/v1/pools/{pool_id}/health") as response:
+                    if (await response.json()).get("ready"):
+                        break
+                await asyncio.sleep(0.05)

@@ -1,0 +1,134 @@
+"""What a task leaves behind: its record, as an artifact.
+
+Decides what stands in it, and that no secret does: one that a client wrote into its prompt is taken out of the request
+and of the transcript. Texts that are too long are left out, and the record says so. Values in, values out: it is made
+before the terminal event, whose ``artifact_id`` names it, and written after it by the ``archive``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from contracts.artifacts import ArtifactKind, EngineIdentity, TaskRecord, canonical
+from contracts.config import Profile
+from contracts.events import End, StreamError
+from contracts.tasks import TaskRequest
+from daemon_core.redaction import Redactor
+from orchestratord.shelf import Head, Sealed, sealed
+from orchestratord.task import Run, Task
+
+MAX_TEXT_BYTES = 256 * 1024
+"""Of a request, and of an answer: the results of embeddings come as text too. What is longer is left out."""
+TAGS = ("task",)
+_PIECE = re.compile(rb'\ndata: \{"t":"(.*)","i":')
+"""A ``token`` event. A quotation mark inside a text is escaped, so a bare one ends it, and a line holds one event."""
+
+
+def record_of(task: Task, event: End | StreamError, *, profile: Profile, redactor: Redactor, ended_ms: int) -> Sealed:
+    """The record of a task that ends with this event."""
+    entered, run = task.admission, task.run
+    request, cut = _bounded(entered.request)
+    transcript = text_of(task.log.read(0)) if len(task.log) <= MAX_TEXT_BYTES else None
+    ended = event if isinstance(event, End) else None
+    status = task.status
+    record = TaskRecord(
+        task_id=entered.task_id,
+        job_id=entered.job_id,
+        correlation_id=entered.caller.correlation_id,
+        identity=entered.caller.identity,
+        profile=profile,
+        state=task.state,
+        request=msgspec.Raw(canonical(request)),
+        seed=entered.seed,
+        engine=None if run is None else identity_of(run),
+        queue_position=entered.queue_position,
+        predicted_start_ms=entered.predicted_start_ms,
+        created_ms=entered.created_ms,
+        ended_ms=ended_ms,
+        first_token_ms=status.first_token_ms,
+        queue_time_ms=status.queue_time_ms,
+        end=ended,
+        error=None if isinstance(event, End) else event,
+        pieces=task.log.tokens,
+        stream_sha256=ended.stream_sha256 if ended else task.log.text_sha256,
+        transcript=transcript,
+        cut=cut or transcript is None,
+    )
+    return sealed(
+        _without_secrets(record, request, redactor), Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS)
+    )
+
+
+def text_of(frames: bytes) -> str:
+    """The text of a stream: that of all its ``token`` events."""
+    # JSON escapes each character by itself, so the escaped pieces together are the whole text escaped.
+    return msgspec.json.decode(b'"%b"' % b"".join(_PIECE.findall(frames)), type=str)
+
+
+def identity_of(run: Run) -> EngineIdentity | None:
+    """Who served, as it was when the task got its slot."""
+    served = run.served
+    if served is None:
+        return None
+    return EngineIdentity(
+        engine=served.engine,
+        engine_version=run.engine_version,
+        engine_digest=served.engine_digest,
+        provisioning_mode=served.provisioning_mode,
+        pool_id=run.pool_id,
+        replica_id=run.replica_id,
+        devices=served.devices,
+        model_ref=served.model_ref,
+        model_id=served.model_id,
+        model_digest=served.model_digest,
+        sampler_profile_version=served.sampler_profile_version,
+    )
+
+
+def _without_secrets(record: TaskRecord, request: TaskRequest, redactor: Redactor) -> bytes:
+    """The record's canonical bytes. Nearly none has a secret, so one look at all its texts decides that first."""
+    if request.sampling.json_schema is None:  # whose keys may make their values secrets
+        texts = "\n".join(_texts(record, request))
+        if redactor.text(texts) == texts:
+            return canonical(record)
+    plain = msgspec.json.decode(canonical(record), type=dict[str, object])
+    clean = {name: redactor.member(name, value) for name, value in plain.items()}
+    return canonical(plain if clean == plain else clean | {"redacted": True})
+
+
+def _texts(record: TaskRecord, request: TaskRequest) -> list[str]:
+    """Every text that somebody else has written."""
+    served, error, placement = record.engine, record.error, request.placement
+    return [
+        record.task_id,
+        record.correlation_id,
+        record.transcript or "",
+        request.model_ref,
+        request.session_id or "",
+        request.prompt or "",
+        request.output_mode or "",
+        request.sampler_profile_version or "",
+        request.sampling.grammar or "",
+        placement.pool_id or "",
+        "" if served is None else served.model_ref,
+        "" if error is None else f"{error.message}\n{error.hint}",
+        *(request.inputs or ()),
+        *(message.content for message in request.messages or ()),
+        *request.sampling.stop,
+        *placement.prefer,
+        *placement.avoid,
+    ]
+
+
+def _bounded(request: TaskRequest) -> tuple[TaskRequest, bool]:
+    """The request, without its texts where they are too long, and whether they were."""
+    if _length(request) <= MAX_TEXT_BYTES:
+        return request, False
+    return msgspec.structs.replace(request, prompt=None, inputs=None, messages=None), True
+
+
+def _length(request: TaskRequest) -> int:
+    contents = [message.content for message in request.messages or ()]
+    return len(request.prompt or "") + sum(map(len, (*(request.inputs or ()), *contents)))
