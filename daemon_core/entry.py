@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from daemon_core import config_file, logs
 from daemon_core.errors import EXIT_FAILURE, StartupError
 from daemon_core.notify import Notifier, watchdog_interval_s
 from daemon_core.paths import Paths, default_config_path
-from daemon_core.redaction import Redactor
-from daemon_core.token import VARIABLE
+from daemon_core.redaction import Redactor, secrets_of
+from daemon_core.token import VARIABLE, find_token
 from daemon_core.version import version
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
     try:
         config = config_file.load(options.config)
         paths = Paths.resolve(config.paths, environ)
+        _register_secrets(config, options.config, environ, redactor)
         logs.setup(name, config.logging, redactor)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             context = DaemonContext(
@@ -79,6 +81,16 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
         return _refuse(name, error, redactor)
     finally:
         notifier.close()
+
+
+def _register_secrets(config: Config, path: Path, environ: Mapping[str, str], redactor: Redactor) -> None:
+    """Whatever a daemon was given, it may meet again: in a reference, in an error, in what an engine prints."""
+    for known in (environ, *(pool.env for pool in config.pools)):
+        for value in secrets_of(known):
+            redactor.register(value)
+    with suppress(StartupError):  # whoever needs the token says what is wrong with it
+        token = find_token(config.auth, environ, path.parent)
+        redactor.register(token.value if token is not None else "")
 
 
 async def _run(name: str, context: DaemonContext, serve: Serve) -> int:

@@ -41,6 +41,7 @@ from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.speed import settle, tell_speed
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ async def serve(context: DaemonContext) -> None:
     metrics, clock = Metrics(), SystemClock()
     store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(store, context.redactor, clock.unix_ms)
-    async with unhurried_logs(), archive, EngineHttp() as http:
+    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -107,10 +108,13 @@ async def serve(context: DaemonContext) -> None:
             metrics=metrics,
             catalog=catalog,
             archive=archive,
+            redactor=context.redactor,
         )
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")
             async with _listening(app, host, port) as url:
+                tell_speed()
+                settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")

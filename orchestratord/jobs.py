@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from contracts.rpc import MAX_JOBS, JobsParams
 
-GATHER_S = 0.02
-LINGER_S = 0.5
+GATHER_S = 0.005
+LINGER_S = 0.2
 
 
 class Jobs:

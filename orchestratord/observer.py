@@ -5,6 +5,7 @@ Decides which events are worth a log line, with which fields. Nothing here runs 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from contracts.errors import STATUS, ErrorCode
@@ -23,6 +24,8 @@ pool_log = logging.getLogger("orchestratord.pools")
 NOWHERE = ("none", "none", "none", "none")
 """The replica labels of a task that was never started."""
 TOO_MANY_REQUESTS = 429
+TELL_AFTER_S = 0.1
+"""After so long it is said that a task runs: by then it has its first token, or is slow. A shorter one only ends."""
 
 
 class Observer:
@@ -35,6 +38,7 @@ class Observer:
         self._metrics = metrics
         self._jobs = jobs
         self.seal = seal
+        self._telling: dict[str, asyncio.TimerHandle] = {}
         self._seen: dict[str, PoolSnapshot] = {}
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -59,7 +63,8 @@ class Observer:
         self._metrics.rejected.labels(engine, refusal.code).inc()
         if STATUS[refusal.code] == TOO_MANY_REQUESTS:
             self._metrics.backpressure.labels(engine, refusal.policy_label or "unknown").inc()
-        extra = {"code": refusal.code, "engine": engine, "pool_id": refusal.pool_id}
+        extra = {"code": refusal.code, "engine": engine, "engine_version": "none"}
+        extra |= {"pool_id": refusal.pool_id or "none", "replica_id": "none"}
         extra |= {"correlation_id": caller.correlation_id, "identity": caller.identity}
         log.info("task refused: %s", refusal.message, extra=extra)
 
@@ -72,6 +77,8 @@ class Observer:
         self._metrics.started.labels(*labels, task.request.priority).inc()
         self._placed(task, again=False)
         self._works_for(task)
+        telling = asyncio.get_running_loop().call_later(TELL_AFTER_S, self._tell_started, task)
+        self._telling[task.id] = telling
         waited_ms = run.at_ms - task.admission.at_ms
         self._metrics.predicted(run.pool_id, abs(waited_ms - task.admission.predicted_start_ms))
 
@@ -118,10 +125,18 @@ class Observer:
         )
         tokens = outcome.tokens_out if isinstance(outcome, End) else task.log.tokens
         self._worked(task, tokens)
-        extra = _context(task, _run_labels(task)) | {"tokens_out": tokens}
+        telling = self._telling.pop(task.id, None)
+        if telling is not None:
+            telling.cancel()
+        extra = _context(task, _run_labels(task)) | {"tokens_out": tokens} | _spans(task)
         log.info("task %s ended: %s", task.id, how, extra=extra)
         if self._jobs is not None:
             self._jobs.ended(task.id)
+
+    def _tell_started(self, task: Task) -> None:
+        self._telling.pop(task.id, None)
+        extra = _context(task, _run_labels(task)) | _spans(task)
+        log.info("task %s runs in pool %s", task.id, extra["pool_id"], extra=extra)
 
     def _placed(self, task: Task, *, again: bool) -> None:
         """``fallback``: another replica than was preferred, or than the one that was tried first."""
@@ -172,6 +187,13 @@ def _flag(*, value: bool) -> str:
 def _run_labels(task: Task) -> tuple[str, str, str, str]:
     run = task.run
     return NOWHERE if run is None else (run.engine, run.engine_version, run.pool_id, run.replica_id)
+
+
+def _spans(task: Task) -> dict[str, object]:
+    """How long it took so far, where it is known: milliseconds from its admission."""
+    run, first_ms, since_ms = task.run, task.first_text_ms, task.admission.at_ms
+    moments = {"queue_time_ms": None if run is None else run.at_ms, "first_token_ms": first_ms}
+    return {name: round(moment - since_ms) for name, moment in moments.items() if moment is not None}
 
 
 def _context(task: Task, labels: tuple[str, str, str, str]) -> dict[str, object]:

@@ -177,7 +177,8 @@ def assemble(
         wall_offset_ms=wall_offset_ms,
     )
     sources = {pool.id: engines(pool) for pool in config.pools}
-    feed = LogFeed(asyncio.get_running_loop().time)
+    loop = asyncio.get_running_loop()
+    feed = LogFeed(loop.time, loop.call_later)
     pools = {}
     for pool in config.pools:
         log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed)

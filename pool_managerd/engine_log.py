@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 MAX_FILE_BYTES = 8 << 20
 """The size at which the file becomes ``<pool>.log.1``, in place of the former one."""
 MAX_LINE_CHARS = 8192
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+"""What moves a terminal's cursor and colours its text; in a file it is noise."""
 _MAX_PENDING_BYTES = 1 << 16
 MAX_TAIL_CHARS = 4096
 """They travel in every report on the pool, which must fit into a frame however many pools there are."""
@@ -56,6 +59,8 @@ class EngineLog:
         self._feed = feed
         self._pending = b""
         self._cutting = False
+        self._held: deque[str] = deque()
+        """Lines that wait a moment for the news whose work they are about: that comes by another way."""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._marks: set[Mark] = set()
 
@@ -72,6 +77,7 @@ class EngineLog:
 
     def begin(self, headline: str) -> None:
         """A new engine starts: its lines are the ones that error messages quote from now on."""
+        self._release()
         self._pending, self._cutting = b"", False
         self._tail.clear()
         self._marks.clear()
@@ -95,6 +101,7 @@ class EngineLog:
         if self._pending and not self._cutting:
             self._take(self._pending)
         self._pending, self._cutting = b"", False
+        self._release()
         self._file.close()
 
     def tail(self) -> str:
@@ -111,12 +118,21 @@ class EngineLog:
         self._marks.clear()
 
     def _take(self, raw: bytes) -> None:
-        # Redacted whole, then cut: a secret across the cut must not leave its first half behind.
-        line = self._redactor.text(raw.decode(errors="replace").rstrip("\r"))
+        # Without colours, which would hide the beginning of a word. Redacted whole, then cut: a secret across the cut
+        # must not leave its first half behind.
+        line = self._redactor.text(_COLOURS.sub("", raw.decode(errors="replace")).rstrip("\r"))
         if len(line) > MAX_LINE_CHARS:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)
         self._marks |= marks_in(line)
+        if self._feed is None:
+            self._write(line)
+            return
+        self._held.append(line)
+        if len(self._held) == 1:
+            self._feed.later(self._release)
+
+    def _write(self, line: str) -> None:
         extra: dict[str, object] = {"pool_id": self._pool_id}
         jobs = () if self._feed is None else self._feed.jobs(self._pool_id)
         if jobs:
@@ -125,6 +141,11 @@ class EngineLog:
         _log.info("%s", line, extra=extra)
         if self._feed is not None:
             self._feed.said(self._pool_id, line)
+
+    def _release(self) -> None:
+        """Write what was held back."""
+        while self._held:
+            self._write(self._held.popleft())
 
 
 def latest(path: Path, lines: int) -> list[str]:

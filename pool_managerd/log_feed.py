@@ -18,14 +18,21 @@ MAX_ID_CHARS = 128
 MAX_SHOWN_IDS = 4
 """Of the jobs behind one line of a file."""
 
+HOLD_S = 0.02
+"""How long a line waits for the news of its job: a short job is over before that is here."""
+
 Listener = Callable[[bytes], None]
 
 
 class LogFeed:
-    """The lines of every engine, and who reads along. ``now`` is a clock in seconds."""
+    """The lines of every engine, and who reads along.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    ``now`` is a clock in seconds; ``later`` calls something after so many of them.
+    """
+
+    def __init__(self, now: Callable[[], float], later: Callable[[float, Callable[[], None]], object]) -> None:
         self._now = now
+        self._later = later
         self._jobs: dict[str, tuple[str, ...]] = {}
         self._readers: dict[int, _Reader] = {}
         self._next = 0
@@ -34,6 +41,10 @@ class LogFeed:
     def readers(self) -> int:
         """How many read along right now."""
         return len(self._readers)
+
+    def later(self, write: Callable[[], None]) -> None:
+        """Write lines when it is surely known whose work they are about."""
+        self._later(HOLD_S, write)
 
     def works_for(self, pool_id: str, correlation_ids: Iterable[str]) -> None:
         """From now on a pool's engine works for these jobs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from contracts.config import Config
+from daemon_core.redaction import Redactor
 from orchestratord.archive import Archive
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
@@ -34,12 +35,15 @@ def make_http_app(
     metrics: Metrics,
     catalog: CatalogView,
     archive: Archive,
+    redactor: Redactor,
 ) -> web.Application:
     """Everything that is served over HTTP."""
-    app = web.Application(middlewares=[make_edge(authenticator)], client_max_size=config.server.max_body_bytes)
+    app = web.Application(
+        middlewares=[make_edge(authenticator, redactor)], client_max_size=config.server.max_body_bytes
+    )
     app.on_response_prepare.append(stamp)
     streams = Streams(orchestrator, config.server)
-    app.add_routes(TaskRoutes(orchestrator, streams).table())
+    app.add_routes(TaskRoutes(orchestrator, streams, redactor).table())
     app.add_routes(SessionRoutes(orchestrator.turns).table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())

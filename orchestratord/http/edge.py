@@ -14,9 +14,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from contracts.errors import ErrorCode
+from daemon_core.redaction import Redactor
 from orchestratord.admission import Refusal
 from orchestratord.auth import Authenticator
-from orchestratord.errors import ApiError
+from orchestratord.errors import ApiError, api_error
 from orchestratord.http.errors import from_framework, response_of
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,12 @@ IDENTITY = web.RequestKey("identity", str)
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def correlation_id_of(request: web.Request) -> str:
-    """The client's id where it is well formed, else a new one."""
+def correlation_id_of(request: web.Request, redactor: Redactor) -> str:
+    """The client's id where it is well formed, else a new one. It goes far: one that holds a secret is none."""
     given = request.headers.get(HEADER)
-    return given if given is not None and _WELL_FORMED.fullmatch(given) else str(uuid4())
+    if given is not None and _WELL_FORMED.fullmatch(given) and redactor.text(given) == given:
+        return given
+    return str(uuid4())
 
 
 async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -40,18 +43,18 @@ async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers["Server"] = "llama-orch"
 
 
-def make_edge(authenticator: Authenticator) -> Middleware:
-    """The middleware that every request passes."""
+def make_edge(authenticator: Authenticator, redactor: Redactor) -> Middleware:
+    """The middleware that every request passes. No refusal repeats a secret that the request holds."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        correlation_id = request[CORRELATION_ID] = correlation_id_of(request)
+        correlation_id = request[CORRELATION_ID] = correlation_id_of(request, redactor)
         try:
             if request.path not in OPEN_PATHS:
                 request[IDENTITY] = _authenticate(authenticator, request)
             return await handler(request)
         except ApiError as error:
-            return response_of(error.refusal, correlation_id)
+            return response_of(without_secrets(error.refusal, redactor), correlation_id)
         except web.HTTPException as error:
             return from_framework(error, correlation_id)
         except ConnectionResetError:
@@ -62,6 +65,21 @@ def make_edge(authenticator: Authenticator) -> Middleware:
             return response_of(Refusal(code=ErrorCode.INTERNAL, message=text), correlation_id)
 
     return edge
+
+
+def without_secrets(refusal: Refusal, redactor: Redactor) -> Refusal:
+    """A refusal that quotes what the client has sent, but for secrets."""
+    told = {name: getattr(refusal, name) for name in ("message", "hint", "field")}
+    clean = {name: text if text is None else redactor.text(text) for name, text in told.items()}
+    return refusal if clean == told else msgspec.structs.replace(refusal, **clean)
+
+
+def refuse_secrets(redactor: Redactor, **names: str | None) -> None:
+    """Names go into addresses, logs and lists. Raises ApiError for one that holds a secret."""
+    for field, name in names.items():
+        if name is not None and redactor.text(name) != name:
+            text = f"{field}: it holds a secret, and would stand in addresses and lists"
+            raise api_error(ErrorCode.INVALID_PARAMS, text, "choose another one", field=field)
 
 
 def json_response(value: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -14,8 +14,9 @@ from msgspec import Meta
 from contracts.base import nearest
 from contracts.errors import ErrorCode
 from contracts.tasks import TaskList, TaskRequest, TaskState
+from daemon_core.redaction import Redactor
 from orchestratord.errors import api_error
-from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response
+from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
@@ -27,7 +28,8 @@ Limit = Annotated[int, Meta(ge=1, le=1000)]
 class TaskRoutes:
     """Handlers over one orchestrator."""
 
-    def __init__(self, orchestrator: Orchestrator, streams: Streams) -> None:
+    def __init__(self, orchestrator: Orchestrator, streams: Streams, redactor: Redactor) -> None:
+        self._redactor = redactor
         self._orchestrator = orchestrator
         self._streams = streams
 
@@ -45,6 +47,7 @@ class TaskRoutes:
         """``POST /v1/tasks``: 202, or the stream itself for a client that accepts one; with ``dry_run`` a forecast."""
         dry_run = asks_for_dry_run(request)
         wanted = decode(await request.read(), TaskRequest)
+        refuse_secrets(self._redactor, task_id=wanted.task_id, session_id=wanted.session_id)
         if dry_run:
             caller = Caller(request[CORRELATION_ID], request[IDENTITY])
             return json_response(await self._orchestrator.foretell(wanted, caller))

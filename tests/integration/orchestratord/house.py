@@ -43,14 +43,23 @@ class House:
     """A running orchestratord and a client of it."""
 
     def __init__(
-        self, settings: Config, folder: Path, authenticator: Authenticator, *, http: EngineHttp, archive: Archive
+        self,
+        settings: Config,
+        folder: Path,
+        authenticator: Authenticator,
+        *,
+        http: EngineHttp,
+        archive: Archive,
+        redactor: Redactor,
     ) -> None:
         self.config = settings
+        self.redactor = redactor
+        self.archive = archive
         self.metrics = Metrics()
         self.pools = PoolDirectory(settings, lambda each, endpoint: adapter_for(each.engine, endpoint, http))
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
-        recorder = Recorder(archive, settings.profile, Redactor(), SystemClock().unix_ms)
+        recorder = Recorder(archive, settings.profile, redactor, SystemClock().unix_ms)
         manager = LinkedManager()
         self.jobs = Jobs(manager.works_for)
         observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
@@ -75,6 +84,7 @@ class House:
             metrics=self.metrics,
             catalog=self.catalog,
             archive=archive,
+            redactor=redactor,
         )
         self.url = ""
         self.client: aiohttp.ClientSession
@@ -128,10 +138,11 @@ async def house(
     settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits())
     try:
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
-        archive = Archive(store, Redactor((token or "",)), SystemClock().unix_ms)
-        async with EngineHttp() as http, archive, asyncio.TaskGroup() as group:
+        redactor = Redactor((token or "",))
+        archive = Archive(store, redactor, SystemClock().unix_ms)
+        async with EngineHttp(redactor=redactor) as http, archive, asyncio.TaskGroup() as group:
             door = Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy)
-            made = House(settings, folder, door, http=http, archive=archive)
+            made = House(settings, folder, door, http=http, archive=archive, redactor=redactor)
             stopping = asyncio.Event()
             group.create_task(made.orchestrator.run(stopping))
             try:

@@ -67,7 +67,7 @@ class Served:
         self.hub = Hub([snapshot(POOL, Life(rules=Restart(), model_ref=POOL.model), wall_offset_ms=0)])
         self.asked: list[tuple[str, Event]] = []
         self.now = 0.0
-        self.feed = LogFeed(lambda: self.now)
+        self.feed = LogFeed(lambda: self.now, lambda _, write: write())
         methods = PoolMethods(
             version="1.2.3",
             hub=self.hub,
