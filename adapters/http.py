@@ -69,7 +69,7 @@ class EngineHttp:
     Short questions are aiohttp's and use a connection again. A generation always has its own (``engine_connection``):
     llama-server promises to keep a stream's connection and closes it a moment later, and a generation that met such a
     close could not be sent again.
-    ``pause`` waits between two attempts; a test passes its own.
+    ``pause`` waits between two attempts; a test passes its own. ``redactor`` knows what no engine's error may repeat.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class EngineHttp:
         patience: Patience | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = redactor or Redactor()
         self._patience = patience or Patience()
         self._max_event_bytes = max_event_bytes
         self._pause = pause
@@ -138,11 +140,12 @@ class EngineHttp:
         connection, head = await self._generation(endpoint, path, body, request_id)
         try:
             if head.status != 200:
-                raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
+                raise self._refused(head.status, await self._error_body(connection), endpoint, refusal)
             if head.content_type != EVENT_STREAM:
                 text = f"an event stream was due, and {head.content_type or 'something without a type'} came"
                 raise EngineError(Failure.PROTOCOL, text, status=head.status)
-            yield EventStream(connection, SseParser(max_event_bytes=self._max_event_bytes), endpoint, path)
+            parser = SseParser(max_event_bytes=self._max_event_bytes)
+            yield EventStream(connection, parser, endpoint, path, redactor=self._redactor)
         finally:
             connection.close()
 
@@ -157,7 +160,7 @@ class EngineHttp:
         connection, head = await self._generation(endpoint, path, body, request_id)
         try:
             if head.status != 200:
-                raise _refused(head.status, await self._error_body(connection), endpoint, refusal)
+                raise self._refused(head.status, await self._error_body(connection), endpoint, refusal)
             yield Document(connection, endpoint, path)
         finally:
             connection.close()
@@ -173,7 +176,7 @@ class EngineHttp:
         finally:
             response.release()
         if response.status != 200:
-            raise _refused(response.status, content[:MAX_ERROR_BYTES], endpoint, refusal)
+            raise self._refused(response.status, content[:MAX_ERROR_BYTES], endpoint, refusal)
         if len(content) > MAX_ANSWER_BYTES:
             raise EngineError(Failure.PROTOCOL, f"{path} answered more than {MAX_ANSWER_BYTES} bytes")
         return content
@@ -217,6 +220,10 @@ class EngineHttp:
             connection.close()
             raise
 
+    def _refused(self, status: int, body: bytes, endpoint: Endpoint, refusal: StatusError) -> EngineError:
+        """The engine's refusal without secrets, which an engine may repeat."""
+        return _without_secrets(refusal(status, body), endpoint, self._redactor)
+
     async def _error_body(self, connection: EngineConnection) -> bytes:
         """What a refusal says, as far as it comes: the status alone is an answer too."""
         body = bytearray()
@@ -232,7 +239,10 @@ class EngineHttp:
 class EventStream:
     """A generation's answer while it comes."""
 
-    def __init__(self, body: Body, parser: SseParser, endpoint: Endpoint, path: str) -> None:
+    def __init__(
+        self, body: Body, parser: SseParser, endpoint: Endpoint, path: str, *, redactor: Redactor | None = None
+    ) -> None:
+        self._redactor = redactor or Redactor()
         self._body = body
         self._parser = parser
         self._endpoint = endpoint
@@ -240,7 +250,7 @@ class EventStream:
 
     def without_key(self, error: EngineError) -> EngineError:
         """What the engine said inside its stream, without the key that it may repeat."""
-        return _without_key(error, self._endpoint)
+        return _without_secrets(error, self._endpoint, self._redactor)
 
     async def read(self) -> list[bytes]:
         """The data of every event that one read completed; empty at a clean end of the stream.
@@ -310,14 +320,9 @@ def _worth_asking_again(error: BaseException) -> bool:
     )
 
 
-def _refused(status: int, body: bytes, endpoint: Endpoint, refusal: StatusError) -> EngineError:
-    """The engine's refusal without the key, which an engine may repeat."""
-    return _without_key(refusal(status, body), endpoint)
-
-
-def _without_key(error: EngineError, endpoint: Endpoint) -> EngineError:
+def _without_secrets(error: EngineError, endpoint: Endpoint, redactor: Redactor) -> EngineError:
     """The same in few words. It is cut last: of a key that was cut in two, half would be left."""
-    text = Redactor((endpoint.api_key or "",)).text(error.message[:MAX_ERROR_BYTES])
+    text = Redactor((endpoint.api_key or "",)).text(redactor.prose(error.message[:MAX_ERROR_BYTES]))
     return EngineError(error.failure, text[:MAX_MESSAGE], status=error.status)
 
 

@@ -19,18 +19,23 @@ MASK = "***"
 
 _NAMES = r"api[_-]?key|access[_-]?key|secret(?:[_-]?access)?[_-]?key|client[_-]?secret|password|passwd|private[_-]?key"
 _WORD = r"(?-i:[a-z]{1,14})(?:[\s\"',;&)}\]]|[.:!?](?:\s|$)|$)"
+# Where a word begins, also behind a line break and the like that was escaped: there a letter stands before it.
+_START = r"(?:\b|(?<=\\[abfnrtv])|(?<=\\x[0-9a-fA-F]{2})|(?<=\\u[0-9a-fA-F]{4}))"
 _PATTERNS = (
     # Authorization: Bearer abc, Proxy-Authorization: Basic abc
     (r"(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token|digest)\s{1,4})[^\s\"',;]+", r"\1***"),
     # The bare scheme, as error texts of HTTP libraries show it.
-    (r"\b(bearer\s{1,4})[A-Za-z0-9._~+/=-]{6,}", r"\1***"),
+    (rf"{_START}(bearer\s{{1,4}})[A-Za-z0-9._~+/=-]{{6,}}", r"\1***"),
     # api_key=abc, "x-api-key": "abc", password: abc
     (rf"((?:{_NAMES})[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"']?)(?!None\b|null\b)[^\s\"',;&)}}\]]+", r"\1***"),
     # --api-key abc1, and not: --api-key is refused
     (rf"((?:{_NAMES})[\"']?\s[\"']?)(?!None\b|null\b|{_WORD})[^\s\"',;&)}}\]]+", r"\1***"),
     # Environment variables: LLAMA_API_KEY=abc, HF_TOKEN=abc, 'LLORCH_API_TOKEN': 'abc'
     (
-        r"(?-i:(\b[A-Z][A-Z0-9_]{0,60}_(?:TOKEN|KEY|SECRET|PASSWORD)))([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+",
+        (
+            rf"(?-i:({_START}[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|KEY|SECRET|PASSWORD)))"
+            r"([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+"
+        ),
         r"\1\2***",
     ),
     # ?token=abc&X-Amz-Signature=abc
@@ -41,8 +46,8 @@ _PATTERNS = (
     # https://user:password@host
     (r"\b([a-z][a-z0-9+.-]{0,20}://)[^\s/@\"']{1,256}@", r"\1***@"),
     # Tokens that their issuer marks: Hugging Face, GitHub, GitLab, OpenAI, AWS.
-    (r"(?-i:\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{16,})", MASK),
-    (r"(?-i:\bAKIA[0-9A-Z]{16}\b)", MASK),
+    (rf"(?-i:{_START}(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-)[A-Za-z0-9_-]{{16,}})", MASK),
+    (rf"(?-i:{_START}AKIA[0-9A-Z]{{16}}(?![0-9A-Z]))", MASK),
 )
 # What at least one of the shapes cannot do without, in lower case, behind a character that most texts lack: nearly all
 # are looked for only where that is there. Looking for these costs a twentieth of the patterns.
@@ -52,8 +57,9 @@ _TRACES = {
     "=": ("token=", "auth=", "sig=", "signature="),
     "-": ("x-amz-", "glpat-"),
 }
-_SK = re.compile(r"\bsk-")
-SHAPES = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS)
+_SK = re.compile(rf"{_START}sk-", re.ASCII)
+# ASCII: what is a letter in another alphabet does not hide a prefix that stands behind it.
+SHAPES = tuple((re.compile(pattern, re.IGNORECASE | re.ASCII), replacement) for pattern, replacement in _PATTERNS)
 
 
 LEAST_LENGTH = 8

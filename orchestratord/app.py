@@ -72,7 +72,7 @@ async def serve(context: DaemonContext) -> None:
     metrics, clock = Metrics(), SystemClock()
     store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(store, context.redactor, clock.unix_ms)
-    async with unhurried_logs(), archive, EngineHttp() as http:
+    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:

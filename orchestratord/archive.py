@@ -85,6 +85,10 @@ class Archive:
         self._news.set()
         return True
 
+    async def written(self) -> None:
+        """Wait until all that waits is written, or lost."""
+        await self._write()
+
     # --- artifacts ----------------------------------------------------------------------------------------------------
 
     async def put(self, given: ArtifactRequest) -> ArtifactInfo | None:

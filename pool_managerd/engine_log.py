@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 MAX_FILE_BYTES = 8 << 20
 """The size at which the file becomes ``<pool>.log.1``, in place of the former one."""
 MAX_LINE_CHARS = 8192
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+"""What moves a terminal's cursor and colours its text; in a file it is noise."""
 _MAX_PENDING_BYTES = 1 << 16
 MAX_TAIL_CHARS = 4096
 """They travel in every report on the pool, which must fit into a frame however many pools there are."""
@@ -115,8 +118,9 @@ class EngineLog:
         self._marks.clear()
 
     def _take(self, raw: bytes) -> None:
-        # Redacted whole, then cut: a secret across the cut must not leave its first half behind.
-        line = self._redactor.text(raw.decode(errors="replace").rstrip("\r"))
+        # Without colours, which would hide the beginning of a word. Redacted whole, then cut: a secret across the cut
+        # must not leave its first half behind.
+        line = self._redactor.text(_COLOURS.sub("", raw.decode(errors="replace")).rstrip("\r"))
         if len(line) > MAX_LINE_CHARS:
             line = f"{line[:MAX_LINE_CHARS]} [cut]"
         self._tail.append(line)

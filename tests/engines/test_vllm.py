@@ -165,12 +165,15 @@ async def test_a_grammar_that_is_none_is_the_clients_fault(vllm: RealVllm, http:
 
 
 async def test_leaving_frees_the_request(vllm: RealVllm, http: EngineHttp) -> None:
-    before = await metric(vllm, "generation_tokens_total")
-    async with adapter_at(vllm, http).submit(LONG) as batches:
-        await anext(batches)
+    before, adapter = await metric(vllm, "generation_tokens_total"), adapter_at(vllm, http)
+    assert await adapter.busy() == 0
     async with asyncio.timeout(AT_ONCE_S):
+        async with adapter.submit(LONG) as batches:
+            await anext(batches)
+            while await adapter.busy() != 1:
+                pass
         # Both are written together, after a step.
-        while await metric(vllm, "generation_tokens_total") == before or await metric(vllm, "num_requests_running"):
+        while await metric(vllm, "generation_tokens_total") == before or await adapter.busy():
             pass
     assert LONG.max_tokens is not None
     assert await metric(vllm, "generation_tokens_total") - before < LONG.max_tokens / 2

@@ -53,6 +53,8 @@ class House:
         redactor: Redactor,
     ) -> None:
         self.config = settings
+        self.redactor = redactor
+        self.archive = archive
         self.metrics = Metrics()
         self.pools = PoolDirectory(settings, lambda each, endpoint: adapter_for(each.engine, endpoint, http))
         ids, seeds = itertools.count(1), itertools.count(100)
@@ -138,7 +140,7 @@ async def house(
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
         redactor = Redactor((token or "",))
         archive = Archive(store, redactor, SystemClock().unix_ms)
-        async with EngineHttp() as http, archive, asyncio.TaskGroup() as group:
+        async with EngineHttp(redactor=redactor) as http, archive, asyncio.TaskGroup() as group:
             door = Authenticator(token, optional=auth.optional, trust_proxy=auth.trust_proxy)
             made = House(settings, folder, door, http=http, archive=archive, redactor=redactor)
             stopping = asyncio.Event()

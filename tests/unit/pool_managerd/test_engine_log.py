@@ -1,12 +1,17 @@
+import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon_core.logs import RedactingHandler
 from daemon_core.redaction import Redactor
-from pool_managerd.engine_log import MAX_LINE_CHARS, TAIL_LINES, EngineLog
+from pool_managerd.engine_log import MAX_LINE_CHARS, TAIL_LINES, EngineLog, latest
+from pool_managerd.log_feed import LogFeed
 
 
 def make(path: Path, *secrets: str, max_bytes: int = 1 << 20) -> EngineLog:
@@ -98,3 +103,82 @@ def test_lines_do_not_depend_on_how_the_output_was_cut(data: bytes, cuts: list[i
     whole.end()
     parts.end()
     assert whole.tail() == parts.tail()
+
+
+# --- whose work, and without secrets ----------------------------------------------------------------------------------
+
+
+class Later:
+    """A clock that stands still until a test turns it."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, _delay_s: float, write: Callable[[], None]) -> None:
+        self.due.append(write)
+
+    def turn(self) -> None:
+        due, self.due = self.due, []
+        for write in due:
+            write()
+
+
+@pytest.mark.req("HP-22")
+def test_a_line_waits_for_the_news_whose_work_it_is_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    later = Later()
+    feed = LogFeed(lambda: 0.0, later)
+    log = EngineLog(tmp_path / "gpu0.log", "gpu0", Redactor(), feed=feed)
+    log.feed(b"launch\nrelease\n")
+    assert log.tail() == "launch\nrelease"
+    feed.works_for("gpu0", [f"c{number}" for number in range(6)])
+    later.turn()
+    assert [vars(record)["correlation_ids"] for record in caplog.records] == [("c0", "c1", "c2", "c3", "c4", "c5")] * 2
+    feed.works_for("gpu0", [])
+    log.feed(b"idle\n")
+    log.end()
+    assert (tmp_path / "gpu0.log").read_text().splitlines() == [
+        "launch  correlation_ids=c0,c1,c2,c3,+2",
+        "release  correlation_ids=c0,c1,c2,c3,+2",
+        "idle",
+    ]
+    later.turn()
+    assert latest(tmp_path / "gpu0.log", 1) == ["idle"]
+    assert latest(tmp_path / "nothing.log", 5) == []
+
+
+@pytest.mark.req("ORCH-3811", "EP-13")
+@given(
+    st.sampled_from(["{}", "key {} key", "\x1b[0m{}", "é{}", "\\n{}", '{{"t":"{}"}}']),
+    st.lists(st.integers(1, 12), min_size=1, max_size=20),
+)
+def test_a_secret_of_an_engines_output_goes_nowhere_however_it_was_cut(around: str, cuts: list[int]) -> None:
+    known, shaped = "s3cr3t-of-an-engine", "hf_ABCDEFGHIJKLMNOPQRSTUVWX"
+    frames: list[bytes] = []
+    lines = io.StringIO()
+    handler = RedactingHandler(lines, Redactor())  # which knows nothing: the line was clean before
+    logger = logging.getLogger("pool_managerd.engine_log")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with TemporaryDirectory() as folder:
+            later = Later()
+            feed = LogFeed(lambda: 0.0, later)
+            feed.follow(None, frames.append)
+            log = EngineLog(Path(folder) / "gpu0.log", "gpu0", Redactor((known,)), feed=feed)
+            data = "".join(f"{around.format(secret)}\n" for secret in (known, shaped)).encode()
+            for cut in cuts:
+                log.feed(data[:cut])
+                data = data[cut:]
+            log.feed(data)
+            log.end()
+            written = (Path(folder) / "gpu0.log").read_text()
+            told = written + log.tail() + lines.getvalue() + b"".join(frames).decode()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    assert len(frames) == 2
+    assert "***" in told
+    assert known not in told
+    assert shaped not in told
+    assert "ABCDEFGH" not in told
