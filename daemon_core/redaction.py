@@ -32,8 +32,10 @@ _PATTERNS = (
     (rf"((?:{_NAMES})[\"']?\s[\"']?)(?!None\b|null\b|{_WORD})[^\s\"',;&)}}\]]+", r"\1***"),
     # Environment variables: LLAMA_API_KEY=abc, HF_TOKEN=abc, 'LLORCH_API_TOKEN': 'abc'
     (
-        rf"(?-i:({_START}[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|KEY|SECRET|PASSWORD)))"
-        r"([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+",
+        (
+            rf"(?-i:({_START}[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|KEY|SECRET|PASSWORD)))"
+            r"([\"']?\s{0,4}[:=]\s{0,4}[\"']?)[^\s\"',;&)}\]]+"
+        ),
         r"\1\2***",
     ),
     # ?token=abc&X-Amz-Signature=abc

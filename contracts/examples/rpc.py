@@ -188,6 +188,9 @@ EXAMPLES = (
         {},
         rpc.PoolSet(revision=5, pools=(POOL,)),
     ),
+    _asked(
+        "No task runs there any more: what was to end with its last one ends now", Method.POOL_IDLE, _ONE, rpc.Empty()
+    ),
     _asked("Try again now", Method.POOL_RESTART, _ONE, rpc.Empty()),
     _asked(
         "Serve another model",

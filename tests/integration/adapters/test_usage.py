@@ -43,7 +43,6 @@ VLLM = "vllm:kv_cache_usage_perc"
         ("vllm", "<html>", None),
         ("vllm", "", None),
         ("tgi", None, None),
-        ("triton", None, None),
         ("openai", None, None),
     ],
 )

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from contracts.catalog import VerifyReason, VerifyResult
+from contracts.config import FullPolicy
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
 from contracts.metrics import SERIES, Series, SeriesKind
@@ -19,13 +21,25 @@ CLOSED = {
     "fallback": {"true", "false"},
     "outcome": {"placed"},
     "quantile": {"0.5", "0.9"},
+    "result": set(VerifyResult),
+    "policy": {
+        *FullPolicy,
+        "deadline",
+        "max_sessions",
+        "max_streams_per_client",
+        "requests_per_minute",
+        "session_time",
+        "session_tokens",
+        "session_turns",
+        "tokens_per_minute",
+    },
     "engine": {"llamacpp", "vllm", "tgi", "triton", "openai", "unknown", "none"},
 }
 """Labels whose values are the same on every machine."""
 REASONS = {
     "tasks_rejected_total": set(ErrorCode),
     "tasks_canceled_total": {"client", "disconnect", "session"},
-    "catalog_verifications_total": None,
+    "catalog_verifications_total": set(VerifyReason),
 }
 BELONGS = {
     SeriesKind.COUNTER: ("",),
@@ -64,9 +78,9 @@ def _wrong_with_sample(series: Series, sample: Sample, names: set[str]) -> list[
     if set(labels) != set(series.labels):
         wrong.append(f"{sample.name} has the labels {sorted(labels)}")
     for key, value in labels.items():
-        allowed = REASONS.get(series.name) if key == "reason" else CLOSED.get(key)
+        allowed = REASONS[series.name] if key == "reason" else CLOSED.get(key)
         if allowed is not None and value not in allowed:
             wrong.append(f"{sample.name}: {key} is {value!r}")
-        if allowed is None and key not in {"reason", "result", "policy"} and value not in names:
+        if allowed is None and value not in names:
             wrong.append(f"{sample.name}: {key} is {value!r}, which no configuration has")
     return wrong
