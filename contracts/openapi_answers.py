@@ -5,7 +5,7 @@ Decides which headers which status carries. The examples are ``contracts.example
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from contracts.examples.base import NAMES, Example
@@ -13,6 +13,7 @@ from contracts.examples.base import NAMES, Example
 Schema = dict[str, Any]
 
 _COUNT = {"type": "integer", "minimum": 1}
+_LEFT = {"type": "integer", "minimum": 0}
 _HEADERS: dict[str, Schema] = {
     "X-Correlation-Id": {
         "description": "The client's own, where it sent a well-formed one; else a new one",
@@ -22,17 +23,22 @@ _HEADERS: dict[str, Schema] = {
     "WWW-Authenticate": {"description": "How to authenticate", "schema": {"type": "string"}},
     "Retry-After": {"description": "Whole seconds, computed and never a constant", "schema": _COUNT},
     "X-Backoff-Ms": {"description": "The same in milliseconds", "schema": _COUNT},
+    "X-Budget-Tokens-Remaining": {"description": "Of the session, where it has a budget", "schema": _LEFT},
+    "X-Budget-Time-Remaining-Ms": {"description": "Of the session, where it has a budget", "schema": _LEFT},
 }
+_BUDGET = "X-Budget-"
 _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After", "X-Backoff-Ms")}
 
 
-def headers(status: int, examples: Iterable[Example]) -> Schema:
+def headers(status: int, examples: Sequence[Example]) -> Schema:
     """The headers that every answer with this status has."""
-    shown = list(examples)
-    located = any("Location" in example.headers for example in shown)
-    always = all("Location" in example.headers for example in shown)
+    located = any("Location" in example.headers for example in examples)
+    always = all("Location" in example.headers for example in examples)
     names = ("X-Correlation-Id", *(("Location",) if located else ()), *_OF_STATUS.get(status, ()))
-    return {name: _HEADERS[name] | {"required": always or name != "Location"} for name in names}
+    made = {name: _HEADERS[name] | {"required": always or name != "Location"} for name in names}
+    if any(name.startswith(_BUDGET) for example in examples for name in example.headers):
+        made |= {name: header for name, header in _HEADERS.items() if name.startswith(_BUDGET)}
+    return made
 
 
 def add_examples(answer: Schema, examples: Iterable[Example]) -> None:

@@ -37,6 +37,14 @@ class Given(StrEnum):
     QUEUE_FULL = "the queue of the pool is full, and its policy is reject"
     QUEUE_FULL_DROP_LRU = "the queue of the pool is full of interactive tasks, and its policy is drop-lru"
     QUEUE_LONG = "another task has the only slot for the next seconds"
+    SESSION = "the session poems has had one turn"
+    SESSION_BUDGET = "the session poems has had one turn, and sessions.token_budget is 1000"
+    BUDGET = "sessions.token_budget is 1000"
+    SESSION_OVER = "the session poems has had one turn, and sessions.max_turns is 1"
+    RATE = "this client has sent one task, and limits.requests_per_minute is 1"
+    ARTIFACT = "the plan of the example was kept"
+    ARTIFACT_UNREADABLE = "the disk does not give back what was kept"
+    NO_DISK = "the disk refuses to keep artifacts"
     STREAMS_OPEN = "this client has as many open streams as server.max_streams_per_client allows"
     NO_ENGINE = "the engine of the pool cannot be built"
     NEVER_MANAGED = "pool-managerd has not been started yet"
@@ -107,7 +115,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - whatever can be JSON
     """A value as the plain JSON that is sent; what is left out of a request stays left out."""
     if not isinstance(value, msgspec.Struct):
         return value
-    built: Any = msgspec.to_builtins(value)
+    built: Any = msgspec.json.decode(msgspec.json.encode(value))
     return built
 
 

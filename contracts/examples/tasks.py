@@ -69,6 +69,7 @@ END = End(
     queue_time_ms=0,
     finish_reason=FinishReason.LENGTH,
     stream_sha256="1621e540325b950b150ec0b7cd49d914b965c8055962d2f94efc7514e3aad82a",
+    artifact_id="sha256:d7fd23a42323b70b38e835ec426df363cfaf8dac4603f1a23c4da978248ba80f",
 )
 CANCELED = End(
     tokens_in=7,
@@ -78,11 +79,12 @@ CANCELED = End(
     first_token_ms=3,
     queue_time_ms=0,
     finish_reason=FinishReason.CANCELED,
+    artifact_id="sha256:3cc893f484abf4e0a86c703a57a5c4797d991e5dfd79101a9c7f43e8b8162072",
     stream_sha256="883e55a724edc98958be00748747a768eb06ea1a506e14c65bd23b47c4ea82b8",
 )
 DIED = StreamError(
     code=ErrorCode.WORKER_RESET,
-    message="the engine's connection broke: ClientPayloadError",
+    message="the engine's connection broke: it ended before the answer was whole",
     retriable=True,
     hint="send the task again",
     retry_after_ms=1000,
@@ -107,6 +109,8 @@ STATUS = TaskStatus(
     finish_reason="length",
     stream_sha256=END.stream_sha256,
     streams=LINKS,
+    attempts=1,
+    artifact_id="sha256:d7fd23a42323b70b38e835ec426df363cfaf8dac4603f1a23c4da978248ba80f",
 )
 SILENT = StreamError(
     code=ErrorCode.DECODE_TIMEOUT,

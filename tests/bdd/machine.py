@@ -173,7 +173,8 @@ class Machine:
             async with self.installation.http.get(f"/v1/tasks/{asked.task_id}/stream", headers=headers) as answer:
                 return check(await answer.read(), after=after)
         async with asyncio.timeout(LIMIT_S):
-            asked.got += await asked.stream.read()
+            while more := await asked.stream.content.readany():
+                asked.got += more
         return check(asked.got)
 
     def hang_up(self, who: str) -> None:
@@ -187,6 +188,15 @@ class Machine:
     async def until(self, path: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """What is served at a path as soon as it is as wanted."""
         return await looked_for(lambda: self.installation.get(path), holds, path)
+
+    async def until_there(self, path: str) -> dict[str, Any]:
+        """What is served at a path as soon as there is something."""
+
+        async def look() -> dict[str, Any]:
+            async with self.installation.http.get(path) as answer:
+                return dict(await answer.json()) if answer.status == 200 else {}
+
+        return await looked_for(look, bool, path)
 
     async def engine_is(self, pool_id: str, holds: Callable[[Stats], bool]) -> Stats:
         """What a pool's engine saw of its clients, as soon as it is as wanted."""

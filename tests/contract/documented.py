@@ -31,6 +31,7 @@ VOLATILE = {
     "ended_ms",
     "engine_digest",
     "engine_version",
+    "artifact_id",
     "at_ms",
     "first_token_ms",
     "job_id",
@@ -45,6 +46,7 @@ COMPUTED = {
     "predicted_start_ms",
     "predicted_start_low_ms",
     "predicted_start_high_ms",
+    "ttl_ms_remaining",
     "predicted_end_ms",
     "new_tokens",
 }

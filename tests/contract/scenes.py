@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -19,6 +21,7 @@ from contracts import rpc
 from contracts.catalog import CatalogJob
 from contracts.config import FullPolicy, Pool, Queue, Timeouts
 from contracts.examples import catalog, pools
+from contracts.examples.artifacts import PLAN
 from contracts.examples.base import DIGEST, Given
 from contracts.pools import PoolState
 from contracts.rpc import Method, Push
@@ -81,9 +84,11 @@ async def real(folder: Path, given: str) -> AsyncIterator[Scene]:
     models = folder / "models"
     models.mkdir()
     shutil.copy(haiku_model_path(), models / "haiku.gguf")
-    policy = {"outbound": {"deny": ["hf:"]}} if given == Given.HUB_DENIED else {}
+    policy: dict[str, object] = {"outbound": {"deny": ["hf:"]}} if given == Given.HUB_DENIED else {}
     installation = Installation(folder / "home", models / "haiku.gguf", policy=policy)
     installation.environ["LLORCH_API_TOKEN"] = TOKEN
+    document = json.loads(installation.config.read_text()) | SETTINGS.get(Given(given), {})
+    installation.config.write_text(json.dumps(document))
     index = installation.root / ".local/share/llama-orch/catalog"
     async with installation:
         if given in {Given.NEVER_MANAGED, Given.NO_MANAGER}:
@@ -93,7 +98,20 @@ async def real(folder: Path, given: str) -> AsyncIterator[Scene]:
         url = f"http://127.0.0.1:{installation.port}"
         async with aiohttp.ClientSession(url) as client:
             await _arrange(client, models, index, given)
-            yield Scene(client, {MODELS: str(models), "/srv/catalog": str(index)}, stand_in=False)
+            yield Scene(
+                client,
+                {MODELS: str(models), "/srv/catalog": str(index), "/srv/artifacts": str(index.parent / "artifacts")},
+                stand_in=False,
+            )
+
+
+SETTINGS: dict[Given, dict[str, Any]] = {
+    Given.SESSION_OVER: {"sessions": {"max_turns": 1}},
+    Given.BUDGET: {"sessions": {"token_budget": 1000}},
+    Given.SESSION_BUDGET: {"sessions": {"token_budget": 1000}},
+    Given.RATE: {"limits": {"requests_per_minute": 1}},
+}
+TURNS = {Given.SESSION, Given.SESSION_BUDGET, Given.SESSION_OVER}
 
 
 async def _arrange(client: aiohttp.ClientSession, models: Path, index: Path, given: str) -> None:
@@ -104,9 +122,17 @@ async def _arrange(client: aiohttp.ClientSession, models: Path, index: Path, giv
         body = {"model_ref": str(models / "epic.gguf")}
         async with client.post("/v1/catalog/models", json=body, headers=known) as answer:
             assert answer.status == 201, await answer.text()
-    if given == Given.TASK_ENDED:
-        async with client.post("/v1/tasks", json=POEM, headers=known | STREAM) as answer:
+    if given in {Given.TASK_ENDED, Given.RATE, *TURNS}:
+        poem = POEM | ({"session_id": "poems"} if given in TURNS else {})
+        async with client.post("/v1/tasks", json=poem, headers=known | STREAM) as answer:
             assert b"event: end" in await answer.read()
+    artifacts = index.parent / "artifacts"
+    if given in {Given.ARTIFACT, Given.ARTIFACT_UNREADABLE}:
+        async with client.post("/v1/artifacts", json=PLAN, headers=known) as answer:
+            assert answer.status == 201, await answer.text()
+    if given in {Given.NO_DISK, Given.ARTIFACT_UNREADABLE}:
+        shutil.rmtree(artifacts)
+        artifacts.write_text("")
     if given == Given.CATALOG_DAMAGED:
         (index / "models.json").write_text("{")
 
@@ -214,6 +240,14 @@ REAL = {
     Given.FILE,
     Given.CATALOGUED,
     Given.HUB_DENIED,
+    Given.SESSION,
+    Given.SESSION_BUDGET,
+    Given.BUDGET,
+    Given.SESSION_OVER,
+    Given.RATE,
+    Given.ARTIFACT,
+    Given.ARTIFACT_UNREADABLE,
+    Given.NO_DISK,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bench.systems import free_port
 from contracts.config import Auth
 from tests.integration.orchestratord.house import BODY, EVENT_STREAM, TOKEN, House, house, read_until, tokens_in
 from tests.standin.knobs import Fault, Knobs
@@ -78,7 +78,9 @@ async def nginx(here: House, folder: Path) -> AsyncIterator[Front]:
     match = re.search(r"^```nginx\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert match is not None
     authority, _ = authority_and_server(folder, "127.0.0.1")
-    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     mine = {
         "127.0.0.1:8080": here.url.removeprefix("http://"),
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
