@@ -323,7 +323,9 @@ class Told:
 
 
 @pytest.mark.req("HP-17")
-async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(
+    caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
+) -> None:
     """Its health is well, and every stream stalls: without more, every task would wait for the idle limit."""
     manager = Told()
     engine = ScriptedAdapter(otherwise=Script(["a", HANG]))
@@ -338,7 +340,7 @@ async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(caplog: 
             await ended(await here.submit())
         assert manager.said == [("restart", "p")]
         await pass_time(1)
-    assert "pool p: its engine left 3 tasks in a row hanging; pool-managerd is asked to start it anew" in caplog.text
+    operator_sees("supervision/engine-hangs", next(each for each in caplog.messages if "in a row" in each))
 
 
 @pytest.mark.req("HP-17")
