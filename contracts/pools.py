@@ -173,6 +173,8 @@ class QueueInfo(Message, frozen=True, kw_only=True):
     capacity: int
     policy: FullPolicy
     depth: int
+    batch_share: float = 0.0
+    """While both priorities wait, at least this share of the starts goes to batch."""
 
 
 class PoolMetrics(Message, frozen=True, kw_only=True):
@@ -200,6 +202,8 @@ class PoolHealth(Message, frozen=True, kw_only=True):
     """What a reload is preparing beside the model that serves."""
     last_error: PoolError | None = None
     retry_at_ms: int | None = None
+    managed: bool = True
+    """False while pool-managerd cannot be reached: this is what it said last, and what runs goes on."""
 
 
 class PoolList(Message, frozen=True, kw_only=True):
@@ -238,6 +242,37 @@ class PolicyInfo(Message, frozen=True, kw_only=True):
     outbound_default: str
     allow_package_installs: bool
     allow_binary_downloads: bool
+    hook: bool = False
+    """Whether an executable of the operator's is asked as well."""
+
+
+class LimitInfo(Message, frozen=True, kw_only=True):
+    """What one client may ask for; null where there is no such limit."""
+
+    max_body_bytes: int
+    max_streams_per_client: int
+    keep_finished: int
+    """How many finished tasks can still be read."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+class SessionPolicy(Message, frozen=True, kw_only=True):
+    """How long a session lives, and what its turns may use up together; null where there is no budget."""
+
+    ttl_ms: int
+    max_turns: int
+    max_sessions: int
+    token_budget: int | None = None
+    time_budget_ms: int | None = None
+
+
+class ArtifactPolicy(Message, frozen=True, kw_only=True):
+    """What is kept of artifacts, and whether tasks leave records among them."""
+
+    max_bytes: int
+    max_age_ms: int
+    records: bool
 
 
 class Capabilities(Message, frozen=True, kw_only=True):
@@ -247,6 +282,9 @@ class Capabilities(Message, frozen=True, kw_only=True):
     profile: Profile
     policies: PolicyInfo
     pools: tuple[Capability, ...]
+    limits: LimitInfo | None = None
+    sessions: SessionPolicy | None = None
+    artifacts: ArtifactPolicy | None = None
 
 
 class Gpu(Message, frozen=True, kw_only=True):

@@ -132,6 +132,7 @@ class Runner:
 
         def give_back() -> None:
             if self._occupancy.free(hold):
+                self._idle.look(self._pools[pool_id])
                 self.pump()
 
         return give_back

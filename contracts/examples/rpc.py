@@ -189,8 +189,18 @@ EXAMPLES = (
         rpc.PoolSet(revision=5, pools=(POOL,)),
     ),
     _asked(
-        "No task runs there any more: what was to end with its last one ends now", Method.POOL_IDLE, _ONE, rpc.Empty()
+        "Whose work a pool's engine does from now on",
+        Method.POOL_JOBS,
+        rpc.JobsParams(pool_id="trial", correlation_ids=("poem-of-tuesday",)),
+        rpc.Empty(),
     ),
+    _asked(
+        "What the engines say from now on, and so many lines from before",
+        Method.POOL_LOG,
+        rpc.LogParams(pool_id="trial", lines=0),
+        rpc.LogTail(),
+    ),
+    _asked("No task runs on an engine that is to end", Method.POOL_IDLE, _ONE, rpc.Empty()),
     _asked("Try again now", Method.POOL_RESTART, _ONE, rpc.Empty()),
     _asked(
         "Serve another model",

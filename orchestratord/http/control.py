@@ -14,9 +14,11 @@ from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import (
     API_VERSION,
+    ArtifactPolicy,
     Capabilities,
     Capability,
     DrainRequest,
+    LimitInfo,
     PolicyInfo,
     PoolHealth,
     PoolList,
@@ -24,6 +26,7 @@ from contracts.pools import (
     PoolState,
     QueueInfo,
     ReloadRequest,
+    SessionPolicy,
 )
 from orchestratord.catalog import CatalogView
 from orchestratord.errors import api_error
@@ -88,7 +91,7 @@ class ControlRoutes:
 
     async def capabilities(self, _request: web.Request) -> web.Response:
         """``GET /v1/capabilities``."""
-        policy = self._config.policy
+        policy, server = self._config.policy, self._config.server
         answer = Capabilities(
             api_version=API_VERSION,
             profile=self._config.profile,
@@ -96,8 +99,18 @@ class ControlRoutes:
                 outbound_default=policy.outbound.default,
                 allow_package_installs=policy.allow_package_installs,
                 allow_binary_downloads=policy.allow_binary_downloads,
+                hook=policy.hook is not None,
             ),
             pools=tuple(self._capability(entry) for entry in self._pools),
+            limits=LimitInfo(
+                max_body_bytes=server.max_body_bytes,
+                max_streams_per_client=server.max_streams_per_client,
+                keep_finished=server.keep_finished,
+                requests_per_minute=self._config.limits.requests_per_minute,
+                tokens_per_minute=self._config.limits.tokens_per_minute,
+            ),
+            sessions=msgspec.convert(self._config.sessions, SessionPolicy, from_attributes=True),
+            artifacts=msgspec.convert(self._config.artifacts, ArtifactPolicy, from_attributes=True),
         )
         return json_response(answer)
 
@@ -162,6 +175,7 @@ class ControlRoutes:
             next_model_ref=snapshot.next_model_ref,
             last_error=snapshot.last_error,
             retry_at_ms=snapshot.retry_at_ms,
+            managed=self._pools.managed,
         )
 
     def _capability(self, entry: PoolEntry) -> Capability:
@@ -177,7 +191,10 @@ class ControlRoutes:
             features=entry.features,
             sampler_profile_version=snapshot.sampler_profile_version,
             queue=QueueInfo(
-                capacity=queue.capacity, policy=queue.full_policy, depth=self._orchestrator.backlog.depth(entry.id)
+                capacity=queue.capacity,
+                policy=queue.full_policy,
+                depth=self._orchestrator.backlog.depth(entry.id),
+                batch_share=queue.batch_share,
             ),
             devices=snapshot.devices,
             ready=snapshot.ready,

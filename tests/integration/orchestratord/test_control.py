@@ -11,6 +11,7 @@ import pytest
 from contracts import openapi, rpc
 from contracts.pools import Cause, DeviceUse, PoolError, PoolState
 from contracts.rpc import Method
+from orchestratord.pools import LinkState
 from tests.integration.orchestratord.house import House, house, read_until, tokens_in
 from tests.integration.orchestratord.manager import Manager, listening, params
 from tests.standin.knobs import Fault, Knobs
@@ -39,7 +40,23 @@ async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
             "outbound_default": "allow",
             "allow_package_installs": False,
             "allow_binary_downloads": False,
+            "hook": False,
         }
+        assert told["limits"] == {
+            "max_body_bytes": 4 << 20,
+            "max_streams_per_client": 256,
+            "keep_finished": 1000,
+            "requests_per_minute": None,
+            "tokens_per_minute": None,
+        }
+        assert told["sessions"] == {
+            "ttl_ms": 600_000,
+            "max_turns": 8,
+            "max_sessions": 1024,
+            "token_budget": None,
+            "time_budget_ms": None,
+        }
+        assert told["artifacts"] == {"max_bytes": 256 << 20, "max_age_ms": 604_800_000, "records": True}
         shown = told["pools"][0]
         features = shown.pop("features")
         assert "seed" in features
@@ -56,7 +73,7 @@ async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
             "slots": 4,
             "workloads": ["completion", "chat"],
             "sampler_profile_version": "v1",
-            "queue": {"capacity": 8, "policy": "reject", "depth": 0},
+            "queue": {"capacity": 8, "policy": "reject", "depth": 0, "batch_share": 0.0},
             "devices": ["GPU-1"],
             "ready": True,
         }
@@ -79,6 +96,7 @@ async def test_a_pools_health(tmp_path: Path) -> None:
             "next_model_ref": None,
             "last_error": None,
             "retry_at_ms": None,
+            "managed": True,
         }
         error = PoolError(cause=Cause.ENGINE_EXIT, message="exited with status 1", hint="see the log", at_ms=5)
         here.report(engine.url, state=PoolState.DRAINING, last_error=error, restarts=2, gates=GATES_OK)
@@ -93,6 +111,9 @@ async def test_a_pools_health(tmp_path: Path) -> None:
         assert (await here.get(f"/v1/tasks/{waiting}"))["error_code"] == "POOL_UNAVAILABLE"
         assert await here.get("/v1/pools") == {"pools": [health], "managed": True, "notices": []}
         await here.cancel(running)
+        here.pools.linked(LinkState.DOWN)  # what is known stays known, and is told as that
+        away = await here.get("/v1/pools/p/health")
+        assert away | {"metrics": None} == health | {"metrics": None, "managed": False}
 
 
 # --- operators --------------------------------------------------------------------------------------------------------

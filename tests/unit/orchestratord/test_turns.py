@@ -20,6 +20,7 @@ from orchestratord.task import Task
 from tests.plugins.failures import OperatorSees
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
+from tests.unit.orchestratord.test_retry import Told
 from tests.unit.orchestratord.world import (
     CALLER,
     Hold,
@@ -505,6 +506,22 @@ async def test_an_engine_has_no_more_to_do_than_it_has_slots_while_one_is_erased
             engine.erasing.set()
         await ended(task)
         assert engine.erased == [0]
+
+
+@pytest.mark.req("HP-15", "PM-04")
+async def test_an_engine_that_drains_ends_once_its_slot_is_erased() -> None:
+    manager = Told()
+    async with world(turn(20, 0), manager=manager) as here:
+        engine = here.engines["p"]
+        engine.erasing = asyncio.Event()
+        await answer(here)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(here.orchestrator.turns.delete("s"))
+            await settle()
+            here.orchestrator.report(snapshot(state=PoolState.DRAINING, revision=2))
+            assert manager.said == []
+            engine.erasing.set()
+        assert manager.said == [("idle", "p")]
 
 
 @pytest.mark.req("HP-15")
