@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -19,6 +21,18 @@ def tree(pid: int) -> list[int]:
 def cpu_s(pids: list[int]) -> float:
     """User and system time so far, in seconds, to the nanosecond: a tick in /proc/<pid>/stat is 10 ms."""
     return sum(time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED) for pid in pids)
+
+
+def machine_cpu_s() -> float:
+    """What all processes of this machine together had so far."""
+    user, nice, system, _idle, _waiting, interrupts, soft = Path("/proc/stat").read_text().split(None, 8)[1:8]
+    return sum(map(int, (user, nice, system, interrupts, soft))) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_s() -> float:
+    """What this process and all that it started and saw end had so far."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
 
 
 def rss_mb(pids: list[int]) -> float:

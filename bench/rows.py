@@ -61,7 +61,7 @@ def _beyond_own(key: str, share: float) -> Callable[[Figures], Values]:
     """Without the time that the engine takes by itself."""
 
     def values(figures: Figures) -> Values:
-        own = figures.medians(f"{key}_own").get("direct", 0.0)
+        own = figures.percentiles(f"{key}_own", share).get("direct", 0.0)
         return {name: value - own for name, value in figures.percentiles(f"{key}_ms", share).items()}
 
     return values
@@ -88,6 +88,7 @@ ROWS = (
     Row("crowd_cpu", "600 paced: CPU s per M tokens", _median("crowd_cpu"), 1),
     Row("crowd_99", "600 paced: age of a token p99, ms", _median("crowd_99"), 1),
     Row("burst_99", "burst of 200: first token p99, ms", _median("burst_99"), 1),
+    Row("burst_cpu", "burst of 200: CPU of a request, us", _median("burst_cpu")),
     Row("gap_50", "one slot: gap between tasks p50, ms", _median("gap_50"), 2),
     Row("occupancy", "one slot: busy with tasks of 200 ms, %", _median("occupancy"), 2),
     Row("free_own", "cancel: the stand-in frees its slot by itself p50, ms", _median("free_own"), 2),

@@ -49,7 +49,7 @@ class Size:
     """Tasks before one slot."""
     queued: int = 1_000
     """Tasks that wait with an open stream."""
-    cancels: int = 20
+    cancels: int = 30
     depth_rounds: int = 15
     """Of the queue's operations."""
     waits: int = 900

@@ -51,7 +51,7 @@ class KvHint(StrEnum):
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of a task when its last listener leaves."""
+    """What becomes of a task when its last listener leaves; one that nobody ever listened to has not been left."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"

@@ -22,8 +22,11 @@ _WORD = r"(?-i:[a-z]{1,14})(?:[\s\"',;&)}\]]|[.:!?](?:\s|$)|$)"
 # Where a word begins, also behind a line break and the like that was escaped: there a letter stands before it.
 _START = r"(?:\b|(?<=\\[abfnrtv])|(?<=\\x[0-9a-fA-F]{2})|(?<=\\u[0-9a-fA-F]{4}))"
 _PATTERNS = (
-    # Authorization: Bearer abc, Proxy-Authorization: Basic abc
-    (r"(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token|digest)\s{1,4})[^\s\"',;]+", r"\1***"),
+    # Authorization: Bearer abc, Proxy-Authorization: Basic abc, and not what our own hints say: Bearer <token>
+    (
+        r"(authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token|digest)\s{1,4})(?!<token>)[^\s\"',;]+",
+        r"\1***",
+    ),
     # The bare scheme, as error texts of HTTP libraries show it.
     (rf"{_START}(bearer\s{{1,4}})[A-Za-z0-9._~+/=-]{{6,}}", r"\1***"),
     # api_key=abc, "x-api-key": "abc", password: abc

@@ -41,6 +41,7 @@ from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.speed import settle, tell_speed
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ async def serve(context: DaemonContext) -> None:
         async with asyncio.TaskGroup() as group:
             following = group.create_task(link.run(), name="pool-link")
             async with _listening(app, host, port) as url:
+                tell_speed()
+                settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")

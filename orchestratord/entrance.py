@@ -67,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True):
     forecast: Forecast
     place: Queued
     tokens: int
-    """What it counts in the rates."""
+    """What it counts in the rates, where there are any."""
     on_time: float | None
     """The probability that it is done before its deadline; None without one."""
     counted: bool
@@ -230,10 +230,12 @@ class Entrance:
         late = admission.too_late(request, forecast)
         if late is not None:
             raise ApiError(late)
-        no_turn = self._turns.refusal(request, bid, forecast.end_ms)
+        no_turn = self._turns.refusal(request, bid, 0 if bid.ask is None else forecast.end_ms)
         if no_turn is not None:
             raise ApiError(no_turn)
-        tokens = admission.rated(request, demand.prompt, self._outlook.new_tokens(demand, forecast.pool_id))
+        tokens = 0
+        if self._rates.limited:
+            tokens = admission.rated(request, demand.prompt, self._outlook.new_tokens(demand, forecast.pool_id))
         wait = self._rates.look(caller.identity, tokens, self._clock.monotonic_ms())
         if wait is not None:
             raise ApiError(admission.over_rate(wait))

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from heapq import heapify, heapreplace
 from statistics import NormalDist
 
@@ -53,14 +54,22 @@ def _shuffled(count: int) -> list[list[int]]:
 _ORDERS = _shuffled(127)
 
 
-class Forecast(msgspec.Struct, frozen=True):
-    """When a task starts, and ends: the possible spans from now, in milliseconds, in ascending order."""
+class Forecast:
+    """When a task starts, and ends: the possible spans from now, in milliseconds.
 
-    starts: tuple[float, ...]
-    services: tuple[float, ...]
-    """What it takes once it has a slot."""
-    pool_id: str
-    """Where it is likeliest to start."""
+    ``services``: what it takes once it has a slot; asked for only where that matters, as a task that finds a free slot
+    and has no deadline waits for no answer of ours. ``pool_id``: where it is likeliest to start.
+    """
+
+    def __init__(self, starts: Iterable[float], services: Callable[[], Iterable[float]], pool_id: str) -> None:
+        self.starts = tuple(sorted(starts))
+        self.pool_id = pool_id
+        self._services = services
+
+    @cached_property
+    def services(self) -> tuple[float, ...]:
+        """In ascending order."""
+        return tuple(sorted(self._services()))
 
     @property
     def start_ms(self) -> int:
@@ -385,7 +394,7 @@ def delayed(starts: list[float], rivals: Rivals, slots: int) -> list[float]:
 
 def forecast(starts: Sequence[float], replica: Replica, demand: Demand, pool_id: str, number: int = 0) -> Forecast:
     """What is said of a task that starts at one of these times."""
-    return Forecast(tuple(sorted(starts)), tuple(sorted(service(replica, demand, number))), pool_id)
+    return Forecast(starts, partial(service, replica, demand, number), pool_id)
 
 
 def _first(heap: list[float]) -> float:

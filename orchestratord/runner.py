@@ -132,6 +132,7 @@ class Runner:
 
         def give_back() -> None:
             if self._occupancy.free(hold):
+                self._idle.look(self._pools[pool_id])
                 self.pump()
 
         return give_back
@@ -283,8 +284,11 @@ class Runner:
 
     def _report(self, attempt: Attempt, now_ms: float) -> Metrics | None:
         """Tell who listens what the run came to."""
-        account = attempt.account(now_ms)
-        return self._seating.ended(attempt.task, account)
+        try:
+            return self._seating.ended(attempt.task, attempt.account(now_ms))
+        except Exception:  # as with a generation
+            log.exception("what came of task %s could not be noted", attempt.task.id)
+            return None
 
     # --- its slot -----------------------------------------------------------------------------------------------------
 

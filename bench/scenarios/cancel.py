@@ -7,7 +7,6 @@ that the slot is free.
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,8 +42,7 @@ async def measure(bench: Bench) -> None:
 
 async def _round(bench: Bench, key: str, engine_port: int, targets: dict[str, Target]) -> None:
     direct = replace(bench.direct.target, port=engine_port)
-    own = [await _direct(direct) for _ in range(bench.size.cancels)]
-    bench.figures.add(f"{key}_own", "direct", statistics.median(own))
+    bench.figures.add(f"{key}_own", "direct", *[await _direct(direct) for _ in range(bench.size.cancels)])
     for name, target in targets.items():
         await _chain(bench.figures, f"{key}_ms", name, target, bench.size.cancels)
 

@@ -13,11 +13,13 @@ from contracts.config import Engine, FullPolicy, Mode, Profile
 from contracts.errors import ErrorCode
 from contracts.examples.base import DIGEST, ENGINE_VERSION, Example, Given, refusal
 from contracts.pools import (
+    ArtifactPolicy,
     Capabilities,
     Capability,
     Cause,
     Gates,
     GateState,
+    LimitInfo,
     PolicyInfo,
     PoolError,
     PoolHealth,
@@ -25,6 +27,7 @@ from contracts.pools import (
     PoolMetrics,
     PoolState,
     QueueInfo,
+    SessionPolicy,
 )
 from contracts.tasks import Workload
 
@@ -128,6 +131,9 @@ EXAMPLES = (
             profile=Profile.TRIAL,
             policies=PolicyInfo(outbound_default="allow", allow_package_installs=False, allow_binary_downloads=False),
             pools=(CAPABILITY,),
+            limits=LimitInfo(max_body_bytes=4 * 1024 * 1024, max_streams_per_client=256, keep_finished=1_000),
+            sessions=SessionPolicy(ttl_ms=600_000, max_turns=8, max_sessions=1_024),
+            artifacts=ArtifactPolicy(max_bytes=256 * 1024 * 1024, max_age_ms=604_800_000, records=True),
         ),
     ),
     Example(

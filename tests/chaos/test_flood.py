@@ -23,7 +23,7 @@ def well_ended(outcome: Outcome, tasks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 @pytest.mark.req("HP-01", "HP-08", "HP-10", "HP-17", "HP-19")
 async def test_a_flood_over_two_real_engines_that_are_killed(tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "model.gguf", layers=4, dim=256)
@@ -33,9 +33,9 @@ async def test_a_flood_over_two_real_engines_that_are_killed(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 @pytest.mark.req("HP-01", "HP-08", "HP-10", "HP-17", "HP-19")
 async def test_a_flood_over_two_fast_engines_that_are_killed(tmp_path: Path) -> None:
     made = stand_in(tmp_path / "house", slots=8, token_delay_ms=2.0)
-    outcome = await play(made, tasks=1_000, at_once=64, seed=2, kill_every_s=1.0, longest=60)
-    well_ended(outcome, tasks=1_000)
+    outcome = await play(made, tasks=800, at_once=64, seed=2, kill_every_s=1.0, longest=60)
+    well_ended(outcome, tasks=800)

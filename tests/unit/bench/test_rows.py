@@ -22,8 +22,9 @@ def test_a_percentile_is_a_value_that_was_measured(share: int, expected: float) 
 def test_a_cancel_is_counted_without_what_the_engine_takes_by_itself() -> None:
     figures = Figures()
     figures.add("free_own", "direct", 1.0, 2.0, 9.0)
-    figures.add("free_ms", "llama-orch", 3.0, 4.0, 5.0)
+    figures.add("free_ms", "llama-orch", 3.0, 4.0, 10.0)
     assert shown(figures)["free_50"] == {"llama-orch": 2.0}
+    assert shown(figures)["free_99"] == {"llama-orch": 1.0}
 
 
 def test_a_row_that_was_not_measured_is_not_shown() -> None:

@@ -69,6 +69,7 @@ def test_what_looks_like_a_secret_is_redacted(text: str, redacted: str) -> None:
         "the API key is missing",
         "Endpoint(url='http://127.0.0.1:1', api_key=None)",
         "a bearer of news",
+        "send 'Authorization: Bearer <token>'; llama-orch token says where the token is",
         "MISSING_TOKEN 401",
         "http://127.0.0.1:8080/v1/tasks?limit=5&after=3",
         "--api-key would put a secret on the command line",

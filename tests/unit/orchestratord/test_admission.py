@@ -355,7 +355,7 @@ def test_the_mend_that_is_named_is_one(tokens: int, max_tokens: int | None, ctx_
 
 
 def foretold(starts: tuple[float, ...], services: tuple[float, ...] = (500.0,)) -> Forecast:
-    return Forecast(starts, services, "p")
+    return Forecast(starts, lambda: services, "p")
 
 
 @pytest.mark.req("HP-03", "HP-04")

@@ -58,7 +58,7 @@ async def in_phase(here: World, phase: str, dies: asyncio.Event) -> Scene:
         case "retrying":
             engine.scripts = [Script([DIES])]
             engine.healths = [Hold(dies)]
-        case "ended":
+        case _:
             engine.scripts = [Script(["a", STOPPED_WELL])]
     task = await here.submit(deadline_ms=DEADLINE_MS, prompt="this")
     await pass_time(0.2)

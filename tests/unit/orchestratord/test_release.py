@@ -15,6 +15,7 @@ from contracts.pools import Endpoint, PoolState
 from contracts.tasks import TaskState
 from orchestratord.occupancy import NOTICED_MS, Occupancy, let_go
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS
+from tests.plugins.failures import OperatorSees
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.test_retry import Told
 from tests.unit.orchestratord.world import (
@@ -216,7 +217,7 @@ async def test_runs_that_go_on_are_not_taken_for_the_one_that_left() -> None:
         task, _ = await canceled(here)
         waiting = await here.submit()
         await pass_time(0.4)
-        assert waiting.state is TaskState.QUEUED
+        assert waiting.queue_position == 0
         await pass_time(0.7)
         assert waiting.state is TaskState.RUNNING
         assert engine.open + engine.lingering == 3
@@ -229,7 +230,9 @@ async def test_runs_that_go_on_are_not_taken_for_the_one_that_left() -> None:
 
 
 @pytest.mark.req("HP-17", "HP-08")
-async def test_an_engine_that_never_lets_go_of_its_only_slot_is_started_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_never_lets_go_of_its_only_slot_is_started_anew(
+    caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
+) -> None:
     manager, engine = Told(), lingering(math.inf, Script(["a", HANG]))
     async with world(engines={"p": engine}, manager=manager) as here:
         await canceled(here)
@@ -244,7 +247,7 @@ async def test_an_engine_that_never_lets_go_of_its_only_slot_is_started_anew(cap
         here.orchestrator.report(snapshot(revision=3, restarts=1, endpoint=Endpoint(url="http://p2")))
         await ended(after)
         assert len(fresh.asked) == 1
-    assert "pool p: it works on in every slot for tasks that have ended" in caplog.text
+    operator_sees("supervision/slots-lost", next(each for each in caplog.messages if "in every slot" in each))
 
 
 async def test_an_engine_with_other_slots_goes_on_with_those() -> None:
@@ -272,7 +275,7 @@ async def test_a_prompt_may_take_as_long_as_if_somebody_waited_for_it() -> None:
 
 async def test_of_an_engine_that_others_use_too_a_busy_slot_proves_nothing() -> None:
     manager, engine = Told(), lingering(math.inf, Script(["a", HANG]), Script())
-    external = {"provisioning_mode": Mode.EXTERNAL}
+    external: dict[str, Any] = {"provisioning_mode": Mode.EXTERNAL}
     async with world(engines={"p": engine}, manager=manager, snapshots=lambda each: snapshot(each, **external)) as here:
         task, _ = await canceled(here)
         after = await here.submit()

@@ -231,7 +231,7 @@ async def test_nobody_gets_it_who_could_not_have_got_it_as_a_new_task() -> None:
     engines["c"] = ScriptedAdapter()
     async with world(settings=settings, engines=engines) as here:
         task = await here.submit()
-        other = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
+        other: dict[str, Any] = {"model_ref": "file:/models/n.gguf", "model_id": "n", "model_digest": "sha256:1"}
         here.orchestrator.report(snapshot("b", revision=2, endpoint=Endpoint(url="http://b2"), **other))
         here.orchestrator.report(snapshot("c", PoolState.DRAINING, revision=2))
         assert error_of(await ended(task))["code"] == "REPLICA_EXHAUSTED"
@@ -281,7 +281,7 @@ async def test_between_a_restart_and_its_report_nobody_gets_anothers_answer() ->
 @pytest.mark.req("HP-12", "HP-06")
 async def test_nothing_of_another_model_reaches_a_client(operator_sees: OperatorSees) -> None:
     """Somebody has given the engine that they run another model, and nothing else has changed."""
-    external = {"provisioning_mode": Mode.EXTERNAL}
+    external: dict[str, Any] = {"provisioning_mode": Mode.EXTERNAL}
     a, b = ScriptedAdapter(), ScriptedAdapter()
     a.serves_model = b.serves_model = "/models/m.gguf"
     async with world(**two(a, b), snapshots=lambda each: snapshot(each, **external)) as here:
@@ -323,7 +323,9 @@ class Told:
 
 
 @pytest.mark.req("HP-17")
-async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(
+    caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
+) -> None:
     """Its health is well, and every stream stalls: without more, every task would wait for the idle limit."""
     manager = Told()
     engine = ScriptedAdapter(otherwise=Script(["a", HANG]))
@@ -338,7 +340,7 @@ async def test_an_engine_that_leaves_every_task_hanging_is_started_anew(caplog: 
             await ended(await here.submit())
         assert manager.said == [("restart", "p")]
         await pass_time(1)
-    assert "pool p: its engine left 3 tasks in a row hanging; pool-managerd is asked to start it anew" in caplog.text
+    operator_sees("supervision/engine-hangs", next(each for each in caplog.messages if "in a row" in each))
 
 
 @pytest.mark.req("HP-17")

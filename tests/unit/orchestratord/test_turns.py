@@ -17,9 +17,12 @@ from contracts.sessions import SessionBudgets
 from contracts.tasks import Determinism, KvHint, Placement, PlacementMode, Priority, TaskState, Workload
 from orchestratord.errors import ApiError
 from orchestratord.task import Task
+from tests.plugins.failures import OperatorSees
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import frames_of
+from tests.unit.orchestratord.test_retry import Told
 from tests.unit.orchestratord.world import (
+    CALLER,
     Hold,
     Pause,
     Script,
@@ -28,6 +31,7 @@ from tests.unit.orchestratord.world import (
     config,
     ended,
     pool,
+    request,
     snapshot,
     world,
 )
@@ -114,6 +118,24 @@ async def test_a_stranger_in_the_only_slot_makes_a_session_cold() -> None:
         third = frames_of(await ended(task))
     assert told(third, "started")[0]["kv_warmth"] is False
     assert told(third, "metrics") == []
+
+
+@pytest.mark.req("HP-07")
+async def test_a_dry_run_tells_whether_a_turn_would_be_warm_and_is_none() -> None:
+    async with world(turn(20, 0), settings=settings(max_turns=2)) as here:
+
+        async def foretold(**changes: Any) -> bool:  # noqa: ANN401 - any field of the request
+            return (await here.orchestrator.foretell(request(**changes), CALLER)).kv_warmth
+
+        assert await foretold(session_id="s") is False
+        await answer(here)
+        assert await foretold(session_id="s") is True
+        assert await foretold(session_id="s", kv_hint=KvHint.COLD) is False
+        assert await foretold() is False
+        assert here.orchestrator.turns.info("s").turns == 1
+        await answer(here)
+        with pytest.raises(ApiError, match="has had 2 of 2 turns"):
+            await foretold(session_id="s")
 
 
 @pytest.mark.req("HP-07")
@@ -403,7 +425,7 @@ async def test_of_a_cancelled_turn_what_was_generated_counts(pieces: int, spent:
 
 
 @pytest.mark.req("HP-16")
-async def test_a_turn_ends_when_the_time_of_its_session_is_over() -> None:
+async def test_a_turn_ends_when_the_time_of_its_session_is_over(operator_sees: OperatorSees) -> None:
     steady = Script(["x", Pause(3.0)] * 20)
     async with world(steady, settings=settings(time_budget_ms=10_000)) as here:
         first, second = [await here.submit(session_id="s") for _ in range(2)]
@@ -411,6 +433,8 @@ async def test_a_turn_ends_when_the_time_of_its_session_is_over() -> None:
         await ended(first)
         await ended(second)
         assert [task.status.error_code for task in (first, second)] == ["BUDGET_EXHAUSTED"] * 2
+        said = frames_of(first.log.read(0))[-1].data
+        operator_sees("session/time", f"{said['code']}: {said['message']}\nhint: {said['hint']}")
         assert len(here.engines["p"].asked) == 1
         await settle()
         error = await refused(here)
@@ -484,6 +508,22 @@ async def test_an_engine_has_no_more_to_do_than_it_has_slots_while_one_is_erased
         assert engine.erased == [0]
 
 
+@pytest.mark.req("HP-15", "PM-04")
+async def test_an_engine_that_drains_ends_once_its_slot_is_erased() -> None:
+    manager = Told()
+    async with world(turn(20, 0), manager=manager) as here:
+        engine = here.engines["p"]
+        engine.erasing = asyncio.Event()
+        await answer(here)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(here.orchestrator.turns.delete("s"))
+            await settle()
+            here.orchestrator.report(snapshot(state=PoolState.DRAINING, revision=2))
+            assert manager.said == []
+            engine.erasing.set()
+        assert manager.said == [("idle", "p")]
+
+
 @pytest.mark.req("HP-15")
 async def test_a_turn_of_a_deleted_session_goes_on_and_its_slot_is_freed_then() -> None:
     gate = asyncio.Event()
@@ -538,6 +578,17 @@ async def test_an_engine_that_is_gone_has_nothing_to_erase() -> None:
         here.orchestrator.report(snapshot(state=PoolState.BACKOFF, restarts=1))
         await here.orchestrator.turns.delete("s")
         assert here.engines["p"].erased == []
+
+
+@pytest.mark.req("HP-15")
+async def test_where_every_session_has_a_turn_there_is_no_room(operator_sees: OperatorSees) -> None:
+    gate = asyncio.Event()
+    async with world(turn(20, 0, Hold(gate)), settings=settings(max_sessions=1)) as here:
+        await here.submit(session_id="s")
+        refusal = (await refused(here, session_id="another")).refusal
+        assert (refusal.code, refusal.policy_label) == (ErrorCode.ADMISSION_REJECT, "max_sessions")
+        operator_sees("session/no-room", f"{refusal.code}: {refusal.message}\nhint: {refusal.hint}")
+        gate.set()
 
 
 @pytest.mark.req("HP-15")
