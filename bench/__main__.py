@@ -63,7 +63,12 @@ async def run(folder: Path, size: Size, only: list[str]) -> tuple[Figures, list[
         for bench.round in range(size.rounds):
             for name in only:
                 sys.stderr.write(f"round {bench.round + 1} of {size.rounds}: {name}\n")
-                await SCENARIOS[name](bench)
+                try:
+                    await SCENARIOS[name](bench)
+                except (RuntimeError, OSError, TimeoutError) as error:
+                    failed = f"round {bench.round + 1} of {name} failed: {error!r}"
+                    bench.figures.failures.append(failed)
+                    sys.stderr.write(f"{failed}\n")
         return bench.figures, [system.name for system in bench.systems]
 
 
@@ -82,7 +87,7 @@ def main() -> int:
     size, only, results = _options()
     began, others = time.perf_counter(), procfs.machine_cpu_s() - procfs.own_cpu_s()
     with (
-        tempfile.TemporaryDirectory(prefix="llama-orch-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="llama-orch-bench-", ignore_cleanup_errors=True) as folder,
         asyncio.Runner(loop_factory=uvloop_factory()) as runner,
     ):
         figures, systems = runner.run(run(Path(folder), size, only))
@@ -99,13 +104,15 @@ def main() -> int:
     )
     console.print(targets_table(shown(figures)))
     console.print(figures_table(figures, systems))
+    for failure in figures.failures:
+        console.print(failure, style="bold red", soft_wrap=True)
     for note in notes(figures, systems):
         console.print(note, soft_wrap=True)
     if results is not None:
         results.mkdir(exist_ok=True)
         console.save_text(str(results / "latest.txt"))
         (results / "latest.json").write_bytes(msgspec.json.encode({"systems": systems, **as_json(figures)}))
-    return 0
+    return 1 if figures.failures else 0
 
 
 def _options() -> tuple[Size, list[str], Path | None]:

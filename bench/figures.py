@@ -15,6 +15,9 @@ class Figures:
     remarks: list[str] = field(default_factory=list)
     """What a reader must know to trust the table."""
 
+    failures: list[str] = field(default_factory=list)
+    """Rounds that came to no figure."""
+
     def add(self, key: str, system: str, *values: float) -> None:
         """One more round's worth."""
         self.samples.setdefault(key, {}).setdefault(system, []).extend(values)

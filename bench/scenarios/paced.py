@@ -72,6 +72,9 @@ async def _paced(bench: Bench, system: System, streams: int, key: str) -> None:
         for reader in readers:
             await reader.done
         lost = streams * tokens - _tokens(readers)
+        refused = [reader.sample.head for reader in readers if not reader.sample.head.startswith(b"HTTP/1.1 200")]
+    if refused or not count:
+        raise RuntimeError(f"{system.name}: {len(refused)} of {streams} refused, {count} tokens: {refused[:1]!r}")
     add = bench.figures.add
     add(f"{key}_rate", system.name, count / took_s / 1000)
     add(f"{key}_cpu", system.name, cpu[0] / count * 1e6)

@@ -69,9 +69,10 @@ def make_edge(authenticator: Authenticator, redactor: Redactor) -> Middleware:
 
 def without_secrets(refusal: Refusal, redactor: Redactor) -> Refusal:
     """A refusal that quotes what the client has sent, but for secrets."""
-    told = {name: getattr(refusal, name) for name in ("message", "hint", "field")}
-    clean = {name: text if text is None else redactor.text(text) for name, text in told.items()}
-    return refusal if clean == told else msgspec.structs.replace(refusal, **clean)
+    # What helps is our own words: `Bearer <token>` in them is no token.
+    told = {"message": redactor.text(refusal.message), "hint": refusal.hint and redactor.prose(refusal.hint)}
+    told["field"] = refusal.field and redactor.text(refusal.field)
+    return msgspec.structs.replace(refusal, **told)
 
 
 def refuse_secrets(redactor: Redactor, **names: str | None) -> None:

@@ -87,7 +87,7 @@ async def test_a_reload_breaks_no_stream_and_turns_no_task_away(lab: Installatio
 
 async def test_tasks_wait_while_a_crashed_engine_comes_back(lab: Installation) -> None:
     async with lab.streaming(LONG) as running:
-        await running.content.readany()
+        await running.content.readuntil(b"event: token")
         async with lab.streaming({"prompt": "next", "max_tokens": 4}) as waiting:
             os.kill(lab.engine_pid(), signal.SIGKILL)
             assert parse_events(await running.read())[-1][0] == "error"

@@ -43,6 +43,7 @@ AREAS = {
     "supervision": "Engines that run",
     "admission": "Tasks that are not let in",
     "session": "Sessions",
+    "artifact": "Artifacts and records",
     "cli": "The command line",
 }
 HEAD = """\

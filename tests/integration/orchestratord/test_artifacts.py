@@ -22,6 +22,7 @@ from orchestratord.archive import Archive
 from orchestratord.artifacts import ASIDE, ArtifactStore
 from orchestratord.shelf import BLOCK_BYTES, Head, Sealed, sealed
 from tests.integration.orchestratord.house import House, house
+from tests.plugins.failures import OperatorSees
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
 from tests.unit.orchestratord.frames import frames_of
@@ -211,7 +212,9 @@ def test_a_restart_finds_what_was_kept_and_keeps_the_bounds_over_it(tmp_path: Pa
 
 
 @pytest.mark.req("HP-21")
-def test_what_is_broken_or_foreign_is_set_aside_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_broken_or_foreign_is_set_aside_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
+) -> None:
     store = store_at(tmp_path)
     store.put(made("good"), durable=False)
     for name, content in ((made("torn").name, b'{"kind":"other","created_ms":1}\n"to'), (made("head").name, b"what")):
@@ -223,6 +226,7 @@ def test_what_is_broken_or_foreign_is_set_aside_and_said(tmp_path: Path, caplog:
     assert f"2 files in {tmp_path} are no artifacts, and stand in {tmp_path / ASIDE} now: " in caplog.text
     assert [again.get(made(text).name) for text in ("torn", "head")] == [None, None]
     assert caplog.text.count("does not hold what its name says") == 2
+    operator_sees("artifact/damaged", caplog.records[-1].message)
     assert (tmp_path / ASIDE / "notes.txt").read_text() == "not ours"
     assert {file.name for file in (tmp_path / ASIDE).iterdir()} == {
         "notes.txt",
@@ -236,7 +240,7 @@ def test_what_is_broken_or_foreign_is_set_aside_and_said(tmp_path: Path, caplog:
 
 @pytest.mark.req("HP-21")
 async def test_a_full_disk_is_said_once_and_costs_the_records_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
 ) -> None:
     async with StandIn(Knobs()) as engine, house(tmp_path, engine.url) as here:
         kept = await here.submit()
@@ -267,3 +271,5 @@ async def test_a_full_disk_is_said_once_and_costs_the_records_alone(
     assert not list((tmp_path / "artifacts").glob("*.new"))
     warnings = [each for each in caplog.records if each.levelno == logging.WARNING and "being lost" in each.message]
     assert len(warnings) == 1
+    operator_sees("artifact/full-disk", f"{said['code']}: {said['message']}\n  hint: {said['hint']}")
+    operator_sees("artifact/lost-records", warnings[0].message)
