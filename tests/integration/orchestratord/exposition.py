@@ -13,7 +13,7 @@ from contracts.metrics import SERIES, Series, SeriesKind
 from contracts.pools import Cause
 from contracts.tasks import Priority
 
-CLOSED = {
+CLOSED: dict[str, set[str]] = {
     "priority": set(Priority),
     "state": set(ModelState),
     "cause": {*Cause, "unknown"},
@@ -36,7 +36,7 @@ CLOSED = {
     "engine": {"llamacpp", "vllm", "tgi", "triton", "openai", "unknown", "none"},
 }
 """Labels whose values are the same on every machine."""
-REASONS = {
+REASONS: dict[str, set[str]] = {
     "tasks_rejected_total": set(ErrorCode),
     "tasks_canceled_total": {"client", "disconnect", "session"},
     "catalog_verifications_total": set(VerifyReason),

@@ -36,6 +36,9 @@ async def test_a_task_is_accepted_and_streams_in_order(tmp_path: Path) -> None:
                 "predicted_start_ms": 0,
                 "backoff_ms": 0,
                 "streams": {"sse": "/v1/tasks/task-n1/stream"},
+                "predicted_start_low_ms": 0,
+                "predicted_start_high_ms": 0,
+                "on_time_probability": None,
             }
         async with here.client.get("/v1/tasks/task-n1/stream") as answer:
             assert answer.status == 200
