@@ -31,6 +31,7 @@ from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
+from tests.support.stream_grammar import check
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import MODEL, config, pool, snapshot
 
@@ -103,11 +104,13 @@ class House:
             return str((await answer.json())["task_id"])
 
     async def stream(self, task_id: str, *, after: int | None = None) -> bytes:
-        """A task's stream to its end, behind a token where asked for."""
+        """A task's stream to its end, behind a token where asked for; a wrong one fails the test."""
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         async with self.client.get(f"/v1/tasks/{task_id}/stream", headers=headers) as answer:
             assert answer.status == 200, await answer.text()
-            return await answer.read()
+            said = await answer.read()
+        check(said, after=-1 if after is None else after)
+        return said
 
     async def get(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON is served there
         async with self.client.get(path) as answer:

@@ -430,7 +430,7 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
             "policy_label": "reject",
         }
         shown = (await here.get("/v1/capabilities"))["pools"][0]["queue"]
-        assert shown == {"capacity": 1, "policy": "reject", "depth": 1}
+        assert shown == {"capacity": 1, "policy": "reject", "depth": 1, "batch_share": 0.0}
         for task_id in (waiting, running):
             assert await here.cancel(task_id) == 204
 
