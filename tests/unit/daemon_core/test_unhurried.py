@@ -16,7 +16,7 @@ from daemon_core import unhurried
 from daemon_core.logs import setup
 from daemon_core.redaction import Redactor
 from daemon_core.unhurried import LINES_AT_ONCE, PAUSE_S, unhurried_logs
-from tests.support.virtual_loop import VirtualTimeLoop
+from tests.support.virtual_loop import VirtualTimeLoop, pass_time
 
 log = logging.getLogger("tests.unhurried")
 
@@ -50,7 +50,7 @@ def test_lines_are_written_a_little_later_in_their_order_and_redacted() -> None:
             for number in range(3):
                 log.info("line %d %s", number, "sesame-open")
             assert messages(stream) == []
-            await asyncio.sleep(PAUSE_S)
+            await pass_time(PAUSE_S)
             assert messages(stream) == [f"line {number} ***" for number in range(3)]
 
     with written() as stream:
@@ -62,7 +62,7 @@ def test_many_lines_leave_the_loop_to_others_between_them() -> None:
         async with unhurried_logs():
             for number in range(3 * LINES_AT_ONCE):
                 log.info("%d", number)
-            await asyncio.sleep(PAUSE_S)
+            await pass_time(PAUSE_S)
             seen = {len(messages(stream))}
             while len(messages(stream)) < 3 * LINES_AT_ONCE:
                 await asyncio.sleep(0)
