@@ -76,12 +76,12 @@ def _blocks(stream: bytes, *, whole: bool) -> list[str]:
     _rule("\r" not in text, "a line ends in more than a line feed")
     *blocks, rest = text.split("\n\n")
     _rule(not rest or not whole, f"it breaks off inside an event: {rest!r}")
-    return [block for block in blocks if not all(line.startswith(":") for line in block.splitlines())]
+    return [block for block in blocks if not all(line.startswith(":") for line in block.split("\n"))]
 
 
 def _event(block: str) -> tuple[str, int | None, msgspec.Struct]:
     fields: dict[str, str] = {}
-    for line in block.splitlines():
+    for line in block.split("\n"):
         if line.startswith(":"):
             continue
         name, colon, value = line.partition(": ")
