@@ -16,6 +16,8 @@ import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.hdrs import METH_HEAD
+from aiohttp.web import BaseRequest
+from aiohttp_sse import EventSourceResponse
 
 from orchestratord.stream_log import StreamLog
 
@@ -36,17 +38,20 @@ CUT = (
 )
 
 
-class SseResponse(web.StreamResponse):
-    """The head of a stream of events; it goes out together with the first of them."""
+class SseResponse(EventSourceResponse):
+    """The head of a stream of events; it goes out together with the first of them.
+
+    The library's response pings by a task of its own; ours is written to, and pinged, by one ``SseWriter``.
+    """
 
     _send_headers_immediately = False
 
     def __init__(self, headers: dict[str, str] | None = None) -> None:
-        super().__init__(headers=headers)
-        self.headers["Content-Type"] = "text/event-stream"
-        self.headers["Cache-Control"] = "no-cache"
-        self.headers["Connection"] = "keep-alive"
-        self.headers["X-Accel-Buffering"] = "no"
+        super().__init__(headers=headers, allow_all_methods=True)
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """What every streamed response does, and nothing more."""
+        return await web.StreamResponse.prepare(self, request)
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
