@@ -43,8 +43,8 @@ async def test_reload_takes_the_model_that_the_pool_has_or_another_one(fake: Fak
     other = await cli("reload", "trial", "--model", "/b.gguf")
     assert other.stdout == "trial changes from /haiku.gguf to /b.gguf; should that fail, it keeps the old one\n"
     assert fake.asked == [
-        ("/v1/pools/trial/reload", b'{"new_model_ref":"/haiku.gguf"}'),
-        ("/v1/pools/trial/reload", b'{"new_model_ref":"/b.gguf"}'),
+        ("/v1/pools/trial/reload", b'{"new_model_ref":"/haiku.gguf","deadline_ms":30000}'),
+        ("/v1/pools/trial/reload", b'{"new_model_ref":"/b.gguf","deadline_ms":30000}'),
     ]
     fake.pool_state = PoolState.BROKEN
     assert (await cli("reload", "trial")).stdout == "trial is broken, and starts with /haiku.gguf\n"
