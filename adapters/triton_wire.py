@@ -248,6 +248,7 @@ REFUSALS = Refusals(
         "maximum context length": Failure.CONTEXT,
         "exceeds maximum queue size": Failure.OVERLOADED,
         "timeout expired": Failure.OVERLOADED,  # in Triton's own queue; the status is 400
+        "is not healthy": Failure.BROKEN,  # its model's process is gone, and it goes on saying that it is ready
         "failed to parse the request": Failure.INVALID,  # no JSON; the status is 500
     },
     by_type={},

@@ -19,7 +19,7 @@ from contracts.events import FinishReason
 from contracts.pools import Endpoint
 from contracts.tasks import Sampling, Workload
 from tests.engines.generating import generate
-from tests.integration.orchestratord.house import house, json_of
+from tests.integration.orchestratord.house import house, json_of, read_until
 from tests.support.raw_http import raw
 from tests.support.real_triton import COUNTS, VLLM_BACKEND, RealTriton, real_triton, write_toy
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
@@ -236,15 +236,30 @@ async def test_our_stream_is_the_same_as_of_any_engine(alone: RealTriton, tmp_pa
 
 
 @pytest.mark.req("HP-17")
+async def test_a_model_that_died_before_its_first_word_is_no_fault_of_the_request(
+    alone: RealTriton, tmp_path: Path
+) -> None:
+    async with house(tmp_path, alone.url, pool(engine=Engine.TRITON, timeouts=Timeouts(wall_ms=10_000))) as here:
+        task = await here.submit(prompt="rain, slowly", max_tokens=1000)
+        await heard(alone, "begins")
+        (stub,) = alone.stubs()
+        os.kill(stub, signal.SIGKILL)
+        last = frames_of(await here.stream(task))[-1]
+    assert (last.event, last.data["code"], last.data["retriable"]) == ("error", "WORKER_RESET", True)
+    assert "is not healthy" in last.data["message"]
+
+
+@pytest.mark.req("HP-17")
 async def test_a_model_that_died_while_its_server_says_ready_is_given_up(alone: RealTriton, tmp_path: Path) -> None:
     """The stream hangs for ever, and /v2/health/ready goes on saying 200: only the idle limit sees it."""
     watched = pool(engine=Engine.TRITON, timeouts=Timeouts(idle_ms=400))
     async with house(tmp_path, alone.url, watched) as here:
         task = await here.submit(prompt="rain, slowly", max_tokens=1000)
-        await heard(alone, "begins")
-        (stub,) = alone.stubs()
-        os.kill(stub, signal.SIGKILL)
-        stream = await here.stream(task)
+        async with here.client.get(f"/v1/tasks/{task}/stream") as answer:
+            stream = await read_until(answer, lambda seen: b"event: token" in seen)
+            (stub,) = alone.stubs()
+            os.kill(stub, signal.SIGKILL)
+            stream += await answer.read()
     last = frames_of(stream)[-1]
     assert (last.event, last.data["code"]) == ("error", "DECODE_TIMEOUT")
     assert await status(alone, "/v2/health/ready") == 200
