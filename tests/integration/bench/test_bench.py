@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from bench.rows import ROWS
-from bench.setup import OURS
+from bench.setup import FLOOR, OURS
 from bench.systems.litellm import installed
 from bench.targets import TARGETS
 
@@ -56,7 +56,10 @@ async def test_a_tiny_run_of_everything_prints_every_row_and_a_verdict_for_every
         assert OURS in found["rows"][row.key] or row.key.endswith("_own"), row.key
     for target in TARGETS:
         assert target.what in printed
-        assert found["verdicts"][target.key] in {"met", "missed", "beyond"}, target.key
+        verdict, said_of = found["verdicts"][target.key], found["rows"][target.key]
+        # What the floor adds to an engine can come out as nothing after so few requests, and is no measure then.
+        nothing = FLOOR in said_of and said_of[FLOOR] <= 0
+        assert verdict in {"met", "missed", "beyond"} or (nothing and verdict == "not measured"), target.key
     assert printed == (tmp_path / "latest.txt").read_text()
 
 
