@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from bench.rows import ROWS
-from bench.setup import FLOOR, OURS
+from bench.setup import OURS
 from bench.systems.litellm import installed
 from bench.targets import TARGETS
 
 CHECKOUT = Path(__file__).parents[3]
 TINY = (
-    *("--rounds", "1", "--requests", "3", "--tokens", "2000", "--shortest", "20", "--window-ms", "200"),
+    *("--rounds", "1", "--requests", "40", "--tokens", "2000", "--shortest", "20", "--window-ms", "200"),
     *("--gaps", "16", "--queued", "50", "--cancels", "2", "--depth-rounds", "1", "--waits", "200"),
 )
 SYSTEMS = [
@@ -56,10 +56,7 @@ async def test_a_tiny_run_of_everything_prints_every_row_and_a_verdict_for_every
         assert OURS in found["rows"][row.key] or row.key.endswith("_own"), row.key
     for target in TARGETS:
         assert target.what in printed
-        verdict, said_of = found["verdicts"][target.key], found["rows"][target.key]
-        # What the floor adds to an engine can come out as nothing after so few requests, and is no measure then.
-        nothing = FLOOR in said_of and said_of[FLOOR] <= 0
-        assert verdict in {"met", "missed", "beyond"} or (nothing and verdict == "not measured"), target.key
+        assert found["verdicts"][target.key] in {"met", "missed", "beyond"}, target.key
     assert printed == (tmp_path / "latest.txt").read_text()
 
 

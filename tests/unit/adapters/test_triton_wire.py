@@ -186,6 +186,7 @@ def test_what_cannot_be_read(data: bytes) -> None:
         (404, b'{"error":"Request for unknown model: \'m\' is not found"}', Failure.PROTOCOL, "unknown model"),
         (500, b'{"error":"failed to parse the request JSON buffer: Invalid value"}', Failure.INVALID, "parse the"),
         (503, b'{"error":"Exceeds maximum queue size"}', Failure.OVERLOADED, "queue size"),
+        (400, b'{"error":"Stub process \'toy_0_0\' is not healthy."}', Failure.BROKEN, "not healthy"),
         (500, b'{"error":"The prompt is longer than the maximum model length of 64"}', Failure.CONTEXT, "of 64"),
         (500, b"", Failure.BROKEN, "status 500"),
     ],
