@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import nullcontext
 
 from aiohttp import web
+from aiohttp.hdrs import METH_HEAD
 
 from contracts.config import Server
 from contracts.errors import ErrorCode
@@ -57,7 +59,9 @@ class Streams:
         writer = SseWriter(task.log, after, self._patience)
         self._open[client] += 1
         try:
-            with self._orchestrator.reading(task, writer.wake):
+            # Who asks for the head alone reads nothing, so that nobody leaves afterwards either.
+            head_alone = request.method == METH_HEAD
+            with nullcontext() if head_alone else self._orchestrator.reading(task, writer.wake):
                 await asyncio.sleep(0)  # what was just started is on its way to its engine before anything is written
                 if not await writer.write(request, response):
                     _tell(task, client, self._limits.slow_reader_ms)

@@ -169,6 +169,16 @@ async def test_a_question_for_the_head_alone_gets_no_body_and_the_next_one_is_an
     assert body == b'{"status": "ok"}'
 
 
+async def test_who_asks_for_the_head_alone_is_no_reader_who_has_left(tmp_path: Path) -> None:
+    hangs = StandIn(Knobs(fault=Fault.HANG, fault_after=3))
+    async with hangs as engine, house(tmp_path, engine.url, disconnect_grace_ms=0) as here:
+        task_id = await here.submit()
+        async with here.client.head(f"/v1/tasks/{task_id}/stream") as answer:
+            assert answer.status == 200
+        assert (await here.get(f"/v1/tasks/{task_id}"))["state"] == "running"
+        await here.cancel(task_id)
+
+
 async def test_a_connection_serves_again_after_a_stream(tmp_path: Path) -> None:
     async with StandIn(Knobs()) as engine, house(tmp_path, engine.url) as here:
         task_id = await here.submit()
