@@ -108,6 +108,7 @@ async def serve(context: DaemonContext) -> None:
             metrics=metrics,
             catalog=catalog,
             archive=archive,
+            ledger=recorder,
             redactor=context.redactor,
         )
         async with asyncio.TaskGroup() as group:

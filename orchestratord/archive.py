@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -35,6 +37,9 @@ SWEEP_S = 60.0
 """How often what became too old is looked for, where nothing is written."""
 MAX_WAITING_BYTES = 16 << 20
 """Records that wait for the disk. With more a disk is too slow, or full, and the next ones are lost."""
+
+KEPT = 1000
+"""Receipts that can be read in their order."""
 
 Answer = TypeVar("Answer")
 
@@ -165,19 +170,39 @@ class Archive:
 
 
 class Recorder:
-    """Makes the record of a task at its end, and hands it to the archive."""
+    """Makes the record of a task at its end, and hands it to the archive. A ``Ledger`` of the latest."""
 
     def __init__(self, archive: Archive, profile: Profile, redactor: Redactor, now_ms: Callable[[], int]) -> None:
         self._archive = archive
         self._profile = profile
         self._redactor = redactor
         self._now_ms = now_ms
-        self._next = Link(number=1, previous=None)
+        self.next = Link(number=1, previous=None)
+        self._latest: deque[Sealed] = deque(maxlen=KEPT)
+
+    @property
+    def first(self) -> Link | None:
+        """See ``Ledger``."""
+        return msgspec.json.decode(self._latest[0].content, type=Link) if self._latest else None
+
+    @property
+    def last(self) -> int:
+        """See ``Ledger``."""
+        return self.next.number - 1
+
+    def get(self, artifact_id: str) -> Sealed | None:
+        """See ``Ledger``."""
+        return next((each for each in self._latest if each.id == artifact_id), None)
+
+    def read(self, after: int, limit: int) -> list[Sealed]:
+        """See ``Ledger``."""
+        start = max(0, after - (self.last - len(self._latest)))
+        return list(islice(self._latest, start, start + limit))
 
     def seal(self, task: Task, event: End | StreamError) -> str | None:
         """The id of the record; None where it cannot be kept. Never raises: the task has to have its end."""
         try:
-            link = self._next
+            link = self.next
             record = record_of(
                 task, event, link=link, profile=self._profile, redactor=self._redactor, ended_ms=self._now_ms()
             )
@@ -186,7 +211,8 @@ class Recorder:
             return None
         if not self._archive.take(record):
             return None
-        self._next = Link(number=link.number + 1, previous=record.id)
+        self.next = Link(number=link.number + 1, previous=record.id)
+        self._latest.append(record)
         return record.id
 
 

@@ -75,9 +75,8 @@ def record_of(
         cut=cut or transcript is None,
         interrupted=task.interrupted,
     )
-    return sealed(
-        _without_secrets(record, request, redactor), Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS)
-    )
+    content, redacted = _without_secrets(record, request, redactor)
+    return sealed(content, Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS, redacted=redacted))
 
 
 def text_of(frames: bytes) -> str:
@@ -121,15 +120,18 @@ def _canonical_again(settings: bytes) -> bytes:
     return canonical(msgspec.json.decode(settings))
 
 
-def _without_secrets(record: _Sealing, request: TaskRequest, redactor: Redactor) -> bytes:
-    """The record's canonical bytes. Nearly none has a secret, so one look at all its texts decides that first."""
+def _without_secrets(record: _Sealing, request: TaskRequest, redactor: Redactor) -> tuple[bytes, bool]:
+    """The record's canonical bytes, and whether a secret was taken out.
+
+    Nearly none has one, so one look at all its texts decides that first.
+    """
     if request.sampling.json_schema is None:  # whose keys may make their values secrets
         texts, command = "\n".join(_texts(record, request)), () if record.engine is None else record.engine.argv
         if redactor.text(texts) == texts and redactor.usual("\n".join(command)):
-            return canonical(record)
+            return canonical(record), False
     plain = msgspec.json.decode(canonical(record), type=dict[str, object])
     clean = {name: redactor.member(name, value) for name, value in plain.items()}
-    return canonical(plain if clean == plain else clean | {"redacted": True})
+    return (canonical(plain), False) if clean == plain else (canonical(clean | {"redacted": True}), True)
 
 
 def _texts(record: _Sealing, request: TaskRequest) -> list[str]:

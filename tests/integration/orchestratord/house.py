@@ -85,6 +85,7 @@ class House:
             metrics=self.metrics,
             catalog=self.catalog,
             archive=archive,
+            ledger=recorder,
             redactor=redactor,
         )
         self.url = ""

@@ -233,6 +233,7 @@ def test_a_secret_of_the_request_is_not_recorded(changes: dict[str, Any]) -> Non
     one = Ended(**changes)
     sealed, record = one.sealed, one.record
     assert record.redacted
+    assert sealed.info.redacted
     for secret in (SECRET, "hf_abc", "hunter2"):
         assert secret not in sealed.content.decode()
     assert b"***" in sealed.content
