@@ -90,6 +90,11 @@ class Orchestrator:
             observer=observer,
         )
 
+    @property
+    def rested(self) -> int | None:
+        """How many tasks have ended; None while one waits or runs."""
+        return None if self._store.live else self._store.settled
+
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then end every task that has not ended."""
         async with self.runner, asyncio.TaskGroup() as group:
