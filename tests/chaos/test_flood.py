@@ -1,4 +1,4 @@
-"""More work than two replicas can do, clients of every kind, engines that die, drains, reloads: nothing is lost or idle.
+"""More work than two replicas can do, engines that die, drains, reloads: nothing is lost, doubled or idle.
 
 ``python -m bench.flood`` is the same with ten thousand tasks. No time is asserted: what is asserted are the notes of
 orchestratord itself, in their order, and what the clients read.
