@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -18,9 +18,10 @@ from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
+from orchestratord.continuation import Continuation
 from orchestratord.demand import UNKNOWN, Demand
 from orchestratord.standing import Standing
-from orchestratord.stream_log import StreamLog
+from orchestratord.stream_log import StreamLog, pieces_of
 
 if TYPE_CHECKING:
     from adapters.base import Finished
@@ -65,18 +66,40 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The pool as it was then."""
 
 
-Seal = Callable[["Task", End | StreamError], str | None]
-"""Told of a task's terminal event before it is written; answers with the id of the record that is made of it."""
+class Keeps(Protocol):
+    """Writes down what a task must not lose, before anybody is told of it."""
+
+    def speaks(self, task: Task) -> None:
+        """It is about to send its first token."""
+
+    def sends(self, task: Task) -> Callable[[bytes], None] | None:
+        """What is told of every frame before it is sent; None where the task is not written down ahead."""
+
+    def ends(self, task: Task, event: End | StreamError) -> str | None:
+        """It is about to send its terminal event; answers with the id of its receipt, where it leaves one."""
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of a task so far. Moments in monotonic milliseconds."""
+
+    run: Run | None = None
+    replicas: tuple[str, ...] = ()
+    first_text_ms: float | None = None
+    slot_free_ms: float | None = None
+    artifact_id: str | None = None
+    end: End | None = None
+    error: StreamError | None = None
 
 
 class Task:
     """A task from admission to its last reader."""
 
-    def __init__(self, admission: Admission, seal: Seal | None = None) -> None:
+    def __init__(self, admission: Admission, keeps: Keeps | None = None) -> None:
         self.admission = admission
-        self._seal = seal
+        self._keeps = keeps
         self.state = TaskState.QUEUED
         self.log = StreamLog()
+        self.log.ahead = None if keeps is None else keeps.sends(self)
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
         self.standing: Standing | None = None
@@ -91,6 +114,21 @@ class Task:
         self.first_text_ms: float | None = None
         self._end: End | None = None
         self._error: StreamError | None = None
+        self._continued: Continuation | None = None
+        """What it had sent before it was run again."""
+
+    @classmethod
+    def restored(
+        cls, admission: Admission, state: TaskState, log: StreamLog, story: Story, keeps: Keeps | None = None
+    ) -> Task:
+        """A task as it was written down."""
+        task = cls(admission, keeps)
+        log.ahead = task.log.ahead
+        task.state, task.log = state, log
+        task.run, task.replicas = story.run, list(story.replicas)
+        task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
+        task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        return task
 
     @property
     def id(self) -> str:
@@ -161,16 +199,38 @@ class Task:
         self.state = TaskState.QUEUED
         self.queue_position = 0
 
+    def run_again(self) -> None:
+        """It waits for the engine that it ran on, to go on behind what it has sent; see ``continues``."""
+        self._continued = Continuation(pieces_of(self.log.read(0)))
+        self.state = TaskState.QUEUED
+        self.queue_position = 0
+
+    @property
+    def continues(self) -> PoolSnapshot | None:
+        """The engine of which alone it may take what follows; None where any will do."""
+        return self.run.served if self._continued is not None and self.run is not None else None
+
     def tell(self, event: Metrics) -> None:
         """Something is worth saying; behind the terminal event nothing is."""
         if not self.log.closed:
             self.log.metrics(event)
 
     def texts(self, texts: list[str], now_ms: float) -> None:
-        """Everything that one engine read brought."""
+        """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""
+        if self._continued is not None:
+            texts = self._continued.take(texts)
+            if not texts:
+                return
         if self.first_text_ms is None:
             self.first_text_ms = now_ms
+            if self._keeps is not None:
+                self._keeps.speaks(self)
         self.log.texts(texts)
+
+    def said(self) -> None:
+        """The engine has nothing more to say. Raises DiffersError where that is less than was sent before."""
+        if self._continued is not None:
+            self._continued.end()
 
     def done(self, finished: Finished, now_ms: float) -> None:
         """The engine ended well."""
@@ -193,9 +253,9 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
-        if self._seal is not None:
-            self.artifact_id = self._seal(self, self._error)
-        self.log.error(self._error)
+        if self._keeps is not None:
+            self.artifact_id = self._keeps.ends(self, self._error)
+        self.log.finish(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
 
@@ -252,6 +312,19 @@ class Task:
         )
 
     @property
+    def story(self) -> Story:
+        """What has become of it so far."""
+        return Story(
+            run=self.run,
+            replicas=tuple(self.replicas),
+            first_text_ms=self.first_text_ms,
+            slot_free_ms=self.slot_free_ms,
+            artifact_id=self.artifact_id,
+            end=self._end,
+            error=self._error,
+        )
+
+    @property
     def outcome(self) -> End | StreamError | None:
         """Its terminal event, once there is one."""
         return self._end or self._error
@@ -289,8 +362,8 @@ class Task:
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
-        if self._seal is not None:
-            self.artifact_id = self._seal(self, self._end)
+        if self._keeps is not None:
+            self.artifact_id = self._keeps.ends(self, self._end)
             if self.artifact_id is not None:
                 self._end = msgspec.structs.replace(self._end, artifact_id=self.artifact_id)
-        self.log.end(self._end)
+        self.log.finish(self._end)

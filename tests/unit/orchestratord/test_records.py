@@ -16,9 +16,9 @@ from contracts.events import End, FinishReason, StreamError
 from contracts.receipts import Link, Receipt
 from contracts.tasks import ChatMessage, Role, Sampling, TaskRequest, Workload
 from daemon_core.redaction import Redactor
-from orchestratord.records import MAX_TEXT_BYTES, record_of, text_of
+from orchestratord.records import MAX_TEXT_BYTES, record_of
 from orchestratord.shelf import Sealed
-from orchestratord.stream_log import StreamLog
+from orchestratord.stream_log import StreamLog, text_of
 from orchestratord.task import Admission, Run, Seal, Task
 from tests.unit.orchestratord.test_task import STARTED
 from tests.unit.orchestratord.world import CALLER, request, snapshot
