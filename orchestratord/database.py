@@ -102,8 +102,11 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     receipt: ReceiptRow | None
 
 
-_ROW = "number, id, state, admission, past, stream"
-_RECEIPT = "number, id, task_id, ended_ms, content"
+DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
+_RECEIPTS = "SELECT number, id, task_id, ended_ms, content FROM receipts"
+_NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
+_TASKS = "SELECT number, id, state, admission, past, stream FROM tasks"
+_HEADS = "SELECT number, id, state, admission, past, NULL FROM tasks"
 
 
 def _no_point(_: str) -> None: ...
@@ -171,9 +174,13 @@ class Database:
         """A strict task is about to send these frames."""
         self._one("append", "INSERT INTO journal (task_id, frames) VALUES (?, ?)", (task_id, frames))
 
-    def withdraw(self, task_id: str) -> None:
-        """A task that was never told of has not been let in after all."""
-        self._one("withdraw", "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
+    def forget(self, task_id: str) -> None:
+        """A task without an end cannot be gone on with."""
+        self._one("forget", "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
+
+    def unsay(self, task_id: str) -> None:
+        """What a task was about to send when it had sent no token is of no account."""
+        self._one("unsay", "DELETE FROM journal WHERE task_id = ?", (task_id,))
 
     def end(self, ending: Ending) -> None:
         """A task's end, its whole stream and its receipt: all of it, or nothing."""
@@ -186,21 +193,24 @@ class Database:
             )
             run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
             if ending.receipt is not None:
-                run(f"INSERT INTO receipts ({_RECEIPT}) VALUES (?, ?, ?, ?, ?)", _values(ending.receipt))
+                run(_NEW_RECEIPT, _values(ending.receipt))
 
     def task(self, task_id: str) -> Row | None:
         """A task by its id."""
-        return next(self._rows("WHERE id = ?", (task_id,)), None)
+        return next((Row(*row) for row in self._select(_TASKS + " WHERE id = ?", (task_id,))), None)
 
     def unended(self) -> list[Row]:
         """The tasks that have had no end, in the order of their admission."""
-        return list(self._rows("WHERE state IN (?, ?) ORDER BY number", OPEN_STATES))
+        query = _TASKS + " WHERE state IN (?, ?) ORDER BY number"
+        return [Row(*row) for row in self._select(query, OPEN_STATES)]
 
     def newest(self, state: TaskState | None, limit: int) -> list[Row]:
         """The newest tasks, without their streams."""
-        where, values = ("", ()) if state is None else ("WHERE state = ?", (state.value,))
-        columns = _ROW.replace("stream", "NULL")
-        return list(self._rows(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit), columns))
+        if state is None:
+            found = self._select(_HEADS + " ORDER BY number DESC LIMIT ?", (limit,))
+        else:
+            found = self._select(_HEADS + " WHERE state = ? ORDER BY number DESC LIMIT ?", (state.value, limit))
+        return [Row(*row) for row in found]
 
     def journal(self, task_id: str) -> bytes:
         """What a task without an end has sent."""
@@ -211,17 +221,17 @@ class Database:
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """A receipt by the digits of its id."""
-        found = self._select(f"SELECT {_RECEIPT} FROM receipts WHERE id = ?", (digest,))
+        found = self._select(_RECEIPTS + " WHERE id = ?", (digest,))
         return next((ReceiptRow(*row) for row in found), None)
 
     def receipts(self, after: int, limit: int) -> list[ReceiptRow]:
         """Those with greater numbers, in their order."""
-        query = f"SELECT {_RECEIPT} FROM receipts WHERE number > ? ORDER BY number LIMIT ?"
+        query = _RECEIPTS + " WHERE number > ? ORDER BY number LIMIT ?"
         return [ReceiptRow(*row) for row in self._select(query, (after, limit))]
 
     def last_receipt(self) -> ReceiptRow | None:
         """The newest."""
-        found = self._select(f"SELECT {_RECEIPT} FROM receipts ORDER BY number DESC LIMIT 1")
+        found = self._select(_RECEIPTS + " ORDER BY number DESC LIMIT 1")
         return next((ReceiptRow(*row) for row in found), None)
 
     # --- what is let go -----------------------------------------------------------------------------------------------
@@ -232,12 +242,12 @@ class Database:
         [(receipts, receipt_bytes)] = self._select("SELECT count(*), total(length(content)) FROM receipts")
         return Totals(tasks=tasks, receipts=receipts, size=round(task_bytes + receipt_bytes))
 
-    def oldest_tasks(self, limit: int) -> list[Old]:
+    def oldest_tasks(self, limit: int) -> list[Old[str]]:
         """The tasks that ended first."""
         query = "SELECT id, ended_ms, size FROM tasks WHERE ended_ms IS NOT NULL ORDER BY ended_ms, number LIMIT ?"
         return [Old(*row) for row in self._select(query, (limit,))]
 
-    def oldest_receipts(self, limit: int) -> list[Old]:
+    def oldest_receipts(self, limit: int) -> list[Old[int]]:
         """The receipts that were written first, by their numbers."""
         query = "SELECT number, ended_ms, length(content) FROM receipts ORDER BY number LIMIT ?"
         return [Old(*row) for row in self._select(query, (limit,))]
@@ -285,10 +295,6 @@ class Database:
         except sqlite3.Error as error:
             raise _database_error(self.path, error) from error
 
-    def _rows(self, rest: str, values: tuple[Any, ...] = (), columns: str = _ROW) -> Iterator[Row]:
-        for row in self._select(f"SELECT {columns} FROM tasks {rest}", values):
-            yield Row(*row)
-
 
 def _values(row: ReceiptRow) -> tuple[Any, ...]:
     return (row.number, row.id, row.task_id, row.ended_ms, row.content)
@@ -317,7 +323,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         if not error.damaged:
             raise
         aside = set_aside(path)
-        log.error("%s; it stands in %s now, and the tasks and receipts in it are not known any more", error, aside)
+        log.error(DAMAGED, error, aside)  # noqa: TRY400 - the error itself is the message
     return _looked_at(path)
 
 

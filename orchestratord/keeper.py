@@ -1,9 +1,9 @@
 """Keeps tasks in the database: told of what becomes of them, and asked what became of them.
 
-Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs goes
-on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes ``retention``'s.
-A damaged file is set aside and a new one begun with the tasks that live. All writing is done before anybody is told of
-what was written, so that nothing can be taken back.
+Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs
+goes on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes
+``retention``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
+anybody is told of what was written, so that nothing can be taken back.
 """
 
 from __future__ import annotations
@@ -128,6 +128,14 @@ class Keeper:
         """A task that a former run has written down lives on."""
         self._live[task.id] = task, pools
 
+    def forget(self, task_id: str) -> None:
+        """A task of a former run cannot be read."""
+        self._try(lambda: self._database.forget(task_id))
+
+    def unsay(self, task_id: str) -> None:
+        """A task of a former run had sent no token: it starts from the beginning."""
+        self._try(lambda: self._database.unsay(task_id))
+
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
         self._try(lambda: self._database.speak(task.id, kept.past(task)))
@@ -167,7 +175,7 @@ class Keeper:
 
     def newest(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks that have ended, without their streams."""
-        rows = self._read(lambda: self._database.newest(state, limit), [])
+        rows: list[Row] = self._read(lambda: self._database.newest(state, limit), [])
         return [task for task in map(self._ended, rows) if task is not None]
 
     # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------
@@ -180,7 +188,7 @@ class Keeper:
     @property
     def first(self) -> Link | None:
         """The place of the oldest that is kept."""
-        oldest = self._read(lambda: self._database.receipts(0, 1), [])
+        oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
         receipt = msgspec.json.decode(oldest[0].content, type=Receipt)
@@ -199,7 +207,8 @@ class Keeper:
 
     def read(self, after: int, limit: int) -> list[Sealed]:
         """Those with greater numbers, in their order."""
-        return [_sealed(row) for row in self._read(lambda: self._database.receipts(after, limit), [])]
+        rows: list[ReceiptRow] = self._read(lambda: self._database.receipts(after, limit), [])
+        return [_sealed(row) for row in rows]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -219,9 +228,7 @@ class Keeper:
         receipt = None
         if sealed is not None:
             receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
-        ending = Ending(
-            task_id=task.id, state=task.state, past=past, stream=stream, ended_ms=now_ms, receipt=receipt
-        )
+        ending = Ending(task_id=task.id, state=task.state, past=past, stream=stream, ended_ms=now_ms, receipt=receipt)
         self._written(lambda: self._database.end(ending))
         self._live.pop(task.id, None)
         size = len(past) + len(stream)
@@ -267,7 +274,7 @@ class Keeper:
         try:
             entered, past = kept.read_entered(row.admission, now), kept.read_past(row.past)
         except msgspec.MsgspecError as error:
-            log.error("the task %s cannot be read from the task store: %s", row.id, error)
+            log.warning("the task %s cannot be read from the task store: %s", row.id, error)
             return None
         return kept.ended_task(entered.admission, TaskState(row.state), past, row.stream)
 

@@ -15,6 +15,7 @@ from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Determinism, TaskRequest
 from orchestratord.admission import Refusal
+from orchestratord.task import Run
 
 PINNED = (
     "engine",
@@ -90,6 +91,13 @@ def repeatable(request: TaskRequest, served: PoolSnapshot) -> bool:
     """Whether the same engine would give the same answer, and could be told from another one."""
     known = all(getattr(served, name) is not None for name in MUST_BE_KNOWN)
     return request.determinism is Determinism.STRICT and served.slots == 1 and known
+
+
+def outlives_a_stop(request: TaskRequest, first_text_ms: float | None, run: Run | None) -> bool:
+    """Whether a task can be left to the next run of the daemon: it has sent nothing, or could be run again."""
+    if first_text_ms is None or run is None:
+        return True
+    return run.served is not None and repeatable(request, run.served)
 
 
 def difference(before: PoolSnapshot, now: PoolSnapshot) -> str | None:
