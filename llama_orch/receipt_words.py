@@ -51,7 +51,8 @@ def notes(receipt: Receipt) -> list[str]:
     """What one should know before relying on it."""
     found = []
     if receipt.interrupted:
-        found.append("orchestratord ended while it ran: the text is what had been kept until then")
+        kept = "" if receipt.end is not None else ": the text is what had been kept until then"
+        found.append(f"orchestratord ended while it ran{kept}")
     if receipt.redacted:
         found.append("a secret was taken out of it: the text may hash to something else than the stream")
     if receipt.cut:

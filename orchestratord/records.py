@@ -7,7 +7,6 @@ before the terminal event, whose ``artifact_id`` names it, and written after it 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -19,14 +18,13 @@ from contracts.receipts import EngineIdentity, Link, Receipt, SlotUse
 from contracts.tasks import TaskRequest
 from daemon_core.redaction import Redactor
 from orchestratord.shelf import Head, Sealed, sealed
+from orchestratord.stream_log import text_of
 from orchestratord.task import Run, Task
 
 MAX_TEXT_BYTES = 256 * 1024
 """Of a request, and of an answer: the results of embeddings come as text too. What is longer is left out."""
 TAGS = ("task",)
 _encode = msgspec.json.Encoder().encode
-_PIECE = re.compile(rb'\ndata: \{"t":"(.*)","i":')
-"""A ``token`` event. A quotation mark inside a text is escaped, so a bare one ends it, and a line holds one event."""
 
 
 class _Sealing(Receipt, frozen=True, kw_only=True):
@@ -77,12 +75,6 @@ def record_of(
     )
     content, redacted = _without_secrets(record, request, redactor)
     return sealed(content, Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS, redacted=redacted))
-
-
-def text_of(frames: bytes) -> str:
-    """The text of a stream: that of all its ``token`` events."""
-    # JSON escapes each character by itself, so the escaped pieces together are the whole text escaped.
-    return msgspec.json.decode(b'"%b"' % b"".join(_PIECE.findall(frames)), type=str)
 
 
 def identity_of(run: Run) -> EngineIdentity | None:

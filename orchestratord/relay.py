@@ -20,6 +20,7 @@ import msgspec
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
 from contracts.errors import ErrorCode
 from orchestratord.clock import Clock
+from orchestratord.continuation import DiffersError
 from orchestratord.retry import Failed
 from orchestratord.task import Task
 
@@ -63,9 +64,12 @@ async def relay(
                 else:
                     watchdog.sign()
                 if batch.finished is not None:
+                    task.said()
                     return batch.finished
     except EngineError as error:
         return _failed(error)
+    except DiffersError as error:
+        return Failed(code=ErrorCode.WORKER_RESET, message=str(error), hint="send the task again")
     except TimeoutError:
         return _given_up(limits, wall=watchdog.wall_hit, silent=watchdog.silent)
     return _failed(EngineError(Failure.BROKEN, "the engine's stream ended without its final event"))

@@ -8,12 +8,15 @@ its own offset into the bytes and is woken when there is more, so a slow one slo
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 import msgspec
 
 from contracts.base import Message
 from contracts.events import End, Metrics, Started, StreamError
+
+PARTING = b": orchestratord is stopping; come back with Last-Event-ID and nothing is lost\n\n"
 
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
@@ -30,7 +33,7 @@ class StreamLog:
     and a returning reader's place is found by searching for it.
     """
 
-    __slots__ = ("_buffer", "_hash", "_wakers", "closed", "tokens")
+    __slots__ = ("_buffer", "_hash", "_wakers", "ahead", "closed", "parted", "tokens")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -39,6 +42,27 @@ class StreamLog:
         self.tokens = 0
         """How many token events there are: the number of the next one."""
         self.closed = False
+        self.parted = False
+        """The daemon ends before the task does: readers are let go without a terminal event, and may come back."""
+        self.ahead: Callable[[bytes], None] | None = None
+        """Told of every frame but the last before any reader is."""
+
+    @classmethod
+    def restored(cls, frames: bytes, outcome: End | StreamError | None) -> StreamLog:
+        """A log from its frames; with an outcome it has ended, and that is its last frame."""
+        log = cls()
+        log._buffer += frames
+        pieces = pieces_of(frames)
+        log.tokens = len(pieces)
+        log._hash.update("".join(pieces).encode())
+        if outcome is not None:
+            log.finish(outcome)
+        return log
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be appended any more."""
+        return self.closed or self.parted
 
     def __len__(self) -> int:
         return len(self._buffer)
@@ -72,13 +96,16 @@ class StreamLog:
         self._hash.update("".join(texts).encode())
         self.tokens = number
 
-    def end(self, event: End) -> None:
-        """Close with the good end."""
-        self._append(_frame(b"end", event), last=True)
+    def finish(self, event: End | StreamError) -> None:
+        """Close with the one terminal event."""
+        self._append(_frame(b"end" if isinstance(event, End) else b"error", event), last=True)
 
-    def error(self, event: StreamError) -> None:
-        """Close with the bad end."""
-        self._append(_frame(b"error", event), last=True)
+    def part(self) -> None:
+        """Let the readers go: this daemon has nothing more to say, and the next one may have."""
+        self.parted = True
+        self._buffer += PARTING
+        for wake in self._wakers:
+            wake()
 
     def read(self, offset: int, limit: int | None = None) -> bytes:
         """Everything from ``offset`` on; empty when there is nothing new.
@@ -109,10 +136,27 @@ class StreamLog:
         if self.closed:
             message = "the stream has had its terminal event"
             raise StreamClosedError(message)
+        if self.ahead is not None and not last:
+            self.ahead(frames)
         self._buffer += frames
         self.closed = last
         for wake in self._wakers:
             wake()
+
+
+_PIECE = re.compile(rb'\ndata: \{"t":"(.*)","i":')
+"""A ``token`` event. A quotation mark inside a text is escaped, so a bare one ends it, and a line holds one event."""
+
+
+def text_of(frames: bytes) -> str:
+    """The text of a stream: that of all its ``token`` events."""
+    # JSON escapes each character by itself, so the escaped pieces together are the whole text escaped.
+    return msgspec.json.decode(b'"%b"' % b"".join(_PIECE.findall(frames)), type=str)
+
+
+def pieces_of(frames: bytes) -> list[str]:
+    """The texts of a stream's ``token`` events."""
+    return [msgspec.json.decode(b'"%b"' % piece, type=str) for piece in _PIECE.findall(frames)]
 
 
 def _frame(name: bytes, event: Message) -> bytes:

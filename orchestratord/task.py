@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -19,9 +19,10 @@ from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.receipts import SlotUse
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
+from orchestratord.continuation import Continuation
 from orchestratord.demand import UNKNOWN, Demand
 from orchestratord.standing import Standing
-from orchestratord.stream_log import StreamLog
+from orchestratord.stream_log import StreamLog, pieces_of
 
 if TYPE_CHECKING:
     from adapters.base import Finished
@@ -68,18 +69,40 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Where in its engine, as it was told."""
 
 
-Seal = Callable[["Task", End | StreamError], str | None]
-"""Told of a task's terminal event before it is written; answers with the id of the record that is made of it."""
+class Keeps(Protocol):
+    """Writes down what a task must not lose, before anybody is told of it."""
+
+    def speaks(self, task: Task) -> None:
+        """It is about to send its first token."""
+
+    def sends(self, task: Task) -> Callable[[bytes], None] | None:
+        """What is told of every frame before it is sent; None where the task is not written down ahead."""
+
+    def ends(self, task: Task, event: End | StreamError) -> str | None:
+        """It is about to send its terminal event; answers with the id of its receipt, where it leaves one."""
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of a task so far. Moments in monotonic milliseconds."""
+
+    run: Run | None = None
+    replicas: tuple[str, ...] = ()
+    first_text_ms: float | None = None
+    slot_free_ms: float | None = None
+    artifact_id: str | None = None
+    end: End | None = None
+    error: StreamError | None = None
 
 
 class Task:
     """A task from admission to its last reader."""
 
-    def __init__(self, admission: Admission, seal: Seal | None = None) -> None:
+    def __init__(self, admission: Admission, keeps: Keeps | None = None) -> None:
         self.admission = admission
-        self._seal = seal
+        self._keeps = keeps
         self.state = TaskState.QUEUED
         self.log = StreamLog()
+        self.log.ahead = None if keeps is None else keeps.sends(self)
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
         self.standing: Standing | None = None
@@ -96,10 +119,28 @@ class Task:
         """What its engine was asked for, without the texts (``adapters.body``); None where nothing was sent."""
         self.cached_tokens: int | None = None
         """What of its prompt the engine had already, by its own count."""
-        self.interrupted = False
-        """Whether orchestratord ended while it ran."""
         self._end: End | None = None
         self._error: StreamError | None = None
+        self._continued: Continuation | None = None
+        """What it had sent before it was run again."""
+        self.continues: PoolSnapshot | None = None
+        """The engine of which alone it may take what follows; None where any will do."""
+        self.interrupted = False
+        """The daemon ended while it ran."""
+
+    @classmethod
+    def restored(
+        cls, admission: Admission, state: TaskState, log: StreamLog, story: Story, keeps: Keeps | None = None
+    ) -> Task:
+        """A task as it was written down."""
+        task = cls(admission, keeps)
+        log.ahead = task.log.ahead
+        task.state, task.log = state, log
+        task.run, task.replicas = story.run, list(story.replicas)
+        task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
+        task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        task.interrupted = state is TaskState.RUNNING
+        return task
 
     @property
     def id(self) -> str:
@@ -170,6 +211,13 @@ class Task:
         self.state = TaskState.QUEUED
         self.queue_position = 0
 
+    def run_again(self) -> None:
+        """It waits for the engine that it ran on, to go on behind what it has sent; see ``continues``."""
+        self._continued = Continuation(pieces_of(self.log.read(0)))
+        self.continues = None if self.run is None else self.run.served
+        self.state = TaskState.QUEUED
+        self.queue_position = 0
+
     def tell(self, event: Metrics) -> None:
         """Something is worth saying; behind the terminal event nothing is."""
         if not self.log.closed:
@@ -180,10 +228,21 @@ class Task:
         self.sent = settings
 
     def texts(self, texts: list[str], now_ms: float) -> None:
-        """Everything that one engine read brought."""
+        """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""
+        if self._continued is not None:
+            texts = self._continued.take(texts)
+            if not texts:
+                return
         if self.first_text_ms is None:
             self.first_text_ms = now_ms
+            if self._keeps is not None:
+                self._keeps.speaks(self)
         self.log.texts(texts)
+
+    def said(self) -> None:
+        """The engine has nothing more to say. Raises DiffersError where that is less than was sent before."""
+        if self._continued is not None:
+            self._continued.end()
 
     def done(self, finished: Finished, now_ms: float) -> None:
         """The engine ended well."""
@@ -207,9 +266,9 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
-        if self._seal is not None:
-            self.artifact_id = self._seal(self, self._error)
-        self.log.error(self._error)
+        if self._keeps is not None:
+            self.artifact_id = self._keeps.ends(self, self._error)
+        self.log.finish(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
 
@@ -270,6 +329,19 @@ class Task:
         return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
 
     @property
+    def story(self) -> Story:
+        """What has become of it so far."""
+        return Story(
+            run=self.run,
+            replicas=tuple(self.replicas),
+            first_text_ms=self.first_text_ms,
+            slot_free_ms=self.slot_free_ms,
+            artifact_id=self.artifact_id,
+            end=self._end,
+            error=self._error,
+        )
+
+    @property
     def outcome(self) -> End | StreamError | None:
         """Its terminal event, once there is one."""
         return self._end or self._error
@@ -305,8 +377,8 @@ class Task:
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
-        if self._seal is not None:
-            self.artifact_id = self._seal(self, self._end)
+        if self._keeps is not None:
+            self.artifact_id = self._keeps.ends(self, self._end)
             if self.artifact_id is not None:
                 self._end = msgspec.structs.replace(self._end, artifact_id=self.artifact_id)
-        self.log.end(self._end)
+        self.log.finish(self._end)

@@ -16,10 +16,10 @@ from contracts.events import End, FinishReason, Metrics, StreamError
 from contracts.receipts import Link, Receipt, SlotUse
 from contracts.tasks import ChatMessage, Role, Sampling, TaskRequest, Workload
 from daemon_core.redaction import Redactor
-from orchestratord.records import MAX_TEXT_BYTES, record_of, text_of
+from orchestratord.records import MAX_TEXT_BYTES, record_of
 from orchestratord.shelf import Sealed
-from orchestratord.stream_log import StreamLog
-from orchestratord.task import Admission, Run, Seal, Task
+from orchestratord.stream_log import StreamLog, text_of
+from orchestratord.task import Admission, Keeps, Run, Task
 from tests.unit.orchestratord.test_task import STARTED
 from tests.unit.orchestratord.world import CALLER, request, snapshot
 
@@ -42,7 +42,13 @@ class Sealing:
     def __init__(self) -> None:
         self.made: list[Sealed] = []
 
-    def __call__(self, task: Task, event: End | StreamError) -> str:
+    def speaks(self, task: Task) -> None:
+        """Nothing is written here before the end."""
+
+    def sends(self, task: Task) -> None:
+        """And nothing ahead."""
+
+    def ends(self, task: Task, event: End | StreamError) -> str:
         record = record_of(
             task,
             event,
@@ -58,7 +64,7 @@ class Sealing:
 def new(
     run: Run | None = RUN,
     texts: tuple[str, ...] = ("Hel", "lo"),
-    seal: Seal | None = None,
+    keeps: Keeps | None = None,
     sent: bytes = SENT,
     **changes: Any,  # noqa: ANN401 - any field of the request
 ) -> Task:
@@ -75,7 +81,7 @@ def new(
             predicted_start_ms=300,
             backoff_ms=0,
         ),
-        seal,
+        keeps,
     )
     if run is not None:
         task.start(run, STARTED)
@@ -90,7 +96,7 @@ class Ended:
 
     def __init__(self, cached_tokens: int | None = 2, **changes: Any) -> None:  # noqa: ANN401 - what a new task takes
         sealing = Sealing()
-        self.task = new(seal=sealing, **changes)
+        self.task = new(keeps=sealing, **changes)
         if self.task.run is None:
             self.task.cancel(1_900.0)
         else:
@@ -153,7 +159,7 @@ def test_a_record_says_what_the_engine_was_really_asked_in_which_slot_and_what_w
 @pytest.mark.req("HP-21", "HP-12")
 def test_of_several_runs_the_last_is_told() -> None:
     sealing = Sealing()
-    task = new(seal=sealing, texts=())
+    task = new(keeps=sealing, texts=())
     task.wait_again()
     task.start_again(msgspec.structs.replace(RUN, replica_id="q-0", use=None), Metrics(pool_id="q"))
     task.cancel(1_900.0)
@@ -166,7 +172,7 @@ def test_of_several_runs_the_last_is_told() -> None:
 @pytest.mark.req("HP-21")
 def test_one_that_was_cut_off_by_our_own_end_says_so() -> None:
     sealing = Sealing()
-    task = new(seal=sealing)
+    task = new(keeps=sealing)
     task.interrupted = True
     task.fail(ErrorCode.WORKER_RESET, "orchestratord ended while it ran")
     assert msgspec.json.decode(sealing.made[0].content, type=Receipt).interrupted
@@ -196,7 +202,7 @@ def test_the_end_and_the_status_name_the_record_which_cannot_name_itself() -> No
 @pytest.mark.req("HP-21")
 def test_a_task_that_failed_leaves_one_too() -> None:
     sealing = Sealing()
-    task = new(seal=sealing)
+    task = new(keeps=sealing)
     task.fail(ErrorCode.WORKER_RESET, "the engine is gone", "send the task again")
     record = msgspec.json.decode(sealing.made[0].content, type=Receipt)
     assert (record.state, record.transcript, record.end) == ("failed", "Hello", None)

@@ -1,0 +1,326 @@
+"""Keeps tasks in the database: told of what becomes of them, and asked what became of them.
+
+Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs
+goes on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes
+``retention``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
+anybody is told of what was written, so that nothing can be taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from contracts.artifacts import ID_PREFIX, ArtifactKind
+from contracts.config import Durability
+from contracts.errors import ErrorCode
+from contracts.events import End, StreamError
+from contracts.receipts import Link
+from contracts.tasks import Determinism, TaskState
+from orchestratord import kept, retention
+from orchestratord.clock import Clock
+from orchestratord.database import Database, DatabaseError, Ending, ReceiptRow, Row
+from orchestratord.disk import Disk
+from orchestratord.errors import api_error
+from orchestratord.kept import Moment
+from orchestratord.records import TAGS
+from orchestratord.retention import Bounds, Totals
+from orchestratord.shelf import Head, Sealed
+from orchestratord.task import Task
+
+log = logging.getLogger(__name__)
+
+Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
+"""Makes the receipt of a task that ends with this event; None where it cannot be made."""
+
+UPKEEP_S = 2.0
+AT_ONCE = 256
+"""So many are let go in one step, so that no step is long."""
+CHAIN_START = Link(number=1, previous=None)
+
+T = TypeVar("T")
+
+
+class _Redacted(msgspec.Struct):
+    redacted: bool = False
+
+
+class Keeper:
+    """The tasks of this daemon on their disk. ``run`` looks after the file meanwhile."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        bounds: Bounds,
+        durability: Durability = Durability.MEMORY,
+        seal: Seal | None = None,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._bounds = bounds
+        self._durability = durability
+        self._seal = seal
+        self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
+        self._live: dict[str, tuple[Task, frozenset[str]]] = {}
+        self._owed: dict[str, tuple[Task, End | StreamError]] = {}
+        """Ended tasks whose end is not written yet."""
+        self._said = ""
+        self._tidied = 0
+        self._totals = Totals()
+        self._next = CHAIN_START
+        self._open()
+
+    @property
+    def durable(self) -> bool:
+        """Whether a restart of the daemon finds its tasks again."""
+        return self._database.path is not None
+
+    def close(self) -> None:
+        """Write what is owed, and let go of the file."""
+        self._settle_debts()
+        if self._owed:
+            log.error("the ends of %d tasks could not be written", len(self._owed))
+        if self._disk is not None:
+            self._disk.close()
+        self._database.close()
+
+    async def run(self) -> None:
+        """Look after the file, until this is cancelled."""
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._settle_debts()
+            self._let_go()
+            if self._disk is not None and self._tidied != self._database.writes:
+                self._tidied = self._database.writes
+                with suppress(sqlite3.Error):  # the next time will do; a damaged file shows itself when it is written
+                    await self._disk.tidied()
+
+    # --- what becomes of tasks ----------------------------------------------------------------------------------------
+
+    def admits(self, task: Task, pools: frozenset[str]) -> None:
+        """A task enters the queue. Raises ApiError where it cannot be kept."""
+        try:
+            self._written(lambda: self._database.admit(task.id, kept.entered(task.admission, pools)))
+        except DatabaseError as error:
+            text = f"the task cannot be kept: {error.message}"
+            raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
+        self._live[task.id] = task, pools
+
+    async def admitted(self) -> None:
+        """Return when what was admitted is as durable as was configured. Raises ApiError where the disk fails."""
+        if self._disk is not None and self._durability is Durability.MACHINE:
+            try:
+                await self._disk.flushed()
+            except OSError as error:
+                text = f"the task cannot be kept: the disk does not take it: {error.strerror}"
+                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, "look at the disk below paths.data") from error
+
+    def adopt(self, task: Task, pools: frozenset[str]) -> None:
+        """A task that a former run has written down lives on."""
+        self._live[task.id] = task, pools
+
+    def forget(self, task_id: str) -> None:
+        """A task of a former run cannot be read."""
+        self._try(lambda: self._database.forget(task_id))
+
+    def unsay(self, task_id: str) -> None:
+        """A task of a former run had sent no token: it starts from the beginning."""
+        self._try(lambda: self._database.unsay(task_id))
+
+    def speaks(self, task: Task) -> None:
+        """It is about to send its first token."""
+        self._try(lambda: self._database.speak(task.id, kept.past(task)))
+
+    def sends(self, task: Task) -> Callable[[bytes], None] | None:
+        """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
+        if not self.durable or task.request.determinism is not Determinism.STRICT:
+            return None
+        return partial(self._append, task.id)
+
+    def ends(self, task: Task, event: End | StreamError) -> str | None:
+        """Its end, its stream and its receipt in one step; answers with the receipt's id."""
+        self._settle_debts()
+        try:
+            return self._end(task, event)
+        except DatabaseError as error:
+            self._owed[task.id] = task, event
+            self._complain(error)
+            return None
+
+    # --- what became of them ------------------------------------------------------------------------------------------
+
+    def unended(self) -> list[Row]:
+        """What a former run has left without an end, in the order of admission."""
+        return self._database.unended()
+
+    def journal(self, task_id: str) -> bytes:
+        """What such a task has sent, where it was written down ahead."""
+        return self._database.journal(task_id)
+
+    def task(self, task_id: str) -> Task | None:
+        """A task that has ended, with its stream."""
+        if task_id in self._owed:
+            return self._owed[task_id][0]
+        row = self._read(lambda: self._database.task(task_id), None)
+        return None if row is None else self._ended(row)
+
+    def newest(self, state: TaskState | None, limit: int) -> list[Task]:
+        """The newest tasks that have ended, without their streams."""
+        rows: list[Row] = self._read(lambda: self._database.newest(state, limit), [])
+        return [task for task in map(self._ended, rows) if task is not None]
+
+    # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------
+
+    @property
+    def next(self) -> Link:
+        """The place that the next receipt takes."""
+        return self._next
+
+    @property
+    def first(self) -> Link | None:
+        """The place of the oldest that is kept."""
+        oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
+        if not oldest:
+            return None
+        return msgspec.json.decode(oldest[0].content, type=Link)
+
+    @property
+    def last(self) -> int:
+        """The number of the newest."""
+        return self._next.number - 1
+
+    def get(self, artifact_id: str) -> Sealed | None:
+        """A receipt by its id."""
+        digest = artifact_id.removeprefix(ID_PREFIX)
+        row = self._read(lambda: self._database.receipt(digest), None) if digest != artifact_id else None
+        return None if row is None else _sealed(row)
+
+    def read(self, after: int, limit: int) -> list[Sealed]:
+        """Those with greater numbers, in their order."""
+        rows: list[ReceiptRow] = self._read(lambda: self._database.receipts(after, limit), [])
+        return [_sealed(row) for row in rows]
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Find where the chain of receipts goes on, and what there is."""
+        last = self._database.last_receipt()
+        self._next = CHAIN_START if last is None else Link(number=last.number + 1, previous=ID_PREFIX + last.id)
+        self._totals = self._database.totals()
+
+    def _append(self, task_id: str, frames: bytes) -> None:
+        self._try(lambda: self._database.append(task_id, frames))
+
+    def _end(self, task: Task, event: End | StreamError) -> str | None:
+        sealed = None if self._seal is None else self._seal(task, event, self._next)
+        artifact_id = None if sealed is None else sealed.id
+        now_ms, stream, past = self._clock.unix_ms(), task.log.read(0), kept.past(task, artifact_id)
+        receipt = None
+        if sealed is not None:
+            receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
+        ending = Ending(task_id=task.id, state=task.state, past=past, stream=stream, ended_ms=now_ms, receipt=receipt)
+        self._written(lambda: self._database.end(ending))
+        self._live.pop(task.id, None)
+        size = len(past) + len(stream)
+        totals = self._totals
+        self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
+        if receipt is not None:
+            self._next = Link(number=receipt.number + 1, previous=artifact_id)
+            self._totals = Totals(totals.tasks + 1, totals.receipts + 1, totals.size + size + len(receipt.content))
+        return artifact_id
+
+    def _settle_debts(self) -> None:
+        """Write the ends that could not be written when they came."""
+        for task_id, (task, event) in list(self._owed.items()):
+            try:
+                task.artifact_id = self._end(task, event)
+            except DatabaseError as error:
+                self._complain(error)
+                return
+            del self._owed[task_id]
+        self._said = "" if self._said and not self._owed else self._said
+
+    def _let_go(self) -> None:
+        """What is too old or too much goes."""
+        now_ms = self._clock.unix_ms()
+        try:
+            while True:
+                tasks, receipts = self._database.oldest_tasks(AT_ONCE), self._database.oldest_receipts(AT_ONCE)
+                due = retention.due(tasks, receipts, self._totals, self._bounds, now_ms)
+                if not due.task_ids and due.receipts_below is None:
+                    return
+                self._database.let_go(due.task_ids, due.receipts_below)
+                self._totals = due.left
+                if not self._bounds.passed_by(due.left):
+                    return  # of what is merely old the rest goes next time
+        except DatabaseError as error:
+            self._complain(error)
+
+    def _ended(self, row: Row) -> Task | None:
+        """The task of a row, where it has ended; one that lives is its owner's to tell of."""
+        now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
+        if row.past is None or row.state in {TaskState.QUEUED, TaskState.RUNNING}:
+            return None
+        try:
+            entered, past = kept.read_entered(row.admission, now), kept.read_past(row.past)
+        except msgspec.MsgspecError as error:
+            log.warning("the task %s cannot be read from the task store: %s", row.id, error)
+            return None
+        return kept.ended_task(entered.admission, TaskState(row.state), past, row.stream)
+
+    def _written(self, write: Callable[[], None]) -> None:
+        """Write; into a new file where this one is damaged. Raises DatabaseError."""
+        try:
+            write()
+        except DatabaseError as error:
+            if not error.damaged:
+                raise
+            self._begin_anew()
+            write()
+
+    def _begin_anew(self) -> None:
+        """The file is damaged: it is set aside, and the tasks that live are written into a new one."""
+        path = self._database.path
+        if path is None:
+            return
+        log.error("the task store %s is damaged while it is used: a new one is begun", path)
+        self._database = self._database.replaced()
+        self._open()
+        for task, pools in self._live.values():
+            self._database.admit(task.id, kept.entered(task.admission, pools))
+            if task.first_text_ms is not None:
+                self._database.speak(task.id, kept.past(task))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            self._written(write)
+        except DatabaseError as error:
+            self._complain(error)
+
+    def _read(self, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except DatabaseError as error:
+            self._complain(error)
+            return otherwise
+
+    def _complain(self, error: DatabaseError) -> None:
+        """Said once for each reason in a row."""
+        if error.message != self._said:
+            log.error("%s; %s", error.message, error.hint)
+        self._said = error.message
+
+
+def _sealed(row: ReceiptRow) -> Sealed:
+    redacted = msgspec.json.decode(row.content, type=_Redacted).redacted
+    head = Head(kind=ArtifactKind.TRACE, created_ms=row.ended_ms, tags=TAGS, redacted=redacted)
+    return Sealed(name=row.id, content=row.content, head=head)
