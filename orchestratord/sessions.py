@@ -184,11 +184,14 @@ class Book:
         if session.home != home:
             session.home, session.kv_tokens = home, 0
 
-    def concluded(self, turn: Turn, used: Used) -> None:
-        """The engine has ended a turn, or was told to: what it used is spent, and the rest is free again."""
+    def concluded(self, turn: Turn, used: Used, *, again: bool = False) -> None:
+        """The engine has ended a turn, or was told to: what it used is spent, and the rest is free again.
+
+        ``again``: it may run once more, so that the rest stays set aside for it until it is over.
+        """
         session = turn.session
         session.spent_tokens += used.tokens
-        turn.reserved = 0
+        turn.reserved = max(0, turn.reserved - used.tokens) if again else 0
         if used.prompt_tokens is None and used.cached_tokens is None and used.kept_tokens is None:
             return
         session.warm = is_warm(used, session)

@@ -178,7 +178,7 @@ class Turns:
         if turn is None:
             return None
         _drop(self._timers, task.id)
-        self._book.concluded(turn, _used(turn, account))
+        self._book.concluded(turn, _used(turn, account), again=account.ended is Ended.FAILED)
         if account.ended is not Ended.DONE:
             return None
         turn.done = True

@@ -396,6 +396,27 @@ async def test_two_turns_at_once_cannot_pass_a_budget_together() -> None:
 
 
 @pytest.mark.req("HP-16")
+async def test_what_is_set_aside_for_a_turn_stays_so_while_it_waits_for_another_replica() -> None:
+    gate = asyncio.Event()
+    engines = {
+        "a": ScriptedAdapter(Script(headers=[EngineError(Failure.BROKEN, "gone")])),
+        "b": ScriptedAdapter(turn(9, 0, Hold(gate)), otherwise=turn(10, 0)),
+    }
+    async with world(settings=settings("a", "b", token_budget=50), engines=engines) as here:
+        for engine in engines.values():
+            engine.tokens = 10
+        stranger = await here.submit(placement=Placement(mode=PlacementMode.PIN, pool_id="b"))
+        first = await here.submit(session_id="s", max_tokens=30)
+        await settle()
+        assert (first.state, first.attempts) == (TaskState.QUEUED, 1)
+        assert "40 of them set aside" in (await refused(here, max_tokens=30)).refusal.message
+        gate.set()
+        await ended(stranger)
+        await ended(first)
+        assert here.orchestrator.turns.info("s").budgets.tokens_remaining == 38
+
+
+@pytest.mark.req("HP-16")
 async def test_an_answer_without_a_bound_gets_what_is_left_of_the_budget() -> None:
     async with world(turn(10, 0), settings=settings(token_budget=50)) as here:
         here.engines["p"].tokens = 10
