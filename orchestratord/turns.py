@@ -363,6 +363,8 @@ class Turns:
                 await adapter.erase(taken.index)
         except (EngineError, TimeoutError) as error:
             log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, str(error) or "it did not answer")
+        except Exception:  # as with a generation: a mistake of ours about one slot must not end all the others
+            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id)
         finally:
             self._slots.give_back(taken)
             give_back()

@@ -593,6 +593,15 @@ async def test_an_engine_that_does_not_erase_is_not_waited_for(caplog: pytest.Lo
     ]
 
 
+async def test_a_mistake_of_ours_while_a_slot_is_erased_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(turn(20, 0), turn(9, 0)) as here:
+        await answer(here)
+        here.engines["p"].erase_fails = RuntimeError("a mistake")
+        await here.orchestrator.turns.delete("s")
+        await answer(here, None)
+    assert "slot 0 of pool p could not be erased" in caplog.text
+
+
 async def test_an_engine_that_is_gone_has_nothing_to_erase() -> None:
     async with world(turn(20, 0)) as here:
         await answer(here)

@@ -171,7 +171,7 @@ class ScriptedAdapter:
         """The slots that it was told to erase."""
         self.erasing: asyncio.Event | None = None
         """Erasing waits for this, where it is set."""
-        self.erase_fails: EngineError | None = None
+        self.erase_fails: Exception | None = None
         self.serves_model: str | None = None
         """Which model it says that it serves."""
         self.lingers: float = 0.0
@@ -238,7 +238,7 @@ class ScriptedAdapter:
     async def erase(self, slot: int) -> None:
         if self.erasing is not None:
             await self.erasing.wait()
-        if isinstance(self.erase_fails, EngineError):
+        if self.erase_fails is not None:
             raise self.erase_fails
         self.erased.append(slot)
 
