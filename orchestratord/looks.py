@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
+from weakref import WeakKeyDictionary
 
 from adapters.base import Adapter, EngineError, Failure, Health, Props
 from contracts.config import Mode
@@ -44,7 +45,8 @@ class Looks:
         self._usable = usable
         self._restart = restart
         self._start = start
-        self._hangs: dict[Adapter, int] = {}
+        self._hangs = WeakKeyDictionary[Adapter, int]()
+        """An engine that is replaced takes its count along."""
         self._open = False
 
     def open(self) -> None:
