@@ -273,7 +273,7 @@ LIMITS = Sessions(ttl_ms=50, max_turns=3, max_sessions=2, token_budget=60, time_
 
 
 class BookMachine(RuleBasedStateMachine):
-    """Turns come, start, end, lose their replicas and are cancelled in any order; sessions are deleted, expire and are crowded out."""
+    """Turns come, start, end, lose their replica and are cancelled in any order; sessions end in every way they can."""
 
     def __init__(self) -> None:
         super().__init__()
