@@ -17,6 +17,7 @@ from contracts.base import nearest
 from contracts.config import FullPolicy
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
 from orchestratord.backlog import Full
@@ -94,7 +95,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     pool_id: str | None = None
     engine: str | None = None
     retry_after_ms: int | None = None
-    policy_label: str | None = None
+    policy_label: PolicyLabel | None = None
 
 
 def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> Eligible | Refusal:
@@ -245,7 +246,7 @@ def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:
         message=f"{text}, after its deadline of {request.deadline_ms} ms",
         hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
         retry_after_ms=max(1, forecast.start_ms),
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -259,7 +260,7 @@ def hopeless(request: TaskRequest, forecast: Forecast, left_ms: float) -> Refusa
         message=f"{text} {max(1, round(forecast.end_ms - left_ms))} ms too late",
         hint="allow a later deadline_ms, or send it when less is queued",
         retry_after_ms=max(1, forecast.start_ms),
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -273,7 +274,7 @@ def queue_full(place: Full, engine: str, retry_after_ms: int) -> Refusal:
         pool_id=place.pool_id,
         engine=engine,
         retry_after_ms=retry_after_ms,
-        policy_label=place.policy,
+        policy_label=PolicyLabel(place.policy),
     )
 
 
@@ -286,7 +287,7 @@ def evicted(charged_to: str, engine: str, retry_after_ms: int) -> Refusal:
         pool_id=charged_to,
         engine=engine,
         retry_after_ms=retry_after_ms,
-        policy_label=FullPolicy.DROP_LRU,
+        policy_label=PolicyLabel.DROP_LRU,
     )
 
 
@@ -303,7 +304,7 @@ def over_rate(wait: Wait) -> Refusal:
         message=f"this client has used up its {wait.per_minute} {what} a minute",
         hint=f"send it again after retry_after_ms; limits.{wait.limit} sets the limit",
         retry_after_ms=wait.wait_ms,
-        policy_label=wait.limit,
+        policy_label=PolicyLabel(wait.limit),
     )
 
 

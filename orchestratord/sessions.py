@@ -17,6 +17,7 @@ import msgspec
 
 from contracts.config import Sessions
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.sessions import SessionBudgets
 from orchestratord.admission import Refusal
 
@@ -149,11 +150,11 @@ class Book:
         ttl_ms = self.ttl_remaining_ms(session, now_ms)
         if session.turns >= self._settings.max_turns:
             text = f"session {session.id!r} has had {session.turns} of {self._settings.max_turns} turns"
-            return _used_up(text, "session_turns", ttl_ms)
+            return _used_up(text, PolicyLabel.SESSION_TURNS, ttl_ms)
         budget_ms = self._settings.time_budget_ms
         if budget_ms is not None and self.spent_ms(session, now_ms) >= budget_ms:
             text = f"session {session.id!r} has used up its time budget of {budget_ms} ms"
-            return _used_up(text, "session_time", ttl_ms)
+            return _used_up(text, PolicyLabel.SESSION_TIME, ttl_ms)
         return self._tokens_refusal(ask, session, ttl_ms, turn_ms)
 
     def enter(self, ask: Ask, task_id: str, now_ms: float) -> tuple[Turn, list[Session]]:
@@ -277,7 +278,7 @@ class Book:
             field="session_id",
             # Behind turns that give back what they do not use it may fit; else the session has to end first.
             retry_after_ms=max(1, round(turn_ms) if need <= left + waits else ttl_ms),
-            policy_label="session_tokens",
+            policy_label=PolicyLabel.SESSION_TOKENS,
         )
 
     def _no_room(self, turn_ms: float) -> Refusal:
@@ -287,7 +288,7 @@ class Book:
             hint="try again later, or raise sessions.max_sessions",
             field="session_id",
             retry_after_ms=max(1, round(turn_ms)),
-            policy_label="max_sessions",
+            policy_label=PolicyLabel.MAX_SESSIONS,
         )
 
     def _take_out(self, session: Session) -> None:
@@ -324,7 +325,7 @@ def _other_model(session: Session, ask: Ask) -> Refusal:
     )
 
 
-def _used_up(message: str, label: str, ttl_ms: int) -> Refusal:
+def _used_up(message: str, label: PolicyLabel, ttl_ms: int) -> Refusal:
     return Refusal(
         code=ErrorCode.BUDGET_EXHAUSTED,
         message=message,

@@ -16,6 +16,7 @@ from aiohttp.hdrs import METH_HEAD
 
 from contracts.config import Server
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
 from orchestratord.http.sse_writer import Patience, SseResponse, SseWriter
@@ -46,7 +47,7 @@ class Streams:
                 message=f"{self._limits.max_streams_per_client} streams of this client are open",
                 hint="close some, or raise server.max_streams_per_client",
                 retry_after_ms=RETRY_MS,
-                policy_label="max_streams_per_client",
+                policy_label=PolicyLabel.MAX_STREAMS_PER_CLIENT,
             )
             raise ApiError(refusal)
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from contracts.config import Engine, FullPolicy
+from contracts.config import Engine, FullPolicy, Limits, Server, Sessions
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
 from contracts.tasks import (
     ChatMessage,
@@ -368,7 +369,7 @@ def test_a_deadline_that_would_hardly_be_met_is_refused_with_the_prediction() ->
         message="the task would start in about 1000 ms and be done in about 1500 ms, after its deadline of 1499 ms",
         hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
         retry_after_ms=1_000,
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -391,7 +392,7 @@ def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
         message="the deadline of 2000 ms cannot be met any more: the answer would come 100 ms too late",
         hint="allow a later deadline_ms, or send it when less is queued",
         retry_after_ms=300,
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -402,9 +403,16 @@ def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
 )
 def test_a_full_queue_names_its_policy(policy: FullPolicy, code: ErrorCode) -> None:
     found = queue_full(Full("p", policy), "llamacpp", 250)
-    assert (found.code, found.policy_label, found.retry_after_ms, found.pool_id) == (code, policy, 250, "p")
+    assert (found.code, str(found.policy_label), found.retry_after_ms, found.pool_id) == (code, policy, 250, "p")
     gone = evicted("p", "llamacpp", 250)
     assert (gone.code, gone.policy_label) == (ErrorCode.QUEUE_FULL_DROP_LRU, "drop-lru")
+
+
+@pytest.mark.req("HP-04", "HP-16")
+def test_every_bound_of_the_configuration_is_a_label() -> None:
+    bounds = {*FullPolicy, *Limits.__struct_fields__, "max_streams_per_client", "max_sessions"}
+    assert bounds <= set(PolicyLabel)
+    assert {"max_streams_per_client", "max_sessions"} <= {*Server.__struct_fields__, *Sessions.__struct_fields__}
 
 
 @pytest.mark.req("HP-04", "HP-16")
