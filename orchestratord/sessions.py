@@ -242,12 +242,13 @@ class Book:
         running = (now_ms - turn.began_ms for turn in session.open if turn.began_ms is not None)
         return session.spent_ms + sum(running)
 
-    def budgets(self, session: Session, now_ms: float) -> SessionBudgets:
-        """What its turns have not used yet."""
+    def budgets(self, session: Session | None, now_ms: float) -> SessionBudgets:
+        """What its turns have not used yet; of a session that is none, what the first one would have."""
         tokens, time_ms = self._settings.token_budget, self._settings.time_budget_ms
+        spent, spent_ms = (0, 0.0) if session is None else (session.spent_tokens, self.spent_ms(session, now_ms))
         return SessionBudgets(
-            tokens_remaining=None if tokens is None else max(0, tokens - session.spent_tokens),
-            time_remaining_ms=None if time_ms is None else max(0, int(time_ms - self.spent_ms(session, now_ms))),
+            tokens_remaining=None if tokens is None else max(0, tokens - spent),
+            time_remaining_ms=None if time_ms is None else max(0, int(time_ms - spent_ms)),
         )
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -232,12 +232,9 @@ class Turns:
             budgets=self._book.budgets(session, now),
         )
 
-    def headers(self, task: Task) -> dict[str, str]:
-        """What the task's session has left, where there is a budget."""
-        session = self._session(task.request.session_id)
-        if session is None:
-            return {}
-        left = self._book.budgets(session, self._now())
+    def headers(self, session_id: str) -> dict[str, str]:
+        """What a session has left, or would have as a new one, where there is a budget."""
+        left = self._book.budgets(self._session(session_id), self._now())
         tokens, time_ms = left.tokens_remaining, left.time_remaining_ms
         said = {"X-Budget-Tokens-Remaining": tokens, "X-Budget-Time-Remaining-Ms": time_ms}
         return {name: str(value) for name, value in said.items() if value is not None}

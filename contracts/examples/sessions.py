@@ -91,7 +91,7 @@ EXAMPLES = (
             policy_label="session_turns",
             field="session_id",
         ),
-        headers={"Retry-After": "600", "X-Backoff-Ms": "599997"},
+        headers={"Retry-After": "600", "X-Backoff-Ms": "599997", "X-Budget-Tokens-Remaining": "990"},
     ),
     Example(
         **SUBMIT,

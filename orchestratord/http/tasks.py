@@ -18,6 +18,7 @@ from daemon_core.redaction import Redactor
 from orchestratord.errors import api_error
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
+from orchestratord.http.sessions import SESSION
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.task import Caller
@@ -48,6 +49,8 @@ class TaskRoutes:
         dry_run = asks_for_dry_run(request)
         wanted = decode(await request.read(), TaskRequest)
         refuse_secrets(self._redactor, task_id=wanted.task_id, session_id=wanted.session_id)
+        if wanted.session_id is not None:
+            request[SESSION] = wanted.session_id
         if dry_run:
             caller = Caller(request[CORRELATION_ID], request[IDENTITY])
             return json_response(await self._orchestrator.foretell(wanted, caller))
@@ -56,7 +59,7 @@ class TaskRoutes:
             self._streams.check_room(request)
         caller = Caller(request[CORRELATION_ID], request[IDENTITY])
         task = await self._orchestrator.submit(wanted, caller)
-        headers = {"Location": f"/v1/tasks/{task.id}", **self._orchestrator.turns.headers(task)}
+        headers = {"Location": f"/v1/tasks/{task.id}"}
         if wants_stream:
             return await self._streams.serve(request, task, after=-1, headers=headers)
         return json_response(task.accepted, 202, headers)

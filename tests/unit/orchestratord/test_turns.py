@@ -371,7 +371,7 @@ async def test_a_budget_of_tokens_is_shown_and_refuses_before_the_queue() -> Non
     async with world(turn(20, 0), settings=settings(token_budget=40)) as here:
         here.engines["p"].tokens = 20
         task = await here.submit(session_id="s", max_tokens=20)
-        assert here.orchestrator.turns.headers(task) == {"X-Budget-Tokens-Remaining": "40"}
+        assert here.orchestrator.turns.headers("s") == {"X-Budget-Tokens-Remaining": "40"}
         frames = frames_of(await ended(task))
         assert told(frames, "metrics") == [{"tokens_budget_remaining": 18}]
         error = await refused(here, max_tokens=1)
@@ -450,7 +450,7 @@ async def test_a_turn_ends_when_the_time_of_its_session_is_over(operator_sees: O
     steady = Script(["x", Pause(3.0)] * 20)
     async with world(steady, settings=settings(time_budget_ms=10_000)) as here:
         first, second = [await here.submit(session_id="s") for _ in range(2)]
-        assert here.orchestrator.turns.headers(first) == {"X-Budget-Time-Remaining-Ms": "10000"}
+        assert here.orchestrator.turns.headers("s") == {"X-Budget-Time-Remaining-Ms": "10000"}
         await ended(first)
         await ended(second)
         assert [task.status.error_code for task in (first, second)] == ["BUDGET_EXHAUSTED"] * 2
