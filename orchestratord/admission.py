@@ -8,13 +8,14 @@ knows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 from adapters import parameters
 from contracts.base import nearest
-from contracts.config import FullPolicy
+from contracts.config import FullPolicy, Mode
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
@@ -105,11 +106,7 @@ def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> El
         return wrong
     serving = [view for view in views if serves(view.snapshot, request.model_ref)]
     if not serving:
-        models = sorted({view.snapshot.model_id or view.snapshot.model_ref for view in views})
-        text = f"no pool serves the model {request.model_ref!r}"
-        return Refusal(
-            code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(request.model_ref, models), field="model_ref"
-        )
+        return _unknown(request.model_ref, views, now_ms)
     serving = [view for view in serving if not is_retired(view.snapshot)] or serving
     if is_retired(serving[0].snapshot):
         return _retired(request, serving[0].snapshot)
@@ -361,6 +358,27 @@ def _new_tokens(request: TaskRequest) -> int:
 
 def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:
     return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, hint=hint, field=field)
+
+
+def _unknown(model_ref: str, views: Sequence[PoolView], now_ms: int) -> Refusal:
+    """No pool has this model, or none is known to: what a pool calls its own shows when it has been looked at."""
+    unseen = [view for view in views if _unseen(view.snapshot)]
+    if unseen and _SHORT.fullmatch(model_ref):
+        found = _unready(unseen, now_ms)
+        text = f"no pool is known to serve the model {model_ref!r} yet: {found.message}"
+        return msgspec.structs.replace(found, message=text)
+    models = sorted({view.snapshot.model_id or view.snapshot.model_ref for view in views})
+    text = f"no pool serves the model {model_ref!r}"
+    return Refusal(code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(model_ref, models), field="model_ref")
+
+
+_SHORT = re.compile(r"[A-Za-z0-9._-]+|sha256:[0-9a-f]+")
+"""What the id or the digest of a model may be; anything else is a reference, which is known from the beginning."""
+
+
+def _unseen(snapshot: PoolSnapshot) -> bool:
+    """Whether a pool's model has an id and a digest that are not known yet. One that somebody else runs has none."""
+    return snapshot.model_id is None and not snapshot.ready and snapshot.provisioning_mode is not Mode.EXTERNAL
 
 
 def _wanted(request: TaskRequest, serving: list[PoolView], now_ms: int) -> list[PoolView] | Refusal:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from contracts.config import Engine, FullPolicy, Limits, Server, Sessions
+from contracts.config import Engine, FullPolicy, Limits, Mode, Server, Sessions
 from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
@@ -139,6 +139,30 @@ def test_an_unknown_model_is_told_the_nearest_one() -> None:
     assert found.field == "model_ref"
     assert found.hint == "valid here: llama-8b, mistral-7b"
     assert refused(request(model_ref="mistral-7"), view(model_id="mistral-7b")).hint == "did you mean 'mistral-7b'?"
+
+
+@pytest.mark.parametrize("ref", ["haiku", "sha256:1"])
+@pytest.mark.parametrize("state", sorted(set(PoolState) - {PoolState.READY}))
+def test_a_short_name_may_be_that_of_a_pool_whose_model_nobody_has_seen(state: PoolState, ref: str) -> None:
+    found = refused(request(model_ref=ref), view("q"), view(model_id=None, model_digest=None, state=state))
+    assert (found.code, found.pool_id) == (ErrorCode.POOL_UNREADY, "p")
+    assert found.message == f"no pool is known to serve the model {ref!r} yet: pool 'p' is {state}"
+    assert found.hint == "GET /v1/pools/p/health shows its state"
+
+
+@pytest.mark.parametrize(
+    ("ref", "pool"),
+    [
+        ("haiku", {"model_id": "m", "state": PoolState.STARTING}),  # it has a name, and that is another one
+        ("haiku", {"provisioning_mode": Mode.EXTERNAL, "state": PoolState.STARTING}),  # it will never have one
+        ("haiku", {}),
+        ("hf:org/haiku", {"state": PoolState.STARTING}),  # a reference is known from the beginning
+        ("/models/haiku.gguf", {"state": PoolState.STARTING}),
+    ],
+)
+def test_what_no_pool_will_be_called_is_unavailable_at_once(ref: str, pool: dict[str, Any]) -> None:
+    found = refused(request(model_ref=ref), view(**({"model_id": None, "model_digest": None} | pool)))
+    assert found.code is ErrorCode.MODEL_UNAVAILABLE
 
 
 def test_an_unset_model_id_or_digest_is_no_name() -> None:
