@@ -66,6 +66,25 @@ def last_of(stream: bytes) -> Frame:
     return frames_of(stream)[-1]
 
 
+# --- when tasks end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("HP-03")
+async def test_the_first_end_of_some_tasks_is_foretold_wherever_they_stand() -> None:
+    async with world(engines={"p": steady(10)}) as here:
+        await experienced(here)
+        outlook = here.orchestrator.outlook
+        running, *waiting = [await here.submit() for _ in range(3)]
+        await settle()
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(10_000, rel=0.1)
+        assert outlook.first_end_ms(reversed(waiting)) == pytest.approx(20_000, rel=0.1)
+        await pass_time(4)
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(6_000, rel=0.1)
+        here.orchestrator.cancel(waiting[1], "client")
+        assert outlook.first_end_ms([running, *waiting]) == 0
+        assert outlook.first_end_ms([]) == 0
+
+
 # --- forecasts --------------------------------------------------------------------------------------------------------
 
 
