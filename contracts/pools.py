@@ -1,6 +1,6 @@
 """Pools as pool-managerd reports them and as clients see them.
 
-Decides the names of states, gates and causes. The transitions between states are ``pool_managerd.lifecycle``'s.
+Decides the names of states, gates and causes. The transitions between states are ``pool_managerd.transitions``'s.
 """
 
 from __future__ import annotations
