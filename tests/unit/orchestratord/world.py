@@ -174,6 +174,8 @@ class ScriptedAdapter:
         self.erase_fails: Exception | None = None
         self.serves_model: str | None = None
         """Which model it says that it serves."""
+        self.naming: asyncio.Event | None = None
+        """Saying so waits for this, where it is set."""
         self.lingers: float = 0.0
         """Seconds of the loop that it goes on with a run whose connection was closed."""
         self.lingering = 0
@@ -187,7 +189,10 @@ class ScriptedAdapter:
         return None
 
     async def model(self) -> str | None:
-        return self.serves_model
+        said = self.serves_model
+        if self.naming is not None:
+            await self.naming.wait()
+        return said
 
     async def busy(self) -> int | None:
         self.asked_busy.append(asyncio.get_running_loop().time())
