@@ -37,8 +37,9 @@ class Idle:
     def look(self, entry: PoolEntry) -> None:
         """A slot of this pool has come free, or it has changed."""
         ending = entry.snapshot.state in ENDING
-        if not ending and entry.id not in self._retiring:
+        if not ending:
             self._told.discard(entry.id)
+        if not ending and entry.id not in self._retiring:
             return
         busy = self._occupancy.of(entry.id) if ending else self._occupancy.off(entry.id, entry.adapter)
         if not busy and entry.id not in self._told and self._manager.idle(entry.id):
