@@ -13,6 +13,7 @@ from contracts.pools import PoolState
 from contracts.tasks import Priority, TaskForecast, TaskState, Workload
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.prediction import Forecast
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import (
@@ -279,6 +280,25 @@ async def test_a_task_that_nobody_reads_is_told_nothing_and_still_ended() -> Non
 
 
 # --- pools that do not serve ------------------------------------------------------------------------------------------
+
+
+async def test_a_mistake_of_ours_about_one_that_waits_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(engines={"p": steady(2)}) as here:
+        foretell, wrong = here.orchestrator.outlook.of_waiting, [True]
+
+        def mistaken(task_id: str) -> Forecast:
+            if wrong and wrong.pop():
+                raise ZeroDivisionError
+            return foretell(task_id)
+
+        monkeypatch.setattr(here.orchestrator.outlook, "of_waiting", mistaken)
+        _, waiting = [await here.submit(deadline_ms=60_000) for _ in range(2)]
+        stream = await ended(waiting)
+    assert last_of(stream).event == "end"
+    assert "waiting tasks could not be looked after" in caplog.text
+    assert not wrong
 
 
 def impatient(**changes: Any) -> Config:  # noqa: ANN401 - any field of the pool
