@@ -19,6 +19,7 @@ from contracts.config.document import (
     Policy,
     Server,
     Sessions,
+    Store,
 )
 from contracts.config.pools import (
     Binary,
@@ -37,6 +38,7 @@ from contracts.config.values import (
     IDENTIFIER,
     MODES,
     SHA256,
+    Durability,
     Engine,
     FullPolicy,
     Id,
@@ -57,6 +59,7 @@ __all__ = [
     "Binary",
     "Config",
     "ContainerImage",
+    "Durability",
     "Engine",
     "External",
     "FullPolicy",
@@ -78,6 +81,7 @@ __all__ = [
     "Server",
     "Sessions",
     "SourceBuild",
+    "Store",
     "Timeouts",
     "Verdict",
     "is_loopback",

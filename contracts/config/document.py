@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from contracts.base import Strict
 from contracts.config.pools import Pool
-from contracts.config.values import END, Millis, Profile, Verdict
+from contracts.config.values import END, Durability, Millis, Profile, Verdict
 
 
 class Server(Strict, frozen=True, kw_only=True):
@@ -105,6 +105,16 @@ class Models(Strict, frozen=True, kw_only=True):
     """References of models that are never removed to make room, beside those of the pools."""
 
 
+class Store(Strict, frozen=True, kw_only=True):
+    """The task store: what is kept of tasks, their streams and their receipts, and for how long."""
+
+    durability: Durability = Durability.PROCESS
+    max_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    """Ended tasks and receipts together take no more on the disk; the oldest go first."""
+    max_age_ms: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600 * 1000
+    """What ended longer ago is let go."""
+
+
 class Logging(Strict, frozen=True, kw_only=True):
     """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
 
@@ -125,4 +135,5 @@ class Config(Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
     sessions: Sessions = Sessions()
     artifacts: Artifacts = Artifacts()
+    store: Store = Store()
     logging: Logging = Logging()

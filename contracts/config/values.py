@@ -73,3 +73,14 @@ class Verdict(StrEnum):
 
     ALLOW = "allow"
     DENY = "deny"
+
+
+class Durability(StrEnum):
+    """What an admitted task, its stream and its receipt outlive, once an answer has told of them."""
+
+    MEMORY = "memory"
+    """Nothing: a restart forgets all tasks."""
+    PROCESS = "process"
+    """The end of orchestratord, however it ends."""
+    MACHINE = "machine"
+    """A power cut, too: every answer waits for the disk."""
