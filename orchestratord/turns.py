@@ -151,7 +151,7 @@ class Turns:
 
     # --- while tasks run (``runs.Listener``) --------------------------------------------------------------------------
 
-    def seat(self, task: Task, entry: PoolEntry, _adapter: Adapter) -> Seat:
+    def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
         """The slot that has the session's cache, or the one whose cache is worth least."""
         self._forget(self._book.expired(self._now()))
         turn = self._turns.get(task.id)
@@ -161,7 +161,7 @@ class Turns:
         taken = None
         if _chooses(entry):
             owner = None if turn is None else turn.session.number
-            taken = self._slots.take(entry.id, entry.start, entry.slots, owner)
+            taken = self._slots.take(entry.id, adapter, entry.start, entry.slots, owner)
         if turn is not None:
             self._begin(turn, task, home, there=there)
         return Place(
