@@ -1,9 +1,8 @@
 """Whether a task may enter the queue, and which pools may run it.
 
 Decides from the request and from what is known of the pools; answers with the eligible pools or with a refusal that
-names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine: where the
-prompt's length matters, the caller has it counted and passes it in. What an engine can be asked for, ``parameters``
-knows.
+names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine. Whether it fits
+into a context, ``context`` decides; what an engine can be asked for, ``parameters`` knows.
 """
 
 from __future__ import annotations
@@ -42,12 +41,6 @@ RECOVERING = frozenset({PoolState.FAILED, PoolState.BACKOFF})
 
 FAILING = RECOVERING | {PoolState.BROKEN, PoolState.QUARANTINED}
 """States that the pool's last error explains; in any other it is history."""
-
-TEMPLATE_TOKENS = 64
-"""What a chat template may add per message beyond the text itself, at most."""
-
-MOST_COUNTED = 64
-"""So many inputs of one task are counted, each by a question to the engine."""
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,53 +179,6 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
     return None
 
 
-def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
-    """Whether the prompt fits into the context however it is tokenized, so that nobody needs to count.
-
-    A token is at least one byte of text, so the byte length bounds the count.
-    """
-    longest = max((len(text.encode()) for text in request.inputs or ()), default=0)
-    return most_tokens(request) + longest + _new_tokens(request) <= ctx_max
-
-
-def most_tokens(request: TaskRequest) -> int:
-    """More tokens than these a prompt or a chat cannot have, however it is tokenized."""
-    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
-    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
-
-
-def to_count(request: TaskRequest, ctx_max: int) -> TaskRequest:
-    """The request with those inputs alone that have to be counted: each has to fit by itself.
-
-    The longest come first, and not more than ``MOST_COUNTED``: what they leave over the engine itself refuses.
-    """
-    if request.inputs is None:
-        return request
-    room = ctx_max - len((request.prompt or "").encode()) - TEMPLATE_TOKENS
-    long = [text for text in request.inputs if len(text.encode()) > room]
-    longest = sorted(long, key=len, reverse=True)[:MOST_COUNTED]
-    return msgspec.structs.replace(request, inputs=tuple(longest))
-
-
-def fits(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> bool:
-    """Whether a prompt of ``prompt_tokens`` and the answer that was asked for fit into the context."""
-    return prompt_tokens + _new_tokens(request) <= ctx_max
-
-
-def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
-    """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
-    if request.inputs is not None:
-        what = "query and document have" if request.workload is Workload.RERANK else "an input has"
-        hint = "shorten it, cut it into several inputs, or use a model or pool with a larger context"
-        return _invalid("inputs", f"{what} {prompt_tokens} tokens and the context holds {ctx_max}", hint)
-    if prompt_tokens + 1 > ctx_max:
-        field = "messages" if request.messages is not None else "prompt"
-        hint = f"shorten it to at most {ctx_max - 1} tokens, or use a model or pool with a larger context"
-        return _invalid(field, f"the prompt has {prompt_tokens} tokens and the context holds {ctx_max}", hint)
-    text = f"{prompt_tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of {ctx_max}"
-    return _invalid("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
-
-
 def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:
     """Why a task is not let in: its answer would hardly be complete in time (less often than ``TOO_LATE``)."""
     if request.deadline_ms is None or forecast.on_time(request.deadline_ms) >= TOO_LATE:
@@ -349,11 +295,6 @@ def _wrong_texts(request: TaskRequest) -> Refusal | None:
     if drawing:
         return _invalid(drawing[0], f"workload {workload} draws no tokens and takes no {drawing[0]}", "leave it out")
     return None
-
-
-def _new_tokens(request: TaskRequest) -> int:
-    """How many tokens have to fit behind the prompt at least."""
-    return (request.max_tokens or 1) if request.workload in parameters.GENERATING else 0
 
 
 def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:

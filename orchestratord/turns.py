@@ -23,10 +23,10 @@ from contracts.errors import ErrorCode
 from contracts.events import Metrics
 from contracts.sessions import SessionInfo
 from contracts.tasks import Determinism, KvHint, TaskRequest
-from orchestratord import admission
 from orchestratord.admission import PoolView, Refusal
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
+from orchestratord.context import most_tokens
 from orchestratord.errors import api_error
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runs import Account, Ended, Seat
@@ -118,7 +118,7 @@ class Turns:
             session_id=request.session_id,
             model_ref=request.model_ref,
             same_model=names,
-            prompt_tokens=admission.most_tokens(request) if tokens is None else tokens,
+            prompt_tokens=most_tokens(request) if tokens is None else tokens,
             max_tokens=request.max_tokens,
         )
         session = self._session(request.session_id)
