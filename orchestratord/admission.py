@@ -21,6 +21,7 @@ from contracts.labels import PolicyLabel
 from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
 from orchestratord.backlog import Full
+from orchestratord.context import certainly_fits
 from orchestratord.prediction import TOO_LATE, Forecast
 from orchestratord.rates import Wait
 
@@ -188,6 +189,20 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
     if request.sampling.json_schema is not None and request.sampling.grammar is not None:
         return _invalid("sampling.grammar", "json_schema and grammar exclude each other", "keep one of them")
     return None
+
+
+def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
+    """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
+    if request.inputs is not None:
+        what = "query and document have" if request.workload is Workload.RERANK else "an input has"
+        hint = "shorten it, cut it into several inputs, or use a model or pool with a larger context"
+        return _invalid("inputs", f"{what} {prompt_tokens} tokens and the context holds {ctx_max}", hint)
+    if prompt_tokens + 1 > ctx_max:
+        field = "messages" if request.messages is not None else "prompt"
+        hint = f"shorten it to at most {ctx_max - 1} tokens, or use a model or pool with a larger context"
+        return _invalid(field, f"the prompt has {prompt_tokens} tokens and the context holds {ctx_max}", hint)
+    text = f"{prompt_tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of {ctx_max}"
+    return _invalid("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
 
 
 def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:

@@ -1,8 +1,7 @@
 """Whether a task fits into a context.
 
-Decides when that is certain without counting, what has to be counted otherwise, and what a client is told whose prompt
-and answer do not fit. Never asks an engine: where the prompt's length matters, the caller has it counted and passes it
-in.
+Decides when that is certain without counting, and what has to be counted otherwise. Never asks an engine: where the
+prompt's length matters, the caller has it counted and passes it in. What a client is told, ``admission`` words.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from adapters.parameters import GENERATING
-from contracts.errors import ErrorCode
-from contracts.tasks import TaskRequest, Workload
-from orchestratord.admission import Refusal
+from contracts.tasks import TaskRequest
 
 TEMPLATE_TOKENS = 64
 """What a chat template may add per message beyond the text itself, at most."""
@@ -54,27 +51,9 @@ def fits(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> bool:
     return prompt_tokens + _new_tokens(request) <= ctx_max
 
 
-def refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
-    """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
-    if request.inputs is not None:
-        what = "query and document have" if request.workload is Workload.RERANK else "an input has"
-        hint = "shorten it, cut it into several inputs, or use a model or pool with a larger context"
-        return _too_long("inputs", f"{what} {prompt_tokens} tokens and the context holds {ctx_max}", hint)
-    if prompt_tokens + 1 > ctx_max:
-        field = "messages" if request.messages is not None else "prompt"
-        hint = f"shorten it to at most {ctx_max - 1} tokens, or use a model or pool with a larger context"
-        return _too_long(field, f"the prompt has {prompt_tokens} tokens and the context holds {ctx_max}", hint)
-    text = f"{prompt_tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of {ctx_max}"
-    return _too_long("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
-
-
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
 def _new_tokens(request: TaskRequest) -> int:
     """How many tokens have to fit behind the prompt at least."""
     return (request.max_tokens or 1) if request.workload in GENERATING else 0
-
-
-def _too_long(field: str, message: str, hint: str) -> Refusal:
-    return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, hint=hint, field=field)

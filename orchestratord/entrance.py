@@ -178,7 +178,7 @@ class Entrance:
         fitting = [view for view in found.pools if context.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
-            raise ApiError(context.refusal(request, tokens, widest))
+            raise ApiError(admission.context_refusal(request, tokens, widest))
         # Of several inputs the longest alone was counted.
         return Fitting(tuple(fitting), tokens if request.inputs is None else None)
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from contracts.errors import ErrorCode
 from contracts.tasks import ChatMessage, Role, TaskRequest, Workload
-from orchestratord.admission import Refusal
-from orchestratord.context import MOST_COUNTED, certainly_fits, fits, refusal, to_count
+from orchestratord.admission import Refusal, context_refusal
+from orchestratord.context import MOST_COUNTED, certainly_fits, fits, to_count
 from tests.unit.orchestratord.test_admission import CHAT, embedding, rerank
 from tests.unit.orchestratord.world import request
 
@@ -52,7 +52,7 @@ def test_the_last_token_that_fits() -> None:
 
 
 def test_a_prompt_beyond_the_context_is_told_the_numbers() -> None:
-    found = refusal(request(), 5000, 4096)
+    found = context_refusal(request(), 5000, 4096)
     assert found == Refusal(
         code=ErrorCode.INVALID_PARAMS,
         message="the prompt has 5000 tokens and the context holds 4096",
@@ -60,11 +60,11 @@ def test_a_prompt_beyond_the_context_is_told_the_numbers() -> None:
         hint="shorten it to at most 4095 tokens, or use a model or pool with a larger context",
     )
     chat = request(workload=Workload.CHAT, prompt=None, messages=CHAT)
-    assert refusal(chat, 5000, 4096).field == "messages"
+    assert context_refusal(chat, 5000, 4096).field == "messages"
 
 
 def test_an_answer_beyond_the_context_is_told_what_is_left() -> None:
-    found = refusal(request(max_tokens=100), 4000, 4096)
+    found = context_refusal(request(max_tokens=100), 4000, 4096)
     assert found == Refusal(
         code=ErrorCode.INVALID_PARAMS,
         message="4000 prompt tokens and max_tokens 100 exceed the context of 4096",
@@ -78,7 +78,7 @@ def test_the_mend_that_is_named_is_one(tokens: int, max_tokens: int | None, ctx_
     task = request(max_tokens=max_tokens)
     if fits(task, tokens, ctx_max):
         return
-    if refusal(task, tokens, ctx_max).field == "max_tokens":
+    if context_refusal(task, tokens, ctx_max).field == "max_tokens":
         assert ctx_max - tokens >= 1
         assert fits(replace(task, max_tokens=ctx_max - tokens), tokens, ctx_max)
         assert fits(replace(task, max_tokens=None), tokens, ctx_max)
@@ -108,5 +108,5 @@ def test_what_certainly_fits_is_not_counted() -> None:
     ],
 )
 def test_an_input_beyond_the_context_is_refused_with_both_numbers(task: TaskRequest, message: str) -> None:
-    found = refusal(task, 300, 256)
+    found = context_refusal(task, 300, 256)
     assert (found.field, found.message) == ("inputs", message)
