@@ -22,7 +22,7 @@ from contracts.artifacts import ID_PREFIX, ArtifactKind
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
-from contracts.receipts import Link, Receipt
+from contracts.receipts import Link
 from contracts.tasks import Determinism, TaskState
 from orchestratord import kept, retention
 from orchestratord.clock import Clock
@@ -191,8 +191,7 @@ class Keeper:
         oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
-        receipt = msgspec.json.decode(oldest[0].content, type=Receipt)
-        return Link(number=receipt.number, previous=receipt.previous)
+        return msgspec.json.decode(oldest[0].content, type=Link)
 
     @property
     def last(self) -> int:

@@ -192,7 +192,7 @@ class Runner:
 
     def _begin(self, task: Task, entry: PoolEntry, seat: Seat, now_ms: float) -> Run:
         """Tell the client where its task runs: in full at first, and what is different when it runs elsewhere."""
-        run = asking.run_on(entry, now_ms)
+        run = asking.run_on(entry, task.request, seat, now_ms)
         if task.attempts:
             task.start_again(run, asking.started_again(task, run, entry, seat))
             self._observer.started_again(task)
@@ -209,7 +209,7 @@ class Runner:
         try:
             entered = task.admission
             name = entered.caller.correlation_id
-            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name)
+            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name, task.asked)
             outcome = hopeless or await relay(
                 task, attempt.source, generation, limits, self._clock, begun=attempt.begun
             )

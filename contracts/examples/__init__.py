@@ -6,12 +6,12 @@ Decides which examples an operation has: those written for it, and the refusals 
 from __future__ import annotations
 
 from contracts.errors import ErrorCode
-from contracts.examples import artifacts, catalog, pools, refused, sessions, submitted, tasks
+from contracts.examples import artifacts, catalog, pools, receipts, refused, sessions, submitted, tasks
 from contracts.examples.base import Example, refusal
 
 WRITTEN = tuple(
     example
-    for module in (submitted, refused, tasks, sessions, artifacts, pools, catalog)
+    for module in (submitted, refused, tasks, sessions, artifacts, receipts, pools, catalog)
     for example in module.EXAMPLES
 )
 

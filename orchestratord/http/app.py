@@ -16,9 +16,11 @@ from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.receipts import ReceiptRoutes
 from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.stream import Streams
 from orchestratord.http.tasks import TaskRoutes
+from orchestratord.ledger import Ledger
 from orchestratord.metrics import Metrics
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
@@ -35,6 +37,7 @@ def make_http_app(
     metrics: Metrics,
     catalog: CatalogView,
     archive: Archive,
+    ledger: Ledger,
     redactor: Redactor,
 ) -> web.Application:
     """Everything that is served over HTTP."""
@@ -49,5 +52,6 @@ def make_http_app(
     app.add_routes(sessions.table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
-    app.add_routes(ArtifactRoutes(archive).table())
+    app.add_routes(ArtifactRoutes(archive, ledger).table())
+    app.add_routes(ReceiptRoutes(ledger).table())
     return app
