@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from adapters.base import Generation
-from adapters.parameters import asked_by, unheeded
+from adapters.parameters import asked_by, hints, unheeded
 from contracts.config import Profile
 from contracts.events import Metrics, Started
 from contracts.receipts import SlotUse
@@ -77,7 +77,7 @@ def started(task: Task, run: Run, entry: PoolEntry, seat: Seat, profile: Profile
         profile=profile,
         seed=entered.seed,
         kv_warmth=seat.warm,
-        unheeded=_unheeded(task.request, entry),
+        unheeded=_unheeded(task.request, entry) or UNSET,
     )
 
 
@@ -86,8 +86,10 @@ def started_again(task: Task, run: Run, entry: PoolEntry, seat: Seat) -> Metrics
     return Metrics(
         pool_id=run.pool_id,
         replica_id=run.replica_id,
+        engine=run.engine,
         engine_version=run.engine_version,
         model_digest=entry.snapshot.model_digest or UNKNOWN,
+        unheeded=_unheeded(task.request, entry) if hints(asked_by(task.request)) else UNSET,
         kv_warmth=UNSET if task.request.session_id is None else seat.warm,
     )
 
@@ -96,6 +98,5 @@ def _cold(request: TaskRequest) -> bool:
     return request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
 
 
-def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
-    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
-    return left or UNSET
+def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...]:
+    return unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)

@@ -13,7 +13,7 @@ from contracts.artifacts import Artifact, ArtifactKind, canonical
 from contracts.config import Engine, Mode, Profile
 from contracts.errors import ErrorCode
 from contracts.examples.base import CORRELATION_ID, DIGEST, ENGINE_VERSION, TASK, Example, Given, refusal
-from contracts.examples.tasks import END, POEM, STARTED
+from contracts.examples.poem import END, POEM, STARTED
 from contracts.receipts import EngineIdentity, Link, Receipt, ReceiptPage, SlotUse
 from contracts.tasks import Determinism, TaskRequest, TaskState
 

@@ -5,7 +5,10 @@ import pytest
 from bench.flood.verdict import Reader, Verdict
 from bench.flood.watched import Note
 
-UP = [Note(0.0, "pool", "a", usable=True, slots=1, engine=1), Note(0.0, "pool", "b", usable=True, slots=1, engine=2)]
+UP = [
+    Note(0.0, "pool", pool_id, usable=True, accepts=True, slots=1, engine=engine, how="model")
+    for pool_id, engine in (("a", 1), ("b", 2))
+]
 BOTH = ("a", "b")
 
 
@@ -23,7 +26,7 @@ def end(at: float, task_id: str, pool: str) -> list[Note]:
 
 
 def verdict(*notes: Note) -> Verdict:
-    return Reader().read([*UP, *notes])
+    return Reader("model", share=0).read([*UP, *notes])
 
 
 def test_a_well_kept_book_leaves_nothing_to_complain_about() -> None:
