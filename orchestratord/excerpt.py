@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from contracts.errors import ErrorCode
-from contracts.tasks import ChatMessage, TaskRequest
+from contracts.tasks import ChatMessage, Role, TaskRequest
 from orchestratord.admission import Refusal
 
 CHARACTERS_PER_TOKEN = 8
@@ -21,13 +21,13 @@ SEAM = 64
 
 
 def excerpt(request: TaskRequest, ctx_max: int) -> TaskRequest | None:
-    """The beginning of a request; None where it is short enough to be counted as a whole."""
+    """The beginning of what a request asks; None where all of it is to be counted."""
     room = CHARACTERS_PER_TOKEN * (ctx_max + SEAM)
     beginning = msgspec.structs.replace(
         request,
         prompt=request.prompt and request.prompt[:room],
         inputs=None if request.inputs is None else tuple(text[:room] for text in request.inputs),
-        messages=None if request.messages is None else _first(request.messages, room),
+        messages=None if request.messages is None else _question(request.messages, room),
     )
     return None if beginning == request else beginning
 
@@ -49,12 +49,12 @@ def refusal(request: TaskRequest, ctx_max: int) -> Refusal:
     )
 
 
-def _first(messages: tuple[ChatMessage, ...], room: int) -> tuple[ChatMessage, ...]:
-    """So much of a conversation, from its beginning. A message takes room also when it says nothing."""
-    kept: list[ChatMessage] = []
-    for message in messages:
-        if room <= 0:
-            break
-        kept.append(msgspec.structs.replace(message, content=message.content[:room]))
-        room -= len(message.content) + CHARACTERS_PER_TOKEN
-    return tuple(kept)
+def _question(messages: tuple[ChatMessage, ...], room: int) -> tuple[ChatMessage, ...]:
+    """What the user said last, alone, where that is long by itself.
+
+    It is the one message of which every template takes all: of what came before, many leave out thoughts or everything.
+    """
+    last = messages[-1]
+    if last.role is not Role.USER or len(last.content) <= room:
+        return messages
+    return (msgspec.structs.replace(last, content=last.content[:room]),)
