@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -201,6 +201,20 @@ class Outlook:
         connected = self._connected(pools)
         starts = prediction.played(self._stations(connected), (), pools)
         return max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
+
+    def first_end_ms(self, tasks: Iterable[Task]) -> int:
+        """In about how long the first of these tasks has its end; 0 where one has it already, or there is none."""
+        chosen = {task.id: task for task in tasks}
+        if any(task.finished for task in chosen.values()):
+            return 0
+        now_ms = self._clock.monotonic_ms()
+        runs = [(pool_id, run) for pool_id, runs in self._running.items() for run in runs.values()]
+        left = [self._left(pool_id, run, now_ms) for pool_id, run in runs if run.task.id in chosen]
+        if left:
+            return round(min(map(sum, left)) / DRAWS)
+        waiting = [self._backlog.entry(task_id) for task_id in chosen if task_id in self._backlog]
+        first = min(waiting, key=lambda entry: entry.number, default=None)
+        return 0 if first is None else self.of_waiting(first.task_id).end_ms
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
