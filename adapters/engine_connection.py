@@ -1,7 +1,7 @@
-"""The connection of one generation: one request goes out, one answer comes in, and it is closed.
+"""A connection to an engine: one request goes out, one answer comes in. A generation's is closed then.
 
-Decides when the engine has to wait: when so much of its answer lies here unread. What the bytes mean is
-``http_answer``'s. Never sends anything twice, and never keeps a connection for another generation.
+Decides when the engine has to wait: when so much of its answer lies here unread; and whether another request may follow
+an answered one. What the bytes mean is ``http_answer``'s. Never sends anything twice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NoReturn, cast
 
 from adapters.http_address import Address
 from adapters.http_answer import AnswerParser, Head
+from adapters.plain_socket import PlainSocket
 
 UNREAD_BYTES = 128 * 1024
 """An engine that is so far ahead of its reader waits."""
@@ -45,12 +46,19 @@ class EngineConnection(asyncio.Protocol):
         self._loop = loop
         self._request = request
         self._parser = AnswerParser()
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | PlainSocket | None = None
         self._unread: list[bytes] = []
         self._unread_size = 0
         self._paused = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    def read_from(self, connected: socket.socket) -> None:
+        """Have the answer come from this socket, on which a part of the request has gone out."""
+        self._transport = PlainSocket(self._loop, connected, self)
+        if self._request:
+            self._transport.write(self._request)
+            self._request = b""
 
     # --- what the loop calls ------------------------------------------------------------------------------------------
 
@@ -83,6 +91,26 @@ class EngineConnection(asyncio.Protocol):
         self._wake()
 
     # --- what its reader calls ----------------------------------------------------------------------------------------
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may go out: the answer is whole and read, and the engine left the connection open."""
+        parser, transport = self._parser, self._transport
+        answered = parser.complete and not parser.excess and not self._unread and self._error is None
+        keeps = parser.head is not None and parser.head.keeps
+        return answered and keeps and transport is not None and not transport.is_closing()
+
+    @property
+    def answering(self) -> bool:
+        """Whether anything of the present answer has come."""
+        return self._parser.begun
+
+    def again(self, request: bytes) -> None:
+        """Send another request, where it is ``reusable``. Raises CutOffError where it is not."""
+        if not self.reusable or self._transport is None:
+            raise CutOffError
+        self._parser = AnswerParser()
+        self._transport.write(request)
 
     async def head(self) -> Head:
         """The head of the answer, once it is there. Raises NotHttpError or OSError."""
@@ -149,7 +177,7 @@ async def send(address: Address, request: bytes, tls: ssl.SSLContext | None) -> 
     try:
         sent = _sent_at_once(connected, request)
         connection = EngineConnection(loop, request[sent:])
-        await loop.create_connection(lambda: connection, sock=connected)
+        connection.read_from(connected)
     except BaseException:
         connected.close()
         raise
@@ -174,6 +202,7 @@ async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> socke
     place = (address.host, address.port)
     connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the rest of a long request does not wait
         found = connecting.connect_ex(place)
         if found == errno.EINPROGRESS:
             found = connecting.connect_ex(place)
