@@ -54,7 +54,11 @@ async def test_the_first_text_goes_out_before_anything_behind_it_is_looked_at() 
     loop, task = asyncio.get_running_loop(), started()
     engine = ScriptedAdapter(Script([Batch(["a"]), Batch(["b"], STOPPED_WELL)]))
     written: list[str] = []
-    task.log.subscribe(lambda: loop.call_soon(lambda: written.append(text_of(task.log.read(0)))) and None)
+
+    def wake() -> None:
+        loop.call_soon(lambda: written.append(text_of(task.log.read(0))))
+
+    task.log.subscribe(wake)
     await relay(task, engine, Generation(prompt="p"), LIMITS, LoopClock())
     assert written == ["a"]
 
