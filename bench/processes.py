@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,9 @@ READY_S = 30.0
 END_S = 5.0
 """How long a process may take to end before it is killed."""
 LISTENING = b"listening on http://127.0.0.1:"
+UNWRITTEN, PREFIX = "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"
+BYTECODE = Path(__file__).parents[1] / ".cache" / "bench" / "bytecode"
+"""Where bytecode is kept if none may be written beside the code."""
 
 
 @asynccontextmanager
@@ -35,7 +39,7 @@ async def process(
 
     ``environ`` comes on top of this process's own, or with ``whole_environ`` in its place.
     """
-    given = dict(environ or {}) if whole_environ else {**os.environ, **(environ or {})}
+    given = dict(environ or {}) if whole_environ else as_installed({**os.environ, **(environ or {})})
     if printing:
         running = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=given)
     elif log is None:
@@ -47,6 +51,25 @@ async def process(
         yield running
     finally:
         await ended(running)
+
+
+def as_installed(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Python finds bytecode, as it does where the product is installed.
+
+    Where none may be written a checkout would be measured compiling itself at each start, in time and in memory, and
+    the libraries before which it is measured would not.
+    """
+    if not environ.get(UNWRITTEN):
+        return dict(environ)
+    return {name: value for name, value in environ.items() if name != UNWRITTEN} | {
+        "PYTHONPYCACHEPREFIX": str(BYTECODE)
+    }
+
+
+async def write_bytecode(*modules: str) -> None:
+    """Have the bytecode of these modules, and of all that they import, before anything is measured."""
+    async with process(sys.executable, "-c", f"import {', '.join(modules)}", printing=True) as running:
+        await running.communicate()
 
 
 async def ended(running: Process) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.figures import Figures
 from bench.load import Target
+from bench.processes import write_bytecode
 from bench.systems.base import MAX_STREAMS, MAX_TOKENS, POST, System
 from bench.systems.engine import Engine, stand_in
 from bench.systems.floor import floor
@@ -122,6 +123,7 @@ async def running(folder: Path, size: Size, *, slow: bool = True) -> AsyncIterat
     Without ``slow`` LiteLLM, which takes ten seconds to start, is left out.
     """
     knobs = Knobs(tokens=MAX_TOKENS, slots=MAX_STREAMS, tokens_per_write=size.tokens_per_write)
+    await write_bytecode("bench.floor", "orchestratord.app", "pool_managerd.app")
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(stand_in(knobs))
         target = Target(DIRECT, engine.port, POST.format(path="/completion").encode(), _BODY, b'"stop":false')

@@ -1,4 +1,4 @@
-"""Artifacts as clients write and read them, and the record that every task leaves as one.
+"""Artifacts as clients write and read them.
 
 Decides the shape, and the canonical form of a content, whose sha256 is its id. How long one is kept is
 ``orchestratord``'s to decide.
@@ -13,9 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from contracts.base import Message, Strict
-from contracts.config import END, Engine, Mode, Profile
-from contracts.events import End, StreamError
-from contracts.tasks import TaskState
+from contracts.config import END
 
 
 class ArtifactKind(StrEnum):
@@ -62,62 +60,6 @@ class Artifact(ArtifactInfo, frozen=True, kw_only=True):
     """``GET /v1/artifacts/{id}``."""
 
     content: msgspec.Raw
-
-
-class EngineIdentity(Message, frozen=True, kw_only=True):
-    """Who served a task, as it was when the task got its slot; null what nobody knows."""
-
-    engine: Engine
-    engine_version: str | None
-    engine_digest: str | None
-    provisioning_mode: Mode
-    pool_id: str
-    replica_id: str
-    devices: tuple[str, ...]
-    model_ref: str
-    model_id: str | None
-    model_digest: str | None
-    sampler_profile_version: str
-
-
-class TaskRecord(Message, frozen=True, kw_only=True):
-    """What a task leaves behind, however it ended: an artifact of kind ``trace``.
-
-    With ``request``, ``seed`` and ``engine`` it can be asked again. Moments are Unix milliseconds, spans milliseconds.
-    """
-
-    task_id: str
-    job_id: str
-    correlation_id: str
-    identity: str
-    """Who asked: ``localhost`` or ``token:`` and the token's fingerprint."""
-    profile: Profile
-    state: TaskState
-    request: msgspec.Raw
-    """The ``TaskRequest`` with its defaults filled in, without secrets."""
-    seed: int
-    engine: EngineIdentity | None
-    """Null where the task never got a slot."""
-    queue_position: int
-    predicted_start_ms: int
-    created_ms: int
-    ended_ms: int
-    first_token_ms: int | None
-    queue_time_ms: int | None
-    end: End | None
-    """The terminal event, without the ``artifact_id`` that only this record gives it; or ``error`` is set."""
-    error: StreamError | None
-    pieces: int
-    """How many ``token`` events there were."""
-    stream_sha256: str
-    """Over the whole text as it was sent, as in ``end``."""
-    transcript: str | None
-    """That text without secrets; null where it was too long to be kept."""
-    redacted: bool = False
-    """Whether a secret was taken out: then the transcript may hash to something else than ``stream_sha256``."""
-    cut: bool = False
-    """Whether the texts of request and transcript were left out, since they were too long."""
-    version: int = 1
 
 
 _canonical = msgspec.json.Encoder(order="sorted")

@@ -281,6 +281,27 @@ class Models(Strict, frozen=True, kw_only=True):
     """References of models that are never removed to make room, beside those of the pools."""
 
 
+class Durability(StrEnum):
+    """What an admitted task, its stream and its receipt outlive, once an answer has told of them."""
+
+    MEMORY = "memory"
+    """Nothing: a restart forgets all tasks."""
+    PROCESS = "process"
+    """The end of orchestratord, however it ends."""
+    MACHINE = "machine"
+    """A power cut, too: every answer waits for the disk."""
+
+
+class Store(Strict, frozen=True, kw_only=True):
+    """The task store: what is kept of tasks, their streams and their receipts, and for how long."""
+
+    durability: Durability = Durability.PROCESS
+    max_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    """Ended tasks and receipts together take no more on the disk; the oldest go first."""
+    max_age_ms: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600 * 1000
+    """What ended longer ago is let go."""
+
+
 class Logging(Strict, frozen=True, kw_only=True):
     """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
 
@@ -301,6 +322,7 @@ class Config(Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
     sessions: Sessions = Sessions()
     artifacts: Artifacts = Artifacts()
+    store: Store = Store()
     logging: Logging = Logging()
 
 

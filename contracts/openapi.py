@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from contracts import events, examples, openapi_answers
-from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest, TaskRecord
+from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest
 from contracts.base import Message
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.engines import ModelState
 from contracts.errors import ErrorBody
 from contracts.examples.base import Example
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
+from contracts.receipts import Receipt
 from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 
@@ -329,7 +330,7 @@ OPERATIONS += (
         method="get",
         path="/v1/artifacts/{artifact_id}",
         summary="An artifact, or the record of a task",
-        text="What a task left (`artifact_id` of its `end` and of its status) is of kind `trace`: a `TaskRecord`.",
+        text="What a task left (`artifact_id` of its `end` and of its status) is of kind `trace`: a `Receipt`.",
         parameters=(_ARTIFACT_ID,),
         answers={200: Artifact, 401: ErrorBody, 404: ErrorBody, 500: ErrorBody},
     ),
@@ -360,7 +361,7 @@ def document(plane: Plane | None = None) -> Schema:
     if any(operation.media == _EVENT_STREAM for operation in chosen):
         types |= set(EVENTS)
     if any(Artifact in operation.answers.values() for operation in chosen):
-        types.add(TaskRecord)
+        types.add(Receipt)
     ordered = sorted(types, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     paths: Schema = {}

@@ -150,6 +150,10 @@ class PoolSnapshot(Message, frozen=True, kw_only=True):
     sampler_profile_version: str = "v1"
     kv_bytes_per_token: int | None = None
     """What one more token of a conversation takes in the KV cache; None where the model does not say."""
+    driver_version: str | None = None
+    """Of the NVIDIA driver; None without one."""
+    argv: tuple[str, ...] = ()
+    """What the engine was started with, without secrets; empty for one that somebody else started."""
 
     @property
     def ready(self) -> bool:

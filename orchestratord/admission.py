@@ -149,6 +149,17 @@ def obstacle(request: TaskRequest, view: PoolView) -> Refusal | None:
     return None
 
 
+def joins(request: TaskRequest, view: PoolView) -> bool:
+    """Whether a waiting task may run on this pool too, which was not in service or served something else when it came.
+
+    A prompt that would have to be counted for this pool's context is not: its task stays where it is.
+    """
+    placement, pool_id = request.placement, view.snapshot.pool_id
+    wished = placement.pool_id == pool_id if placement.mode is PlacementMode.PIN else pool_id not in placement.avoid
+    fit = serves(view.snapshot, request.model_ref) and certainly_fits(request, view.snapshot.ctx_max)
+    return wished and fit and view.accepts and not is_retired(view.snapshot) and obstacle(request, view) is None
+
+
 def silence(view: PoolView) -> Refusal | None:
     """Why nothing is sent to a pool that runs: its engine will not say what it serves."""
     if view.mute is None or not view.snapshot.ready:

@@ -41,7 +41,7 @@ from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
-from orchestratord.speed import settle, tell_speed
+from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +118,11 @@ async def serve(context: DaemonContext) -> None:
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
+                resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
                 reloading = group.create_task(follow_reloads(context, NAME), name="reload")
                 await orchestrator.run(context.stopping)
-                reloading.cancel()
-                status.cancel()
+                for each in (reloading, resting, status):
+                    each.cancel()
             following.cancel()
 
 

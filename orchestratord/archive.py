@@ -20,6 +20,7 @@ import msgspec
 from contracts.artifacts import ID_PREFIX, Artifact, ArtifactInfo, ArtifactRequest, canonical
 from contracts.config import Profile
 from contracts.events import End, StreamError
+from contracts.receipts import Link
 from daemon_core.redaction import Redactor
 from daemon_core.unhurried import leisure
 from orchestratord.artifacts import ArtifactError, ArtifactStore
@@ -173,16 +174,22 @@ class Recorder:
         self._profile = profile
         self._redactor = redactor
         self._now_ms = now_ms
+        self._next = Link(number=1, previous=None)
 
     def seal(self, task: Task, event: End | StreamError) -> str | None:
         """The id of the record; None where it cannot be kept. Never raises: the task has to have its end."""
         try:
-            now_ms = self._now_ms()
-            record = record_of(task, event, profile=self._profile, redactor=self._redactor, ended_ms=now_ms)
+            link = self._next
+            record = record_of(
+                task, event, link=link, profile=self._profile, redactor=self._redactor, ended_ms=self._now_ms()
+            )
         except Exception:  # a mistake of ours about a record must not end the tasks
             log.exception("the record of task %s could not be made", task.id)
             return None
-        return record.id if self._archive.take(record) else None
+        if not self._archive.take(record):
+            return None
+        self._next = Link(number=link.number + 1, previous=record.id)
+        return record.id
 
 
 def _write_all(store: ArtifactStore, records: list[Sealed]) -> tuple[int, str]:

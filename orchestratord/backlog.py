@@ -306,6 +306,16 @@ class Backlog:
                 self._move(entry, left, home=entry.home, hold_until_ms=entry.hold_until_ms)
         return stranded
 
+    def barred_from(self, pool_id: str) -> list[str]:
+        """The tasks that this pool may not run."""
+        lanes = [lane for lane in self._lanes.values() if pool_id not in lane.pools]
+        return [self._numbered[number].task_id for lane in lanes for number in lane.numbers]
+
+    def extend(self, pool_id: str, task_ids: Collection[str]) -> None:
+        """Let ``pool_id`` run these tasks too; nobody loses their turn, nor the place that they are charged for."""
+        for entry in [self._entries[task_id] for task_id in task_ids]:
+            self._move(entry, entry.lane.pools | {pool_id}, home=entry.home, hold_until_ms=entry.hold_until_ms)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _enter(self, entry: Entry) -> None:

@@ -17,7 +17,7 @@ from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, TaskForecast, TaskRequest, TaskState
-from orchestratord import admission
+from orchestratord import admission, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
 from orchestratord.backlog import Backlog, Queued
@@ -58,6 +58,8 @@ class Orchestrator:
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._served: dict[str, tuple[str | None, ...]] = {}
+        self._offers: dict[str, object] = {}
+        """What each pool had to offer when it was last looked at who may run there."""
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
         self.outlook = Outlook(config, pools, self.backlog, clock, taken=self._taken, find=self._store.get)
@@ -89,6 +91,11 @@ class Orchestrator:
             sources=sources,
             observer=observer,
         )
+
+    @property
+    def rested(self) -> int | None:
+        """How many tasks have ended; None while one waits or runs."""
+        return None if self._store.live else self._store.settled
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set, then end every task that has not ended."""
@@ -164,6 +171,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
+        self._take_in(entry)
         self.runner.reported(entry)
         self.runner.pump()
 
@@ -187,6 +195,18 @@ class Orchestrator:
                 self.get(task_id), ErrorCode.MODEL_UNAVAILABLE, text, "GET /v1/capabilities lists what is served"
             )
 
+    def _take_in(self, entry: PoolEntry) -> None:
+        """A pool is in service again: what came meanwhile may run there too, as what comes from now on may."""
+        view, snapshot = entry.view, entry.snapshot
+        served = (snapshot.model_ref, snapshot.model_id, snapshot.model_digest)
+        offer = (view.accepts, served, entry.start, entry.props is None)
+        if self._offers.get(entry.id) == offer:
+            return
+        self._offers[entry.id] = offer
+        others = [self.get(task_id) for task_id in self.backlog.barred_from(entry.id)] if view.accepts else []
+        joining = [task for task in others if not retry.seen_before(task.tried, entry.id, entry.start)]
+        self.backlog.extend(entry.id, [task.id for task in joining if admission.joins(task.request, view)])
+
     def _learned(self, entry: PoolEntry) -> None:
         """An engine has said what it serves, or that it will not: what waits for something else is not sent to it."""
         view = entry.view
@@ -200,6 +220,7 @@ class Orchestrator:
             found = obstacles[task_id]
             if found is not None:
                 self._fail(self.get(task_id), found.code, found.message, found.hint)
+        self._take_in(entry)
 
     def _enter(self, task: Task, place: Queued) -> None:
         """The task is in the queue: note it, end the one that gave way, set the deadline, and start what can start."""

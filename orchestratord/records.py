@@ -11,9 +11,10 @@ import re
 
 import msgspec
 
-from contracts.artifacts import ArtifactKind, EngineIdentity, TaskRecord, canonical
+from contracts.artifacts import ArtifactKind, canonical
 from contracts.config import Profile
 from contracts.events import End, StreamError
+from contracts.receipts import EngineIdentity, Link, Receipt
 from contracts.tasks import TaskRequest
 from daemon_core.redaction import Redactor
 from orchestratord.shelf import Head, Sealed, sealed
@@ -26,23 +27,31 @@ _PIECE = re.compile(rb'\ndata: \{"t":"(.*)","i":')
 """A ``token`` event. A quotation mark inside a text is escaped, so a bare one ends it, and a line holds one event."""
 
 
-def record_of(task: Task, event: End | StreamError, *, profile: Profile, redactor: Redactor, ended_ms: int) -> Sealed:
-    """The record of a task that ends with this event."""
+def record_of(
+    task: Task, event: End | StreamError, *, link: Link, profile: Profile, redactor: Redactor, ended_ms: int
+) -> Sealed:
+    """The receipt of a task that ends with this event, at this place of the chain."""
     entered, run = task.admission, task.run
     request, cut = _bounded(entered.request)
     transcript = text_of(task.log.read(0)) if len(task.log) <= MAX_TEXT_BYTES else None
     ended = event if isinstance(event, End) else None
     status = task.status
-    record = TaskRecord(
+    record = Receipt(
+        number=link.number,
+        previous=link.previous,
         task_id=entered.task_id,
         job_id=entered.job_id,
         correlation_id=entered.caller.correlation_id,
         identity=entered.caller.identity,
         profile=profile,
         state=task.state,
+        determinism=entered.request.determinism,
         request=msgspec.Raw(canonical(request)),
         seed=entered.seed,
+        sent=None,
         engine=None if run is None else identity_of(run),
+        slot=None,
+        attempts=task.attempts,
         queue_position=entered.queue_position,
         predicted_start_ms=entered.predicted_start_ms,
         created_ms=entered.created_ms,
@@ -84,10 +93,14 @@ def identity_of(run: Run) -> EngineIdentity | None:
         model_id=served.model_id,
         model_digest=served.model_digest,
         sampler_profile_version=served.sampler_profile_version,
+        driver_version=served.driver_version,
+        argv=served.argv,
+        slots=served.slots,
+        ctx_max=served.ctx_max,
     )
 
 
-def _without_secrets(record: TaskRecord, request: TaskRequest, redactor: Redactor) -> bytes:
+def _without_secrets(record: Receipt, request: TaskRequest, redactor: Redactor) -> bytes:
     """The record's canonical bytes. Nearly none has a secret, so one look at all its texts decides that first."""
     if request.sampling.json_schema is None:  # whose keys may make their values secrets
         texts = "\n".join(_texts(record, request))
@@ -98,7 +111,7 @@ def _without_secrets(record: TaskRecord, request: TaskRequest, redactor: Redacto
     return canonical(plain if clean == plain else clean | {"redacted": True})
 
 
-def _texts(record: TaskRecord, request: TaskRequest) -> list[str]:
+def _texts(record: Receipt, request: TaskRequest) -> list[str]:
     """Every text that somebody else has written."""
     served, error, placement = record.engine, record.error, request.placement
     return [

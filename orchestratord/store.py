@@ -26,6 +26,8 @@ class TaskStore:
         self._live: dict[str, Task] = {}
         self._finished: OrderedDict[str, Task] = OrderedDict()
         self._finished_bytes = 0
+        self.settled = 0
+        """How many tasks have had their terminal event."""
 
     def __iter__(self) -> Iterator[Task]:
         """Every known task, newest first."""
@@ -48,6 +50,7 @@ class TaskStore:
         """The task has had its terminal event: keep it among the latest, and forget the oldest beyond the bounds."""
         if self._live.pop(task.id, None) is None:
             return
+        self.settled += 1
         self._finished[task.id] = task
         self._finished_bytes += task.kept_bytes
         while len(self._finished) > self._keep_finished or self._finished_bytes > self._max_kept_bytes:

@@ -11,7 +11,7 @@ import random
 
 from msgspec.structs import replace
 
-from contracts.config import Pool
+from contracts.config import Mode, Pool
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import DeviceUse, Endpoint, Gpu
 from pool_managerd import devices, process
@@ -113,11 +113,13 @@ class EngineEffects:
             if self._successor is successor:
                 self._successor = None
 
-    def switch_over(self) -> None:
-        """The successor serves from now on."""
+    def switch_over(self) -> bool:
+        """The successor serves from now on. Whether the one before is to be ended: not what somebody else runs."""
         if self._successor is None:
             raise AssertionError("no successor")
-        self._retired, self._serving, self._successor = self._serving, self._successor, None
+        ours = self._pool.mode is not Mode.EXTERNAL
+        self._retired, self._serving, self._successor = self._serving if ours else None, self._successor, None
+        return ours
 
     async def retire(self) -> None:
         """End the engine that served before the switch. Raises StillRunningError or StepError."""

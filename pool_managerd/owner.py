@@ -68,8 +68,8 @@ class Effects(Protocol):
     async def abandon_successor(self) -> None:
         """End the successor, if there is one."""
 
-    def switch_over(self) -> None:
-        """The successor serves from now on."""
+    def switch_over(self) -> bool:
+        """The successor serves from now on. Whether the engine that served before is to be ended."""
 
     async def retire(self) -> None:
         """End the engine that served before the switch."""
@@ -194,10 +194,11 @@ class Owner:
                 self._give_up(_SUCCESSOR)
                 group.create_task(self._abandon_successor(frozenset(self._cancelled)))
             case l.SwitchOver(due=due):
-                self._effects.switch_over()
+                retires = self._effects.switch_over()
                 self._start("spawn", run, group, lambda: self._exit(run))
-                self._patience = group.create_task(self._effects.sleep_until(due))
-                self._retiring = group.create_task(self._retire(self._patience))
+                if retires:
+                    self._patience = group.create_task(self._effects.sleep_until(due))
+                    self._retiring = group.create_task(self._retire(self._patience))
             case l.EndRetired():
                 if self._patience is not None:
                     self._patience.cancel()

@@ -16,8 +16,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from bench.flood.houses import POOLS, House
+from bench.flood.houses import GRACE_MS, House
+from bench.flood.watched import POOLS
 
+PAUSES_S = (0.0, 0.0, GRACE_MS / 2000, GRACE_MS / 500)
+"""So long a reader stays away: an interactive task is still there, or is not any more."""
+CLOSED = {"POOL_UNREADY", "POOL_UNAVAILABLE", "MODEL_UNAVAILABLE"}
+"""Refusals of a task whose pools do not take any at the moment."""
 EVENT_STREAM = {"Accept": "text/event-stream"}
 WORDS = ("the", "old", "river", "carries", "small", "stones", "down", "to", "a", "quiet", "sea")
 SESSIONS = 40
@@ -34,6 +39,7 @@ class Seen:
     """How their streams ended."""
     refused: Counter[str] = field(default_factory=Counter)
     """Requests that were not let in, and were sent again."""
+    returns: int = 0
     tokens: int = 0
     wrong: list[str] = field(default_factory=list)
     """What breaks the contract."""
@@ -53,6 +59,14 @@ class Plan:
     body: dict[str, Any]
     patience: int
     """After so many events the client leaves, or cancels."""
+    pauses_s: tuple[float, ...] = ()
+    """How often it leaves and returns, and how long it stays away."""
+
+    @property
+    def cancelable(self) -> bool:
+        """Whether it may end before its time, because of what its client does."""
+        given_up = self.body["priority"] == "interactive" and self.habit in {"leaves", "returns"}
+        return given_up or self.habit in {"cancels", "cancels at once"}
 
 
 def plan(chance: random.Random, model: str, longest: int) -> Plan:
@@ -71,11 +85,13 @@ def plan(chance: random.Random, model: str, longest: int) -> Plan:
     wishes: list[dict[str, Any]] = [{"mode": "pin", "pool_id": pool_id}, {"mode": "prefer", "prefer": [pool_id]}]
     body["placement"] = chance.choice([*wishes, {"avoid": [pool_id]}, *[{}] * 9])
     habit = chance.choices(
-        ("reads", "reads later", "returns", "cancels", "leaves", "never reads"), (50, 20, 12, 8, 5, 5)
+        ("reads", "reads later", "returns", "cancels", "cancels at once", "leaves", "never reads"),
+        (46, 20, 14, 7, 3, 5, 5),
     )[0]
     if habit == "leaves":
         body["max_tokens"] *= 10  # so that it is not over before anybody notices
-    return Plan(habit, body, chance.randrange(1, 8))
+    pauses_s = tuple(chance.choices(PAUSES_S, k=chance.randrange(1, 4))) if habit == "returns" else ()
+    return Plan(habit, body, chance.randrange(1, 8), pauses_s)
 
 
 class Client:
@@ -91,7 +107,7 @@ class Client:
 
     async def live(self) -> None:
         """Do what was planned, then look at the whole stream."""
-        streams = self._plan.habit not in {"reads later", "never reads"}
+        streams = self._plan.habit not in {"reads later", "never reads", "cancels at once"}
         while not await self._ask(streams=streams):  # noqa: ASYNC110 - another process has no event of ours
             await asyncio.sleep(0.05)
         self._seen.habits[self._plan.habit] += 1
@@ -114,7 +130,10 @@ class Client:
         if names[-1] == "end" and last["stream_sha256"] != hashlib.sha256("".join(texts).encode()).hexdigest():
             self._wrong("its text is not what its hash says")
         self._seen.tokens += len(texts)
-        self._seen.ends[last["code"] if names[-1] == "error" else last["finish_reason"]] += 1
+        how = last["code"] if names[-1] == "error" else last["finish_reason"]
+        self._seen.ends[how] += 1
+        if how == "canceled" and not self._plan.cancelable:
+            self._wrong("it was canceled, and nobody had asked for that")
         for name, each in zip(names, data, strict=True):
             if name == "started" and names[-1] == "end":
                 self._seen.prediction_error_ms.append(abs(last["queue_time_ms"] - each["predicted_start_ms"]))
@@ -124,7 +143,10 @@ class Client:
         headers = EVENT_STREAM if streams else {}
         async with self._session.post("/v1/tasks", json=self._plan.body, headers=headers) as answer:
             if answer.status not in {200, 202}:
-                self._seen.refused[(await answer.json())["code"]] += 1
+                refusal = await answer.json()
+                self._seen.refused[refusal["code"]] += 1
+                if refusal["code"] not in CLOSED:
+                    raise RuntimeError(f"a task was refused: {refusal}")
                 return False
             self._path = answer.headers["Location"]
             match self._plan.habit:
@@ -137,19 +159,25 @@ class Client:
         match self._plan.habit:
             case "returns":
                 await self._return()
-            case "cancels":
-                async with self._session.post(f"{self._path}/cancel") as canceled:
-                    if canceled.status != 204:
-                        self._wrong(f"a cancel was answered with {canceled.status}")
+            case "cancels" | "cancels at once":
+                await self._cancel()
             case "reads later":
                 self._stream = await self._read()
             case _:
                 pass
         return True
 
+    async def _cancel(self) -> None:
+        """End it. What can be read then is whole, and stays as it is."""
+        async with self._session.post(f"{self._path}/cancel") as canceled:
+            if canceled.status != 204:
+                self._wrong(f"a cancel was answered with {canceled.status}")
+        self._stream = await self._read()
+
     async def _some(self, answer: aiohttp.ClientResponse) -> None:
-        """Read a few events, then leave in the middle of it."""
-        while self._stream.count(b"\n\n") < self._plan.patience:
+        """Read a few events more, then leave in the middle of it."""
+        enough = self._stream.count(b"\n\n") + self._plan.patience
+        while self._stream.count(b"\n\n") < enough:
             more = await answer.content.readany()
             if not more:
                 return
@@ -157,15 +185,23 @@ class Client:
         answer.close()
 
     async def _return(self) -> None:
-        """Come back for the rest, behind the last token that was seen whole."""
-        kept = self._stream[: self._stream.rfind(b"\n\n") + 2]
-        token = kept.rfind(b"\nid: ")
-        if token < 0:
-            self._stream = await self._read()
-            return
-        number = kept[token + 5 : kept.index(b"\n", token + 5)].decode()
-        self._stream = kept[: kept.index(b"\n\n", token) + 2]
-        self._stream += await self._read({"Last-Event-ID": number})
+        """Come back for what is missing, and leave again; at last stay to the end."""
+        *visits, last = self._plan.pauses_s
+        for pause_s in visits:
+            await asyncio.sleep(pause_s)
+            async with self._session.get(f"{self._path}/stream", headers=self._behind()) as answer:
+                await self._some(answer)
+        await asyncio.sleep(last)
+        headers = self._behind()
+        self._stream += await self._read(headers)
+        self._seen.returns += len(self._plan.pauses_s)
+
+    def _behind(self) -> dict[str, str]:
+        """Keep what there is up to the last token that was seen whole, and say which it was."""
+        whole = self._stream[: self._stream.rfind(b"\n\n") + 2]
+        token = whole.rfind(b"\nid: ")
+        self._stream = b"" if token < 0 else whole[: whole.index(b"\n\n", token) + 2]
+        return {} if token < 0 else {"Last-Event-ID": whole[token + 5 : whole.index(b"\n", token + 5)].decode()}
 
     async def _read(self, headers: dict[str, str] | None = None) -> bytes:
         async with self._session.get(f"{self._path}/stream", headers=headers) as answer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -20,13 +19,14 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from bench.flood.watched import Note
+from bench.flood.watched import POOLS, Note
 from bench.processes import announced_port, ended, free_port, process, reachable
 
 TOKEN = "a-token-for-the-length-of-a-flood"  # noqa: S105 - guards a server on loopback
-POOLS = ("left", "right")
 READY_S = 60.0
 CAPACITY = 10_000
+GRACE_MS = 300
+"""So long an interactive task goes on after its last reader has left."""
 
 
 @dataclass
@@ -35,6 +35,9 @@ class House:
 
     port: int
     model: str
+    twin: str
+    """Another model, which nobody asks for."""
+    batch_share: float
     book: Path
     kill: Callable[[str], Awaitable[bool]]
     """Kill the engine of a pool, if it has one right now; whether it had."""
@@ -54,11 +57,14 @@ class House:
 
 
 @asynccontextmanager
-async def real(folder: Path, model: Path, slots: int) -> AsyncIterator[House]:
+async def real(folder: Path, model: Path, slots: int, batch_share: float = 0.0) -> AsyncIterator[House]:
     """Two llama.cpp servers, started and restarted by pool-managerd."""
+    twin = model.with_stem("twin")
+    twin.write_bytes(model.read_bytes())  # noqa: ASYNC240 - nothing else runs yet
     pools = [
         {
             "model": str(model),
+            "slots": slots,
             "ctx": 512 * slots,
             "flags": ["--threads", "1"],
             "provisioning": {"mode": "package", "package": {"name": "xllamacpp"}},
@@ -74,12 +80,12 @@ async def real(folder: Path, model: Path, slots: int) -> AsyncIterator[House]:
             return False
         return True
 
-    async with _daemons(folder, pools, slots, str(model), kill) as house:
+    async with _daemons(folder, pools, batch_share, (str(model), str(twin)), kill) as house:
         yield house
 
 
 @asynccontextmanager
-async def stand_in(folder: Path, slots: int, token_delay_ms: float) -> AsyncIterator[House]:
+async def stand_in(folder: Path, slots: int, token_delay_ms: float, batch_share: float = 0.0) -> AsyncIterator[House]:
     """Two stand-ins that somebody else runs: they are started anew here, on the same port."""
     knobs = json.dumps({"slots": slots, "token_delay_ms": token_delay_ms, "first_token_delay_ms": 2})
     command = (sys.executable, "-m", "tests.standin", "--uvloop", "--knobs", knobs, "--port")
@@ -105,47 +111,41 @@ async def stand_in(folder: Path, slots: int, token_delay_ms: float) -> AsyncIter
         pools = [
             {
                 "model": "standin",
+                "slots": slots,
                 "ctx": 100_000,
                 "provisioning": {"mode": "external", "external": {"url": f"http://127.0.0.1:{ports[pool_id]}"}},
             }
             for pool_id in POOLS
         ]
-        async with _daemons(folder, pools, slots, "standin", kill) as house:
+        async with _daemons(folder, pools, batch_share, ("standin", "twin"), kill) as house:
             yield house
     finally:
         for engine in engines.values():
             await ended(engine)
 
 
-async def ill_luck(house: House, chance: random.Random, every_s: float, killed: Callable[[], None]) -> None:
-    """Kill an engine now and then, until this is cancelled."""
-    while True:
-        await asyncio.sleep(every_s * (0.5 + chance.random()))
-        if await house.kill(chance.choice(POOLS)):
-            killed()
-
-
 @asynccontextmanager
 async def _daemons(
     folder: Path,
     pools: Sequence[Mapping[str, object]],
-    slots: int,
-    model: str,
+    batch_share: float,
+    models: tuple[str, str],
     kill: Callable[[str], Awaitable[bool]],
 ) -> AsyncIterator[House]:
     port, book = free_port(), folder / "book.json"
     folder.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs yet
+    queue = {"capacity": CAPACITY, "batch_share": batch_share}
     document = {
         "profile": "trial",
         "server": {
             "bind": f"127.0.0.1:{port}",
             "max_streams_per_client": 4_096,
-            "disconnect_grace_ms": 300,
+            "disconnect_grace_ms": GRACE_MS,
             "keep_finished": 50_000,
         },
         "sessions": {"max_turns": 100_000},
         "pools": [
-            {"id": pool_id, "engine": "llamacpp", "slots": slots, "queue": {"capacity": CAPACITY}, **pool}
+            {"id": pool_id, "engine": "llamacpp", "queue": queue, **pool}
             for pool_id, pool in zip(POOLS, pools, strict=True)
         ],
     }
@@ -161,7 +161,7 @@ async def _daemons(
                 *(sys.executable, "-m", *command, "--config", str(config)), log=folder / f"{name}.log", environ=environ
             )
             await stack.enter_async_context(started)
-        house = House(port, model, book, kill)
+        house = House(port, *models, batch_share, book, kill)
         await _ready(house)
         yield house
 

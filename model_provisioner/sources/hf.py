@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
-from huggingface_hub import constants, hf_hub_url
+from huggingface_hub import constants
 
 from contracts.pools import Cause
 from daemon_core.outbound import without_secrets
@@ -93,6 +93,8 @@ class HfSource:
         return found
 
     def _remote(self, ref: HfRef, sibling: _Sibling, commit: str, headers: Mapping[str, str]) -> RemoteFile:
+        from huggingface_hub import hf_hub_url  # noqa: PLC0415 - brings an HTTP client; a start should not wait for it
+
         url = hf_hub_url(
             f"{ref.org}/{ref.repo}", sibling.rfilename, revision=commit, endpoint=endpoint_of(self._environ)
         )

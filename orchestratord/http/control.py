@@ -5,10 +5,12 @@ Decides how the live state is put into words. What changes a pool is pool-manage
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
-from contracts import openapi, rpc
+from contracts import rpc
 from contracts.base import nearest
 from contracts.config import Config
 from contracts.errors import ErrorCode
@@ -60,7 +62,7 @@ class ControlRoutes:
         self._link = link
         self._metrics = metrics
         self._catalog = catalog
-        self._openapi = msgspec.json.encode(openapi.document())
+        self._openapi: bytes | None = None
 
     def table(self) -> list[web.RouteDef]:
         """Where each handler is found."""
@@ -86,7 +88,9 @@ class ControlRoutes:
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": EXPOSITION})
 
     async def openapi(self, _request: web.Request) -> web.Response:
-        """``GET /openapi.json``."""
+        """``GET /openapi.json``. Made when somebody asks for it, beside the loop: it takes as long as many tokens."""
+        if self._openapi is None:
+            self._openapi = await asyncio.to_thread(_document)
         return web.Response(body=self._openapi, content_type="application/json")
 
     async def capabilities(self, _request: web.Request) -> web.Response:
@@ -203,6 +207,12 @@ class ControlRoutes:
             model_id=snapshot.model_id,
             model_digest=snapshot.model_digest,
         )
+
+
+def _document() -> bytes:
+    from contracts import openapi  # noqa: PLC0415 - with its examples a tenth of a start, and nobody may ever ask
+
+    return msgspec.json.encode(openapi.document())
 
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:

@@ -616,7 +616,10 @@ async def test_an_engine_on_the_wrong_device_is_stopped(
         assert PoolState.READY not in {seen.state for seen in world.history}
 
 
-async def test_an_external_engine_is_watched_and_never_started(tmp_path: Path) -> None:
+@asynccontextmanager
+async def elsewhere(tmp_path: Path) -> AsyncIterator[tuple[World, asyncio.Server, str]]:
+    """A pool whose engine somebody else runs, and that engine."""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
@@ -628,7 +631,12 @@ async def test_an_external_engine_is_watched_and_never_started(tmp_path: Path) -
     world = World(tmp_path, replace(TRIAL, engine=Engine.OPENAI, provisioning=provisioning), Profile.HOME)
     os.environ.pop("UPSTREAM_KEY", None)
     world.engines.url = url
-    async with world.running():
+    yield world, server, url
+    server.close()
+
+
+async def test_an_external_engine_is_watched_and_never_started(tmp_path: Path) -> None:
+    async with elsewhere(tmp_path) as (world, server, url), world.running():
         ready = await world.reached(PoolState.READY)
         assert ready.endpoint is not None
         assert (ready.endpoint.url, ready.model_digest, ready.ctx_max) == (url, None, 512)
@@ -636,3 +644,14 @@ async def test_an_external_engine_is_watched_and_never_started(tmp_path: Path) -
         server.close()
         await world.reached(PoolState.FAILED, seen)
     assert world.models.asked == []
+
+
+@pytest.mark.req("PM-04")
+async def test_a_reload_waits_for_no_end_of_an_external_engine(tmp_path: Path) -> None:
+    """Nothing of ours ends after the first one, however much patience it had."""
+    async with elsewhere(tmp_path) as (world, _, _), world.running() as parts:
+        await world.reached(PoolState.READY)
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="other", deadline_ms=600_000))
+        await world.serving("other")
+        parts.supervisor.post("gpu0", ReloadAsked(model_ref="m", deadline_ms=600_000))
+        await world.serving("m", len(world.history))

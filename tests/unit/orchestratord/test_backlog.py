@@ -195,6 +195,16 @@ class BacklogMachine(RuleBasedStateMachine):
                     left = msgspec.structs.replace(left, held_until=None)
                 self.model[number] = left
 
+    @rule(pool=st.sampled_from(sorted(QUEUES)), keep=st.sets(st.integers(0, 12)))
+    def extend(self, pool: str, keep: set[int]) -> None:
+        barred = [task for task in self.model if pool not in task.pools]
+        assert sorted(self.backlog.barred_from(pool)) == sorted(task.task_id for task in barred)
+        joining = {task.task_id for number, task in enumerate(barred) if number not in keep}
+        self.backlog.extend(pool, sorted(joining))
+        for number, task in enumerate(self.model):
+            if task.task_id in joining:
+                self.model[number] = msgspec.structs.replace(task, pools=task.pools | {pool})
+
     @rule(pools=POOLS)
     def next_expiry(self, pools: set[str]) -> None:
         kept = [task for task in self.model if task.held_until is not None and (task.pools - task.open_to) & pools]

@@ -684,6 +684,41 @@ async def test_a_task_with_another_pool_left_waits_on() -> None:
         assert (len(engines["a"].asked), len(engines["b"].asked)) == (1, 5)
 
 
+@pytest.mark.req("HP-08")
+@pytest.mark.parametrize("away", ["stopped", "with another model"])
+async def test_what_came_while_a_pool_was_away_may_run_there_when_it_is_back(away: str) -> None:
+    settings = config(pool("a"), pool("b"))
+    engines = {each: ScriptedAdapter(otherwise=Script([Pause(1), STOPPED_WELL])) for each in "ab"}
+    async with world(settings=settings, engines=engines) as here:
+        other = snapshot("a", model_ref="file:/models/n.gguf", model_id="n", model_digest="sha256:1", revision=2)
+        gone = snapshot("a", PoolState.STOPPED, revision=2) if away == "stopped" else other
+        here.orchestrator.report(gone)
+        only_b = Placement(mode=PlacementMode.PIN, pool_id="b")
+        running = await here.submit()
+        pinned = await here.submit(placement=only_b)
+        shy, anywhere = await here.submit(placement=Placement(avoid=("a",))), await here.submit()
+        assert not running.finished
+        here.orchestrator.report(snapshot("a", revision=3))
+        assert frames_of(await ended(anywhere))[0].data["pool_id"] == "a"
+        assert not pinned.finished
+        assert [frames_of(await ended(task))[0].data["pool_id"] for task in (running, pinned, shy)] == ["b", "b", "b"]
+
+
+@pytest.mark.req("HP-08")
+async def test_what_came_while_a_pool_was_away_does_not_end_with_the_other_one() -> None:
+    settings = config(pool("a"), pool("b"))
+    engines = {each: ScriptedAdapter(otherwise=Script([Pause(1), STOPPED_WELL])) for each in "ab"}
+    async with world(settings=settings, engines=engines) as here:
+        here.orchestrator.report(snapshot("a", PoolState.STOPPED, revision=2))
+        running, waiting = await here.submit(), await here.submit()
+        here.orchestrator.report(snapshot("a", PoolState.STARTING, revision=3))
+        here.orchestrator.report(snapshot("b", PoolState.DRAINING, revision=2))
+        assert not waiting.finished
+        here.orchestrator.report(snapshot("a", revision=4))
+        assert frames_of(await ended(waiting))[0].data["pool_id"] == "a"
+        await ended(running)
+
+
 async def test_a_task_never_runs_on_a_model_that_it_did_not_ask_for() -> None:
     """The pool was reloaded with another model while the task waited."""
     settings = config(pool("a"), pool("b"))

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Finished
-from contracts.artifacts import ArtifactKind, TaskRecord, canonical
+from contracts.artifacts import ArtifactKind, canonical
 from contracts.config import Profile
 from contracts.errors import ErrorCode
 from contracts.events import End, FinishReason, StreamError
+from contracts.receipts import Link, Receipt
 from contracts.tasks import ChatMessage, Role, Sampling, TaskRequest, Workload
 from daemon_core.redaction import Redactor
 from orchestratord.records import MAX_TEXT_BYTES, record_of, text_of
@@ -40,7 +41,14 @@ class Sealing:
         self.made: list[Sealed] = []
 
     def __call__(self, task: Task, event: End | StreamError) -> str:
-        record = record_of(task, event, profile=Profile.TRIAL, redactor=Redactor((SECRET,)), ended_ms=1_700_000_000_900)
+        record = record_of(
+            task,
+            event,
+            link=Link(number=1, previous=None),
+            profile=Profile.TRIAL,
+            redactor=Redactor((SECRET,)),
+            ended_ms=1_700_000_000_900,
+        )
         self.made.append(record)
         return record.id
 
@@ -85,7 +93,7 @@ class Ended:
             finished = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
             self.task.done(finished, 1_900.0)
         [self.sealed] = sealing.made
-        self.record = msgspec.json.decode(self.sealed.content, type=TaskRecord)
+        self.record = msgspec.json.decode(self.sealed.content, type=Receipt)
         self.plain: dict[str, Any] = msgspec.json.decode(self.sealed.content)
 
 
@@ -110,6 +118,10 @@ def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_ca
         "model_id": "m",
         "model_digest": "sha256:0",
         "sampler_profile_version": "v1",
+        "driver_version": None,
+        "argv": [],
+        "slots": 1,
+        "ctx_max": 4096,
     }
     assert (record.task_id, record.job_id, record.correlation_id, record.identity) == (
         "task-1",
@@ -138,7 +150,7 @@ def test_a_task_that_failed_leaves_one_too() -> None:
     sealing = Sealing()
     task = new(seal=sealing)
     task.fail(ErrorCode.WORKER_RESET, "the engine is gone", "send the task again")
-    record = msgspec.json.decode(sealing.made[0].content, type=TaskRecord)
+    record = msgspec.json.decode(sealing.made[0].content, type=Receipt)
     assert (record.state, record.transcript, record.end) == ("failed", "Hello", None)
     assert record.error is not None
     assert (record.error.code, record.error.message) == (ErrorCode.WORKER_RESET, "the engine is gone")

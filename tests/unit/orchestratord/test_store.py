@@ -93,3 +93,13 @@ def test_the_newest_are_selected_by_state_and_number() -> None:
     assert [each.id for each in store.select(TaskState.CANCELED, 2)] == ["t4", "t2"]
     assert [each.id for each in store.select(TaskState.QUEUED, 9)] == ["t5", "t3", "t1"]
     assert store.select(TaskState.FAILED, 9) == []
+
+
+def test_every_end_is_counted_once_also_of_what_is_forgotten() -> None:
+    store = TaskStore(1)
+    for number in range(3):
+        ending = task(number)
+        store.add(ending)
+        finish(store, ending)
+        store.settle(ending)
+    assert store.settled == 3

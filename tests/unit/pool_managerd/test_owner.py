@@ -91,10 +91,11 @@ class ScriptedEffects:
         await self._step("abandon")
         self.successors = 0
 
-    def switch_over(self) -> None:
+    def switch_over(self) -> bool:
         self.done.append("switch")
         self.successors = 0
         self.died.clear()
+        return True
 
     async def retire(self) -> None:
         await self._step("retire")
