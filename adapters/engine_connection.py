@@ -14,7 +14,6 @@ from typing import NoReturn, cast
 
 from adapters.http_address import Address
 from adapters.http_answer import AnswerParser, Head
-from adapters.plain_socket import PlainSocket
 
 UNREAD_BYTES = 128 * 1024
 """An engine that is so far ahead of its reader waits."""
@@ -46,19 +45,12 @@ class EngineConnection(asyncio.Protocol):
         self._loop = loop
         self._request = request
         self._parser = AnswerParser()
-        self._transport: asyncio.Transport | PlainSocket | None = None
+        self._transport: asyncio.Transport | None = None
         self._unread: list[bytes] = []
         self._unread_size = 0
         self._paused = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-
-    def read_from(self, connected: socket.socket) -> None:
-        """Have the answer come from this socket, on which a part of the request has gone out."""
-        self._transport = PlainSocket(self._loop, connected, self)
-        if self._request:
-            self._transport.write(self._request)
-            self._request = b""
 
     # --- what the loop calls ------------------------------------------------------------------------------------------
 
@@ -177,7 +169,7 @@ async def send(address: Address, request: bytes, tls: ssl.SSLContext | None) -> 
     try:
         sent = _sent_at_once(connected, request)
         connection = EngineConnection(loop, request[sent:])
-        connection.read_from(connected)
+        await loop.create_connection(lambda: connection, sock=connected)
     except BaseException:
         connected.close()
         raise
@@ -202,7 +194,6 @@ async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> socke
     place = (address.host, address.port)
     connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the rest of a long request does not wait
         found = connecting.connect_ex(place)
         if found == errno.EINPROGRESS:
             found = connecting.connect_ex(place)
