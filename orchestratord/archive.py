@@ -22,6 +22,7 @@ from contracts.config import Profile
 from contracts.events import End, StreamError
 from contracts.receipts import Link
 from daemon_core.redaction import Redactor
+from daemon_core.unhurried import leisure
 from orchestratord.artifacts import ArtifactError, ArtifactStore
 from orchestratord.records import record_of
 from orchestratord.shelf import Head, Sealed, artifact_of, sealed
@@ -130,6 +131,7 @@ class Archive:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_S):
                     await self._closing.wait()
+            await leisure()  # the thread and the loop take turns: what it writes in a rush holds tokens up
             await self._write()
         await self._write()
 

@@ -12,7 +12,7 @@ from orchestratord.pools import PoolEntry
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task
-from orchestratord.vouched import Vouched
+from orchestratord.vouched import Vouched, Vouching
 
 
 class Attempt:
@@ -39,11 +39,10 @@ class Attempt:
         """None while it runs, and for good where it was cancelled."""
         self.ended_ms: float | None = None
 
-    @property
-    def source(self) -> Adapter | Vouched:
+    def source(self, vouching: Vouching) -> Adapter | Vouched:
         """What its answer comes from."""
         model = self.entry.model
-        return self.adapter if model is None else Vouched(self.adapter, model)
+        return self.adapter if model is None else Vouched(self.adapter, model, vouching)
 
     def begun(self) -> None:
         """The engine has answered with something."""
