@@ -98,9 +98,9 @@ class ApiClient:
         request = DrainRequest(deadline_ms=deadline_ms)
         return await self._post(f"/v1/pools/{_segment(pool_id)}/drain", request, PoolHealth)
 
-    async def reload(self, pool_id: str, model_ref: str) -> PoolHealth:
-        """Serve this model, with the old one serving until then; returns at once."""
-        request = ReloadRequest(new_model_ref=model_ref)
+    async def reload(self, pool_id: str, model_ref: str, deadline_ms: int) -> PoolHealth:
+        """Serve this model, with the old one serving until then, and its work until the deadline; returns at once."""
+        request = ReloadRequest(new_model_ref=model_ref, deadline_ms=deadline_ms)
         return await self._post(f"/v1/pools/{_segment(pool_id)}/reload", request, PoolHealth)
 
     async def models(self) -> CatalogModels:

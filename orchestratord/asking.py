@@ -6,10 +6,10 @@ token. Values in, values out.
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from adapters.base import Generation
-from adapters.parameters import asked_by, unheeded
+from adapters.parameters import asked_by, hints, unheeded
 from contracts.config import Profile
 from contracts.events import Metrics, Started
 from contracts.tasks import Determinism, KvHint, TaskRequest
@@ -69,7 +69,7 @@ def started(task: Task, run: Run, entry: PoolEntry, seat: Seat, profile: Profile
         profile=profile,
         seed=entered.seed,
         kv_warmth=seat.warm,
-        unheeded=_unheeded(task.request, entry),
+        unheeded=_unheeded(task.request, entry) or UNSET,
     )
 
 
@@ -78,12 +78,13 @@ def started_again(task: Task, run: Run, entry: PoolEntry, seat: Seat) -> Metrics
     return Metrics(
         pool_id=run.pool_id,
         replica_id=run.replica_id,
+        engine=run.engine,
         engine_version=run.engine_version,
         model_digest=entry.snapshot.model_digest or UNKNOWN,
+        unheeded=_unheeded(task.request, entry) if hints(asked_by(task.request)) else UNSET,
         kv_warmth=UNSET if task.request.session_id is None else seat.warm,
     )
 
 
-def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
-    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
-    return left or UNSET
+def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...]:
+    return unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)

@@ -18,7 +18,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission
+from orchestratord import admission, context
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
@@ -169,13 +169,13 @@ class Entrance:
         if await self._introductions(found):
             found = self._eligible(request)
         count = count or self._turns.counts(request)
-        if not count and all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
+        if not count and all(context.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return Fitting(found.pools)
         tokens = await self._count(request, found)
         found = self._eligible(request)  # while they were counted, a pool may have gone
         if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
             return Fitting(found.pools)
-        fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
+        fitting = [view for view in found.pools if context.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
             raise ApiError(admission.context_refusal(request, tokens, widest))
@@ -208,7 +208,7 @@ class Entrance:
 
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
         """By the first engine that can, for all of these pools: what may not fit into the narrowest is counted."""
-        wanted = admission.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
+        wanted = context.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
         for entry in self._pools.of(found.ids):
             if entry.usable and entry.adapter is not None:
                 try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from adapters.base import Adapter
@@ -198,6 +198,21 @@ class Outlook:
         connected = self._connected(pools)
         starts = prediction.played(self._stations(connected), (), pools)
         return max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
+
+    def first_end_ms(self, tasks: Iterable[Task]) -> int:
+        """In about how long the first of these tasks has its end; 0 where one has it already, or there is none."""
+        chosen = {task.id: task for task in tasks}
+        if any(task.finished for task in chosen.values()):
+            return 0
+        now_ms = self._clock.monotonic_ms()
+        left = [
+            run.left(now_ms) for runs in self._running.values() for task_id, run in runs.items() if task_id in chosen
+        ]
+        if left:
+            return round(min(map(sum, left)) / DRAWS)
+        waiting = [self._backlog.entry(task_id) for task_id in chosen if task_id in self._backlog]
+        first = min(waiting, key=lambda entry: entry.number, default=None)
+        return 0 if first is None else self.of_waiting(first.task_id).end_ms
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

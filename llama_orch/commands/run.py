@@ -180,13 +180,16 @@ class _Answer:
                     case Started():
                         self._started = event
                     case Metrics():
-                        self._waits(event)
+                        self._tell(event)
                     case End() | StreamError():
                         self._last = event
 
-    def _waits(self, told: Metrics) -> None:
+    def _tell(self, told: Metrics) -> None:
+        if self._started is not None:
+            self._started = self._started.since(told)
+            return
         line = waiting_line(told)
-        if self._tells and self._started is None and line is not None and line != self._told:
+        if self._tells and line is not None and line != self._told:
             self._out.note(line)
             self._told = line
 

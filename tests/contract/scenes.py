@@ -106,7 +106,7 @@ async def real(folder: Path, given: str) -> AsyncIterator[Scene]:
 
 
 SETTINGS: dict[Given, dict[str, Any]] = {
-    Given.SESSION_OVER: {"sessions": {"max_turns": 1}},
+    Given.SESSION_OVER: {"sessions": {"max_turns": 1, "token_budget": 1000}},
     Given.BUDGET: {"sessions": {"token_budget": 1000}},
     Given.SESSION_BUDGET: {"sessions": {"token_budget": 1000}},
     Given.RATE: {"limits": {"requests_per_minute": 1}},

@@ -55,6 +55,8 @@ class FakeDaemon:
         """Whether a returning reader gets everything again."""
         self.refusal: ErrorBody | None = None
         self.error: StreamError | None = None
+        self.moved: Metrics | None = None
+        """Where a task goes on whose replica died before its first token."""
         self.pool_state = PoolState.READY
         self.pool_error: PoolError | None = None
         self.managed = True
@@ -266,6 +268,8 @@ class FakeDaemon:
         if after < 0:
             await response.write(frame("metrics", Metrics(queue_position=1, predicted_start_ms=90_000)))
             await response.write(frame("started", started(task_id)))
+            if self.moved is not None:
+                await response.write(frame("metrics", self.moved))
         for i, text in enumerate(self.pieces):
             if drop == i:
                 # The connection breaks in the middle of a frame.

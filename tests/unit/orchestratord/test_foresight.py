@@ -13,6 +13,7 @@ from contracts.pools import PoolState
 from contracts.tasks import Priority, TaskForecast, TaskState, Workload
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.prediction import Forecast
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import (
@@ -64,6 +65,25 @@ def metrics_of(stream: bytes) -> list[dict[str, Any]]:
 
 def last_of(stream: bytes) -> Frame:
     return frames_of(stream)[-1]
+
+
+# --- when tasks end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("HP-03")
+async def test_the_first_end_of_some_tasks_is_foretold_wherever_they_stand() -> None:
+    async with world(engines={"p": steady(10)}) as here:
+        await experienced(here)
+        outlook = here.orchestrator.outlook
+        running, *waiting = [await here.submit() for _ in range(3)]
+        await settle()
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(10_000, rel=0.1)
+        assert outlook.first_end_ms(reversed(waiting)) == pytest.approx(20_000, rel=0.1)
+        await pass_time(4)
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(6_000, rel=0.1)
+        here.orchestrator.cancel(waiting[1], "client")
+        assert outlook.first_end_ms([running, *waiting]) == 0
+        assert outlook.first_end_ms([]) == 0
 
 
 # --- forecasts --------------------------------------------------------------------------------------------------------
@@ -285,6 +305,25 @@ async def test_a_task_that_nobody_reads_is_told_nothing_and_still_ended() -> Non
 
 
 # --- pools that do not serve ------------------------------------------------------------------------------------------
+
+
+async def test_a_mistake_of_ours_about_one_that_waits_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(engines={"p": steady(2)}) as here:
+        foretell, wrong = here.orchestrator.outlook.of_waiting, [True]
+
+        def mistaken(task_id: str) -> Forecast:
+            if wrong and wrong.pop():
+                raise ZeroDivisionError
+            return foretell(task_id)
+
+        monkeypatch.setattr(here.orchestrator.outlook, "of_waiting", mistaken)
+        _, waiting = [await here.submit(deadline_ms=60_000) for _ in range(2)]
+        stream = await ended(waiting)
+    assert last_of(stream).event == "end"
+    assert "waiting tasks could not be looked after" in caplog.text
+    assert not wrong
 
 
 def impatient(**changes: Any) -> Config:  # noqa: ANN401 - any field of the pool

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from contracts.errors import ERROR_NUMBER, RETRIABLE, STATUS, ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import DrainRequest
 from contracts.tasks import TaskRequest
 from orchestratord.admission import Refusal
@@ -40,7 +41,7 @@ def test_everything_that_is_known_is_told() -> None:
         pool_id="p",
         engine="llamacpp",
         retry_after_ms=10,
-        policy_label="reject",
+        policy_label=PolicyLabel.REJECT,
     )
     assert body_of(response_of(refusal, "corr")) == {
         "code": "INVALID_PARAMS",
@@ -61,7 +62,9 @@ def test_everything_that_is_known_is_told() -> None:
     ("after_ms", "seconds"), [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2"), (2_000, "2"), (59_999, "60")]
 )
 def test_retry_after_is_whole_seconds_and_never_too_early(after_ms: int, seconds: str) -> None:
-    refusal = Refusal(code=ErrorCode.ADMISSION_REJECT, message="full", retry_after_ms=after_ms, policy_label="reject")
+    refusal = Refusal(
+        code=ErrorCode.ADMISSION_REJECT, message="full", retry_after_ms=after_ms, policy_label=PolicyLabel.REJECT
+    )
     response = response_of(refusal, "corr")
     assert response.status == 429
     assert response.headers["Retry-After"] == seconds
