@@ -275,7 +275,7 @@ class Entrance:
         self._turns.enter(task_id, plan.bid)
         if self._rates.limited:
             self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, task.admission.at_ms)
-        self._outlook.arrived(request.priority, plan.demand, plan.pools)
+        self._outlook.arrived(task, plan.pools)
         self._entered(task, place)
         return task
 
