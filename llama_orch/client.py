@@ -329,7 +329,12 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
         error = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:
         retriable = response.status in {502, 503, 504}
-        return ApiError(f"HTTP_{response.status}", response.reason or "no reason given", retriable=retriable)
+        return ApiError(
+            f"HTTP_{response.status}",
+            response.reason or "no reason given",
+            hint="that is no answer of orchestratord: what listens there, or stands in front of it?",
+            retriable=retriable,
+        )
     return ApiError(
         error.code,
         error.message,

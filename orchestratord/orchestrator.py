@@ -300,6 +300,7 @@ class Orchestrator:
         self.backlog.remove(task.id)
         self.runner.stop(task)
         self.turns.settled(task)
+        self.outlook.settled(task)
         _drop(self._deadlines, task.id)
         _drop(self._graces, task.id)
         self._store.settle(task)

@@ -269,8 +269,10 @@ class Book:
             return None
         waits = 0 if session is None else session.reserved
         others = f", {waits} of them set aside for turns that are not over" if waits else ""
-        room = left - ask.prompt_tokens
+        room, waiting = left - ask.prompt_tokens, need <= left + waits
         mend = f"ask for at most {room} max_tokens" if room > 0 else "shorten the prompt"
+        if waiting and room <= 0:
+            mend = "wait for those turns, or name max_tokens in each of them"
         return Refusal(
             code=ErrorCode.BUDGET_EXHAUSTED,
             message=f"session {ask.session_id!r} has {left + waits} of {budget} tokens left{others}; "
@@ -278,7 +280,7 @@ class Book:
             hint=f"{mend}, or DELETE the session and go on in a new one",
             field="session_id",
             # Behind turns that give back what they do not use it may fit; else the session has to end first.
-            retry_after_ms=max(1, round(turn_ms) if need <= left + waits else ttl_ms),
+            retry_after_ms=max(1, round(turn_ms) if waiting else ttl_ms),
             policy_label=PolicyLabel.SESSION_TOKENS,
         )
 

@@ -229,6 +229,18 @@ def test_what_is_broken_or_foreign_is_set_aside_and_said(
 
 
 @pytest.mark.req("HP-21")
+def test_a_disk_that_takes_a_part_at_a_time_gets_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr("orchestratord.artifacts.os.write", lambda file, data: write(file, data[:7]))
+    store = ArtifactStore(tmp_path, LIMITS, lambda: NOW)
+    store.open()
+    store.put(made("a text of some length"), durable=False)
+    found = store.get(made("a text of some length").name)
+    assert found is not None
+    assert found.content == msgspec.Raw(b'"a text of some length"')
+
+
+@pytest.mark.req("HP-21")
 async def test_a_full_disk_costs_the_artifacts_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
 ) -> None:

@@ -217,6 +217,31 @@ async def test_what_a_run_has_done_already_is_taken_off() -> None:
         assert then < first / 1.5
 
 
+@pytest.mark.req("HP-03", "HP-15")
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_a_turn_waits_for_all_the_turns_before_it(slots: int) -> None:
+    async with world(engines={"p": steady(10)}, slots=slots) as here:
+        await experienced(here, 30)
+        turns = [await here.submit(session_id="s") for _ in range(4)]
+        starts = [turn.accepted.predicted_start_ms for turn in turns]
+        assert starts == pytest.approx([0, 10_000, 20_000, 30_000], rel=0.1)
+        last = turns[-1]
+        assert here.orchestrator.outlook.of_waiting(last.id).start_ms == pytest.approx(30_000, rel=0.1)
+        here.orchestrator.cancel(last, "client")
+        assert (await forecast(here, session_id="s")).predicted_start_ms == pytest.approx(30_000, rel=0.1)
+
+
+@pytest.mark.req("HP-15")
+async def test_a_turn_waits_for_one_that_waits_itself() -> None:
+    async with world(engines={"p": steady(10)}) as here:
+        await experienced(here, 30)
+        for _ in range(2):
+            await here.submit()
+        for start in (20_000, 30_000, 40_000):
+            task = await here.submit(session_id="s")
+            assert task.accepted.predicted_start_ms == pytest.approx(start, rel=0.1)
+
+
 async def test_another_model_in_the_pool_is_measured_anew() -> None:
     async with world(engines={"p": steady(10)}) as here:
         await experienced(here)

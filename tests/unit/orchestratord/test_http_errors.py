@@ -115,7 +115,13 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
 @pytest.mark.parametrize(
     ("body", "message", "field", "hint"),
     [
-        (b"", "the body is no JSON: Input data was truncated", None, "send one JSON object, encoded in UTF-8"),
+        (b"", "the body is no JSON: it is empty", None, "send one JSON object, encoded in UTF-8"),
+        (
+            rb'{"model_ref":"m","prompt":"\\ud800 \ud83d\ude00 \uD83d"}',
+            r"the body is no JSON: \uD83d is half of a surrogate pair, and no character",
+            None,
+            "send one JSON object, encoded in UTF-8",
+        ),
         (b"{", "the body is no JSON: Input data was truncated", None, "send one JSON object, encoded in UTF-8"),
         (
             b"{]",
@@ -137,6 +143,12 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
             "promt: unknown field 'promt'",
             "promt",
             "did you mean 'prompt'?",
+        ),
+        (
+            b'{"model_ref":"m","session_id":"a b"}',
+            "session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -",
+            "session_id",
+            None,
         ),
         (
             b'{"model_ref":"m","sampling":{"topp":1}}',
@@ -163,7 +175,22 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
             None,
         ),
     ],
-    ids=["empty", "cut", "malformed", "utf-8", "deep", "array", "missing", "unknown", "inner", "type", "enum", "item"],
+    ids=[
+        "empty",
+        "half-a-pair",
+        "cut",
+        "malformed",
+        "utf-8",
+        "deep",
+        "array",
+        "missing",
+        "unknown",
+        "pattern",
+        "inner",
+        "type",
+        "enum",
+        "item",
+    ],
 )
 def test_a_body_that_does_not_fit_is_told_where_and_why(
     body: bytes, message: str, field: str | None, hint: str | None

@@ -199,6 +199,9 @@ def test_a_turn_that_names_no_bound_gets_what_is_left() -> None:
     turn = enter(book, wanted=ask(prompt_tokens=30, max_tokens=None))
     assert turn.max_tokens == 70
     assert enter(Book(Sessions()), wanted=ask(max_tokens=None)).max_tokens is None
+    assert refused(book, wanted=ask(prompt_tokens=30, max_tokens=None)).hint == (
+        "wait for those turns, or name max_tokens in each of them, or DELETE the session and go on in a new one"
+    )
     book.began(turn, HOME, 0)
     book.concluded(turn, Used(tokens=90))
     book.over(turn, 0)

@@ -162,6 +162,8 @@ class ScriptedAdapter:
         """What the next looks show; OK when it is empty, and once a Hold is over."""
         self.looks = 0
         self.tokens: int | EngineError | None = None
+        self.counted: list[int] = []
+        """How many characters of prompt it was given to count."""
         self.counting: asyncio.Event | None = None
         """Counting tokens waits for this, where it is set."""
         self.closing_takes = 0.0
@@ -237,6 +239,7 @@ class ScriptedAdapter:
                 return self.says
 
     async def count_tokens(self, generation: Generation) -> int | None:
+        self.counted.append(len(generation.prompt or ""))
         if self.counting is not None:
             await self.counting.wait()
         if isinstance(self.tokens, EngineError):
