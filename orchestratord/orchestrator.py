@@ -109,7 +109,8 @@ class Orchestrator:
             self._pools,
             self.backlog,
             self.turns,
-            self._clock,
+            self.outlook,
+            clock=self._clock,
             enter=self._enter,
             end=self._end_found,
         ).take_up()
