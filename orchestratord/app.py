@@ -18,7 +18,7 @@ from aiohttp import web
 from adapters.base import Adapter
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
-from contracts.config import Config, Pool, is_loopback, split_bind
+from contracts.config import Config, Durability, Pool, is_loopback, split_bind
 from contracts.pools import Endpoint
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
@@ -26,21 +26,25 @@ from daemon_core.reload import follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
-from orchestratord.archive import Archive, Recorder
+from orchestratord.archive import Archive
 from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
-from orchestratord.clock import SystemClock
+from orchestratord.clock import Clock, SystemClock
+from orchestratord.database import Database, DatabaseError
 from orchestratord.entrance import Sources
 from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
+from orchestratord.keeper import Keeper
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.recorder import Recorder
+from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ CLOSE_TIMEOUT_S = 5.0
 """How long open connections get to take their last bytes."""
 STATUS_EVERY_S = 2.0
 MAX_SEED = 2**32 - 2
+MEMORY_BYTES = 64 << 20
+"""What ended tasks and receipts take at most where they are kept in memory alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +76,10 @@ async def serve(context: DaemonContext) -> None:
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
     metrics, clock = Metrics(), SystemClock()
-    store = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
-    archive = Archive(store, context.redactor, clock.unix_ms)
-    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http:
+    artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
+    archive = Archive(artifacts, context.redactor, clock.unix_ms)
+    keeping = keeping_tasks(config, context, clock)
+    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http, keeping as keeper:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -82,10 +89,9 @@ async def serve(context: DaemonContext) -> None:
         pools = PoolDirectory(config, adapter_of)
         sources = Sources(new_id=lambda: secrets.token_hex(12), new_seed=drawn_seed)
         manager = LinkedManager()
-        recorder = Recorder(archive, config.profile, context.redactor, clock.unix_ms)
         jobs = Jobs(manager.works_for)
-        observer = Observer(metrics, recorder.seal if config.artifacts.records else None, jobs)
-        orchestrator = Orchestrator(config, pools, clock, sources, observer, manager=manager)
+        observer = Observer(metrics, jobs)
+        orchestrator = Orchestrator(config, pools, clock, sources, observer, keeper=keeper, manager=manager)
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
         link = PoolLink(
@@ -110,7 +116,9 @@ async def serve(context: DaemonContext) -> None:
             archive=archive,
             redactor=context.redactor,
         )
+        orchestrator.take_up()
         async with asyncio.TaskGroup() as group:
+            keeping_up = group.create_task(keeper.run(), name="task-store")
             following = group.create_task(link.run(), name="pool-link")
             async with _listening(app, host, port) as url:
                 tell_speed()
@@ -121,9 +129,36 @@ async def serve(context: DaemonContext) -> None:
                 resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
                 reloading = group.create_task(follow_reloads(context, NAME), name="reload")
                 await orchestrator.run(context.stopping)
-                for each in (reloading, resting, status):
+                for each in (reloading, resting, status, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+@asynccontextmanager
+async def keeping_tasks(config: Config, context: DaemonContext, clock: Clock) -> AsyncIterator[Keeper]:
+    """The task store for the length of the block. Raises StartupError where its file cannot be used."""
+    kept = config.store
+    path = None if kept.durability is Durability.MEMORY else context.paths.tasks_db
+    most = kept.max_bytes if path is not None else min(kept.max_bytes, MEMORY_BYTES)
+    bounds = Bounds(tasks=config.server.keep_finished, max_bytes=most, max_age_ms=kept.max_age_ms)
+    recorder = Recorder(config.profile, context.redactor, clock.unix_ms)
+    seal = recorder.seal if config.artifacts.records else None
+    try:
+        database = Database.opened(path)
+        keeper = Keeper(
+            database,
+            clock=clock,
+            bounds=bounds,
+            durability=kept.durability,
+            seal=seal,
+            redactor=context.redactor,
+        )
+    except DatabaseError as error:
+        raise StartupError(error.message, error.hint) from error
+    try:
+        yield keeper
+    finally:
+        keeper.close()
 
 
 def _linked(state: LinkState, pools: PoolDirectory, jobs: Jobs) -> None:

@@ -6,9 +6,11 @@ Decides nothing: it holds together what the runner knows of a run from its start
 from __future__ import annotations
 
 from adapters.base import Adapter, Finished
+from contracts.errors import ErrorCode
 from orchestratord.backlog import Entry
 from orchestratord.occupancy import Hold
 from orchestratord.pools import PoolEntry
+from orchestratord.recovery import difference
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task
@@ -45,6 +47,16 @@ class Attempt:
         model = self.entry.model
         return self.adapter if model is None else Vouched(self.adapter, model)
 
+    @property
+    def hopeless(self) -> Failed | None:
+        """Why it is not even begun: what follows what was sent may come from the very same engine alone."""
+        before, now = self.task.continues, self.run.served
+        other = None if before is None or now is None else difference(before, now)
+        if other is None:
+            return None
+        text = f"this task cannot go on after the restart, since its engine is another one: {other}"
+        return Failed(code=ErrorCode.WORKER_RESET, message=text, hint="send the task again", may_go_on=False)
+
     def begun(self) -> None:
         """The engine has answered with something."""
         self.hold.begun = True
@@ -64,6 +76,8 @@ class Attempt:
         """What it came to, as far as the engine and our own watch say."""
         done = self.outcome if isinstance(self.outcome, Finished) else None
         first_ms, run = self.task.first_text_ms, self.run
+        if first_ms is not None and first_ms < run.at_ms:
+            first_ms = None  # of an earlier run, which this one goes on from
         ended_ms = now_ms if self.ended_ms is None else self.ended_ms
         decode_ms = None if done is None else done.decode_ms
         if decode_ms is None and first_ms is not None:

@@ -122,11 +122,16 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its frames stand in the journal as well."""
 
 
-_ROW = (
+DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
+_RECEIPTS = "SELECT number, id, task_id, ended_ms, content FROM receipts"
+_NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
+_TASKS = (
     "SELECT number, id, state, past, entered, frames FROM tasks JOIN admissions USING (number)"
     " LEFT JOIN streams USING (number)"
 )
-_RECEIPT = "number, id, task_id, ended_ms, content"
+_ENDED = "SELECT state, past FROM tasks WHERE ended_ms IS NOT NULL"
+_OPEN_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)"
+_ENDED_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)"
 
 
 def _no_point(_: str) -> None: ...
@@ -199,8 +204,7 @@ class Database:
     def forget(self, task_id: str) -> None:
         """A task without an end cannot be gone on with."""
         with self._transaction("forget") as run:
-            number = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)"
-            run(f"DELETE FROM admissions WHERE number = {number}", (task_id,))
+            run("DELETE FROM admissions WHERE number = " + _OPEN_NUMBER, (task_id,))
             run("DELETE FROM journal WHERE task_id = ?", (task_id,))
             run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
 
@@ -224,7 +228,7 @@ class Database:
             if ending.journaled:
                 run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
             if ending.receipt is not None:
-                run(f"INSERT INTO receipts ({_RECEIPT}) VALUES (?, ?, ?, ?, ?)", _values(ending.receipt))
+                run(_NEW_RECEIPT, _values(ending.receipt))
         return size
 
     def tell(self, task_id: str, past: bytes) -> None:
@@ -233,17 +237,19 @@ class Database:
 
     def task(self, task_id: str) -> Row | None:
         """A task by its id."""
-        return next((Row(*row) for row in self._select(f"{_ROW} WHERE id = ?", (task_id,))), None)
+        return next((Row(*row) for row in self._select(_TASKS + " WHERE id = ?", (task_id,))), None)
 
     def unended(self) -> list[Row]:
         """The tasks that have had no end, in the order of their admission."""
-        return [Row(*row) for row in self._select(f"{_ROW} WHERE ended_ms IS NULL ORDER BY number")]
+        return [Row(*row) for row in self._select(_TASKS + " WHERE ended_ms IS NULL ORDER BY number")]
 
     def newest(self, state: TaskState | None, limit: int) -> list[tuple[TaskState, bytes]]:
         """The states and the pasts of the newest tasks that have ended."""
-        where, values = ("", ()) if state is None else (" AND state = ?", (state.value,))
-        query = f"SELECT state, past FROM tasks WHERE ended_ms IS NOT NULL{where} ORDER BY number DESC LIMIT ?"
-        return [(TaskState(found), past) for found, past in self._select(query, (*values, limit))]
+        if state is None:
+            found = self._select(_ENDED + " ORDER BY number DESC LIMIT ?", (limit,))
+        else:
+            found = self._select(_ENDED + " AND state = ? ORDER BY number DESC LIMIT ?", (state.value, limit))
+        return [(TaskState(how), past) for how, past in found]
 
     def journal(self, task_id: str) -> bytes:
         """What a task without an end has sent."""
@@ -254,17 +260,17 @@ class Database:
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """A receipt by the digits of its id."""
-        found = self._select(f"SELECT {_RECEIPT} FROM receipts WHERE id = ?", (digest,))
+        found = self._select(_RECEIPTS + " WHERE id = ?", (digest,))
         return next((ReceiptRow(*row) for row in found), None)
 
     def receipts(self, after: int, limit: int) -> list[ReceiptRow]:
         """Those with greater numbers, in their order."""
-        query = f"SELECT {_RECEIPT} FROM receipts WHERE number > ? ORDER BY number LIMIT ?"
+        query = _RECEIPTS + " WHERE number > ? ORDER BY number LIMIT ?"
         return [ReceiptRow(*row) for row in self._select(query, (after, limit))]
 
     def last_receipt(self) -> ReceiptRow | None:
         """The newest."""
-        found = self._select(f"SELECT {_RECEIPT} FROM receipts ORDER BY number DESC LIMIT 1")
+        found = self._select(_RECEIPTS + " ORDER BY number DESC LIMIT 1")
         return next((ReceiptRow(*row) for row in found), None)
 
     # --- what is let go -----------------------------------------------------------------------------------------------
@@ -272,27 +278,26 @@ class Database:
     def totals(self) -> Totals:
         """What ended tasks and receipts take together."""
         [(tasks, task_bytes)] = self._select("SELECT count(*), total(size) FROM tasks WHERE ended_ms IS NOT NULL")
-        receipt_size = f"total(length(content)) + count(*) * {ROW_BYTES}"
-        [(receipts, receipt_bytes)] = self._select(f"SELECT count(*), {receipt_size} FROM receipts")
-        return Totals(tasks=tasks, receipts=receipts, size=round(task_bytes + receipt_bytes))
+        [(receipts, content_bytes)] = self._select("SELECT count(*), total(length(content)) FROM receipts")
+        size = round(task_bytes + content_bytes) + receipts * ROW_BYTES
+        return Totals(tasks=tasks, receipts=receipts, size=size)
 
-    def oldest_tasks(self, limit: int) -> list[Old]:
+    def oldest_tasks(self, limit: int) -> list[Old[str]]:
         """The tasks that ended first."""
         query = "SELECT id, ended_ms, size FROM tasks WHERE ended_ms IS NOT NULL ORDER BY ended_ms, number LIMIT ?"
         return [Old(*row) for row in self._select(query, (limit,))]
 
-    def oldest_receipts(self, limit: int) -> list[Old]:
+    def oldest_receipts(self, limit: int) -> list[Old[int]]:
         """The receipts that were written first, by their numbers."""
-        query = f"SELECT number, ended_ms, length(content) + {ROW_BYTES} FROM receipts ORDER BY number LIMIT ?"
-        return [Old(*row) for row in self._select(query, (limit,))]
+        query = "SELECT number, ended_ms, length(content) + ? FROM receipts ORDER BY number LIMIT ?"
+        return [Old(*row) for row in self._select(query, (ROW_BYTES, limit))]
 
     def let_go(self, task_ids: Sequence[str], receipts_below: int | None) -> None:
         """Forget ended tasks, and the receipts below a number."""
         with self._transaction("let_go") as run:
             for task_id in task_ids:
-                number = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)"
-                run(f"DELETE FROM admissions WHERE number = {number}", (task_id,))
-                run(f"DELETE FROM streams WHERE number = {number}", (task_id,))
+                run("DELETE FROM admissions WHERE number = " + _ENDED_NUMBER, (task_id,))
+                run("DELETE FROM streams WHERE number = " + _ENDED_NUMBER, (task_id,))
                 run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL", (task_id,))
             if receipts_below is not None:
                 run("DELETE FROM receipts WHERE number < ?", (receipts_below,))
@@ -369,7 +374,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         if not error.damaged:
             raise
         aside = set_aside(path)
-        log.error("%s; it stands in %s now, and the tasks and receipts in it are not known any more", error, aside)
+        log.error(DAMAGED, error, aside)  # noqa: TRY400 - the error itself is the message
     return _looked_at(path)
 
 

@@ -18,13 +18,14 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission
+from orchestratord import admission, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.demand import Demand
 from orchestratord.errors import ApiError, api_error
+from orchestratord.keeper import Keeper
 from orchestratord.observer import Observer
 from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
@@ -87,6 +88,7 @@ class Entrance:
         rates: Rates,
         store: TaskStore,
         *,
+        keeper: Keeper,
         turns: Turns,
         entered: Callable[[Task, Queued], None],
         clock: Clock,
@@ -99,6 +101,7 @@ class Entrance:
         self._rates = rates
         self._charges: dict[str, Charge] = {}
         self._store = store
+        self._keeper = keeper
         self._turns = turns
         self._entered = entered
         self._clock = clock
@@ -158,7 +161,7 @@ class Entrance:
 
     def _known(self, request: TaskRequest) -> Task | None:
         task = None if request.task_id is None else self._store.get(request.task_id)
-        if task is not None and task.request != request:
+        if task is not None and not kept.asks_the_same(task, request):
             hint = "use a new task_id for a new request"
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
@@ -246,6 +249,8 @@ class Entrance:
     def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
         plan = self._plan(request, fitting, caller)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
+        task = self._task(task_id, request, caller, plan)
+        self._keeper.admits(task, plan.pools)  # before anybody is told of it
         place = self._backlog.offer(
             task_id,
             request.priority,
@@ -258,9 +263,16 @@ class Entrance:
         )
         if isinstance(place, Full):  # pragma: no cover - the plan had a place, and nothing happened since
             raise ApiError(admission.queue_full(place, self._pools[place.pool_id].config.engine, 1))
-        now_ms = self._clock.monotonic_ms()
+        self._turns.enter(task_id, plan.bid)
+        if self._rates.limited:
+            self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, task.admission.at_ms)
+        self._outlook.arrived(request.priority, plan.demand, plan.pools)
+        self._entered(task, place)
+        return task
+
+    def _task(self, task_id: str, request: TaskRequest, caller: Caller, plan: Plan) -> Task:
         forecast = plan.forecast
-        task = Task(
+        return Task(
             Admission(
                 task_id=task_id,
                 job_id=f"job-{self._sources.new_id()}",
@@ -268,26 +280,23 @@ class Entrance:
                 seed=self._sources.new_seed() if request.seed is None else request.seed,
                 caller=caller,
                 created_ms=self._clock.unix_ms(),
-                at_ms=now_ms,
-                queue_position=place.position,
+                at_ms=self._clock.monotonic_ms(),
+                queue_position=plan.place.position,
                 predicted_start_ms=forecast.start_ms,
                 predicted_low_ms=forecast.low_ms,
                 predicted_high_ms=forecast.high_ms,
                 on_time_probability=plan.on_time,
-                backoff_ms=0 if self._has_room(plan.pools) else self._outlook.place_ms(plan.pools),
+                backoff_ms=0 if self._has_room_behind(plan) else self._outlook.place_ms(plan.pools),
                 demand=plan.demand,
             ),
-            self._observer.seal,
+            self._keeper,
         )
-        self._turns.enter(task_id, plan.bid)
-        if self._rates.limited:
-            self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, now_ms)
-        self._outlook.arrived(request.priority, plan.demand, plan.pools)
-        self._entered(task, place)
-        return task
 
-    def _has_room(self, ids: frozenset[str]) -> bool:
-        return any(self._backlog.depth(pool_id) < self._backlog.capacity(pool_id) for pool_id in ids)
+    def _has_room_behind(self, plan: Plan) -> bool:
+        """Whether one more task could come after this one."""
+        taken = {plan.place.charged_to: 1} if plan.place.evicted is None else {}
+        depths = {pool_id: self._backlog.depth(pool_id) + taken.get(pool_id, 0) for pool_id in plan.pools}
+        return any(depth < self._backlog.capacity(pool_id) for pool_id, depth in depths.items())
 
     def _unmanaged(self, refusal: Refusal) -> Refusal:
         """Say so when a pool is out of service, or a model has no name yet, only because nobody has reported on it."""

@@ -1,9 +1,9 @@
 """Keeps tasks in the database: told of what becomes of them, and asked what became of them.
 
-Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs goes
-on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes ``retention``'s.
-A damaged file is set aside and a new one begun with the tasks that live. All writing is done before anybody is told of
-what was written, so that nothing can be taken back.
+Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs
+goes on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes
+``retention``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
+anybody is told of what was written, so that nothing can be taken back.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Keeper:
 
     def newest(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks that have ended, without their streams."""
-        rows = self._read(lambda: self._database.newest(state, limit), [])
+        rows: list[tuple[TaskState, bytes]] = self._read(lambda: self._database.newest(state, limit), [])
         found = [task for task in (self._told(*row) for row in rows) if task is not None]
         return [*found, *(task for task, _ in self._owed.values() if state in {None, task.state})]
 
@@ -220,7 +220,7 @@ class Keeper:
     @property
     def first(self) -> Link | None:
         """The place of the oldest that is kept."""
-        oldest = self._read(lambda: self._database.receipts(0, 1), [])
+        oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
         receipt = msgspec.json.decode(oldest[0].content, type=_Placed)
@@ -239,7 +239,8 @@ class Keeper:
 
     def read(self, after: int, limit: int) -> list[Sealed]:
         """Those with greater numbers, in their order."""
-        return [_sealed(row) for row in self._read(lambda: self._database.receipts(after, limit), [])]
+        rows: list[ReceiptRow] = self._read(lambda: self._database.receipts(after, limit), [])
+        return [_sealed(row) for row in rows]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Keeper:
         try:
             entered, past = kept.read_entered(row.entered, self._now), kept.read_past(row.past)
         except msgspec.MsgspecError as error:
-            log.error("the task %s cannot be read from the task store: %s", row.id, error)
+            log.warning("the task %s cannot be read from the task store: %s", row.id, error)
             return None
         task = kept.ended_task(entered.admission, state, past, row.stream)
         task.veil = entered.veil

@@ -68,6 +68,11 @@ def veil_of(request: TaskRequest) -> str:
     return hashlib.sha256(_encoder.encode(request)).hexdigest()
 
 
+def asks_the_same(task: Task, request: TaskRequest) -> bool:
+    """Whether a request is the one that a task was made of."""
+    return task.request == request if task.veil is None else task.veil == veil_of(request)
+
+
 def entered(admission: Admission, pools: frozenset[str], redactor: Redactor) -> Entered:
     """What is written at an admission."""
     request, names = admission.request, tuple(sorted(pools))

@@ -16,7 +16,7 @@ from orchestratord.admission import FAILING, Refusal
 from orchestratord.jobs import Jobs
 from orchestratord.metrics import Metrics, replica_labels, version_of
 from orchestratord.pools import PoolEntry
-from orchestratord.task import Caller, Seal, Task
+from orchestratord.task import Caller, Task
 
 log = logging.getLogger("orchestratord.tasks")
 pool_log = logging.getLogger("orchestratord.pools")
@@ -31,13 +31,12 @@ TELL_AFTER_S = 0.1
 class Observer:
     """Turns events into metrics and log lines.
 
-    ``seal`` makes the record of a task, where tasks leave one; ``jobs`` hears whose work each pool does.
+    ``jobs`` hears whose work each pool does.
     """
 
-    def __init__(self, metrics: Metrics, seal: Seal | None = None, jobs: Jobs | None = None) -> None:
+    def __init__(self, metrics: Metrics, jobs: Jobs | None = None) -> None:
         self._metrics = metrics
         self._jobs = jobs
-        self.seal = seal
         self._telling: dict[str, asyncio.TimerHandle] = {}
         self._seen: dict[str, PoolSnapshot] = {}
 

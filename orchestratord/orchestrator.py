@@ -17,18 +17,20 @@ from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import OnDisconnect, TaskForecast, TaskRequest, TaskState
-from orchestratord import admission, retry
+from orchestratord import admission, recovery, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
 from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.entrance import Entrance, Sources
-from orchestratord.errors import api_error
+from orchestratord.errors import ApiError, api_error
+from orchestratord.keeper import Keeper
 from orchestratord.manager import Manager
 from orchestratord.observer import Observer
 from orchestratord.outlook import Learning, Outlook
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.rates import Rates
+from orchestratord.restart import Restart
 from orchestratord.runner import Runner
 from orchestratord.store import TaskStore
 from orchestratord.task import Caller, Task
@@ -48,13 +50,15 @@ class Orchestrator:
         sources: Sources,
         observer: Observer,
         *,
+        keeper: Keeper,
         manager: Manager | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
         self._clock = clock
         self._observer = observer
-        self._store = TaskStore(config.server.keep_finished)
+        self._keeper = keeper
+        self._store = TaskStore(keeper)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._served: dict[str, tuple[str | None, ...]] = {}
@@ -85,6 +89,7 @@ class Orchestrator:
             self.outlook,
             Rates(config.limits),
             self._store,
+            keeper=keeper,
             turns=self.turns,
             entered=self._enter,
             clock=clock,
@@ -97,15 +102,32 @@ class Orchestrator:
         """How many tasks have ended; None while one waits or runs."""
         return None if self._store.live else self._store.settled
 
+    def take_up(self) -> None:
+        """Go on with what a former run of the daemon has left; before anything else comes in."""
+        Restart(
+            self._keeper,
+            self._pools,
+            self.backlog,
+            self.turns,
+            self._clock,
+            enter=self._enter,
+            end=self._end_found,
+        ).take_up()
+
     async def run(self, stopping: asyncio.Event) -> None:
-        """Serve until ``stopping`` is set, then end every task that has not ended."""
+        """Serve until ``stopping`` is set; then end what the next run cannot go on with, and leave it the rest."""
         async with self.runner, asyncio.TaskGroup() as group:
             attending = group.create_task(self.attendant.run(), name="attendant")
             await stopping.wait()
             self.entrance.closed = True
             attending.cancel()
             for task in self._store.live:
-                self._fail(task, ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+                if self._keeper.durable and recovery.outlives_a_stop(task.request, task.first_text_ms, task.run):
+                    task.log.part()
+                    self.runner.stop(task)
+                else:
+                    text = "orchestratord is stopping"
+                    self._fail(task, ErrorCode.POOL_UNAVAILABLE, text, "send the task again later")
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -114,7 +136,13 @@ class Orchestrator:
 
         Raises ApiError with the refusal.
         """
-        return await self.entrance.submit(request, caller)
+        task = await self.entrance.submit(request, caller)
+        try:
+            await self._keeper.admitted()
+        except ApiError:
+            self.cancel(task, "disk")
+            raise
+        return task
 
     async def foretell(self, request: TaskRequest, caller: Caller) -> TaskForecast:
         """What would become of a task. Raises ApiError with the refusal that it would get."""
@@ -153,7 +181,7 @@ class Orchestrator:
             yield
         finally:
             unsubscribe()
-            if not task.finished and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
+            if not task.log.over and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
                 grace_s = self._config.server.disconnect_grace_ms / 1000
                 loop = asyncio.get_running_loop()
                 self._graces[task.id] = loop.call_later(grace_s, self.cancel, task, "disconnect")
@@ -234,7 +262,8 @@ class Orchestrator:
         if task.request.deadline_ms is not None:
             loop = asyncio.get_running_loop()
             self.attendant.concern(task)
-            self._deadlines[task.id] = loop.call_later(task.request.deadline_ms / 1000, self._overdue, task)
+            left_ms = task.admission.at_ms + task.request.deadline_ms - self._clock.monotonic_ms()
+            self._deadlines[task.id] = loop.call_later(left_ms / 1000, self._overdue, task)
         self.runner.pump()
 
     # --- the ends of tasks --------------------------------------------------------------------------------------------
@@ -248,6 +277,11 @@ class Orchestrator:
         task.fail(code, message, hint, retry_after_ms)
         self._observer.failed(task, code)
         self._settled(task)
+
+    def _end_found(self, task: Task, refusal: Refusal) -> None:
+        """A task that a former run has left cannot be gone on with."""
+        self._store.add(task)
+        self._refuse(task, refusal)
 
     def _refuse(self, task: Task, refusal: Refusal) -> None:
         """A task that was let in is refused after all."""

@@ -51,9 +51,7 @@ class Due(msgspec.Struct, frozen=True):
     left: Totals
 
 
-def due(
-    tasks: Sequence[Old[str]], receipts: Sequence[Old[int]], totals: Totals, bounds: Bounds, now_ms: int
-) -> Due:
+def due(tasks: Sequence[Old[str]], receipts: Sequence[Old[int]], totals: Totals, bounds: Bounds, now_ms: int) -> Due:
     """``tasks`` and ``receipts``: the oldest of each, oldest first; of longer rows the rest is looked at next time."""
     left, gone, below = totals, [], None
     old_tasks = list(reversed(tasks))
@@ -63,13 +61,15 @@ def due(
         receipt = old_receipts[-1] if old_receipts and left.receipts > 1 else None
         # Too many tasks is no reason to let a receipt go.
         crowded = left.tasks > bounds.tasks and task is not None
-        first = task if task is not None and (crowded or receipt is None or task.ended_ms <= receipt.ended_ms) else receipt
-        if first is None or not (crowded or left.size > bounds.max_bytes or now_ms - first.ended_ms > bounds.max_age_ms):
+        oldest_ms = min(each.ended_ms for each in (task, receipt) if each is not None)
+        if not (crowded or left.size > bounds.max_bytes or now_ms - oldest_ms > bounds.max_age_ms):
             break
-        if first is task:
-            gone.append(old_tasks.pop().name)
-            left = Totals(left.tasks - 1, left.receipts, left.size - first.size)
-        else:
-            below = old_receipts.pop().name + 1
-            left = Totals(left.tasks, left.receipts - 1, left.size - first.size)
+        if task is not None and (crowded or receipt is None or task.ended_ms <= receipt.ended_ms):
+            old_tasks.pop()
+            gone.append(task.name)
+            left = Totals(left.tasks - 1, left.receipts, left.size - task.size)
+        elif receipt is not None:
+            old_receipts.pop()
+            below = receipt.name + 1
+            left = Totals(left.tasks, left.receipts - 1, left.size - receipt.size)
     return Due(tuple(gone), below, left)

@@ -204,12 +204,15 @@ class Runner:
     async def _generate(self, attempt: Attempt) -> None:
         task, timeouts = attempt.task, attempt.entry.config.timeouts
         limits = Limits(wall_ms=timeouts.wall_ms, idle_ms=timeouts.idle_ms)
-        attempt.sent = True
+        hopeless = attempt.hopeless
+        attempt.sent = hopeless is None
         try:
             entered = task.admission
             name = entered.caller.correlation_id
             generation = asking.generation_of(task.request, entered.seed, attempt.seat, name)
-            outcome = await relay(task, attempt.source, generation, limits, self._clock, begun=attempt.begun)
+            outcome = hopeless or await relay(
+                task, attempt.source, generation, limits, self._clock, begun=attempt.begun
+            )
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")

@@ -1,66 +1,81 @@
-"""The tasks that can still be asked for: all that wait or run, and the latest that ended.
+"""The tasks that can be asked for: all that wait or run, the latest that ended, and behind them those that are kept.
 
-Decides which finished tasks are forgotten: the oldest beyond a count, and beyond a total of bytes
-of requests and streams. Never forgets
-a task that has not ended.
+Decides which ended tasks stay at hand: the latest, up to a count and a total of bytes. Never forgets a task that has
+not ended. What is kept for longer, and how, is the ``keeper``'s.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Protocol
 
 from contracts.tasks import TaskState
 from orchestratord.task import Task
 
-MAX_KEPT_BYTES = 64 * 1024 * 1024
-"""Finished tasks kept for late readers, their requests and their streams, hold at most this many bytes together."""
+AT_HAND = 256
+"""So many ended tasks need not be read again for readers that are late by a little."""
+BYTES_AT_HAND = 8 * 1024 * 1024
+"""Their requests and streams together hold at most this many bytes."""
+
+
+class Past(Protocol):
+    """The tasks that have ended."""
+
+    def task(self, task_id: str) -> Task | None:
+        """One of them, with its stream."""
+
+    def newest(self, state: TaskState | None, limit: int) -> Iterable[Task]:
+        """The newest, of one state where that is asked for; without their streams."""
 
 
 class TaskStore:
-    """In memory: a restart of the daemon forgets them."""
+    """Every task of this daemon."""
 
-    def __init__(self, keep_finished: int, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
-        self._keep_finished = keep_finished
-        self._max_kept_bytes = max_kept_bytes
+    def __init__(self, past: Past, at_hand: int = AT_HAND, bytes_at_hand: int = BYTES_AT_HAND) -> None:
+        self._past = past
+        self._most = at_hand
+        self._most_bytes = bytes_at_hand
         self._live: dict[str, Task] = {}
-        self._finished: OrderedDict[str, Task] = OrderedDict()
-        self._finished_bytes = 0
+        self._latest: OrderedDict[str, Task] = OrderedDict()
+        self._latest_bytes = 0
         self.settled = 0
         """How many tasks have had their terminal event."""
-
-    def __iter__(self) -> Iterator[Task]:
-        """Every known task, newest first."""
-        return iter(sorted([*self._live.values(), *self._finished.values()], key=_newest_first))
 
     @property
     def live(self) -> list[Task]:
         """The tasks that wait or run."""
         return list(self._live.values())
 
+    def at_hand(self, task_id: str) -> Task | None:
+        """A task that waits, runs or has just ended."""
+        return self._live.get(task_id) or self._latest.get(task_id)
+
     def get(self, task_id: str) -> Task | None:
         """A task by its id, while it is known."""
-        return self._live.get(task_id) or self._finished.get(task_id)
+        return self.at_hand(task_id) or self._past.task(task_id)
 
     def add(self, task: Task) -> None:
         """Remember an admitted task."""
         self._live[task.id] = task
 
     def settle(self, task: Task) -> None:
-        """The task has had its terminal event: keep it among the latest, and forget the oldest beyond the bounds."""
+        """The task has had its terminal event: it stays at hand, and the oldest beyond the bounds do not."""
         if self._live.pop(task.id, None) is None:
             return
         self.settled += 1
-        self._finished[task.id] = task
-        self._finished_bytes += task.kept_bytes
-        while len(self._finished) > self._keep_finished or self._finished_bytes > self._max_kept_bytes:
-            _, oldest = self._finished.popitem(last=False)
-            self._finished_bytes -= oldest.kept_bytes
+        self._latest[task.id] = task
+        self._latest_bytes += task.kept_bytes
+        while len(self._latest) > self._most or self._latest_bytes > self._most_bytes:
+            _, oldest = self._latest.popitem(last=False)
+            self._latest_bytes -= oldest.kept_bytes
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks, of one state where that is asked for."""
-        chosen = (task for task in self if state is None or task.state is state)
-        return [task for task, _ in zip(chosen, range(limit), strict=False)]
+        known = {task.id: task for task in self._past.newest(state, limit)}
+        known |= {task.id: task for task in (*self._latest.values(), *self._live.values())}
+        chosen = [task for task in known.values() if state is None or task.state is state]
+        return sorted(chosen, key=_newest_first)[:limit]
 
 
 def _newest_first(task: Task) -> float:

@@ -16,6 +16,8 @@ import msgspec
 from contracts.base import Message
 from contracts.events import End, Metrics, Started, StreamError
 
+PARTING = b": orchestratord is stopping; come back with Last-Event-ID and nothing is lost\n\n"
+
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 
@@ -57,6 +59,11 @@ class StreamLog:
             log.finish(outcome)
         return log
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing will be appended any more."""
+        return self.closed or self.parted
+
     def __len__(self) -> int:
         return len(self._buffer)
 
@@ -96,6 +103,7 @@ class StreamLog:
     def part(self) -> None:
         """Let the readers go: this daemon has nothing more to say, and the next one may have."""
         self.parted = True
+        self._buffer += PARTING
         for wake in self._wakers:
             wake()
 

@@ -116,6 +116,12 @@ class Task:
         self._error: StreamError | None = None
         self._continued: Continuation | None = None
         """What it had sent before it was run again."""
+        self.continues: PoolSnapshot | None = None
+        """The engine of which alone it may take what follows; None where any will do."""
+        self.veil: str | None = None
+        """Set where the request was read again without a secret in it: what it is known by."""
+        self.interrupted = False
+        """The daemon ended while it ran."""
 
     @classmethod
     def restored(
@@ -128,6 +134,7 @@ class Task:
         task.run, task.replicas = story.run, list(story.replicas)
         task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
         task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        task.interrupted = state is TaskState.RUNNING
         return task
 
     @property
@@ -202,13 +209,9 @@ class Task:
     def run_again(self) -> None:
         """It waits for the engine that it ran on, to go on behind what it has sent; see ``continues``."""
         self._continued = Continuation(pieces_of(self.log.read(0)))
+        self.continues = None if self.run is None else self.run.served
         self.state = TaskState.QUEUED
         self.queue_position = 0
-
-    @property
-    def continues(self) -> PoolSnapshot | None:
-        """The engine of which alone it may take what follows; None where any will do."""
-        return self.run.served if self._continued is not None and self.run is not None else None
 
     def tell(self, event: Metrics) -> None:
         """Something is worth saying; behind the terminal event nothing is."""

@@ -114,7 +114,7 @@ class SseWriter:
         stream, attention = self._stream, self._attention
         if attention is None or attention.done():
             return
-        if stream.closed or (not self._begun and stream.tokens):
+        if stream.over or (not self._begun and stream.tokens):
             attention.set_result(None)
         elif not self._begun:
             return
@@ -156,7 +156,7 @@ class SseWriter:
 
     async def _first(self) -> None:
         """The head, together with what there is already or a moment later."""
-        if not self._stream.closed and not self._stream.tokens:
+        if not self._stream.over and not self._stream.tokens:
             await self._called()
         self._begun, self._written_at = True, self._loop.time()
         frames = self._stream.read(self._offset, WRITE_BYTES)
@@ -208,7 +208,7 @@ class SseWriter:
         return self._transport.get_write_buffer_size() > 0
 
     def _ends_with(self, frames: bytes) -> bool:
-        return self._stream.closed and self._offset + len(frames) == len(self._stream)
+        return self._stream.over and self._offset + len(frames) == len(self._stream)
 
     async def _called(self) -> None:
         """Wait until something is to be done that cannot be done in between."""

@@ -16,21 +16,25 @@ from adapters.registry import adapter_for
 from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
-from orchestratord.archive import Archive, Recorder
+from orchestratord.archive import Archive
 from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
+from orchestratord.database import Database
 from orchestratord.entrance import Sources
 from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
+from orchestratord.keeper import Keeper
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.recorder import Recorder
+from orchestratord.retention import Bounds
 from tests.support.stream_grammar import check
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import MODEL, config, pool, snapshot
@@ -38,6 +42,17 @@ from tests.unit.orchestratord.world import MODEL, config, pool, snapshot
 TOKEN = "a-token-that-is-long-enough"
 EVENT_STREAM = "text/event-stream"
 BODY: dict[str, Any] = {"model_ref": MODEL, "prompt": "hello", "max_tokens": 8}
+
+
+def keeper_in(folder: Path, settings: Config, recorder: Recorder, redactor: Redactor) -> Keeper:
+    """A task store on this disk."""
+    bounds = Bounds(tasks=settings.server.keep_finished, max_bytes=1 << 30, max_age_ms=1 << 40)
+    seal = recorder.seal if settings.artifacts.records else None
+    database = Database.opened(folder / "data" / "tasks.sqlite3")
+    durability = settings.store.durability
+    return Keeper(
+        database, clock=SystemClock(), bounds=bounds, durability=durability, seal=seal, redactor=redactor
+    )
 
 
 class House:
@@ -60,11 +75,14 @@ class House:
         self.pools = PoolDirectory(settings, lambda each, endpoint: adapter_for(each.engine, endpoint, http))
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
-        recorder = Recorder(archive, settings.profile, redactor, SystemClock().unix_ms)
+        recorder = Recorder(settings.profile, redactor, SystemClock().unix_ms)
+        self.keeper = keeper_in(folder, settings, recorder, redactor)
         manager = LinkedManager()
         self.jobs = Jobs(manager.works_for)
-        observer = Observer(self.metrics, recorder.seal if settings.artifacts.records else None, self.jobs)
-        self.orchestrator = Orchestrator(settings, self.pools, SystemClock(), sources, observer, manager=manager)
+        observer = Observer(self.metrics, self.jobs)
+        self.orchestrator = Orchestrator(
+            settings, self.pools, SystemClock(), sources, observer, keeper=self.keeper, manager=manager
+        )
         self.catalog = CatalogView(folder / "catalog", self.pools)
         self.metrics.watch(self.pools, self.orchestrator.backlog, lambda: self.catalog.entries)
         self.link = PoolLink(
@@ -157,6 +175,7 @@ async def house(
                     yield made
             finally:
                 stopping.set()
+        made.keeper.close()
     except BaseExceptionGroup as several:
         if len(several.exceptions) > 1:
             raise

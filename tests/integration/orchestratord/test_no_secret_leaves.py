@@ -155,8 +155,8 @@ class Running:
 
     async def kept(self) -> str:
         """Everything on the disk, and what is told to the manager and to Prometheus."""
-        await self.here.archive.written()
         files = [file.read_text() for file in (self.folder / "artifacts").iterdir() if file.is_file()]
+        files += [receipt.content.decode() for receipt in self.here.keeper.read(0, 100_000)]
         frames = [msgspec.json.encode(call).decode() for call in self.manager.asked]
         return "\n".join([*files, *frames, await self.get("/metrics"), await self.get("/v1/tasks")])
 

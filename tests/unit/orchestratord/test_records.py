@@ -19,7 +19,7 @@ from daemon_core.redaction import Redactor
 from orchestratord.records import MAX_TEXT_BYTES, record_of
 from orchestratord.shelf import Sealed
 from orchestratord.stream_log import StreamLog, text_of
-from orchestratord.task import Admission, Run, Seal, Task
+from orchestratord.task import Admission, Keeps, Run, Task
 from tests.unit.orchestratord.test_task import STARTED
 from tests.unit.orchestratord.world import CALLER, request, snapshot
 
@@ -40,7 +40,13 @@ class Sealing:
     def __init__(self) -> None:
         self.made: list[Sealed] = []
 
-    def __call__(self, task: Task, event: End | StreamError) -> str:
+    def speaks(self, task: Task) -> None:
+        """Nothing is written here before the end."""
+
+    def sends(self, task: Task) -> None:
+        """And nothing ahead."""
+
+    def ends(self, task: Task, event: End | StreamError) -> str:
         record = record_of(
             task,
             event,
@@ -56,7 +62,7 @@ class Sealing:
 def new(
     run: Run | None = RUN,
     texts: tuple[str, ...] = ("Hel", "lo"),
-    seal: Seal | None = None,
+    keeps: Keeps | None = None,
     **changes: Any,  # noqa: ANN401 - any field of the request
 ) -> Task:
     task = Task(
@@ -72,7 +78,7 @@ def new(
             predicted_start_ms=300,
             backoff_ms=0,
         ),
-        seal,
+        keeps,
     )
     if run is not None:
         task.start(run, STARTED)
@@ -86,7 +92,7 @@ class Ended:
 
     def __init__(self, **changes: Any) -> None:  # noqa: ANN401 - what a new task takes
         sealing = Sealing()
-        self.task = new(seal=sealing, **changes)
+        self.task = new(keeps=sealing, **changes)
         if self.task.run is None:
             self.task.cancel(1_900.0)
         else:
@@ -148,7 +154,7 @@ def test_the_end_and_the_status_name_the_record_which_cannot_name_itself() -> No
 @pytest.mark.req("HP-21")
 def test_a_task_that_failed_leaves_one_too() -> None:
     sealing = Sealing()
-    task = new(seal=sealing)
+    task = new(keeps=sealing)
     task.fail(ErrorCode.WORKER_RESET, "the engine is gone", "send the task again")
     record = msgspec.json.decode(sealing.made[0].content, type=Receipt)
     assert (record.state, record.transcript, record.end) == ("failed", "Hello", None)

@@ -34,14 +34,30 @@ def finish(store: TaskStore, done: Task) -> None:
     store.settle(done)
 
 
+class Shelf:
+    """All tasks that have ended, as the disk has them."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, Task] = {}
+
+    def task(self, task_id: str) -> Task | None:
+        return self.ended.get(task_id)
+
+    def newest(self, state: TaskState | None, limit: int) -> list[Task]:
+        chosen = [each for each in reversed(self.ended.values()) if state in {None, each.state}]
+        return sorted(chosen, key=lambda each: -each.admission.at_ms)[:limit]
+
+
+EMPTY = Shelf()
+
 lives = st.lists(st.tuples(st.sampled_from(["add", "end"]), st.integers(0, 400)), max_size=60)
 
 
 @given(lives, st.integers(1, 5), st.integers(500, 3000))
-def test_live_tasks_are_never_forgotten_and_finished_ones_are_bounded(
+def test_live_tasks_are_never_forgotten_and_those_at_hand_are_bounded(
     life: list[tuple[str, int]], keep: int, max_bytes: int
 ) -> None:
-    store = TaskStore(keep, max_bytes)
+    store = TaskStore(EMPTY, keep, max_bytes)
     live: list[Task] = []
     ended: list[Task] = []
     for number, (what, size) in enumerate(life):
@@ -51,39 +67,52 @@ def test_live_tasks_are_never_forgotten_and_finished_ones_are_bounded(
         elif live:
             ended.append(live.pop(size % len(live)))
             finish(store, ended[-1])
-        kept = [each for each in store if each.finished]
+        kept = [each for each in ended if store.get(each.id) is not None]
         assert sum(each.kept_bytes for each in kept) <= max_bytes
         assert len(kept) <= keep
-        assert {each.id for each in kept} == {each.id for each in ended[len(ended) - len(kept) :]}
+        assert kept == ended[len(ended) - len(kept) :]
         assert sorted(each.id for each in store.live) == sorted(each.id for each in live)
         assert all(store.get(each.id) is each for each in [*live, *kept])
-        moments = [each.admission.at_ms for each in store]
+        moments = [each.admission.at_ms for each in store.select(None, 1000)]
         assert moments == sorted(moments, reverse=True)
 
 
 def test_the_bounds_drop_no_more_than_they_must() -> None:
-    store = TaskStore(keep_finished=2)
+    store = TaskStore(EMPTY, 2)
     made = [task(number) for number in range(3)]
     for each in made:
         store.add(each)
         finish(store, each)
-    assert [each.id for each in store] == ["t2", "t1"]
+    assert [each.id for each in store.select(None, 9)] == ["t2", "t1"]
     assert store.get("t0") is None
 
 
+def test_what_is_not_at_hand_is_looked_for_among_what_is_kept() -> None:
+    shelf = Shelf()
+    store = TaskStore(shelf, 1)
+    made = [task(number) for number in range(3)]
+    for each in made:
+        store.add(each)
+        finish(store, each)
+        shelf.ended[each.id] = each
+    assert store.at_hand("t0") is None
+    assert store.get("t0") is made[0]
+    assert [each.id for each in store.select(None, 2)] == ["t2", "t1"]
+
+
 def test_a_task_is_settled_once() -> None:
-    store = TaskStore(keep_finished=2)
+    store = TaskStore(EMPTY, 2)
     one = task(1)
     store.add(one)
     finish(store, one)
     store.settle(one)
-    assert [each.id for each in store] == ["t1"]
+    assert store.select(None, 9) == [one]
     store.settle(task(9))
     assert store.get("t9") is None
 
 
 def test_the_newest_are_selected_by_state_and_number() -> None:
-    store = TaskStore(keep_finished=10)
+    store = TaskStore(EMPTY, 10)
     made = [task(number) for number in range(6)]
     for each in made:
         store.add(each)
@@ -96,7 +125,7 @@ def test_the_newest_are_selected_by_state_and_number() -> None:
 
 
 def test_every_end_is_counted_once_also_of_what_is_forgotten() -> None:
-    store = TaskStore(1)
+    store = TaskStore(EMPTY, 1)
     for number in range(3):
         ending = task(number)
         store.add(ending)

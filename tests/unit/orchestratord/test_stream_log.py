@@ -47,7 +47,7 @@ def write(log: StreamLog, what: list[list[str] | None]) -> list[str]:
 def test_tokens_are_numbered_without_gaps_and_keep_their_text(what: list[list[str] | None]) -> None:
     log = StreamLog()
     texts = write(log, what)
-    log.end(END)
+    log.finish(END)
     frames = frames_of(log.read(0))
     tokens = [frame for frame in frames if frame.event == "token"]
     assert [frame.data["t"] for frame in tokens] == texts
@@ -93,15 +93,15 @@ def test_the_hash_is_over_the_concatenated_text(what: list[list[str] | None]) ->
 
 
 @pytest.mark.req("HP-10")
-@pytest.mark.parametrize("close", [lambda log: log.end(END), lambda log: log.error(ERROR)], ids=["end", "error"])
+@pytest.mark.parametrize("close", [lambda log: log.finish(END), lambda log: log.finish(ERROR)], ids=["end", "error"])
 @pytest.mark.parametrize(
     "append",
     [
         lambda log: log.texts(["late"]),
         lambda log: log.texts([]),
         lambda log: log.metrics(Metrics(queue_depth=1)),
-        lambda log: log.end(END),
-        lambda log: log.error(ERROR),
+        lambda log: log.finish(END),
+        lambda log: log.finish(ERROR),
     ],
     ids=["texts", "nothing", "metrics", "end", "error"],
 )
@@ -128,7 +128,7 @@ def test_every_reader_is_woken_once_per_append_until_it_leaves() -> None:
     assert woken == ["first", "second"]
     leave()
     log.metrics(Metrics(queue_depth=1))
-    log.end(END)
+    log.finish(END)
     assert woken == ["first", "second", "second", "second"]
     assert log.readers == 1
 
@@ -137,7 +137,7 @@ def test_a_reader_sees_the_end_when_it_is_woken() -> None:
     log = StreamLog()
     seen: list[tuple[bool, bytes]] = []
     log.subscribe(lambda: seen.append((log.closed, log.read(0))))
-    log.end(END)
+    log.finish(END)
     assert seen == [(True, log.read(0))]
     assert b"event: end\ndata: {" in seen[0][1]
 
@@ -152,7 +152,7 @@ def test_readers_at_their_own_pace_all_read_the_same_bytes() -> None:
                 more = log.read(offsets[reader])
                 offsets[reader] += len(more)
                 read[reader] += more
-    log.end(END)
+    log.finish(END)
     whole = log.read(0)
     assert {done + log.read(offset) for done, offset in zip(read, offsets, strict=True)} == {whole}
     assert len(log) == len(whole)
@@ -170,7 +170,7 @@ def test_the_token_frame_is_what_the_event_type_says(texts: list[str]) -> None:
 def test_a_bounded_read_is_cut_between_frames_and_loses_nothing(what: list[list[str] | None], limit: int) -> None:
     log = StreamLog()
     write(log, what)
-    log.end(END)
+    log.finish(END)
     whole, got = log.read(0), b""
     while piece := log.read(len(got), limit):
         assert piece.endswith(b"\n\n")

@@ -15,12 +15,15 @@ from contracts.config import Config, Engine, Mode, Pool, Profile, Queue, Server,
 from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
+from orchestratord.database import Database
 from orchestratord.entrance import Sources
+from orchestratord.keeper import Keeper
 from orchestratord.manager import Manager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.retention import Bounds
 from orchestratord.task import Caller, Task
 from tests.support.virtual_loop import LoopClock, pass_time
 
@@ -306,7 +309,11 @@ class World:
         numbers = itertools.count(1)
         sources = Sources(new_id=lambda: f"n{next(numbers)}", new_seed=lambda: 4242)
         observer = Observer(self.metrics)
-        self.orchestrator = Orchestrator(settings, self.pools, LoopClock(), sources, observer, manager=manager)
+        bounds = Bounds(tasks=settings.server.keep_finished, max_bytes=1 << 30, max_age_ms=1 << 40)
+        self.keeper = Keeper(Database.opened(None), clock=LoopClock(), bounds=bounds)
+        self.orchestrator = Orchestrator(
+            settings, self.pools, LoopClock(), sources, observer, keeper=self.keeper, manager=manager
+        )
         self.metrics.watch(self.pools, self.orchestrator.backlog)
         self.stopping = asyncio.Event()
 
@@ -360,6 +367,8 @@ async def world(
         if len(several.exceptions) > 1:
             raise
         raise several.exceptions[0] from None  # a failed assertion reads better alone
+    finally:
+        made.keeper.close()
     assert [str(each) for each in mistakes] == []  # no callback of a timer or a finished coroutine raised
 
 

@@ -1,0 +1,113 @@
+"""Takes up what a former run of the daemon has left.
+
+Decides nothing: ``recovery`` says what becomes of each task. It happens before anything else comes in, so that the
+queue is as it was; which engines serve by now is found out as always, when they report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from contracts.errors import ErrorCode
+from orchestratord import kept, recovery
+from orchestratord.admission import Refusal
+from orchestratord.backlog import Backlog, Full, Queued
+from orchestratord.clock import Clock
+from orchestratord.database import Row
+from orchestratord.keeper import Keeper
+from orchestratord.kept import Entered, Moment, Past
+from orchestratord.pools import PoolDirectory
+from orchestratord.recovery import EndNow, RunAgain
+from orchestratord.task import Task
+from orchestratord.turns import Turns
+
+log = logging.getLogger(__name__)
+
+
+class Restart:
+    """One start of the daemon. ``enter`` takes a task that waits again, ``end`` one that cannot."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        pools: PoolDirectory,
+        backlog: Backlog,
+        turns: Turns,
+        clock: Clock,
+        *,
+        enter: Callable[[Task, Queued], None],
+        end: Callable[[Task, Refusal], None],
+    ) -> None:
+        self._keeper = keeper
+        self._pools = pools
+        self._backlog = backlog
+        self._turns = turns
+        self._clock = clock
+        self._enter = enter
+        self._end = end
+
+    def take_up(self) -> None:
+        """Every task that has had no end waits again, or ends."""
+        rows = self._keeper.unended()
+        for row in rows:
+            self._take_up(row)
+        if rows:
+            log.info("%d tasks of the former run taken up: %d wait again", len(rows), len(self._backlog))
+
+    def _take_up(self, row: Row) -> None:
+        now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
+        try:
+            entered = kept.read_entered(row.entered, now)
+            past = Past() if row.past is None else kept.read_past(row.past)
+        except msgspec.MsgspecError as error:
+            log.warning("the task %s cannot be read from the task store, and is lost: %s", row.id, error)
+            self._keeper.forget(row.id)
+            return
+        frames = self._keeper.journal(row.id)
+        admission = entered.admission
+        fate = recovery.fate(
+            admission.request,
+            pools=entered.pools,
+            known_pools=[entry.id for entry in self._pools],
+            age_ms=max(0, now.unix_ms - admission.created_ms),
+            ran_on=None if past.run is None else past.run.served,
+            sent=row.past is not None,
+            journaled=bool(frames),
+            veiled=entered.veil is not None,
+        )
+        sent = row.past is not None
+        task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
+        task.veil = entered.veil
+        self._keeper.adopt(task, entered)
+        if isinstance(fate, EndNow):
+            self._end(task, fate.refusal)
+            return
+        if isinstance(fate, RunAgain):
+            task.run_again()
+        elif frames:
+            self._keeper.unsay(task.id)
+        self._queue(task, entered, fate.pools)
+
+    def _queue(self, task: Task, entered: Entered, pools: frozenset[str]) -> None:
+        request = entered.admission.request
+        views = [entry.view for entry in self._pools.of(pools)]
+        bid = self._turns.bid(request, views, None)
+        place = self._backlog.offer(
+            task.id,
+            request.priority,
+            pools,
+            request.placement,
+            demand=entered.admission.demand,
+            home=bid.home,
+            hold_until_ms=bid.hold_until_ms,
+            parked=bid.parked,
+        )
+        if isinstance(place, Full):
+            text = f"the queue of pool {place.pool_id!r} is shorter than before the restart, and full"
+            self._end(task, Refusal(code=ErrorCode.ADMISSION_REJECT, message=text, hint="send the task again later"))
+            return
+        self._turns.enter(task.id, bid)
+        self._enter(task, place)
