@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -56,12 +57,11 @@ CREATE TABLE journal (                      -- what a strict task has sent that 
 CREATE INDEX journal_of_task ON journal (task_id, part);
 CREATE TABLE receipts (
   number INTEGER PRIMARY KEY,
-  id TEXT NOT NULL UNIQUE,                  -- sha256 of the content, 64 digits
+  id BLOB NOT NULL UNIQUE,                  -- sha256 of the content
   task_id TEXT NOT NULL,
   ended_ms INTEGER NOT NULL,
   content BLOB NOT NULL
 );
-CREATE INDEX receipts_of_task ON receipts (task_id);
 """,
 )
 """Each brings the schema from its number to the next. What is here is never changed, only added to."""
@@ -123,7 +123,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
-_RECEIPTS = "SELECT number, id, task_id, ended_ms, content FROM receipts"
+_RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM receipts"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TASKS = (
     "SELECT number, id, state, past, entered, frames FROM tasks JOIN admissions USING (number)"
@@ -212,12 +213,17 @@ class Database:
         """What a task was about to send when it had sent no token is of no account."""
         self._one("unsay", "DELETE FROM journal WHERE task_id = ?", (task_id,))
 
-    def end(self, ending: Ending) -> int:
-        """A task's end, its whole stream and its receipt: all of it, or nothing. Answers with what the task takes."""
+    def end(self, ending: Ending) -> int | None:
+        """A task's end, its whole stream and its receipt: all of it, or nothing.
+
+        Answers with what the task takes; None for one that is not here, of which nothing is written.
+        """
         known = self._select(
             "SELECT number, length(entered) FROM tasks JOIN admissions USING (number) WHERE id = ?", (ending.task_id,)
         )
-        number, entered = known[0] if known else (None, 0)
+        if not known:
+            return None
+        number, entered = known[0]
         size = ROW_BYTES + entered + len(ending.past) + len(ending.stream)
         with self._transaction("end") as run:
             run(
@@ -260,7 +266,9 @@ class Database:
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """A receipt by the digits of its id."""
-        found = self._select(_RECEIPTS + " WHERE id = ?", (digest,))
+        if not _DIGEST.fullmatch(digest):
+            return None
+        found = self._select(_RECEIPTS + " WHERE id = ?", (bytes.fromhex(digest),))
         return next((ReceiptRow(*row) for row in found), None)
 
     def receipts(self, after: int, limit: int) -> list[ReceiptRow]:
@@ -348,7 +356,7 @@ class Database:
 
 
 def _values(row: ReceiptRow) -> tuple[Any, ...]:
-    return (row.number, row.id, row.task_id, row.ended_ms, row.content)
+    return (row.number, bytes.fromhex(row.id), row.task_id, row.ended_ms, row.content)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

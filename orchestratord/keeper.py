@@ -121,12 +121,16 @@ class Keeper:
         """Look after the file, until this is cancelled."""
         while True:
             await asyncio.sleep(UPKEEP_S)
-            self._settle_debts()
-            await self._let_go()
+            await self.look_after()
             if self._disk is not None and self._tidied != self._database.writes:
                 self._tidied = self._database.writes
                 with suppress(sqlite3.Error):  # the next time will do; a damaged file shows itself when it is written
                     await self._disk.tidied()
+
+    async def look_after(self) -> None:
+        """Write what is owed, and let go what is due."""
+        self._settle_debts()
+        await self._let_go()
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
@@ -271,6 +275,9 @@ class Keeper:
             journaled=task.log.ahead is not None,
         )
         size = self._database.end(ending)
+        if size is None:  # the file that had it is damaged, and the new one did not take it
+            self._database.admit(task.id, kept.written(self._live[task.id].entered))
+            size = self._database.end(ending) or 0
         self._live.pop(task.id, None)
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
@@ -282,10 +289,7 @@ class Keeper:
 
     def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
         brief = kept.brief(task.admission) if ended else None
-        past = kept.past(task, artifact_id, brief)
-        if self._redactor.harmless(past.decode()):
-            return past
-        return msgspec.json.encode(self._redactor.value(msgspec.json.decode(past)))
+        return kept.without_names(kept.past(task, artifact_id, brief), self._redactor)
 
     def _stream(self, task: Task, receipt: Sealed | None) -> bytes:
         """Its stream, without secrets. Its receipt has looked for them already, where it has the text."""

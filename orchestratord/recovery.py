@@ -124,4 +124,5 @@ def _fact(served: PoolSnapshot, name: str) -> object:
 
 
 def _end(code: ErrorCode, message: str, hint: str) -> EndNow:
-    return EndNow(Refusal(code=code, message=message, hint=hint))
+    retry_after_ms = 0 if code is ErrorCode.WORKER_RESET else None
+    return EndNow(Refusal(code=code, message=message, hint=hint, retry_after_ms=retry_after_ms))
