@@ -6,7 +6,7 @@ of them in one call; it never yields after ``finished``, and raises ``EngineErro
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
@@ -68,6 +68,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """Of the request that caused it, for an engine that takes one."""
     slot: int | None = None
     """Which of its slots is to run it, for an engine that can be told; None leaves the choice to it."""
+    asked: Callable[[bytes], None] | None = None
+    """Told what the engine is asked for, right before: the body's ``settings`` (``adapters.body``), once."""
 
     @property
     def kind(self) -> Workload:

@@ -1,7 +1,7 @@
-"""The connection of one generation: one request goes out, one answer comes in, and it is closed.
+"""A connection to an engine: one request goes out, one answer comes in. A generation's is closed then.
 
-Decides when the engine has to wait: when so much of its answer lies here unread. What the bytes mean is
-``http_answer``'s. Never sends anything twice, and never keeps a connection for another generation.
+Decides when the engine has to wait: when so much of its answer lies here unread; and whether another request may follow
+an answered one. What the bytes mean is ``http_answer``'s. Never sends anything twice.
 """
 
 from __future__ import annotations
@@ -83,6 +83,26 @@ class EngineConnection(asyncio.Protocol):
         self._wake()
 
     # --- what its reader calls ----------------------------------------------------------------------------------------
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may go out: the answer is whole and read, and the engine left the connection open."""
+        parser, transport = self._parser, self._transport
+        answered = parser.complete and not parser.excess and not self._unread and self._error is None
+        keeps = parser.head is not None and parser.head.keeps
+        return answered and keeps and transport is not None and not transport.is_closing()
+
+    @property
+    def answering(self) -> bool:
+        """Whether anything of the present answer has come."""
+        return self._parser.begun
+
+    def again(self, request: bytes) -> None:
+        """Send another request, where it is ``reusable``. Raises CutOffError where it is not."""
+        if not self.reusable or self._transport is None:
+            raise CutOffError
+        self._parser = AnswerParser()
+        self._transport.write(request)
 
     async def head(self) -> Head:
         """The head of the answer, once it is there. Raises NotHttpError or OSError."""

@@ -1,13 +1,14 @@
 """The one HTTP client for all engines.
 
-Decides connection reuse, timeouts, and which failures of a connection mean what. A generation is sent exactly once;
-only a GET is asked again, since asking twice changes nothing. Forwards no header of a client, follows no redirect,
+Decides timeouts, and which failures of a connection mean what. A generation is sent exactly once; only a GET is asked
+again, since asking twice changes nothing. Forwards no header of a client, follows no redirect,
 keeps no cookie, and no key ever reaches an error text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,25 +16,22 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 from aiohttp.http import SERVER_SOFTWARE
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from adapters.base import EngineError, Failure
 from adapters.engine_connection import CutOffError, EngineConnection, send
-from adapters.http_address import address_of, request_bytes
+from adapters.http_address import Address, address_of, request_bytes
 from adapters.http_answer import Head, NotHttpError
 from adapters.openai_wire import UNREADABLE
+from adapters.questions import Answered, NotAskedError, Questions
 from adapters.sse import MAX_EVENT_BYTES, SseParser
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
 
 ATTEMPTS = 3
-"""Of a GET; aiohttp itself repeats one once, when the connection closes without a word."""
+"""Of a GET; one that met the close of a kept connection does not count."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.5
-KEEP_ALIVE_S = 3.0
-"""Shorter than the 5 s after which llama-server and vLLM close an idle connection: a question should not meet that."""
 EVENT_STREAM = "text/event-stream"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -66,9 +64,9 @@ class Body(Protocol):
 class EngineHttp:
     """One client, shared by every adapter. Use it as an async context manager.
 
-    Short questions are aiohttp's and use a connection again. A generation always has its own (``engine_connection``):
-    llama-server promises to keep a stream's connection and closes it a moment later, and a generation that met such a
-    close could not be sent again.
+    Short questions (``questions``) use a connection again. A generation always has its own: llama-server promises to
+    keep a stream's connection and closes it a moment later, and a generation that met such a close could not be sent
+    again.
     ``pause`` waits between two attempts; a test passes its own. ``redactor`` knows what no engine's error may repeat.
     """
 
@@ -84,49 +82,46 @@ class EngineHttp:
         self._patience = patience or Patience()
         self._max_event_bytes = max_event_bytes
         self._pause = pause
-        self._questions: aiohttp.ClientSession | None = None
+        self._questions = Questions(self._tls_of, self._patience.connect_s)
         self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
-        self._questions = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._questions is not None:
-            await self._questions.close()
+        self._questions.close()
 
     async def get(self, endpoint: Endpoint, path: str, kind: type[Answer], refusal: StatusError) -> Answer:
         """Ask for a JSON document; asked again after a failed connection. Raises EngineError."""
-        retrying = AsyncRetrying(
-            sleep=self._pause,
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
-            retry=retry_if_exception(_worth_asking_again),
-            reraise=True,
-        )
-        content: bytes = await retrying(self._ask, "GET", endpoint, path, None, refusal)
-        return _decoded(content, path, kind)
+        left = ATTEMPTS
+        while True:
+            try:
+                return _decoded(await self._ask(endpoint, path, None, refusal), path, kind)
+            except EngineError as error:
+                left -= 1
+                if not left or not _worth_asking_again(error):
+                    raise
+            longest = min(FIRST_PAUSE_S * 2 ** (ATTEMPTS - 1 - left), LONGEST_PAUSE_S)
+            await self._pause(random.uniform(0, longest))  # noqa: S311 - spreads retries, guards nothing
 
     async def text(self, endpoint: Endpoint, path: str, refusal: StatusError) -> str:
         """Ask for a document of any kind, once: what was true a moment ago is of no use. Raises EngineError."""
-        return (await self._ask("GET", endpoint, path, None, refusal)).decode(errors="replace")
+        return (await self._ask(endpoint, path, None, refusal)).decode(errors="replace")
 
     async def post(
         self, endpoint: Endpoint, path: str, body: bytes, kind: type[Answer], refusal: StatusError
     ) -> Answer:
         """Send a JSON document and read one; sent once. Raises EngineError."""
-        return _decoded(await self._ask("POST", endpoint, path, body, refusal), path, kind)
+        return _decoded(await self._ask(endpoint, path, body, refusal), path, kind)
 
     async def status(self, endpoint: Endpoint, path: str) -> int | None:
         """The status of a GET, asked once, or None where nobody answers."""
         try:
-            response = await self._send("GET", endpoint, path, None)
+            return (await self._answer(endpoint, path, None, MAX_ERROR_BYTES)).status
         except EngineError:
             return None
-        response.release()
-        return response.status
 
     @asynccontextmanager
     async def stream(
@@ -167,34 +162,32 @@ class EngineHttp:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, method: str, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
-        response = await self._send(method, endpoint, path, body)
-        try:
-            content = await _read(response.content, MAX_ANSWER_BYTES + 1)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _failure(error, endpoint, path) from error
-        finally:
-            response.release()
-        if response.status != 200:
-            raise self._refused(response.status, content[:MAX_ERROR_BYTES], endpoint, refusal)
-        if len(content) > MAX_ANSWER_BYTES:
+    async def _ask(self, endpoint: Endpoint, path: str, body: bytes | None, refusal: StatusError) -> bytes:
+        answer = await self._answer(endpoint, path, body, MAX_ANSWER_BYTES)
+        if answer.status != 200:
+            raise self._refused(answer.status, answer.body[:MAX_ERROR_BYTES], endpoint, refusal)
+        if len(answer.body) > MAX_ANSWER_BYTES:
             raise EngineError(Failure.PROTOCOL, f"{path} answered more than {MAX_ANSWER_BYTES} bytes")
-        return content
+        return answer.body
 
-    async def _send(self, method: str, endpoint: Endpoint, path: str, body: bytes | None) -> aiohttp.ClientResponse:
-        """The head of an answer to a short question. Cancelling this closes the connection."""
-        if self._questions is None:
-            raise RuntimeError("the engine client is used outside its context")
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        if endpoint.api_key is not None:
-            headers["Authorization"] = f"Bearer {endpoint.api_key}"
-        timeout = aiohttp.ClientTimeout(total=self._patience.answer_s, connect=self._patience.connect_s)
+    async def _answer(self, endpoint: Endpoint, path: str, body: bytes | None, limit: int) -> Answered:
+        """The answer to a short question: a GET, or with a body a POST. Cancelling this closes the connection."""
+        get = body is None
         try:
-            return await self._questions.request(
-                method, endpoint.url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            address = address_of(endpoint.url + path)
+            request = request_bytes(address, body, agent=SERVER_SOFTWARE, api_key=endpoint.api_key, keep=get)
+            async with asyncio.timeout(self._patience.answer_s):
+                return await self._questions.ask(address, request, limit, again=get)
+        except NotAskedError as error:
+            raise _not_sent(error.__cause__, endpoint, path) from error
+        except (OSError, ValueError) as error:  # a TimeoutError is one of the first, a NotHttpError of the second
             raise _failure(error, endpoint, path) from error
+
+    async def _tls_of(self, address: Address) -> ssl.SSLContext | None:
+        """What proves the engine at this address; None where it is not asked over TLS."""
+        if address.tls and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads some hundred certificates
+        return self._tls if address.tls else None
 
     async def _generation(
         self, endpoint: Endpoint, path: str, body: bytes, request_id: str | None
@@ -205,10 +198,9 @@ class EngineHttp:
             request = request_bytes(
                 address, body, agent=SERVER_SOFTWARE, api_key=endpoint.api_key, request_id=request_id
             )
-            if address.tls and self._tls is None:
-                self._tls = await asyncio.to_thread(ssl.create_default_context)  # it reads some hundred certificates
+            tls = await self._tls_of(address)
             async with asyncio.timeout(self._patience.connect_s):
-                connection = await send(address, request, self._tls if address.tls else None)
+                connection = await send(address, request, tls)
         except (OSError, TimeoutError, ValueError) as error:
             raise _not_sent(error, endpoint, path) from error
         try:
@@ -289,24 +281,6 @@ class Document:
         return content
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity"},  # compressing would hold tokens back
-        auto_decompress=False,
-        trust_env=False,  # an engine is on this machine: no proxy stands before it
-    )
-
-
-async def _read(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """The body, or its first ``limit`` bytes."""
-    body = bytearray()
-    while len(body) < limit and (chunk := await content.read(limit - len(body))):
-        body += chunk
-    return bytes(body)
-
-
 def _decoded(content: bytes, path: str, kind: type[Answer]) -> Answer:
     try:
         return msgspec.json.decode(content, type=kind)
@@ -326,7 +300,7 @@ def _without_secrets(error: EngineError, endpoint: Endpoint, redactor: Redactor)
     return EngineError(error.failure, text[:MAX_MESSAGE], status=error.status)
 
 
-def _not_sent(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
+def _not_sent(error: BaseException | None, endpoint: Endpoint, path: str) -> EngineError:
     """Why a generation did not reach its engine."""
     match error:
         case ssl.SSLError():
@@ -337,16 +311,14 @@ def _not_sent(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
             return _failure(error, endpoint, path)
 
 
-def _failure(error: Exception, endpoint: Endpoint, path: str) -> EngineError:
+def _failure(error: BaseException | None, endpoint: Endpoint, path: str) -> EngineError:
     """What a failed connection means. A library's own text stays out of ours: it is not ours to vouch for."""
     match error:
-        case aiohttp.ClientConnectorError():
-            return EngineError(Failure.REFUSED, f"nobody listens at {_place(endpoint)}")
-        case aiohttp.ClientResponseError() | NotHttpError():
+        case NotHttpError():
             return EngineError(Failure.PROTOCOL, f"the engine at {_place(endpoint)} does not speak HTTP")
         case TimeoutError():
             return EngineError(Failure.TIMEOUT, f"the engine at {_place(endpoint)} did not answer {path} in time")
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
+        case ValueError():
             return EngineError(Failure.INVALID, f"{_place(endpoint)} is no address of an engine")
         case CutOffError():
             return EngineError(Failure.BROKEN, f"the engine's connection broke: {error}")

@@ -1,6 +1,6 @@
 """Where an engine is asked over HTTP, and the bytes of what it is asked.
 
-Decides what an address of an engine is, and every header of a generation: nothing of a client is among them.
+Decides what an address of an engine is, and every header of a request: nothing of a client is among them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 PORTS = {"http": 80, "https": 443}
 _SAFE = "/%:@!$&'()*+,;=~-._?"
+_END = "\r\n"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -59,9 +60,17 @@ def address_of(url: str) -> Address:
 
 
 def request_bytes(
-    address: Address, body: bytes, *, agent: str, api_key: str | None, request_id: str | None = None
+    address: Address,
+    body: bytes | None,
+    *,
+    agent: str,
+    api_key: str | None,
+    request_id: str | None = None,
+    keep: bool = False,
 ) -> bytes:
-    """A generation as it goes over the wire. The connection serves for nothing else.
+    """A request as it goes over the wire: a POST of JSON, or without a body a GET.
+
+    With ``keep`` the engine is asked to leave the connection open; without, it serves for nothing else.
 
     Raises ValueError for a key or an id that no header can carry, and where the URL has credentials beside the key.
     """
@@ -72,14 +81,14 @@ def request_bytes(
     if request_id is not None and _CONTROL.search(request_id):
         raise ValueError("an id that cannot be sent")
     known_as = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
+    what = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     head = (
-        f"POST {address.target} HTTP/1.1\r\n"
+        f"{'GET' if body is None else 'POST'} {address.target} HTTP/1.1\r\n"
         f"Host: {address.authority}\r\n"
         f"Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: {agent}\r\n"  # compressing would hold tokens back
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"{authorization}{known_as}Connection: close\r\n\r\n"
+        f"{what}{authorization}{known_as}{'' if keep else 'Connection: close' + _END}{_END}"
     )
-    return head.encode() + body
+    return head.encode() + (body or b"")
 
 
 def _basic(name: str, password: str) -> str:

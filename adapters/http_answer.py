@@ -24,6 +24,8 @@ _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*"'
 _SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*\r\n" % (_NAME, _NAME, _QUOTED))
 _SIZE_BEGUN = re.compile(rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r?)?)?)?")
+_LAST = b"\r\n0\r\n\r\n"
+"""The line end behind the last chunk that has something in it, and the end of a body without trailers."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS = frozenset({204, 304})
 _LAST_INTERIM = 199
@@ -36,6 +38,8 @@ class Head(msgspec.Struct, frozen=True):
     status: int
     content_type: str
     """In lower case and without its parameters; empty where none was given."""
+    keeps: bool = False
+    """Whether the engine leaves the connection open for another request."""
 
 
 class NotHttpError(ValueError):
@@ -46,15 +50,19 @@ class AnswerParser:
     """Feed it the reads of one connection on which one request was sent.
 
     ``feed`` gives the part of the body that a read brought, also where the read goes wrong behind it: what went wrong
-    then stands in ``fault``, and nothing more is read. What comes after a whole answer is passed over.
+    then stands in ``fault``, and nothing more is read. What comes after a whole answer is passed over, and noted.
     """
 
-    __slots__ = ("_chunked", "_left", "_pending", "_room", "complete", "fault", "head")
+    __slots__ = ("_chunked", "_left", "_pending", "_room", "begun", "complete", "excess", "fault", "head")
 
     def __init__(self) -> None:
         self.head: Head | None = None
+        self.begun = False
+        """Something of it has come."""
         self.complete = False
         """The whole answer was there."""
+        self.excess = False
+        """Something came behind it, which nobody has asked for."""
         self.fault: NotHttpError | None = None
         self._chunked = False
         self._left: int | None = 0
@@ -66,13 +74,16 @@ class AnswerParser:
     def feed(self, data: bytes) -> bytes:
         """The part of the body that this read brought."""
         pieces: list[bytes] = []
+        self.begun = True
         if self.fault is not None:
             return b""
         try:
             if self.head is None:
                 data = self._after_head(data)
-            if self.head is not None and not self.complete:
-                if self._chunked:
+            if self.head is not None:
+                if self.complete:
+                    self.excess = self.excess or bool(data)
+                elif self._chunked:
                     self._take_chunks(data, pieces)
                 else:
                     self._take_plain(data, pieces)
@@ -125,7 +136,8 @@ class AnswerParser:
             return
         self._frame(status, headers, old=found[1] == b"0")
         kind = b"".join(headers.get(b"content-type", [])[:1])
-        self.head = Head(status, kind.partition(b";")[0].strip().lower().decode("latin-1"))
+        keeps = found[1] == b"1" and self._left is not None and not _closing(headers)
+        self.head = Head(status, kind.partition(b";")[0].strip().lower().decode("latin-1"), keeps)
 
     def _frame(self, status: int, headers: dict[bytes, list[bytes]], *, old: bool) -> None:
         """How the end of the body is known."""
@@ -148,6 +160,7 @@ class AnswerParser:
 
     def _take_plain(self, data: bytes, pieces: list[bytes]) -> None:
         if self._left is not None:
+            self.excess = len(data) > self._left
             data = data[: self._left]
             self._left -= len(data)
             self.complete = not self._left
@@ -168,7 +181,9 @@ class AnswerParser:
             data = data[len(pieces[-1]) :]
         if self._pending:
             data, self._pending = self._pending + data, b""
-        if not _take_whole_chunks(data, pieces):
+        if data.endswith(_LAST) and _take_whole_chunks(data[: 2 - len(_LAST)], pieces):
+            self.complete = True
+        elif not _take_whole_chunks(data, pieces):
             self._take_each_chunk(data, pieces)
         elif data:
             self._pending = b"\r\n"
@@ -197,11 +212,11 @@ class AnswerParser:
 
     def _skip_trailers(self, data: bytes) -> None:
         """Headers behind the body say nothing to us; their end is the end of the answer."""
-        lines, _ = self._lines(data)
+        lines, behind = self._lines(data)
         if lines is not None:
             if _headers(lines[1:]).keys() & _FRAMING:
                 raise NotHttpError("a framing behind the body")
-            self.complete = True
+            self.complete, self.excess = True, bool(behind)
 
 
 def _take_whole_chunks(data: bytes, pieces: list[bytes]) -> bool:
@@ -219,6 +234,11 @@ def _take_whole_chunks(data: bytes, pieces: list[bytes]) -> bool:
         return False
     pieces += found
     return True
+
+
+def _closing(headers: dict[bytes, list[bytes]]) -> bool:
+    """Whether the connection ends with this answer."""
+    return any(b"close" in map(bytes.strip, each.lower().split(b",")) for each in headers.get(b"connection", []))
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, list[bytes]]:

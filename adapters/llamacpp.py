@@ -110,8 +110,10 @@ class LlamaCppAdapter:
     @asynccontextmanager
     async def _stream(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         path, body = wire.request(generation)
+        if generation.asked is not None:
+            generation.asked(body.settings)
         reader: Reader = wire.CompletionReader() if path == wire.COMPLETION else OpenAiReader(wire.stream_error)
-        async with self._http.stream(self._endpoint, path, body, wire.refusal) as stream:
+        async with self._http.stream(self._endpoint, path, body.whole, wire.refusal) as stream:
             yield Batches(stream, reader)
 
     async def _count(self, text: str) -> int:

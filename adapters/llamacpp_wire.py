@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
+from adapters.body import Body, as_it_is, body_of
 from adapters.openai_wire import UNREADABLE, ErrorDetail, Timings, as_detail, malformed
 from adapters.parameters import fields
 from adapters.refusals import BY_STATUS, Refusals
@@ -132,7 +133,7 @@ _final_event = msgspec.json.Decoder(FinalEvent)
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def request(generation: Generation) -> tuple[str, bytes]:
+def request(generation: Generation) -> tuple[str, Body]:
     """The path and the body that start a generation. Raises EngineError (invalid)."""
     body: dict[str, Any] = {"stream": True, "seed": generation.seed, "cache_prompt": generation.cache_prompt}
     body |= fields(Engine.LLAMACPP, generation) | _bounds(generation.sampling)
@@ -141,11 +142,11 @@ def request(generation: Generation) -> tuple[str, bytes]:
     if generation.messages is None:
         if generation.max_tokens is not None:
             body["n_predict"] = generation.max_tokens
-        return COMPLETION, _encode(body | {"prompt": generation.prompt or ""})
+        return COMPLETION, body_of(body, {"prompt": generation.prompt or ""})
     if generation.max_tokens is not None:
         body["max_tokens"] = generation.max_tokens
     body |= {"stream_options": {"include_usage": True}, "reasoning_format": "none"}
-    return CHAT, _encode(body | {"messages": generation.messages})
+    return CHAT, body_of(body, {"messages": generation.messages})
 
 
 def served(refusals: Mapping[str, EngineError | None]) -> tuple[Workload, ...]:
@@ -181,7 +182,8 @@ def tokenize_body(prompt: str) -> bytes:
 
 def _bounds(sampling: Sampling) -> dict[str, Any]:
     """What binds the output."""
-    bounds = {"json_schema": sampling.json_schema, "grammar": sampling.grammar}
+    schema = None if sampling.json_schema is None else as_it_is(sampling.json_schema)
+    bounds = {"json_schema": schema, "grammar": sampling.grammar}
     return {name: value for name, value in bounds.items() if value is not None}
 
 

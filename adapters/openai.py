@@ -162,9 +162,11 @@ class OpenAiAdapter:
         card = await self._model()
         limit, more = await self._limit(generation), await self._more(generation)
         path, body = request(self.engine, generation, model=card.id, max_tokens=limit, more=more)
+        if generation.asked is not None:
+            generation.asked(body.settings)
         reader = OpenAiReader(self.refusals.stream_error)
         name = generation.correlation_id
-        async with self._http.stream(self._endpoint, path, body, self._refusal, request_id=name) as stream:
+        async with self._http.stream(self._endpoint, path, body.whole, self._refusal, request_id=name) as stream:
             yield Batches(stream, reader)
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 Decides for every engine, workload and parameter of a request: its name on the wire, or that it cannot be honoured, why,
 and what to do instead. What depends on how an engine was built or started names the feature that the running engine has
 to show (``Props.features``). Nothing is dropped in silence: what cannot be honoured is refused before it is queued, and
-a mere hint is named in the task's ``started`` event. Never reads a stream, never asks an engine.
+a mere hint is named in the task's stream. Never reads a stream, never asks an engine.
 
 docs/engines.md is made from these tables.
 """
@@ -286,6 +286,11 @@ def obstacle(
             if found is not None:
                 return found
     return None
+
+
+def hints(asked: Mapping[Parameter, Any]) -> bool:
+    """Whether anything that is asked for is a mere hint."""
+    return not HINTS.isdisjoint(asked)
 
 
 def unheeded(

@@ -90,5 +90,7 @@ async def results(
     request_id = generation.correlation_id if named else None
     ask = _Ask(http, endpoint, path, refusal=refusal, request_id=request_id)
     first, *rest = wire.bodies(generation, model, each)
-    async with ask(first) as document:
-        yield Results(ask, document, rest, wire.ResultReader(generation, each))
+    if generation.asked is not None:
+        generation.asked(first.settings)
+    async with ask(first.whole) as document:
+        yield Results(ask, document, [body.whole for body in rest], wire.ResultReader(generation, each))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
+from adapters.body import Body, body_of
 from adapters.openai_wire import UNREADABLE
 from contracts.events import FinishReason
 from contracts.tasks import Workload
@@ -79,7 +80,7 @@ Item = TypeVar("Item", Vector, Score)
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def bodies(generation: Generation, model: str | None = None, each: int = INPUTS_PER_REQUEST) -> Iterator[bytes]:
+def bodies(generation: Generation, model: str | None = None, each: int = INPUTS_PER_REQUEST) -> Iterator[Body]:
     """The bodies of the requests with ``each`` inputs, in their order. Raises EngineError (invalid)."""
     named: dict[str, Any] = {} if model is None else {"model": model}
     inputs = generation.inputs or ()
@@ -88,9 +89,10 @@ def bodies(generation: Generation, model: str | None = None, each: int = INPUTS_
     for start in range(0, len(inputs), each):
         part = inputs[start : start + each]
         if generation.workload is Workload.EMBEDDING:
-            yield _encode({**named, "input": part, "encoding_format": "float"})
+            yield body_of({**named, "encoding_format": "float"}, {"input": part})
         else:
-            yield _encode({**named, "query": generation.prompt or "", "documents": part, "top_n": len(part)})
+            texts = {"query": generation.prompt or "", "documents": part}
+            yield body_of({**named, "top_n": len(part)}, texts)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

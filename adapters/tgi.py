@@ -85,10 +85,12 @@ class TgiAdapter:
     async def submit(self, generation: Generation) -> AsyncIterator[AsyncIterator[Batch]]:
         """Start a generation; leaving the block closes the connection, and the server drops the request."""
         path, body = wire.request(generation, await self._limit(generation))
+        if generation.asked is not None:
+            generation.asked(body.settings)
         chat = path == wire.CHAT
         reader: Reader = OpenAiReader(wire.REFUSALS.stream_error, needs_done=False) if chat else wire.StreamReader()
         name = generation.correlation_id
-        async with self._http.stream(self._endpoint, path, body, refusal, request_id=name) as stream:
+        async with self._http.stream(self._endpoint, path, body.whole, refusal, request_id=name) as stream:
             yield Batches(stream, reader)
 
     async def erase(self, _slot: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
+from adapters.body import Body, as_it_is, body_of
 from adapters.openai_wire import UNREADABLE, ErrorDetail, malformed
 from adapters.parameters import fields
 from adapters.refusals import BY_STATUS, Refusals
@@ -78,7 +79,7 @@ _event = msgspec.json.Decoder(Event)
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def request(generation: Generation, max_tokens: int | None) -> tuple[str, bytes]:
+def request(generation: Generation, max_tokens: int | None) -> tuple[str, Body]:
     """The path and the body that start a generation.
 
     ``max_tokens`` is what was asked for, or what is left of the context. Raises EngineError (invalid).
@@ -90,8 +91,8 @@ def request(generation: Generation, max_tokens: int | None) -> tuple[str, bytes]
     if max_tokens is not None:
         parameters["max_new_tokens"] = max_tokens
     if generation.sampling.json_schema is not None:
-        parameters["grammar"] = {"type": "json", "value": generation.sampling.json_schema}
-    return STREAM, _encode({"inputs": generation.prompt or "", "parameters": parameters})
+        parameters["grammar"] = {"type": "json", "value": as_it_is(generation.sampling.json_schema)}
+    return STREAM, body_of({"parameters": parameters}, {"inputs": generation.prompt or ""})
 
 
 def tokenize_body(text: str) -> bytes:
@@ -111,15 +112,15 @@ def served(info: Info | None, *, templates: bool) -> tuple[Workload, ...]:
     return (Workload.COMPLETION, Workload.CHAT) if templates else (Workload.COMPLETION,)
 
 
-def _chat(generation: Generation, max_tokens: int | None) -> bytes:
+def _chat(generation: Generation, max_tokens: int | None) -> Body:
     body: dict[str, Any] = {"model": "tgi", "stream": True, "stream_options": {"include_usage": True}}
     body |= {name: value for name, value in fields(Engine.TGI, generation).items() if (name, value) != ("top_p", 1)}
-    body |= {"messages": generation.messages, "seed": generation.seed}
+    body["seed"] = generation.seed
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     if generation.sampling.json_schema is not None:
-        body["response_format"] = {"type": "json", "value": generation.sampling.json_schema}
-    return _encode(body)
+        body["response_format"] = {"type": "json", "value": as_it_is(generation.sampling.json_schema)}
+    return body_of(body, {"messages": generation.messages})
 
 
 def _greedy(parameters: dict[str, Any]) -> dict[str, Any]:

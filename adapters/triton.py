@@ -66,7 +66,9 @@ class TritonAdapter:
         """Start a generation; leaving the block closes the connection."""
         model = await self._model()
         body = wire.body(generation, model)
-        async with self._http.stream(self._endpoint, model.stream, body, self._refusal) as stream:
+        if generation.asked is not None:
+            generation.asked(body.settings)
+        async with self._http.stream(self._endpoint, model.stream, body.whole, self._refusal) as stream:
             yield Batches(stream, wire.StreamReader(tells_reasons=model.tells_reasons))
 
     async def erase(self, _slot: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
+from adapters.body import Body, body_of
 from adapters.openai_wire import UNREADABLE, ErrorDetail, error_detail, malformed
 from adapters.parameters import fields
 from adapters.refusals import Refusals
@@ -156,7 +157,7 @@ def features(model: Model) -> tuple[str, ...]:
     return ("cancel_on_close", *sorted(renamed.get(name, name) for name in found))
 
 
-def body(generation: Generation, model: Model) -> bytes:
+def body(generation: Generation, model: Model) -> Body:
     """The body that starts a generation. Raises EngineError (invalid) for what the model does not take."""
     if generation.max_tokens is None:
         text = "max_tokens: Triton tells no context, and its vLLM backend stops after 16 tokens; set it"
@@ -170,16 +171,18 @@ def body(generation: Generation, model: Model) -> bytes:
             f"the model {model.name!r} does not declare {', '.join(untaken)}, so nobody could tell whether it heeds it"
         )
         raise EngineError(Failure.INVALID, text)
-    made: dict[str, Any] = {"text_input": generation.prompt or ""}
+    texts: dict[str, Any] = {"text_input": generation.prompt or ""}
     if generation.correlation_id is not None:
-        made["id"] = generation.correlation_id  # Triton's own log calls the request by it
+        texts["id"] = generation.correlation_id  # Triton's own log calls the request by it
     asked = {name: True for name in ASKED_FOR if name in model.inputs}
     if not model.vllm:
         stream = {"stream": True} if "stream" in model.inputs else {}
-        return _encode(made | stream | asked | {str(_name(name, model)): value for name, value in wanted.items()})
+        named = {str(_name(name, model)): value for name, value in wanted.items()}
+        return body_of(stream | asked | named, texts)
     if "stop" in wanted:  # a list is no parameter of a request; with this input the parameters are not looked at
-        return _encode(made | {"stream": True, "sampling_parameters": _encode(wanted).decode()} | asked)
-    return _encode(made | asked | {"parameters": {"stream": True, **wanted}})
+        parameters = {"sampling_parameters": _encode(wanted).decode()}
+        return body_of({"stream": True} | parameters | asked, texts)
+    return body_of(asked | {"parameters": {"stream": True, **wanted}}, texts)
 
 
 def _name(parameter: str, model: Model) -> str | None:

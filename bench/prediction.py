@@ -3,8 +3,8 @@
 Every mix is a steady load of random arrivals, prompts and lengths, at more work than leaves slots idle; nothing of it
 is known to the orchestrator beforehand. An error is the distance between the predicted and the true wait, as a share of
 the true one (of ``FLOOR_MS`` where that is less), over the tasks that waited, after the first ``WARM``. No prediction
-can know how long an answer becomes; so beside the error stands how often the wait fell into the band that ought to
-hold four out of five.
+can know how long an answer becomes, nor who comes next. So beside the error stands that of ``prediction_oracle``, which
+knows everything else, and how often the wait fell into the band that ought to hold four out of five.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from adapters.base import Batch, Finished, Generation
+from bench.prediction_loads import MIXES, Drawn, Machine, Mix
+from bench.prediction_oracle import Lived, Oracle
 from contracts.config import Queue, Timeouts
 from contracts.events import FinishReason
-from contracts.tasks import Priority
+from orchestratord.task import Task
 from tests.support.virtual_loop import VirtualTimeLoop, pass_time
 from tests.unit.orchestratord.world import Pause, Script, ScriptedAdapter, Step, config, pool, snapshot, world
 
@@ -36,56 +37,8 @@ FLOOR_MS = 100.0
 PIECES = 8
 """Tokens of one engine read."""
 SEEDS = (1, 2, 3)
-MEDIAN_OF_BAND = 0.674 / 2.563
-"""Of a normal distribution: the median miss, as a share of the width of the band of four fifths."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One engine: milliseconds for a run, for a token of its prompt, and for a new one."""
-
-    slots: int
-    fixed_ms: float
-    prompt_ms: float
-    new_ms: float
-    unsteady: float = 0.05
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Tasks of one kind. Lengths are drawn from a logarithmic normal distribution (median, sigma)."""
-
-    share: float
-    prompt: tuple[float, float]
-    answer: tuple[float, float]
-    priority: Priority = Priority.INTERACTIVE
-    max_tokens: tuple[int, ...] | None = None
-    """One of these bounds; left out, there is none."""
-    hint: float | None = None
-    """The client knows the length but for this sigma."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A load: flows into machines, at so much of what they can do."""
-
-    name: str
-    machines: tuple[Machine, ...]
-    flows: tuple[Flow, ...]
-    load: float = 0.93
-
-
-_FAST, _SLOW = Machine(1, 20, 0.2, 12), Machine(1, 30, 0.5, 25)
-_CHAT = Flow(0.7, (150, 1.0), (90, 0.8), max_tokens=(64, 256, 512))
-_REPORT = Flow(0.3, (1500, 0.7), (350, 0.6), Priority.BATCH, max_tokens=(512, 1024))
-MIXES = (
-    Mix("chat, one slot", (_FAST,), (Flow(1.0, (150, 1.0), (90, 0.8)),)),
-    Mix("chat and batch, two GPUs", (_FAST, _SLOW), (_CHAT, _REPORT)),
-    Mix("chat and batch, four slots", (Machine(4, 20, 0.2, 30),), (_CHAT, _REPORT)),
-    Mix("bounded answers", (_FAST,), (Flow(1.0, (400, 0.8), (5000, 0.3), max_tokens=(50, 100, 200)),)),
-    Mix("clients that know", (_FAST, _FAST), (Flow(1.0, (300, 1.0), (200, 0.9), hint=0.2),)),
-    Mix("prompts alone", (Machine(2, 5, 1.0, 1),), (Flow(1.0, (500, 1.2), (1, 0.0), max_tokens=(1,)),)),
-)
+EACH = 4
+"""The oracle is asked of one in so many tasks."""
 
 
 @dataclass
@@ -95,19 +48,20 @@ class Outcome:
     errors: list[float] = field(default_factory=list)
     inside: list[bool] = field(default_factory=list)
     bias: list[float] = field(default_factory=list)
-    foretold: list[float] = field(default_factory=list)
-    """What half of such predictions miss by at most, going by the width of their own bands."""
+    possible: list[float] = field(default_factory=list)
+    """The errors of who knows every distribution, over one of each ``EACH`` of these tasks,"""
+    beside: list[float] = field(default_factory=list)
+    """and ours of the same."""
 
     def add(self, predicted: float, low: float, high: float, true: float) -> None:
         """One task that waited."""
-        self.errors.append(abs(predicted - true) / max(true, FLOOR_MS))
+        self.errors.append(_error(predicted, true))
         self.inside.append(low <= true <= high)
         self.bias.append((predicted - true) / max(true, FLOOR_MS))
-        self.foretold.append(MEDIAN_OF_BAND * (high - low) / max(predicted, FLOOR_MS))
 
     def take(self, other: Outcome) -> None:
         """All of another's, too."""
-        for name in ("errors", "inside", "bias", "foretold"):
+        for name in ("errors", "inside", "bias", "possible", "beside"):
             getattr(self, name).extend(getattr(other, name))
 
     @property
@@ -116,45 +70,20 @@ class Outcome:
         return statistics.median(self.errors)
 
     @property
+    def median_possible(self) -> float:
+        """Half of the tasks could have been predicted better than this."""
+        return statistics.median(self.possible)
+
+    @property
     def coverage(self) -> float:
         """The share of the tasks that started within their band; 0.8 is right."""
         return sum(self.inside) / len(self.inside)
 
 
-class _Task:
-    """A task before anybody has seen it."""
-
-    def __init__(self, draw: random.Random, flow: Flow, number: int) -> None:
-        self.flow = flow
-        self.number = number
-        self.prompt = max(1, round(draw.lognormvariate(0, flow.prompt[1]) * flow.prompt[0]))
-        wanted = max(1, round(draw.lognormvariate(0, flow.answer[1]) * flow.answer[0]))
-        self.bound = None if flow.max_tokens is None else draw.choice(flow.max_tokens)
-        self.tokens = wanted if self.bound is None else min(wanted, self.bound)
-        self.cut = self.bound is not None and wanted >= self.bound
-        self.hint = None if flow.hint is None else max(1, round(wanted * draw.lognormvariate(0, flow.hint)))
-        self.luck = draw.gauss(0, 1)
-
-    def slot_ms(self, machine: Machine) -> float:
-        """What it takes there."""
-        plain = machine.fixed_ms + machine.prompt_ms * self.prompt + machine.new_ms * (self.tokens - 1)
-        return plain * max(0.2, 1.0 + machine.unsteady * self.luck)
-
-    def asked(self) -> dict[str, Any]:
-        """The fields of its request."""
-        return {
-            "prompt": "word " * self.prompt,
-            "priority": self.flow.priority,
-            "max_tokens": self.bound,
-            "expected_tokens": self.hint,
-            "seed": self.number,
-        }
-
-
 class _Engine(ScriptedAdapter):
     """Takes as long as the machine would."""
 
-    def __init__(self, machine: Machine, tasks: list[_Task]) -> None:
+    def __init__(self, machine: Machine, tasks: list[Drawn]) -> None:
         super().__init__()
         self._machine = machine
         self._tasks = tasks
@@ -163,9 +92,9 @@ class _Engine(ScriptedAdapter):
         self.scripts = [self._script(self._tasks[generation.seed])]
         return super().submit(generation)
 
-    def _script(self, task: _Task) -> Script:
+    def _script(self, task: Drawn) -> Script:
         machine = self._machine
-        stretch = task.slot_ms(machine) / _plain_ms(task, machine) / 1000
+        stretch = task.stretch(machine) / 1000
         steps: list[Step] = [Pause((machine.fixed_ms + machine.prompt_ms * task.prompt) * stretch), ["x"]]
         left = task.tokens - 1
         while left:
@@ -177,15 +106,10 @@ class _Engine(ScriptedAdapter):
         return Script(steps)
 
 
-def _plain_ms(task: _Task, machine: Machine) -> float:
-    """What the task would take on a machine that is always as fast."""
-    return machine.fixed_ms + machine.prompt_ms * task.prompt + machine.new_ms * (task.tokens - 1)
-
-
 async def _play(mix: Mix, seed: int, tasks_count: int) -> Outcome:
     draw = random.Random(f"{mix.name} {seed}")  # noqa: S311 - a load, not a secret
     weights = [flow.share for flow in mix.flows]
-    tasks = [_Task(draw, draw.choices(mix.flows, weights)[0], number) for number in range(tasks_count)]
+    tasks = [Drawn(draw, draw.choices(mix.flows, weights)[0], number) for number in range(tasks_count)]
     ids = [f"gpu{number}" for number in range(len(mix.machines))]
     engines: dict[str, ScriptedAdapter] = {
         each: _Engine(machine, tasks) for each, machine in zip(ids, mix.machines, strict=True)
@@ -207,14 +131,31 @@ async def _play(mix: Mix, seed: int, tasks_count: int) -> Outcome:
             admitted.append(await here.submit(**task.asked()))
         while not all(task.finished for task in admitted):
             await pass_time(10.0)
+        machines = dict(zip(ids, mix.machines, strict=True))
+        lived = [_lived(task, done, machines) for task, done in zip(tasks, admitted, strict=True)]
+        oracle = Oracle(mix, rate, lived)
         for number, done in enumerate(admitted):
-            entered, run = done.admission, done.run
-            if number < WARM or run is None:
+            entered, true = done.admission, lived[number].started - lived[number].came
+            if number < WARM or (true == 0 and entered.predicted_start_ms == 0):
                 continue
-            true = run.at_ms - entered.at_ms
-            if true > 0 or entered.predicted_start_ms > 0:
-                outcome.add(entered.predicted_start_ms, entered.predicted_low_ms, entered.predicted_high_ms, true)
+            outcome.add(entered.predicted_start_ms, entered.predicted_low_ms, entered.predicted_high_ms, true)
+            if number % EACH == 0:
+                outcome.beside.append(outcome.errors[-1])
+                outcome.possible.append(_error(oracle.wait_ms(number), true))
     return outcome
+
+
+def _lived(task: Drawn, done: Task, machines: dict[str, Machine]) -> Lived:
+    run = done.run
+    if run is None:
+        message = f"task {done.id} never ran"
+        raise AssertionError(message)
+    machine = machines[run.pool_id]
+    return Lived(task, done.admission.at_ms, run.at_ms, run.at_ms + task.slot_ms(machine), machine)
+
+
+def _error(predicted: float, true: float) -> float:
+    return abs(predicted - true) / max(true, FLOOR_MS)
 
 
 def measure(tasks: int = TASKS, seeds: tuple[int, ...] = SEEDS) -> dict[str, Outcome]:
@@ -238,7 +179,7 @@ def _on_virtual_time(play: Callable[[], Coroutine[None, None, Outcome]]) -> Outc
 def table(found: dict[str, Outcome]) -> Table:
     """The figures, and all of them together."""
     shown = Table(title="Predicted against true wait")
-    for name in ("load", "waited", "median error", "9 of 10", "by its band", "in the band", "bias"):
+    for name in ("load", "waited", "median error", "9 of 10", "at best", "in the band", "bias"):
         shown.add_column(name, justify="left" if name == "load" else "right")
     for name, each in found.items():
         ordered = sorted(each.errors)
@@ -248,7 +189,7 @@ def table(found: dict[str, Outcome]) -> Table:
             str(len(ordered)),
             f"{each.median_error:.1%}",
             f"{worst:.1%}",
-            f"{statistics.median(each.foretold):.1%}",
+            f"{each.median_possible:.1%}" if each.possible else "-",
             f"{each.coverage:.0%}",
             f"{statistics.median(each.bias):+.1%}",
         )

@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Meta
 
 from contracts.base import Message, Strict
-from contracts.config import END
 
 
 class ArtifactKind(StrEnum):
@@ -30,7 +29,6 @@ class ArtifactKind(StrEnum):
 
 
 ID_PREFIX = "sha256:"
-ArtifactId = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)]
 Tag = Annotated[str, Meta(min_length=1, max_length=128)]
 
 

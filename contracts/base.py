@@ -68,6 +68,8 @@ def explain(error: msgspec.ValidationError, root: type) -> Problem:
     if enum := _ENUM.search(what):
         choices = ", ".join(enum_values(here))
         return Problem(path=path, message=f"{enum['value']} is not one of: {choices}")
+    if "matching regex" in what and (described := _description_of(here)):
+        return Problem(path=path, message=f"expected {described}")
     return Problem(path=path, message=what[:1].lower() + what[1:].replace("`", ""))
 
 
@@ -99,6 +101,12 @@ def type_at(root: object, path: str) -> object:
         if node is None:
             return None
     return node
+
+
+def _description_of(node: object) -> str | None:
+    """What a place of this type holds, in the words of whoever declared it."""
+    metas = [meta for each in (node, *get_args(node)) for meta in getattr(each, "__metadata__", ())]
+    return next((meta.description for meta in metas if isinstance(meta, msgspec.Meta) and meta.description), None)
 
 
 def _flatten(node: object) -> list[Any]:

@@ -110,7 +110,7 @@ class ErrorBody(Message, frozen=True, kw_only=True):
     engine: str | UnsetType = UNSET
     pool_id: str | UnsetType = UNSET
     policy_label: str | UnsetType = UNSET
-    """Which queue policy refused: the pool's ``queue.full_policy``; on every 429."""
+    """Which bound was met, one of ``contracts.labels``; on every 429."""
     error_number: int | UnsetType = UNSET
     """40101 (no token) or 40102 (wrong token), on a 401."""
     field: str | UnsetType = UNSET

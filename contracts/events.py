@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from contracts.base import Message
 from contracts.config import Profile
@@ -41,6 +42,17 @@ class Started(Message, frozen=True, kw_only=True):
     unheeded: tuple[str, ...] | UnsetType = UNSET
     """The hints of the request that this engine cannot follow, by their fields; unset where it follows all."""
 
+    def since(self, told: Metrics) -> Started:
+        """The same with who serves now, where ``told`` names another replica."""
+        if told.pool_id is UNSET:
+            return self
+        news = {name: value for name in _SERVES if (value := getattr(told, name)) is not UNSET}
+        return replace(self, **news)
+
+
+_SERVES = ("pool_id", "replica_id", "engine", "engine_version", "model_digest", "kv_warmth", "unheeded")
+"""What depends on the replica."""
+
 
 class Token(Message, frozen=True, kw_only=True):
     """One piece of text as the engine streamed it; ``i`` counts such pieces from 0 without gaps.
@@ -68,8 +80,11 @@ class Metrics(Message, frozen=True, kw_only=True):
     pool_id: str | UnsetType = UNSET
     """Set when the replica that ``started`` named died before its first token: this one serves now."""
     replica_id: str | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
     engine_version: str | UnsetType = UNSET
     model_digest: str | UnsetType = UNSET
+    unheeded: tuple[str, ...] | UnsetType = UNSET
+    """Set with ``pool_id`` where the request has hints: those that this engine cannot follow; empty, it follows all."""
 
 
 class End(Message, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from contracts.engines import ModelState
 from contracts.errors import ErrorBody
 from contracts.examples.base import Example
 from contracts.pools import API_VERSION, Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
-from contracts.receipts import Receipt
+from contracts.receipts import Receipt, ReceiptPage
 from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 
@@ -312,6 +312,16 @@ _ARTIFACT_ID = Parameter(
     text="`sha256:` and 64 hexadecimal digits",
 )
 
+_AFTER_RECEIPT = Parameter(
+    name="after",
+    place="query",
+    schema={"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "default": 0},
+    text="the number of the last receipt that was seen",
+)
+_PAGE = Parameter(
+    name="limit", place="query", schema={"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+)
+
 OPERATIONS += (
     Operation(
         plane=Plane.CONTROL,
@@ -333,6 +343,18 @@ OPERATIONS += (
         text="What a task left (`artifact_id` of its `end` and of its status) is of kind `trace`: a `Receipt`.",
         parameters=(_ARTIFACT_ID,),
         answers={200: Artifact, 401: ErrorBody, 404: ErrorBody, 500: ErrorBody},
+    ),
+    Operation(
+        plane=Plane.CONTROL,
+        method="get",
+        path="/v1/receipts",
+        summary="The receipts of tasks in their order, a page at a time",
+        text=(
+            "The content of each is a `Receipt`, which names the one before it. A page may be shorter than `limit`; "
+            "there are more until the `number` of its last receipt is `last`."
+        ),
+        parameters=(_AFTER_RECEIPT, _PAGE),
+        answers={200: ReceiptPage, **_REFUSED},
     ),
 )
 

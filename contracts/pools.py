@@ -1,6 +1,6 @@
 """Pools as pool-managerd reports them and as clients see them.
 
-Decides the names of states, gates and causes. The transitions between states are ``pool_managerd.lifecycle``'s.
+Decides the names of states, gates and causes. The transitions between states are ``pool_managerd.transitions``'s.
 """
 
 from __future__ import annotations
@@ -305,17 +305,22 @@ class Gpu(Message, frozen=True, kw_only=True):
     """Such as ``8.6``; None where the driver does not tell."""
 
 
+MAX_DEADLINE_MS = 86_400_000
+Deadline = Annotated[int, Meta(ge=0, le=MAX_DEADLINE_MS)]
+"""How long work that runs may go on, in milliseconds, when its engine is to end."""
+
+
 class DrainRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/drain``: running work may finish until the deadline, then the engine stops."""
 
-    deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
+    deadline_ms: Deadline = 30_000
 
 
 class ReloadRequest(Strict, frozen=True, kw_only=True):
     """``POST /v1/pools/{id}/reload``: once the new engine serves, work on the old one may finish until the deadline."""
 
     new_model_ref: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
-    deadline_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
+    deadline_ms: Deadline = 30_000
 
 
 API_VERSION = "1.0"

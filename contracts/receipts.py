@@ -8,6 +8,8 @@ can be changed, left out or put in later without every later one telling. Whethe
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from contracts.artifacts import Artifact
@@ -81,9 +83,9 @@ class Receipt(Message, frozen=True, kw_only=True):
     request: msgspec.Raw
     """The ``TaskRequest`` with its defaults filled in, without secrets."""
     seed: int
-    sent: msgspec.Raw | None
-    """The body that the engine was sent, without prompt, messages and inputs: the sampling that really held. Null where
-    the task never got a slot, or where that is not known after a restart."""
+    sent: dict[str, Any] | None
+    """The body that the engine was sent, without its texts and what is another in each request: the sampling that
+    really held. Null where nothing was sent, or where that is not known after a restart."""
     engine: EngineIdentity | None
     """Null where the task never got a slot."""
     slot: SlotUse | None
@@ -108,6 +110,9 @@ class Receipt(Message, frozen=True, kw_only=True):
     """Whether a secret was taken out: then the transcript may hash to something else than ``stream_sha256``."""
     cut: bool = False
     """Whether the texts of request and transcript were left out, since they were too long."""
+    json_schema: str | None = None
+    """The schema of the request as text, whose members stand as the client wrote them: some engines generate in that
+    order, and ``request`` has lost it. Null where there is none."""
     interrupted: bool = False
     """Whether orchestratord ended while it ran: then ``pieces`` and the text are what had been kept until then."""
     version: int = 2

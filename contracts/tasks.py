@@ -89,7 +89,8 @@ class Sampling(Strict, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
     min_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
     repeat_penalty: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
-    stop: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=16)] = ()
+    """Where an answer ends; an empty text stands everywhere, and is refused."""
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None
 

@@ -65,6 +65,8 @@ _SK = re.compile(rf"{_START}sk-", re.ASCII)
 SHAPES = tuple((re.compile(pattern, re.IGNORECASE | re.ASCII), replacement) for pattern, replacement in _PATTERNS)
 
 
+MOST_USUAL = 256
+"""How many texts a Redactor remembers to hold no secret."""
 LEAST_LENGTH = 8
 """Characters of a variable's value below which it is no secret: a mask in place of every ``1`` hides the text."""
 
@@ -85,6 +87,7 @@ class Redactor:
     def __init__(self, secrets: tuple[str, ...] = ()) -> None:
         self._spellings: set[str] = set()
         self._known: re.Pattern[str] | None = None
+        self._usual: dict[str, bool] = {}
         for secret in secrets:
             self.register(secret)
 
@@ -94,6 +97,7 @@ class Redactor:
         if not secret:
             return
         self._spellings |= _spellings(secret)
+        self._usual.clear()
         # The longest first: a secret that begins with another one must not leave its rest behind.
         longest_first = sorted(self._spellings, key=lambda spelling: (-len(spelling), spelling))
         self._known = re.compile("|".join(re.escape(spelling) for spelling in longest_first))
@@ -105,6 +109,15 @@ class Redactor:
     def harmless(self, text: str) -> bool:
         """Whether there is nothing to take out of a text, nor of any piece of it: one look for a whole log line."""
         return not any(spelling in text for spelling in self._spellings) and _shapeless(text)
+
+    def usual(self, text: str) -> bool:
+        """Whether ``text`` would come back as it is, remembered: for one that is looked at again and again."""
+        known = self._usual.get(text)
+        if known is None:
+            if len(self._usual) >= MOST_USUAL:
+                self._usual.clear()
+            known = self._usual[text] = self.text(text) == text
+        return known
 
     def prose(self, text: str) -> str:
         """The text with ``***`` in place of every registered secret: for what we wrote ourselves.

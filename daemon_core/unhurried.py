@@ -1,7 +1,8 @@
-"""Writes log lines when there is a moment for it, instead of while somebody waits for a first token.
+"""Work that waits until there is a moment for it, instead of being done while somebody waits for a first token.
 
-Decides when: a little later, a few lines in each turn of the loop, and at once where a line is a warning or worse,
-comes from another thread, or finds too many before it. Never changes the order of lines, and loses none where the
+Above all log lines. Decides when they are written: a little later, once a turn of the loop finds little to do or they
+have waited long enough, a few in each turn; and at once where a line is a warning or worse, comes from another thread,
+or finds too many before it. Never changes the order of lines, and loses none where the
 process ends by itself.
 """
 
@@ -17,9 +18,25 @@ from contextlib import asynccontextmanager, contextmanager
 from daemon_core.logs import RedactingHandler
 
 PAUSE_S = 0.02
+BUSY_S = 0.002
+"""A turn of the loop that took longer had other work: that goes first."""
+LONGEST_S = 0.5
+"""For no longer than this."""
 LINES_AT_ONCE = 8
 """So many take less time than a client notices."""
 MOST_LINES = 10_000
+
+
+async def leisure() -> None:
+    """Return once a turn of the loop finds little to do, or it has been waited for long enough."""
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + LONGEST_S
+    while True:
+        began = loop.time()
+        await asyncio.sleep(0)
+        if loop.time() - began <= BUSY_S or began >= latest:
+            return
+        await asyncio.sleep(PAUSE_S)
 
 
 class Unhurried(logging.Handler):
@@ -32,6 +49,10 @@ class Unhurried(logging.Handler):
         self._thread = threading.get_ident()
         self._kept: deque[logging.LogRecord] = deque()
         self._timer: asyncio.Handle | None = None
+        self._turn_at = 0.0
+        """When the turn began that is being timed."""
+        self._latest = 0.0
+        """When the lines have waited long enough."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record; write it with all that were kept before it where that should not wait."""
@@ -40,7 +61,8 @@ class Unhurried(logging.Handler):
         if not here or record.levelno >= logging.WARNING or len(self._kept) >= MOST_LINES:
             self.flush()
         elif self._timer is None:
-            self._timer = self._loop.call_later(PAUSE_S, self._some)
+            self._latest = self._loop.time() + LONGEST_S
+            self._timer = self._loop.call_later(PAUSE_S, self._time_a_turn)
 
     def flush(self) -> None:
         """Write all that was kept."""
@@ -56,13 +78,21 @@ class Unhurried(logging.Handler):
             self._timer = None
         super().close()
 
+    def _time_a_turn(self) -> None:
+        self._turn_at = self._loop.time()
+        self._timer = self._loop.call_soon(self._some)
+
     def _some(self) -> None:
+        now = self._loop.time()
+        if now - self._turn_at > BUSY_S and now < self._latest:
+            self._timer = self._loop.call_later(PAUSE_S, self._time_a_turn)
+            return
         self._timer = None
         with self._hold():
             for _ in range(min(LINES_AT_ONCE, len(self._kept))):
                 self._target.handle(self._kept.popleft())
         if self._kept:
-            self._timer = self._loop.call_soon(self._some)
+            self._time_a_turn()
 
     @contextmanager
     def _hold(self) -> Iterator[None]:

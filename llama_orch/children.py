@@ -75,6 +75,13 @@ class Child(asyncio.SubprocessProtocol):
             with suppress(ProcessLookupError):
                 self._transport.send_signal(number)
 
+    @property
+    def last_words(self) -> list[str]:
+        """What it said of its end, for people, after all that it had to log."""
+        said = list(self.lines)
+        starts = [number for number, line in enumerate(said) if line.startswith(f"{self.name}: ")]
+        return said[starts[-1] :] if starts else []
+
     def close(self) -> None:
         """Let go of its pipes, which a grandchild may hold open."""
         if self._transport is not None:

@@ -19,11 +19,13 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 
+from contracts.artifacts import Artifact
 from contracts.base import Message, Strict
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.errors import ErrorBody
 from contracts.events import End, Started, StreamError, Token
 from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
+from contracts.receipts import ReceiptPage
 from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 from llama_orch.errors import UNREACHABLE, ApiError
@@ -98,9 +100,9 @@ class ApiClient:
         request = DrainRequest(deadline_ms=deadline_ms)
         return await self._post(f"/v1/pools/{_segment(pool_id)}/drain", request, PoolHealth)
 
-    async def reload(self, pool_id: str, model_ref: str) -> PoolHealth:
-        """Serve this model, with the old one serving until then; returns at once."""
-        request = ReloadRequest(new_model_ref=model_ref)
+    async def reload(self, pool_id: str, model_ref: str, deadline_ms: int) -> PoolHealth:
+        """Serve this model, with the old one serving until then, and its work until the deadline; returns at once."""
+        request = ReloadRequest(new_model_ref=model_ref, deadline_ms=deadline_ms)
         return await self._post(f"/v1/pools/{_segment(pool_id)}/reload", request, PoolHealth)
 
     async def models(self) -> CatalogModels:
@@ -155,6 +157,14 @@ class ApiClient:
         """Cancel a task; idempotent."""
         async with self._request("POST", f"/v1/tasks/{_segment(task_id)}/cancel"):
             pass
+
+    async def receipts(self, after: int, limit: int) -> ReceiptPage:
+        """A stretch of the chain of receipts, behind this number."""
+        return await self._get("/v1/receipts", ReceiptPage, {"after": str(after), "limit": str(limit)})
+
+    async def artifact(self, artifact_id: str) -> Artifact:
+        """What is kept under this id."""
+        return await self._get(f"/v1/artifacts/{_segment(artifact_id)}", Artifact)
 
     async def session(self, session_id: str) -> SessionInfo:
         """How long a session lives, and what it has left."""
@@ -319,7 +329,12 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
         error = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:
         retriable = response.status in {502, 503, 504}
-        return ApiError(f"HTTP_{response.status}", response.reason or "no reason given", retriable=retriable)
+        return ApiError(
+            f"HTTP_{response.status}",
+            response.reason or "no reason given",
+            hint="that is no answer of orchestratord: what listens there, or stands in front of it?",
+            retriable=retriable,
+        )
     return ApiError(
         error.code,
         error.message,

@@ -1,25 +1,27 @@
 """Whether a task may enter the queue, and which pools may run it.
 
 Decides from the request and from what is known of the pools; answers with the eligible pools or with a refusal that
-names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine: where the
-prompt's length matters, the caller has it counted and passes it in. What an engine can be asked for, ``parameters``
-knows.
+names the field, the numbers and the mend. Never queues, never looks at a clock, never asks an engine. Whether it fits
+into a context, ``context`` decides; what an engine can be asked for, ``parameters`` knows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 from adapters import parameters
 from contracts.base import nearest
-from contracts.config import FullPolicy
+from contracts.config import FullPolicy, Mode
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
 from orchestratord.backlog import Full
+from orchestratord.context import certainly_fits
 from orchestratord.prediction import TOO_LATE, Forecast
 from orchestratord.rates import Wait
 
@@ -40,12 +42,6 @@ RECOVERING = frozenset({PoolState.FAILED, PoolState.BACKOFF})
 
 FAILING = RECOVERING | {PoolState.BROKEN, PoolState.QUARANTINED}
 """States that the pool's last error explains; in any other it is history."""
-
-TEMPLATE_TOKENS = 64
-"""What a chat template may add per message beyond the text itself, at most."""
-
-MOST_COUNTED = 64
-"""So many inputs of one task are counted, each by a question to the engine."""
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +90,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     pool_id: str | None = None
     engine: str | None = None
     retry_after_ms: int | None = None
-    policy_label: str | None = None
+    policy_label: PolicyLabel | None = None
 
 
 def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> Eligible | Refusal:
@@ -104,11 +100,7 @@ def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> El
         return wrong
     serving = [view for view in views if serves(view.snapshot, request.model_ref)]
     if not serving:
-        models = sorted({view.snapshot.model_id or view.snapshot.model_ref for view in views})
-        text = f"no pool serves the model {request.model_ref!r}"
-        return Refusal(
-            code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(request.model_ref, models), field="model_ref"
-        )
+        return _unknown(request.model_ref, views, now_ms)
     serving = [view for view in serving if not is_retired(view.snapshot)] or serving
     if is_retired(serving[0].snapshot):
         return _retired(request, serving[0].snapshot)
@@ -199,39 +191,6 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
     return None
 
 
-def certainly_fits(request: TaskRequest, ctx_max: int) -> bool:
-    """Whether the prompt fits into the context however it is tokenized, so that nobody needs to count.
-
-    A token is at least one byte of text, so the byte length bounds the count.
-    """
-    longest = max((len(text.encode()) for text in request.inputs or ()), default=0)
-    return most_tokens(request) + longest + _new_tokens(request) <= ctx_max
-
-
-def most_tokens(request: TaskRequest) -> int:
-    """More tokens than these a prompt or a chat cannot have, however it is tokenized."""
-    texts = [request.prompt or "", *(message.content for message in request.messages or ())]
-    return sum(len(text.encode()) for text in texts) + TEMPLATE_TOKENS * len(texts)
-
-
-def to_count(request: TaskRequest, ctx_max: int) -> TaskRequest:
-    """The request with those inputs alone that have to be counted: each has to fit by itself.
-
-    The longest come first, and not more than ``MOST_COUNTED``: what they leave over the engine itself refuses.
-    """
-    if request.inputs is None:
-        return request
-    room = ctx_max - len((request.prompt or "").encode()) - TEMPLATE_TOKENS
-    long = [text for text in request.inputs if len(text.encode()) > room]
-    longest = sorted(long, key=len, reverse=True)[:MOST_COUNTED]
-    return msgspec.structs.replace(request, inputs=tuple(longest))
-
-
-def fits(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> bool:
-    """Whether a prompt of ``prompt_tokens`` and the answer that was asked for fit into the context."""
-    return prompt_tokens + _new_tokens(request) <= ctx_max
-
-
 def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
     """What a client is told whose prompt, or whose prompt and answer together, do not fit."""
     if request.inputs is not None:
@@ -256,7 +215,7 @@ def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:
         message=f"{text}, after its deadline of {request.deadline_ms} ms",
         hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
         retry_after_ms=max(1, forecast.start_ms),
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -270,7 +229,7 @@ def hopeless(request: TaskRequest, forecast: Forecast, left_ms: float) -> Refusa
         message=f"{text} {max(1, round(forecast.end_ms - left_ms))} ms too late",
         hint="allow a later deadline_ms, or send it when less is queued",
         retry_after_ms=max(1, forecast.start_ms),
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -284,7 +243,7 @@ def queue_full(place: Full, engine: str, retry_after_ms: int) -> Refusal:
         pool_id=place.pool_id,
         engine=engine,
         retry_after_ms=retry_after_ms,
-        policy_label=place.policy,
+        policy_label=PolicyLabel(place.policy),
     )
 
 
@@ -297,7 +256,7 @@ def evicted(charged_to: str, engine: str, retry_after_ms: int) -> Refusal:
         pool_id=charged_to,
         engine=engine,
         retry_after_ms=retry_after_ms,
-        policy_label=FullPolicy.DROP_LRU,
+        policy_label=PolicyLabel.DROP_LRU,
     )
 
 
@@ -314,7 +273,7 @@ def over_rate(wait: Wait) -> Refusal:
         message=f"this client has used up its {wait.per_minute} {what} a minute",
         hint=f"send it again after retry_after_ms; limits.{wait.limit} sets the limit",
         retry_after_ms=wait.wait_ms,
-        policy_label=wait.limit,
+        policy_label=PolicyLabel(wait.limit),
     )
 
 
@@ -364,13 +323,29 @@ def _wrong_texts(request: TaskRequest) -> Refusal | None:
     return None
 
 
-def _new_tokens(request: TaskRequest) -> int:
-    """How many tokens have to fit behind the prompt at least."""
-    return (request.max_tokens or 1) if request.workload in parameters.GENERATING else 0
-
-
 def _invalid(field: str, message: str, hint: str | None = None) -> Refusal:
     return Refusal(code=ErrorCode.INVALID_PARAMS, message=message, hint=hint, field=field)
+
+
+def _unknown(model_ref: str, views: Sequence[PoolView], now_ms: int) -> Refusal:
+    """No pool has this model, or none is known to: what a pool calls its own shows when it has been looked at."""
+    unseen = [view for view in views if _unseen(view.snapshot)]
+    if unseen and _SHORT.fullmatch(model_ref):
+        found = _unready(unseen, now_ms)
+        text = f"no pool is known to serve the model {model_ref!r} yet: {found.message}"
+        return msgspec.structs.replace(found, message=text)
+    models = sorted({view.snapshot.model_id or view.snapshot.model_ref for view in views})
+    text = f"no pool serves the model {model_ref!r}"
+    return Refusal(code=ErrorCode.MODEL_UNAVAILABLE, message=text, hint=nearest(model_ref, models), field="model_ref")
+
+
+_SHORT = re.compile(r"[A-Za-z0-9._-]+|sha256:[0-9a-f]+")
+"""What the id or the digest of a model may be; anything else is a reference, which is known from the beginning."""
+
+
+def _unseen(snapshot: PoolSnapshot) -> bool:
+    """Whether a pool's model has an id and a digest that are not known yet. One that somebody else runs has none."""
+    return snapshot.model_id is None and not snapshot.ready and snapshot.provisioning_mode is not Mode.EXTERNAL
 
 
 def _wanted(request: TaskRequest, serving: list[PoolView], now_ms: int) -> list[PoolView] | Refusal:

@@ -114,6 +114,7 @@ async def serve(context: DaemonContext) -> None:
             metrics=metrics,
             catalog=catalog,
             archive=archive,
+            ledger=keeper,
             redactor=context.redactor,
         )
         orchestrator.take_up()

@@ -152,19 +152,21 @@ class ArtifactStore:
         return None if found is None else msgspec.convert(found, Head, from_attributes=True)
 
     def _write(self, new: Sealed, *, durable: bool) -> None:
-        path, beside = self._folder / new.name, self._folder / f"{new.name}{UNFINISHED}"
+        path = f"{self._folder}/{new.name}"  # the loop waits wherever Python works here, so it does little
+        beside = path + UNFINISHED
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_encode(new.head) + b"\n" + new.content)
+            try:
+                _write_whole(descriptor, b"%b\n%b" % (_encode(new.head), new.content))
                 if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            beside.replace(path)
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(beside, path)  # noqa: PTH104 - likewise
             if durable:
                 self._settle()
         except OSError:
-            beside.unlink(missing_ok=True)
+            Path(beside).unlink(missing_ok=True)
             raise
 
     def _settle(self) -> None:
@@ -187,6 +189,13 @@ class ArtifactStore:
     def _trouble(self, what: str, error: OSError) -> ArtifactError:
         hint = f"make room for {self._folder} and let this user write there, or lower artifacts.max_bytes"
         return ArtifactError(f"artifacts cannot {what} in {self._folder}: {error.strerror or error}", hint)
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """A signal, or a disk that is nearly full, may have the kernel take only a part at a time."""
+    written = os.write(descriptor, content)
+    while written < len(content):
+        written += os.write(descriptor, content[written:])
 
 
 def _read_head(line: bytes) -> Head | None:

@@ -6,12 +6,15 @@ token. Values in, values out.
 
 from __future__ import annotations
 
-from msgspec import UNSET, UnsetType
+from collections.abc import Callable
+
+from msgspec import UNSET
 
 from adapters.base import Generation
-from adapters.parameters import asked_by, unheeded
+from adapters.parameters import asked_by, hints, unheeded
 from contracts.config import Profile
 from contracts.events import Metrics, Started
+from contracts.receipts import SlotUse
 from contracts.tasks import Determinism, KvHint, TaskRequest
 from orchestratord.pools import PoolEntry
 from orchestratord.runs import Seat
@@ -22,10 +25,13 @@ UNKNOWN = "unknown"
 
 
 def generation_of(
-    request: TaskRequest, seed: int, seat: Seat = ANYWHERE, correlation_id: str | None = None
+    request: TaskRequest,
+    seed: int,
+    seat: Seat = ANYWHERE,
+    correlation_id: str | None = None,
+    asked: Callable[[bytes], None] | None = None,
 ) -> Generation:
     """What an engine is asked for, from what the client asked for."""
-    cold = request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
     return Generation(
         workload=request.workload,
         prompt=request.prompt,
@@ -34,13 +40,14 @@ def generation_of(
         max_tokens=request.max_tokens if seat.max_tokens is None else seat.max_tokens,
         seed=seed,
         sampling=request.sampling,
-        cache_prompt=not cold,
+        cache_prompt=not _cold(request),
         slot=seat.slot,
         correlation_id=correlation_id,
+        asked=asked,
     )
 
 
-def run_on(entry: PoolEntry, now_ms: float) -> Run:
+def run_on(entry: PoolEntry, request: TaskRequest, seat: Seat, now_ms: float) -> Run:
     """A run on the engine that a pool has now."""
     snapshot = entry.snapshot
     return Run(
@@ -50,6 +57,7 @@ def run_on(entry: PoolEntry, now_ms: float) -> Run:
         engine_version=entry.engine_version or UNKNOWN,
         at_ms=now_ms,
         served=snapshot,
+        use=SlotUse(slot=seat.slot, cache_prompt=not _cold(request), cached_tokens=None),
     )
 
 
@@ -69,7 +77,7 @@ def started(task: Task, run: Run, entry: PoolEntry, seat: Seat, profile: Profile
         profile=profile,
         seed=entered.seed,
         kv_warmth=seat.warm,
-        unheeded=_unheeded(task.request, entry),
+        unheeded=_unheeded(task.request, entry) or UNSET,
     )
 
 
@@ -78,12 +86,17 @@ def started_again(task: Task, run: Run, entry: PoolEntry, seat: Seat) -> Metrics
     return Metrics(
         pool_id=run.pool_id,
         replica_id=run.replica_id,
+        engine=run.engine,
         engine_version=run.engine_version,
         model_digest=entry.snapshot.model_digest or UNKNOWN,
+        unheeded=_unheeded(task.request, entry) if hints(asked_by(task.request)) else UNSET,
         kv_warmth=UNSET if task.request.session_id is None else seat.warm,
     )
 
 
-def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...] | UnsetType:
-    left = unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)
-    return left or UNSET
+def _cold(request: TaskRequest) -> bool:
+    return request.determinism is Determinism.STRICT or request.kv_hint is KvHint.COLD
+
+
+def _unheeded(request: TaskRequest, entry: PoolEntry) -> tuple[str, ...]:
+    return unheeded(entry.snapshot.engine, request.workload, asked_by(request), entry.features)

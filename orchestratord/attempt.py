@@ -14,7 +14,7 @@ from orchestratord.recovery import difference
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task
-from orchestratord.vouched import Vouched
+from orchestratord.vouched import Vouched, Vouching
 
 
 class Attempt:
@@ -41,11 +41,10 @@ class Attempt:
         """None while it runs, and for good where it was cancelled."""
         self.ended_ms: float | None = None
 
-    @property
-    def source(self) -> Adapter | Vouched:
+    def source(self, vouching: Vouching) -> Adapter | Vouched:
         """What its answer comes from."""
         model = self.entry.model
-        return self.adapter if model is None else Vouched(self.adapter, model)
+        return self.adapter if model is None else Vouched(self.adapter, model, vouching)
 
     @property
     def hopeless(self) -> Failed | None:

@@ -8,6 +8,7 @@ no token is late because of it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 
@@ -20,6 +21,8 @@ from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
 from orchestratord.standing import Standing, notable
 from orchestratord.task import Task
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
 AT_A_TIME = 8
@@ -60,14 +63,24 @@ class Attendant:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            self._outlook.look()
-            self._end_of_patience()
-            chosen = list(islice(self._concerned.values(), MANY))
-            for number, task in enumerate(chosen, start=1):
-                self._attend(task)
-                if number % AT_A_TIME == 0:
-                    await asyncio.sleep(0)
+            try:
+                await self._round()
+            except (
+                Exception
+            ):  # as with a generation: a mistake of ours about one that waits must not end all the others
+                log.exception("waiting tasks could not be looked after")
             await asyncio.sleep(LOOK_EVERY_S)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        self._outlook.look()
+        self._end_of_patience()
+        chosen = list(islice(self._concerned.values(), MANY))
+        for number, task in enumerate(chosen, start=1):
+            self._attend(task)
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
 
     def _attend(self, task: Task) -> None:
         deadline_ms = task.request.deadline_ms

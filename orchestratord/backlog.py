@@ -260,8 +260,9 @@ class Backlog:
 
     def depth(self, pool_id: str, priority: Priority | None = None) -> int:
         """How many tasks are charged to a pool's queue."""
-        priorities = Priority if priority is None else (priority,)
-        return sum(len(self._charged[pool_id, each]) for each in priorities)
+        if priority is not None:
+            return len(self._charged[pool_id, priority])
+        return len(self._charged[pool_id, Priority.INTERACTIVE]) + len(self._charged[pool_id, Priority.BATCH])
 
     def capacity(self, pool_id: str) -> int:
         """The bound of a pool's queue."""
@@ -375,7 +376,7 @@ class Backlog:
         return self._queues[pool_id].capacity - self.depth(pool_id)
 
     def _roomiest(self, pools: Collection[str]) -> str | None:
-        best = max(sorted(pools), key=self._room)
+        best = max(sorted(pools), key=self._room) if len(pools) > 1 else next(iter(pools))
         return best if self._room(best) > 0 else None
 
     def _give_way(self, priority: Priority, pools: Collection[str]) -> tuple[str | None, str | None]:

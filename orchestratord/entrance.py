@@ -18,7 +18,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission, kept
+from orchestratord import admission, context, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
@@ -172,13 +172,14 @@ class Entrance:
         if await self._introductions(found):
             found = self._eligible(request)
         count = count or self._turns.counts(request)
-        if not count and all(admission.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
+        if not count and all(context.certainly_fits(request, view.snapshot.ctx_max) for view in found.pools):
             return Fitting(found.pools)
+        await self._refuse_the_endless(request, found)
         tokens = await self._count(request, found)
         found = self._eligible(request)  # while they were counted, a pool may have gone
         if tokens is None:  # nobody can count right now: the engine itself will refuse what does not fit
             return Fitting(found.pools)
-        fitting = [view for view in found.pools if admission.fits(request, tokens, view.snapshot.ctx_max)]
+        fitting = [view for view in found.pools if context.fits(request, tokens, view.snapshot.ctx_max)]
         if not fitting:
             widest = max(view.snapshot.ctx_max for view in found.pools)
             raise ApiError(admission.context_refusal(request, tokens, widest))
@@ -209,9 +210,17 @@ class Entrance:
             raise ApiError(self._unmanaged(found))
         return found
 
+    async def _refuse_the_endless(self, request: TaskRequest, found: Eligible) -> None:
+        """Raises ApiError for what is so long that its beginning fits nowhere: to count all of it may take minutes."""
+        widest = max(view.snapshot.ctx_max for view in found.pools)
+        beginning = excerpt.excerpt(request, widest)
+        tokens = None if beginning is None else await self._count(beginning, found)
+        if tokens is not None and excerpt.too_long(tokens, widest):
+            raise ApiError(excerpt.refusal(request, widest))
+
     async def _count(self, request: TaskRequest, found: Eligible) -> int | None:
         """By the first engine that can, for all of these pools: what may not fit into the narrowest is counted."""
-        wanted = admission.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
+        wanted = context.to_count(request, min(view.snapshot.ctx_max for view in found.pools))
         for entry in self._pools.of(found.ids):
             if entry.usable and entry.adapter is not None:
                 try:
@@ -266,7 +275,7 @@ class Entrance:
         self._turns.enter(task_id, plan.bid)
         if self._rates.limited:
             self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, task.admission.at_ms)
-        self._outlook.arrived(request.priority, plan.demand, plan.pools)
+        self._outlook.arrived(task, plan.pools)
         self._entered(task, place)
         return task
 

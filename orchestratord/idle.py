@@ -1,7 +1,8 @@
 """Tells pool-managerd when an engine that is to end has no work left.
 
 Decides which engines wait for their work: one that drains, and one that another has taken over from. pool-managerd
-cannot see work; without a word it waits for its deadline. Never ends anything itself.
+cannot see work; without a word it waits for its deadline. While an engine drains, each report on it is answered: a word
+that was lost with the line costs no more than the time to the next one. Never ends anything itself.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ class Idle:
         """The engine that each pool had by its latest report."""
         self._retiring: set[str] = set()
         """The pools with a former engine beside the one that serves."""
-        self._told: set[str] = set()
-        """Those that drain, and of which that was told."""
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is."""
@@ -38,10 +37,7 @@ class Idle:
         """A slot of this pool has come free, or it has changed."""
         ending = entry.snapshot.state in ENDING
         if not ending and entry.id not in self._retiring:
-            self._told.discard(entry.id)
             return
         busy = self._occupancy.of(entry.id) if ending else self._occupancy.off(entry.id, entry.adapter)
-        if not busy and entry.id not in self._told and self._manager.idle(entry.id):
+        if not busy and self._manager.idle(entry.id):
             self._retiring.discard(entry.id)
-            if ending:
-                self._told.add(entry.id)

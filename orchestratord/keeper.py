@@ -57,11 +57,6 @@ class _Redacted(msgspec.Struct):
     redacted: bool = False
 
 
-class _Placed(msgspec.Struct):
-    number: int
-    previous: str | None
-
-
 class Living(msgspec.Struct, frozen=True):
     """A task without an end, and what is written of its admission."""
 
@@ -227,8 +222,7 @@ class Keeper:
         oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
-        receipt = msgspec.json.decode(oldest[0].content, type=_Placed)
-        return Link(number=receipt.number, previous=receipt.previous)
+        return msgspec.json.decode(oldest[0].content, type=Link)
 
     @property
     def last(self) -> int:

@@ -3,40 +3,38 @@
 Decides nothing but the arithmetic. An answer that was cut at its bound, or given up by its client, does not say how
 long it would have become, only that it was longer: it counts among those that "got so far" and not among those that
 "ended there" (the estimate of Kaplan and Meier). So the expectation for any other bound, and for an answer that is
-half written, comes from the same few sums. Never reads a clock; old answers fade with new ones.
+half written, comes from the same few numbers. Never reads a clock; the latest answers count, and no others.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from itertools import pairwise
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
 
 MEMORY = 400
-"""About so many of the latest answers count."""
+"""So many of the latest answers count."""
+FRESH = 0.05
+"""Answers are looked at anew when this share of them has come since."""
 PRIOR_TOKENS = 200.0
 """Before any answer of any kind was seen, answers are assumed to end at random, after so many tokens in the mean."""
 PRIOR_ANSWERS = 0.1
-"""So many answers' worth that assumption is, wherever answers may end."""
-FINENESS = 3
-"""Classes of length per doubling; within each the mean of what was seen there stands for all."""
-CLASSES = 1 + FINENESS * 24
-"""The last one begins at 16 million tokens, more than may be asked for."""
-HEAVIEST = 1e9
+"""So many answers' worth that assumption is, and what was seen of others for a kind of its own."""
 ENOUGH = 20
-"""From so many answers on a kind is not compared with the others again before it has another one."""
-DRAWS = 16
+"""From so many answers on a kind is not compared with the others any more."""
+TAIL = 0.3
+"""An answer that is longer than all that were seen goes on for this share of its length, in the mean."""
+DRAWS = 12
 STRATA = tuple((number + 0.5) / DRAWS for number in range(DRAWS))
 """Shares that stand for a whole distribution, each for as much of it as any other."""
+FINER = 5
+"""So many strata of an answer's whole length make one: what is left of a long one needs more of them."""
+RANDOM = tuple(-math.log(1.0 - share) for share in STRATA)
+"""Of what ends at random: the spans at each of the strata, in means."""
 
-
-def _class_of(tokens: float) -> int:
-    return 0 if tokens < 1 else min(CLASSES - 1, 1 + int(FINENESS * math.log2(tokens)))
-
-
-_EDGES = [0.0] + [2.0 ** (number / FINENESS) for number in range(CLASSES)]
-_MIDDLES = [0.0] + [(low + high) / 2 for low, high in pairwise(_EDGES[1:])]
-_PRIOR = [0.0] + [1 - math.exp((low - high) / PRIOR_TOKENS) for low, high in pairwise(_EDGES[1:])]
+Expected = tuple[list[float], float, float]
+"""Tokens at each of the strata, their mean, and their variance."""
 
 
 class Lengths:
@@ -44,122 +42,98 @@ class Lengths:
 
     def __init__(self, like: Lengths | None = None) -> None:
         self._like = like
-        self._weight = 1.0
-        """Of the next answer: it grows, which is the same as fading all that came before."""
-        self._ended = [0.0] * CLASSES
-        self._tokens = [0.0] * CLASSES
-        self._cut = [0.0] * CLASSES
-        self._curve: _Curve | None = None
+        self._seen = deque[tuple[float, bool]](maxlen=MEMORY)
+        self._fresh = 0
+        self._strata: list[float] = []
+        self._assumed: list[float] = []
+        self._whole: dict[float, Expected] = {}
 
-    def ended(self, tokens: int) -> None:
-        """An answer ended by itself after so many tokens."""
-        number = _class_of(tokens)
-        self._ended[number] += self._weight
-        self._tokens[number] += self._weight * tokens
-        self._grow()
-
-    def cut(self, tokens: int) -> None:
-        """An answer would have gone on after so many tokens."""
-        self._cut[_class_of(tokens)] += self._weight
-        self._grow()
-
-    def expected(self, bound: float, beyond: float = 0.0) -> tuple[float, float]:
-        """Mean and variance of the tokens to come, of an answer that has ``beyond`` and may have ``bound``."""
-        return self._now.expected(bound, min(beyond, bound))
+    def add(self, tokens: float, *, cut: bool) -> None:
+        """An answer ended by itself after so many tokens; ``cut``: it would have gone on."""
+        self._seen.append((tokens, cut))
+        self._fresh += 1
 
     @property
-    def answers(self) -> float:
-        """How many answers all this comes from; faded ones count less."""
-        return (sum(self._ended) + sum(self._cut)) / self._weight
+    def answers(self) -> int:
+        """How many answers all this comes from."""
+        return len(self._seen)
 
-    def drawn(self, bound: float, beyond: float = 0.0) -> list[float]:
-        """The tokens to come at each of the ``STRATA`` of such answers."""
-        if beyond <= 0.0:
-            return [min(tokens, bound) for tokens in self._now.whole]
-        return [self._now.at(share, bound, min(beyond, bound)) for share in STRATA]
+    def whole(self, bound: float) -> Expected:
+        """What such answers come to that may have so many tokens."""
+        strata = self._now()
+        found = self._whole.get(bound)
+        if found is None:
+            fine = [min(tokens, bound) for tokens in strata]
+            found = self._whole[bound] = _expected(
+                [sum(fine[first : first + FINER]) / FINER for first in range(0, len(fine), FINER)]
+            )
+        return found
 
-    @property
-    def _now(self) -> _Curve:
-        if self._curve is None or (self.answers < ENOUGH and self._like is not None):
-            self._curve = _Curve(*self._steps())
-        return self._curve
+    def left(self, bound: float, beyond: float) -> list[float]:
+        """The tokens to come at each of the ``STRATA`` of answers that have ``beyond`` already."""
+        strata = self._now()
+        shorter = bisect_right(strata, beyond)
+        longer, room = len(strata) - shorter, max(0.0, bound - beyond)
+        if longer < FINER:
+            mean = TAIL * beyond
+            left = [mean * each for each in RANDOM]
+        else:
+            left = [strata[shorter + int(share * longer)] - beyond for share in STRATA]
+        return left if left[-1] <= room else [min(room, each) for each in left]
 
-    def _steps(self) -> tuple[list[float], list[float]]:
-        """Where answers end, and the share of all that are longer than that."""
-        at, left = [0.0] * CLASSES, [0.0] * CLASSES
-        assumed_at, assumed = (_MIDDLES, _PRIOR) if self._like is None else self._like.hazards()
-        alive = sum(self._ended) + sum(self._cut)
-        prior = PRIOR_ANSWERS * self._weight
-        longer = 1.0
-        for number in range(CLASSES):
-            guessed = prior * assumed[number]
-            ending = self._ended[number] + guessed
-            place = assumed_at[number]
-            at[number] = (self._tokens[number] + guessed * place) / ending if ending else place
-            longer *= 1.0 - min(1.0, ending / (alive + prior))
-            left[number] = longer
-            alive = max(0.0, alive - self._ended[number] - self._cut[number])
-        return at, left
+    def _now(self) -> list[float]:
+        assumed = self._assumed
+        if self._like is not None and len(self._seen) < ENOUGH:
+            assumed = self._like._now()  # noqa: SLF001 - of the same kind
+        if not self._strata or self._fresh > FRESH * len(self._seen) or assumed is not self._assumed:
+            self._assumed, self._fresh = assumed, 0
+            self._whole.clear()
+            self._strata = self._looked_at(assumed[FINER // 2 :: FINER] or [PRIOR_TOKENS * each for each in RANDOM])
+        return self._strata
 
-    def hazards(self) -> tuple[list[float], list[float]]:
-        """Where answers end, and of those that get there which share does."""
-        at, left = self._now.steps
-        return at, [1.0 - here / before if before > 0.0 else 1.0 for before, here in pairwise([1.0, *left])]
-
-    def _grow(self) -> None:
-        self._curve = None
-        self._weight *= 1.0 + 1.0 / MEMORY
-        if self._weight > HEAVIEST:
-            for sums in (self._ended, self._tokens, self._cut):
-                sums[:] = [each / self._weight for each in sums]
-            self._weight = 1.0
+    def _looked_at(self, assumed: Iterable[float]) -> list[float]:
+        """The mean of each of the strata."""
+        seen = [(tokens, cut, 1.0) for tokens, cut in self._seen]
+        seen += [(tokens, False, PRIOR_ANSWERS / DRAWS) for tokens in assumed]
+        seen.sort()
+        alive = len(self._seen) + PRIOR_ANSWERS
+        longer, strata = 1.0, _Strata(DRAWS * FINER)
+        for tokens, cut, weight in seen:
+            if not cut:
+                ending = longer * min(1.0, weight / alive)
+                strata.fill(tokens, ending)
+                longer -= ending
+            alive = max(1e-9, alive - weight)
+        longest = seen[-1][0]
+        for each in RANDOM:  # of what was cut and is longer than all others
+            strata.fill(longest * (1.0 + TAIL * each), longer / DRAWS)
+        return strata.ended(longest)
 
 
-class _Curve:
-    """The share of answers that are longer than a number of tokens: a falling stair, and the areas below it."""
+class _Strata:
+    """Takes the values of a distribution in ascending order, and answers with the mean of each of equal parts of it."""
 
-    def __init__(self, at: list[float], left: list[float]) -> None:
-        self._at, self._left = at, left
-        self.steps = at, left
-        self._fallen = [1.0 - share for share in left]
-        area, moment, before, share = 0.0, 0.0, 0.0, 1.0
-        self._areas: list[float] = []
-        self._moments: list[float] = []
-        for place, longer in zip(at, left, strict=True):
-            area += (place - before) * share
-            moment += (place * place - before * before) * share
-            self._areas.append(area)
-            self._moments.append(moment)
-            before, share = place, longer
-        self.whole = [self.at(share, _EDGES[-1], 0.0) for share in STRATA]
+    def __init__(self, count: int) -> None:
+        self._means: list[float] = []
+        self._count = count
+        self._room, self._sum = 1.0, 0.0
 
-    def longer(self, tokens: float) -> float:
-        """The share of answers with more than so many tokens."""
-        index = bisect_right(self._at, tokens) - 1
-        return 1.0 if index < 0 else self._left[index]
+    def fill(self, value: float, share: float) -> None:
+        """So much of all has this value."""
+        parts = share * self._count
+        while parts >= self._room:
+            self._means.append(self._sum + self._room * value)
+            parts -= self._room
+            self._room, self._sum = 1.0, 0.0
+        self._room -= parts
+        self._sum += parts * value
 
-    def expected(self, bound: float, beyond: float) -> tuple[float, float]:
-        longer = self.longer(beyond)
-        if bound <= beyond or longer <= 0.0:
-            return 0.0, 0.0
-        (area_to, moment_to), (area, moment) = self._below(bound), self._below(beyond)
-        mean = (area_to - area) / longer
-        square = (moment_to - moment - 2 * beyond * (area_to - area)) / longer
-        return mean, max(0.0, square - mean * mean)
+    def ended(self, value: float) -> list[float]:
+        """What was lost in rounding has this value."""
+        self.fill(value, 2.0 / self._count)
+        return self._means[: self._count]
 
-    def at(self, share: float, bound: float, beyond: float) -> float:
-        longer = self.longer(beyond)
-        if longer <= 0.0:
-            return 0.0
-        index = bisect_left(self._fallen, 1.0 - (1.0 - share) * longer)
-        place = self._at[index] if index < CLASSES else bound
-        return max(0.0, min(place, bound) - beyond)
 
-    def _below(self, tokens: float) -> tuple[float, float]:
-        """The area below the curve up to here, and its moment (the integral of 2 t times the share)."""
-        index = bisect_right(self._at, tokens) - 1
-        if index < 0:
-            return tokens, tokens * tokens
-        place, share = self._at[index], self._left[index]
-        area = self._areas[index] + (tokens - place) * share
-        return area, self._moments[index] + (tokens * tokens - place * place) * share
+def _expected(draws: list[float]) -> Expected:
+    mean = sum(draws) / len(draws)
+    return draws, mean, sum((each - mean) ** 2 for each in draws) / len(draws)

@@ -11,6 +11,9 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Coroutine
+from weakref import WeakKeyDictionary
+
+import msgspec
 
 from adapters.base import Adapter, EngineError, Failure, Health, Props
 from contracts.config import Mode
@@ -44,7 +47,8 @@ class Looks:
         self._usable = usable
         self._restart = restart
         self._start = start
-        self._hangs: dict[Adapter, int] = {}
+        self._hangs = WeakKeyDictionary[Adapter, int]()
+        """An engine that is replaced takes its count along."""
         self._open = False
 
     def open(self) -> None:
@@ -101,7 +105,7 @@ class Looks:
             if entry.start != start:
                 return
             if not isinstance(answer, EngineError):
-                entry.props, entry.mute = answer, None
+                entry.props, entry.model, entry.mute = answer.props, answer.model, None
                 break
             if answer.message != said:
                 log.warning("pool %s does not say what it is: %s", entry.id, answer.message)
@@ -137,15 +141,21 @@ async def _answers_well(entry: PoolEntry, adapter: Adapter) -> bool:
         return False
 
 
-async def _introduction(entry: PoolEntry, adapter: Adapter) -> Props | EngineError:
+class Introduction(msgspec.Struct, frozen=True):
+    """What an engine says of itself, and which model it has where that may change under us."""
+
+    props: Props
+    model: str | None = None
+
+
+async def _introduction(entry: PoolEntry, adapter: Adapter) -> Introduction | EngineError:
+    """Changes nothing: whether it is still this start that has answered, the caller sees."""
     try:
         props = await adapter.props()
-        if entry.snapshot.provisioning_mode is Mode.EXTERNAL:
-            said, before = await adapter.model(), entry.model
-            if before is not None and said != before:
-                return changed(before, said)
-            entry.model = said
-        return props
+        if entry.snapshot.provisioning_mode is not Mode.EXTERNAL:
+            return Introduction(props)
+        said, before = await adapter.model(), entry.model
+        return changed(before, said) if before is not None and said != before else Introduction(props, said)
     except EngineError as error:
         return error
     except Exception:  # as with a generation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -27,6 +28,7 @@ FIRST_TOKEN_BUCKETS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 3
 DECODE_BUCKETS = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 MAX_MODELS = 1_000
 """So many models have a state in the metrics at most; the catalog itself has no limit."""
+Kind = TypeVar("Kind", Counter, Histogram)
 RECENT = 200
 """How many of a pool's latest predictions the error quantiles are over."""
 
@@ -58,6 +60,15 @@ class Metrics:
         self.decode = histogram(contract.DECODE, DECODE_BUCKETS)
         self._usage: CacheUsage | None = None
         self.prediction_errors: dict[str, deque[float]] = {}
+        self._children: dict[tuple[object, ...], Any] = {}
+
+    def child(self, series: Kind, *labels: str) -> Kind:
+        """One line of a series; the library's own way to it takes several times as long."""
+        key = (series, *labels)
+        found: Kind | None = self._children.get(key)
+        if found is None:
+            found = self._children[key] = series.labels(*labels)
+        return found
 
     def watch(
         self, pools: PoolDirectory, backlog: Backlog, entries: Callable[[], Iterable[ModelEntry]] = tuple

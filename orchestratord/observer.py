@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from contracts.config import Mode
 from contracts.errors import STATUS, ErrorCode
 from contracts.events import End
 from contracts.pools import PoolSnapshot
@@ -45,7 +46,7 @@ class Observer:
     def admitted(self, task: Task, entry: PoolEntry) -> None:
         """A task entered the queue; ``entry`` is the pool that is charged for its place."""
         labels = replica_labels(entry)
-        self._metrics.enqueued.labels(*labels, task.request.priority).inc()
+        self._metrics.child(self._metrics.enqueued, *labels, task.request.priority).inc()
         entered = task.admission
         log.info(
             "task %s admitted at position %d, start predicted in %d ms",
@@ -73,7 +74,7 @@ class Observer:
         if run is None:  # pragma: no cover - a started task has a run
             return
         labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
-        self._metrics.started.labels(*labels, task.request.priority).inc()
+        self._metrics.child(self._metrics.started, *labels, task.request.priority).inc()
         self._placed(task, again=False)
         self._works_for(task)
         telling = asyncio.get_running_loop().call_later(TELL_AFTER_S, self._tell_started, task)
@@ -101,11 +102,11 @@ class Observer:
         if run is None or not isinstance(end, End):  # pragma: no cover - a finished task has both
             return
         latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
-        self._metrics.decode.labels(*latency).observe(end.decode_time_ms)
+        self._metrics.child(self._metrics.decode, *latency).observe(end.decode_time_ms)
 
     def canceled(self, task: Task, reason: str) -> None:
         """A task was canceled: by its client, or because nobody listened any more."""
-        self._metrics.canceled.labels(*_run_labels(task), reason).inc()
+        self._metrics.child(self._metrics.canceled, *_run_labels(task), reason).inc()
 
     def failed(self, task: Task, code: ErrorCode) -> None:
         """A task came to a bad end."""
@@ -142,7 +143,7 @@ class Observer:
         placement, run = task.request.placement, task.run
         missed = placement.mode is PlacementMode.PREFER and run is not None and run.pool_id not in placement.prefer
         pinned = placement.mode is PlacementMode.PIN
-        self._metrics.placements.labels("placed", _flag(value=pinned), _flag(value=again or missed)).inc()
+        self._metrics.child(self._metrics.placements, "placed", _flag(value=pinned), _flag(value=again or missed)).inc()
 
     def _worked(self, task: Task, tokens: int) -> None:
         """Count what was generated, also of what came to no good end."""
@@ -150,15 +151,19 @@ class Observer:
         if run is None:
             return
         labels = (run.engine, run.engine_version, run.pool_id, run.replica_id)
-        self._metrics.tokens_in.labels(*labels).inc(outcome.tokens_in if isinstance(outcome, End) else 0)
-        self._metrics.tokens_out.labels(*labels).inc(tokens)
+        self._metrics.child(self._metrics.tokens_in, *labels).inc(outcome.tokens_in if isinstance(outcome, End) else 0)
+        self._metrics.child(self._metrics.tokens_out, *labels).inc(tokens)
         if first_ms is not None:
             latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
-            self._metrics.first_token.labels(*latency).observe(max(0.0, first_ms - task.admission.at_ms))
+            self._metrics.child(self._metrics.first_token, *latency).observe(max(0.0, first_ms - task.admission.at_ms))
 
     def _works_for(self, task: Task) -> None:
-        if self._jobs is not None and task.run is not None:
-            self._jobs.started(task.run.pool_id, task.id, task.admission.caller.correlation_id)
+        run = task.run
+        if self._jobs is None or run is None:
+            return
+        foreign = run.served is not None and run.served.provisioning_mode is Mode.EXTERNAL
+        if not foreign:  # what such an engine prints is not read by pool-managerd
+            self._jobs.started(run.pool_id, task.id, task.admission.caller.correlation_id)
 
     # --- pools --------------------------------------------------------------------------------------------------------
 

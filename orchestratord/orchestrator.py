@@ -109,7 +109,8 @@ class Orchestrator:
             self._pools,
             self.backlog,
             self.turns,
-            self._clock,
+            self.outlook,
+            clock=self._clock,
             enter=self._enter,
             end=self._end_found,
         ).take_up()
@@ -300,6 +301,7 @@ class Orchestrator:
         self.backlog.remove(task.id)
         self.runner.stop(task)
         self.turns.settled(task)
+        self.outlook.settled(task)
         _drop(self._deadlines, task.id)
         _drop(self._graces, task.id)
         self._store.settle(task)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
-
-import msgspec
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 from adapters.base import Adapter
 from contracts.config import Config
@@ -21,7 +20,7 @@ from orchestratord.backlog import Backlog, Entry, Lane
 from orchestratord.clock import Clock
 from orchestratord.demand import Demand, demand_of
 from orchestratord.lengths import DRAWS
-from orchestratord.measured import Ran, Replica
+from orchestratord.measured import NORMAL, Ran, Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.prediction import Crowd, Forecast, Inflow, Rivals, Station, Waiting
 from orchestratord.runs import Account, Ended, Listener, Seat
@@ -36,45 +35,30 @@ PRIOR_RECHECK_MS = 1_000.0
 OUTAGE_WEIGHT = 0.3
 OUTAGE_SPREAD, FIRST_SPREAD = 0.8, 2.0
 """How uncertain both are, in powers of e, as of one sigma: once outages were seen, and before."""
-FRESH_MS = 20.0
-"""For so long what runs is not looked at again, unless something began or ended: many tasks may come at once."""
+FRESH_MS, FRESH = 20.0, 0.05
+"""For so long, and for this share of what it is expected to take, a run is not looked at again: many tasks may come."""
 
 
-class Running(msgspec.Struct, frozen=True):
+class Running:
     """One run, and when it began, in monotonic milliseconds."""
 
-    task: Task
-    at_ms: float
-    number: int
-    adapter: Adapter
+    def __init__(self, task: Task, replica: Replica, adapter: Adapter, at_ms: float, number: int) -> None:
+        self.task = task
+        self.adapter = adapter
+        self._replica = replica
+        self._at_ms = at_ms
+        self._number = number
+        self._ends: list[float] = []
+        self._fresh_until_ms = 0.0
 
-
-class Glimpse(msgspec.Struct, frozen=True):
-    """How a pool looked a moment ago."""
-
-    at_ms: float
-    key: tuple[object, ...]
-    station: Station
-    rivals: tuple[list[float], ...]
-    """What tasks take there such as those that keep coming."""
-
-
-class Outage(msgspec.Struct, frozen=True):
-    """How long a pool is out of service, and how uncertain that is."""
-
-    mean_ms: float
-    spread: float
-
-
-class Ahead(msgspec.Struct, frozen=True):
-    """What goes before a task: this many of the tasks in each of these lanes, the oldest ones."""
-
-    parts: list[tuple[Lane, int]]
-
-    @property
-    def count(self) -> int:
-        """All of them."""
-        return sum(count for _, count in self.parts)
+    def left(self, now_ms: float) -> list[float]:
+        """How long it may still take, as it was seen a moment ago: the more is to come, the longer that holds."""
+        if now_ms >= self._fresh_until_ms:
+            tokens, elapsed_ms = self.task.log.tokens, now_ms - self._at_ms
+            spans = self._replica.remaining(self.task.admission.demand, tokens, elapsed_ms, self._number)
+            self._ends = [now_ms + span for span in spans]
+            self._fresh_until_ms = now_ms + max(FRESH_MS, FRESH * sum(spans) / DRAWS)
+        return [end - now_ms if end > now_ms else 0.0 for end in self._ends]
 
 
 class Outlook:
@@ -100,11 +84,13 @@ class Outlook:
         self._identities: dict[str, tuple[str | None, ...]] = {}
         self._running: dict[str, dict[str, Running]] = {pool.id: {} for pool in config.pools}
         self._inflows = {pool.id: Inflow() for pool in config.pools}
+        self._turns: dict[str, dict[str, Task]] = {}
+        """The tasks of each session that have not ended, in the order of their arrival."""
         self._numbers = itertools.count()
-        self._outages: dict[str, Outage] = {}
+        self._outages: dict[str, float] = {}
+        """How long each pool is out of service, in the mean."""
         self._unready: dict[str, tuple[float, bool]] = {}
         """Since when a pool does not serve, and whether its engine was gone meanwhile."""
-        self._glimpses: dict[str, Glimpse] = {}
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 
@@ -115,7 +101,9 @@ class Outlook:
         if self._identities.setdefault(entry.id, identity) != identity:
             self._identities[entry.id] = identity
             self._replicas[entry.id].forget()
-        self._running[entry.id][task.id] = Running(task, self._clock.monotonic_ms(), next(self._numbers), adapter)
+        self._running[entry.id][task.id] = Running(
+            task, self._replicas[entry.id], adapter, self._clock.monotonic_ms(), next(self._numbers)
+        )
 
     def ended(self, task: Task, account: Account) -> None:
         """A run is over: what it shows is learned."""
@@ -138,13 +126,22 @@ class Outlook:
         )
         self._replicas[account.pool_id].learn(ran)
 
-    def arrived(self, priority: Priority, demand: Demand, pools: Collection[str]) -> None:
-        """A task came in: later ones of lower priority will wait for such as this."""
-        if priority is not Priority.INTERACTIVE:
+    def arrived(self, task: Task, pools: Collection[str]) -> None:
+        """A task came in: later turns of its session, and later tasks of lower priority, will wait for such as this."""
+        if task.request.session_id is not None:
+            self._turns.setdefault(task.request.session_id, {})[task.id] = task
+        if task.request.priority is not Priority.INTERACTIVE:
             return
         slots = {entry.id: entry.slots for entry in self._pools.of(pools)}
         for pool_id, count in slots.items():
-            self._inflows[pool_id].add(demand, count / sum(slots.values()), self._clock.monotonic_ms())
+            self._inflows[pool_id].add(task.admission.demand, count / sum(slots.values()), self._clock.monotonic_ms())
+
+    def settled(self, task: Task) -> None:
+        """A task has had its terminal event: no turn waits for it any more."""
+        session_id = task.request.session_id
+        turns = None if session_id is None else self._turns.get(session_id)
+        if session_id is not None and turns is not None and turns.pop(task.id, None) is not None and not turns:
+            del self._turns[session_id]
 
     def look(self) -> None:
         """See which pools are out of service, and since when."""
@@ -156,7 +153,9 @@ class Outlook:
             elif entry.id in self._unready:
                 began_ms, serious = self._unready.pop(entry.id)
                 if serious:
-                    self._outages[entry.id] = _longer(self._outages.get(entry.id), now_ms - began_ms)
+                    took_ms = now_ms - began_ms
+                    before_ms = self._outages.get(entry.id, took_ms)
+                    self._outages[entry.id] = before_ms + OUTAGE_WEIGHT * (took_ms - before_ms)
 
     def unready_since(self, pools: Collection[str]) -> float | None:
         """When the last of these pools went out of service; None while one serves."""
@@ -180,21 +179,19 @@ class Outlook:
         return self._replicas[pool_id].new_tokens(demand)[0] if demand.bound else 0.0
 
     def of_new(self, demand: Demand, pools: frozenset[str], behind: str | None = None) -> Forecast:
-        """When a task starts that comes now; ``behind``: it waits for the turns that run of this session."""
-        earlier = [] if behind is None else self._turns_left(behind)
-        if earlier:
-            return self._of(demand, pools, None, 0, earlier)
+        """When a task starts that comes now; ``behind``: it waits for the turns of this session."""
+        earlier = None if behind is None else self._turns_over(behind)
         idle = next((entry for entry in self._pools.of(pools) if self._idle(entry)), None)
-        if idle is not None and not self._backlog.ahead_of_new(demand.kind.priority, pools):
+        if earlier is None and idle is not None and not self._backlog.ahead_of_new(demand.kind.priority, pools):
             return self._foretold([0.0] * DRAWS, demand, idle.id)
-        return self._of(demand, pools, None, 0)
+        return self._of(demand, pools, None, earlier)
 
     def of_waiting(self, task_id: str) -> Forecast:
         """When a waiting task starts."""
         entry, task = self._backlog.entry(task_id), self._find(task_id)
         session_id = None if task is None or not entry.parked else task.request.session_id
-        earlier = [] if session_id is None else self._turns_left(session_id)
-        return self._of(entry.demand, entry.lane.pools, entry, entry.number, earlier)
+        earlier = None if session_id is None else self._turns_over(session_id, task_id)
+        return self._of(entry.demand, entry.lane.pools, entry, earlier)
 
     def place_ms(self, pools: frozenset[str]) -> int:
         """When the next waiting task of these pools starts, and so makes room."""
@@ -202,53 +199,67 @@ class Outlook:
         starts = prediction.played(self._stations(connected), (), pools)
         return max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
 
+    def first_end_ms(self, tasks: Iterable[Task]) -> int:
+        """In about how long the first of these tasks has its end; 0 where one has it already, or there is none."""
+        chosen = {task.id: task for task in tasks}
+        if any(task.finished for task in chosen.values()):
+            return 0
+        now_ms = self._clock.monotonic_ms()
+        left = [
+            run.left(now_ms) for runs in self._running.values() for task_id, run in runs.items() if task_id in chosen
+        ]
+        if left:
+            return round(min(map(sum, left)) / DRAWS)
+        waiting = [self._backlog.entry(task_id) for task_id in chosen if task_id in self._backlog]
+        first = min(waiting, key=lambda entry: entry.number, default=None)
+        return 0 if first is None else self.of_waiting(first.task_id).end_ms
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _of(
-        self,
-        demand: Demand,
-        pools: frozenset[str],
-        entry: Entry | None,
-        number: int,
-        earlier: Sequence[list[float]] = (),
-    ) -> Forecast:
+    def _of(self, demand: Demand, pools: frozenset[str], entry: Entry | None, earlier: list[float] | None) -> Forecast:
+        pool_id, starts = self._starts(demand, pools, entry)
+        if earlier is not None:
+            starts = [max(both) for both in zip(starts, earlier, strict=True)]
+        starts = prediction.doubted(starts, self._replicas[pool_id].doubt(demand))
+        return self._foretold(starts, demand, pool_id, 0 if entry is None else entry.number)
+
+    def _starts(self, demand: Demand, pools: frozenset[str], entry: Entry | None) -> tuple[str, list[float]]:
+        """Where a task is likeliest to start, and when: one that waits as ``entry``, or one that would come now."""
         connected = self._connected(pools)
         stations = self._stations(connected)
         ahead = self._ahead(demand.kind.priority, connected, entry)
-        batch = demand.kind.priority is Priority.BATCH
-        rivals = self._rivals(connected) if batch else prediction.NO_RIVALS
-        if ahead.count <= prediction.LOOK:
+        rivals = self._rivals(connected) if demand.kind.priority is Priority.BATCH else prediction.NO_RIVALS
+        if sum(count for _, count in ahead) <= prediction.LOOK:
             starts = prediction.played(stations, self._each(ahead), pools, rivals)
         else:
-            crowds = [
-                Crowd(each.open_to, each.tally, count / len(each.numbers)) for each, count in ahead.parts if count
-            ]
-            starts = prediction.delayed(prediction.summed(stations, crowds, pools), rivals, self._slots(connected))
-        starts = [max(each) for each in zip(starts, *earlier, strict=True)]
+            crowds = [Crowd(each.open_to, each.tally, count / len(each.numbers)) for each, count in ahead if count]
+            starts = prediction.delayed(prediction.summed(stations, crowds, pools), rivals, stations.values())
         first = min(sorted(pools), key=lambda pool_id: min(map(sum, stations[pool_id].free), default=math.inf))
-        return self._foretold(starts, demand, first, number)
+        return first, starts
 
     def _foretold(self, starts: list[float], demand: Demand, pool_id: str, number: int = 0) -> Forecast:
-        return prediction.forecast(starts, self._replicas[pool_id], demand, pool_id, number)
+        return Forecast(starts, partial(self._replicas[pool_id].service, demand, number), pool_id)
 
-    def _turns_left(self, session_id: str) -> list[list[float]]:
-        """How long the turns that run of a session still take."""
-        runs = [(pool_id, run) for pool_id, runs in self._running.items() for run in runs.values()]
-        return [
-            self._left(pool_id, run, self._clock.monotonic_ms())
-            for pool_id, run in runs
-            if run.task.request.session_id == session_id
-        ]
-
-    def _left(self, pool_id: str, run: Running, now_ms: float) -> list[float]:
-        demand, tokens = run.task.admission.demand, run.task.log.tokens
-        return prediction.remaining(self._replicas[pool_id], demand, tokens, now_ms - run.at_ms, run.number)
+    def _turns_over(self, session_id: str, before: str | None = None) -> list[float] | None:
+        """When the turns of a session are over, one after the other, or those before this one; None where all are."""
+        over: list[float] | None = None
+        where = ""
+        for task_id in self._turns.get(session_id, {}):
+            if task_id == before:
+                break
+            running = next((pool_id for pool_id, runs in self._running.items() if task_id in runs), None)
+            if running is not None:
+                where, over = running, self._running[running][task_id].left(self._clock.monotonic_ms())
+            elif task_id in self._backlog:
+                entry = self._backlog.entry(task_id)
+                if over is None:
+                    where, over = self._starts(entry.demand, entry.lane.pools, entry)
+                service = self._replicas[where].service(entry.demand, entry.number)
+                over = [sum(both) for both in zip(over, service, strict=True)]
+        return over
 
     def _idle(self, entry: PoolEntry) -> bool:
         return entry.usable and self._taken(entry.id) < entry.slots
-
-    def _slots(self, pools: Collection[str]) -> int:
-        return sum(entry.slots for entry in self._pools.of(pools))
 
     def _connected(self, pools: frozenset[str]) -> frozenset[str]:
         """These pools, and all those that tasks share with them, over however many lanes."""
@@ -261,42 +272,34 @@ class Outlook:
             found = wider
 
     def _stations(self, pools: Collection[str]) -> dict[str, Station]:
-        return {entry.id: self._glimpse(entry).station for entry in self._pools.of(pools)}
-
-    def _glimpse(self, entry: PoolEntry) -> Glimpse:
-        now_ms, held = self._clock.monotonic_ms(), self._glimpses.get(entry.id)
-        key = (entry.usable, entry.slots, self._taken(entry.id), tuple(self._running[entry.id]))
-        if held is None or held.key != key or now_ms - held.at_ms > FRESH_MS:
-            replica, latest = self._replicas[entry.id], self._inflows[entry.id].latest
-            rivals = tuple(prediction.service(replica, demand, number) for number, demand in enumerate(latest))
-            held = Glimpse(now_ms, key, self._station(entry, now_ms), rivals)
-            self._glimpses[entry.id] = held
-        return held
+        now_ms = self._clock.monotonic_ms()
+        return {entry.id: self._station(entry, now_ms) for entry in self._pools.of(pools)}
 
     def _station(self, entry: PoolEntry, now_ms: float) -> Station:
-        replica = self._replicas[entry.id]
-        running = [run for run in self._running[entry.id].values() if run.adapter is entry.adapter]
-        free = [self._left(entry.id, run, now_ms) for run in running]
-        leaving = max(0, self._taken(entry.id) - len(running))
-        free += [[LEAVING_MS] * DRAWS for _ in range(leaving)]
-        free += [[0.0] * DRAWS for _ in range(entry.slots - len(free))]
+        free = [run.left(now_ms) for run in self._running[entry.id].values() if run.adapter is entry.adapter]
+        leaving = max(0, self._taken(entry.id) - len(free))
+        free += [_LEAVING] * leaving
+        free += [_FREE] * (entry.slots - len(free))
         if not entry.usable:
             back = self._back(entry, now_ms)
             free = [[max(*both) for both in zip(slot, back, strict=True)] for slot in free]
-        return Station(entry.id, free, replica)
+        return Station(free, self._replicas[entry.id])
 
     def _back(self, entry: PoolEntry, now_ms: float) -> list[float]:
         """When a pool is in service again: after about as long as it took before, or longer if it has taken longer."""
-        prior = Outage(PRIOR_RECHECK_MS if entry.introducible else PRIOR_OUTAGE_MS, FIRST_SPREAD)
-        outage = prior if entry.introducible else self._outages.get(entry.id, prior)
+        if entry.introducible:
+            mean_ms, spread = PRIOR_RECHECK_MS, FIRST_SPREAD
+        else:
+            mean_ms = self._outages.get(entry.id, PRIOR_OUTAGE_MS)
+            spread = OUTAGE_SPREAD if entry.id in self._outages else FIRST_SPREAD
         since_ms, _ = self._unready.get(entry.id, (now_ms, False))
-        left = max(outage.mean_ms - (now_ms - since_ms), 0.3 * outage.mean_ms)
+        left_ms = max(mean_ms - (now_ms - since_ms), 0.3 * mean_ms)
         retry_at_ms = entry.snapshot.retry_at_ms
         pause = 0.0 if retry_at_ms is None else max(0.0, retry_at_ms - self._clock.unix_ms())
-        return [pause + left * math.exp(outage.spread * sigma) for sigma in prediction.NORMAL]
+        return [pause + left_ms * math.exp(spread * sigma) for sigma in NORMAL]
 
-    def _ahead(self, priority: Priority, connected: frozenset[str], entry: Entry | None) -> Ahead:
-        """What goes before a task of this priority: one that waits as ``entry``, or one that would come now."""
+    def _ahead(self, priority: Priority, connected: frozenset[str], entry: Entry | None) -> list[tuple[Lane, int]]:
+        """How many of which lanes go before a task, the oldest ones: of one that waits as ``entry``, or comes now."""
         lanes = [lane for lane in self._backlog.lanes if not lane.open_to.isdisjoint(connected)]
         same = [(lane, _before(lane, entry)) for lane in lanes if lane.priority is priority]
         other = [(lane, len(lane.numbers)) for lane in lanes if lane.priority is not priority]
@@ -307,11 +310,11 @@ class Outlook:
         else:
             most = before * share / (1.0 - share)
         part = min(1.0, most / waiting) if waiting else 0.0
-        return Ahead([*same, *((lane, round(part * count)) for lane, count in other)])
+        return [*same, *((lane, round(part * count)) for lane, count in other)]
 
-    def _each(self, ahead: Ahead) -> list[Waiting]:
+    def _each(self, ahead: list[tuple[Lane, int]]) -> list[Waiting]:
         """One by one, in their turn."""
-        entries = [(lane.priority, entry) for lane, count in ahead.parts for entry in self._backlog.oldest(lane, count)]
+        entries = [(lane.priority, entry) for lane, count in ahead for entry in self._backlog.oldest(lane, count)]
         # By the plain words "batch" would come first.
         entries.sort(key=lambda each: (each[0] is Priority.BATCH, each[1].number))
         return [Waiting(entry.lane.open_to, entry.demand, entry.number) for _, entry in entries]
@@ -319,17 +322,17 @@ class Outlook:
     def _rivals(self, connected: frozenset[str]) -> Rivals:
         """The tasks that go before batch though they come later."""
         now_ms = self._clock.monotonic_ms()
+        inflows = [self._inflows[pool_id] for pool_id in sorted(connected)]
+        most = max(inflows, key=lambda inflow: len(inflow.latest))
         return Rivals(
-            rate=sum(self._inflows[pool_id].rate(now_ms) for pool_id in connected),
-            times={entry.id: self._glimpse(entry).rivals for entry in self._pools.of(connected)},
+            rate=sum(inflow.rate(now_ms) for inflow in inflows),
+            latest=most.latest,
+            tally=most.tally,
             guaranteed=min(self._shares[pool_id] for pool_id in connected),
         )
 
 
-def _longer(before: Outage | None, took_ms: float) -> Outage:
-    """One more outage was seen."""
-    mean = took_ms if before is None else before.mean_ms + OUTAGE_WEIGHT * (took_ms - before.mean_ms)
-    return Outage(mean, OUTAGE_SPREAD)
+_FREE, _LEAVING = [0.0] * DRAWS, [LEAVING_MS] * DRAWS
 
 
 class Learning:

@@ -1,7 +1,8 @@
 """The line to pool-managerd: JSON-RPC over its Unix socket, reconnected for ever.
 
-Decides how long to wait before trying again, and nothing about pools: every report is handed on whole. After each
-reconnect the first thing it hands on is the complete present state, so nothing that happened in between is missed.
+Decides how long to wait before trying again, when a manager that does not read counts as gone, and nothing about pools:
+every report is handed on whole. After each reconnect the first thing it hands on is the complete present state, so
+nothing that happened in between is missed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 CALL_TIMEOUT_S = 30.0
+MAX_UNREAD_BYTES = rpc.MAX_FRAME_BYTES
+"""So much may wait for a manager that does not read: one that was stopped would have days of it in our memory."""
 
 Result = TypeVar("Result", bound=Message)
 
@@ -89,16 +92,13 @@ class PoolLink:
 
         Raises ManagerUnavailableError, ManagerRefusedError.
         """
-        writer = self._writer
-        if writer is None:
+        number = self._calls = self._calls + 1
+        if not self._tell(rpc.call(number, method, params, correlation_id)):
             message = "pool-managerd cannot be reached"
             raise ManagerUnavailableError(message)
-        self._calls += 1
-        number = self._calls
         future = asyncio.get_running_loop().create_future()
         self._pending[number] = future
         try:
-            writer.write(rpc.call(number, method, params, correlation_id))
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return msgspec.json.decode(await future, type=result)
         except (TimeoutError, OSError) as error:
@@ -109,12 +109,22 @@ class PoolLink:
 
     def notify(self, method: Method, params: Message) -> bool:
         """Tell pool-managerd something that asks for no answer; False where it cannot be reached."""
-        if self._writer is None:
-            return False
-        self._writer.write(rpc.notification(method, params))
-        return True
+        return self._tell(rpc.notification(method, params))
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, line: bytes) -> bool:
+        """Send a line; False where nobody takes it."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return False
+        unread = writer.transport.get_write_buffer_size()
+        if unread > MAX_UNREAD_BYTES:
+            log.warning("pool-managerd takes nothing, %d bytes wait for it: the connection is given up", unread)
+            writer.transport.abort()
+            return False
+        writer.write(line)
+        return True
 
     async def _trouble(self) -> str:
         """Follow one connection; answers with what ended it."""
@@ -122,6 +132,8 @@ class PoolLink:
             await self._follow()
         except asyncio.IncompleteReadError:
             return "the connection ended"
+        except TimeoutError:
+            return "it did not answer in time"
         except asyncio.LimitOverrunError:
             return f"it sent a frame over {rpc.MAX_FRAME_BYTES} bytes"
         except ManagerRefusedError as error:

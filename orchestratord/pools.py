@@ -1,7 +1,8 @@
 """The pools as orchestratord knows them: configured here, reported by pool-managerd.
 
 Decides which adapter speaks to a pool's running engine, and what is known of that engine. Reports are taken over as
-they come: the link hands them on in their order. Never talks to pool-managerd (``pool_link`` does), never queues.
+they come (the link hands them on in their order), and what a model was called outlasts its being staged anew. Never
+talks to pool-managerd (``pool_link`` does), never queues.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class PoolDirectory:
         if entry is None:
             return None
         before = entry.snapshot
-        entry.snapshot = snapshot
+        entry.snapshot = snapshot = _named(snapshot, before)
         if snapshot.endpoint != before.endpoint:
             entry.adapter = self._adapter(entry, snapshot.endpoint)
             entry.restarted()
@@ -205,6 +206,13 @@ class PoolDirectory:
         """Some pools, in the order of the configuration."""
         wanted = set(pool_ids)
         return [entry for entry in self if entry.id in wanted]
+
+
+def _named(snapshot: PoolSnapshot, before: PoolSnapshot) -> PoolSnapshot:
+    """A pool that starts anew stages its model first: until that is done it is called what it was called before."""
+    if snapshot.model_id is not None or snapshot.model_ref != before.model_ref:
+        return snapshot
+    return msgspec.structs.replace(snapshot, model_id=before.model_id, model_digest=before.model_digest)
 
 
 def _life(snapshot: PoolSnapshot) -> object:

@@ -7,12 +7,14 @@ before the terminal event, whose ``artifact_id`` names it, and written after it 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from contracts.artifacts import ArtifactKind, canonical
 from contracts.config import Profile
 from contracts.events import End, StreamError
-from contracts.receipts import EngineIdentity, Link, Receipt
+from contracts.receipts import EngineIdentity, Link, Receipt, SlotUse
 from contracts.tasks import TaskRequest
 from daemon_core.redaction import Redactor
 from orchestratord.shelf import Head, Sealed, sealed
@@ -22,6 +24,13 @@ from orchestratord.task import Run, Task
 MAX_TEXT_BYTES = 256 * 1024
 """Of a request, and of an answer: the results of embeddings come as text too. What is longer is left out."""
 TAGS = ("task",)
+_encode = msgspec.json.Encoder().encode
+
+
+class _Sealing(Receipt, frozen=True, kw_only=True):
+    """A receipt of which a part is encoded already."""
+
+    sent: Any
 
 
 def record_of(
@@ -30,10 +39,10 @@ def record_of(
     """The receipt of a task that ends with this event, at this place of the chain."""
     entered, run = task.admission, task.run
     request, cut = _bounded(entered.request)
+    schema = request.sampling.json_schema
     transcript = text_of(task.log.read(0)) if len(task.log) <= MAX_TEXT_BYTES else None
     ended = event if isinstance(event, End) else None
-    status = task.status
-    record = Receipt(
+    record = _Sealing(
         number=link.number,
         previous=link.previous,
         task_id=entered.task_id,
@@ -42,29 +51,30 @@ def record_of(
         identity=entered.caller.identity,
         profile=profile,
         state=task.state,
-        determinism=entered.request.determinism,
+        determinism=request.determinism,
         request=msgspec.Raw(canonical(request)),
         seed=entered.seed,
-        sent=None,
+        sent=None if task.sent is None else msgspec.Raw(task.sent if schema is None else _canonical_again(task.sent)),
         engine=None if run is None else identity_of(run),
-        slot=None,
+        slot=None if run is None else _use(run, task.cached_tokens),
         attempts=task.attempts,
         queue_position=entered.queue_position,
         predicted_start_ms=entered.predicted_start_ms,
         created_ms=entered.created_ms,
         ended_ms=ended_ms,
-        first_token_ms=status.first_token_ms,
-        queue_time_ms=status.queue_time_ms,
+        first_token_ms=task.since_admission(task.first_text_ms),
+        queue_time_ms=None if run is None else task.since_admission(run.at_ms),
         end=ended,
         error=None if isinstance(event, End) else event,
         pieces=task.log.tokens,
         stream_sha256=ended.stream_sha256 if ended else task.log.text_sha256,
         transcript=transcript,
+        json_schema=None if schema is None else _encode(redactor.value(schema)).decode(),
         cut=cut or transcript is None,
+        interrupted=task.interrupted,
     )
-    return sealed(
-        _without_secrets(record, request, redactor), Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS)
-    )
+    content, redacted = _without_secrets(record, request, redactor)
+    return sealed(content, Head(kind=ArtifactKind.TRACE, created_ms=ended_ms, tags=TAGS, redacted=redacted))
 
 
 def identity_of(run: Run) -> EngineIdentity | None:
@@ -91,18 +101,32 @@ def identity_of(run: Run) -> EngineIdentity | None:
     )
 
 
-def _without_secrets(record: Receipt, request: TaskRequest, redactor: Redactor) -> bytes:
-    """The record's canonical bytes. Nearly none has a secret, so one look at all its texts decides that first."""
+def _use(run: Run, cached_tokens: int | None) -> SlotUse | None:
+    if run.use is None or cached_tokens is None:
+        return run.use
+    return SlotUse(slot=run.use.slot, cache_prompt=run.use.cache_prompt, cached_tokens=cached_tokens)
+
+
+def _canonical_again(settings: bytes) -> bytes:
+    """What was sent, with the members of its schema in order, which were sent as the client had them."""
+    return canonical(msgspec.json.decode(settings))
+
+
+def _without_secrets(record: _Sealing, request: TaskRequest, redactor: Redactor) -> tuple[bytes, bool]:
+    """The record's canonical bytes, and whether a secret was taken out.
+
+    Nearly none has one, so one look at all its texts decides that first.
+    """
     if request.sampling.json_schema is None:  # whose keys may make their values secrets
-        texts = "\n".join(_texts(record, request))
-        if redactor.text(texts) == texts:
-            return canonical(record)
+        texts, command = "\n".join(_texts(record, request)), () if record.engine is None else record.engine.argv
+        if redactor.text(texts) == texts and redactor.usual("\n".join(command)):
+            return canonical(record), False
     plain = msgspec.json.decode(canonical(record), type=dict[str, object])
     clean = {name: redactor.member(name, value) for name, value in plain.items()}
-    return canonical(plain if clean == plain else clean | {"redacted": True})
+    return (canonical(plain), False) if clean == plain else (canonical(clean | {"redacted": True}), True)
 
 
-def _texts(record: Receipt, request: TaskRequest) -> list[str]:
+def _texts(record: _Sealing, request: TaskRequest) -> list[str]:
     """Every text that somebody else has written."""
     served, error, placement = record.engine, record.error, request.placement
     return [
@@ -118,6 +142,7 @@ def _texts(record: Receipt, request: TaskRequest) -> list[str]:
         placement.pool_id or "",
         "" if served is None else served.model_ref,
         "" if error is None else f"{error.message}\n{error.hint}",
+        "" if record.sent is None else bytes(record.sent).decode(),
         *(request.inputs or ()),
         *(message.content for message in request.messages or ()),
         *request.sampling.stop,

@@ -60,7 +60,10 @@ async def relay(
             async for batch in batches:
                 if batch.texts:
                     watchdog.token()
+                    first = task.first_text_ms is None
                     task.texts(batch.texts, clock.monotonic_ms())
+                    if first:  # it goes out before the rest of what has come is looked at, or the books are kept
+                        await asyncio.sleep(0)
                 else:
                     watchdog.sign()
                 if batch.finished is not None:

@@ -19,6 +19,7 @@ from orchestratord.clock import Clock
 from orchestratord.database import Row
 from orchestratord.keeper import Keeper
 from orchestratord.kept import Entered, Moment, Past
+from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
 from orchestratord.recovery import EndNow, RunAgain
 from orchestratord.task import Task
@@ -36,8 +37,9 @@ class Restart:
         pools: PoolDirectory,
         backlog: Backlog,
         turns: Turns,
-        clock: Clock,
+        outlook: Outlook,
         *,
+        clock: Clock,
         enter: Callable[[Task, Queued], None],
         end: Callable[[Task, Refusal], None],
     ) -> None:
@@ -45,6 +47,7 @@ class Restart:
         self._pools = pools
         self._backlog = backlog
         self._turns = turns
+        self._outlook = outlook
         self._clock = clock
         self._enter = enter
         self._end = end
@@ -110,4 +113,5 @@ class Restart:
             self._end(task, Refusal(code=ErrorCode.ADMISSION_REJECT, message=text, hint="send the task again later"))
             return
         self._turns.enter(task.id, bid)
+        self._outlook.arrived(task, pools)
         self._enter(task, place)

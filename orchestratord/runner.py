@@ -35,6 +35,7 @@ from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releas
 from orchestratord.retry import Failed
 from orchestratord.runs import Listener, Nobody, Seat
 from orchestratord.task import Run, Task
+from orchestratord.vouched import Vouching
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Runner:
         self._open = False
         self._beside: set[asyncio.Task[None]] = set()
         """What looks at engines and waits for them; it ends with us, whatever it has seen."""
+        self._vouching = Vouching(self._start_beside)
         self._looks = Looks(learned=learned, usable=self.pump, restart=manager.restart, start=self._start_beside)
 
     async def __aenter__(self) -> Self:
@@ -107,12 +109,12 @@ class Runner:
         if not self._open:
             return
         now_ms = self._clock.monotonic_ms()
-        while assignment := next_assignment(self._backlog, self._replicas(), now_ms):
+        while self._backlog and (assignment := next_assignment(self._backlog, self._replicas(), now_ms)):
             task = self._find(assignment.task_id)
             entry = self._pools[assignment.replica.pool_id]
             if task is not None and entry.adapter is not None:
                 self._launch(task, assignment, entry, entry.adapter)
-        self._ring_at(next_expiry(self._backlog, self._replicas()))
+        self._ring_at(next_expiry(self._backlog, self._replicas()) if self._backlog else None)
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is: ask an engine that has just started what it is."""
@@ -192,7 +194,7 @@ class Runner:
 
     def _begin(self, task: Task, entry: PoolEntry, seat: Seat, now_ms: float) -> Run:
         """Tell the client where its task runs: in full at first, and what is different when it runs elsewhere."""
-        run = asking.run_on(entry, now_ms)
+        run = asking.run_on(entry, task.request, seat, now_ms)
         if task.attempts:
             task.start_again(run, asking.started_again(task, run, entry, seat))
             self._observer.started_again(task)
@@ -209,10 +211,9 @@ class Runner:
         try:
             entered = task.admission
             name = entered.caller.correlation_id
-            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name)
-            outcome = hopeless or await relay(
-                task, attempt.source, generation, limits, self._clock, begun=attempt.begun
-            )
+            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name, task.asked)
+            source = attempt.source(self._vouching)
+            outcome = hopeless or await relay(task, source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
             log.exception("task %s failed", task.id)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")

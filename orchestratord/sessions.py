@@ -17,6 +17,7 @@ import msgspec
 
 from contracts.config import Sessions
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.sessions import SessionBudgets
 from orchestratord.admission import Refusal
 
@@ -149,11 +150,11 @@ class Book:
         ttl_ms = self.ttl_remaining_ms(session, now_ms)
         if session.turns >= self._settings.max_turns:
             text = f"session {session.id!r} has had {session.turns} of {self._settings.max_turns} turns"
-            return _used_up(text, "session_turns", ttl_ms)
+            return _used_up(text, PolicyLabel.SESSION_TURNS, ttl_ms)
         budget_ms = self._settings.time_budget_ms
         if budget_ms is not None and self.spent_ms(session, now_ms) >= budget_ms:
             text = f"session {session.id!r} has used up its time budget of {budget_ms} ms"
-            return _used_up(text, "session_time", ttl_ms)
+            return _used_up(text, PolicyLabel.SESSION_TIME, ttl_ms)
         return self._tokens_refusal(ask, session, ttl_ms, turn_ms)
 
     def enter(self, ask: Ask, task_id: str, now_ms: float) -> tuple[Turn, list[Session]]:
@@ -184,11 +185,14 @@ class Book:
         if session.home != home:
             session.home, session.kv_tokens = home, 0
 
-    def concluded(self, turn: Turn, used: Used) -> None:
-        """The engine has ended a turn, or was told to: what it used is spent, and the rest is free again."""
+    def concluded(self, turn: Turn, used: Used, *, again: bool = False) -> None:
+        """The engine has ended a turn, or was told to: what it used is spent, and the rest is free again.
+
+        ``again``: it may run once more, so that the rest stays set aside for it until it is over.
+        """
         session = turn.session
         session.spent_tokens += used.tokens
-        turn.reserved = 0
+        turn.reserved = max(0, turn.reserved - used.tokens) if again else 0
         if used.prompt_tokens is None and used.cached_tokens is None and used.kept_tokens is None:
             return
         session.warm = is_warm(used, session)
@@ -238,12 +242,13 @@ class Book:
         running = (now_ms - turn.began_ms for turn in session.open if turn.began_ms is not None)
         return session.spent_ms + sum(running)
 
-    def budgets(self, session: Session, now_ms: float) -> SessionBudgets:
-        """What its turns have not used yet."""
+    def budgets(self, session: Session | None, now_ms: float) -> SessionBudgets:
+        """What its turns have not used yet; of a session that is none, what the first one would have."""
         tokens, time_ms = self._settings.token_budget, self._settings.time_budget_ms
+        spent, spent_ms = (0, 0.0) if session is None else (session.spent_tokens, self.spent_ms(session, now_ms))
         return SessionBudgets(
-            tokens_remaining=None if tokens is None else max(0, tokens - session.spent_tokens),
-            time_remaining_ms=None if time_ms is None else max(0, int(time_ms - self.spent_ms(session, now_ms))),
+            tokens_remaining=None if tokens is None else max(0, tokens - spent),
+            time_remaining_ms=None if time_ms is None else max(0, int(time_ms - spent_ms)),
         )
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -264,8 +269,10 @@ class Book:
             return None
         waits = 0 if session is None else session.reserved
         others = f", {waits} of them set aside for turns that are not over" if waits else ""
-        room = left - ask.prompt_tokens
+        room, waiting = left - ask.prompt_tokens, need <= left + waits
         mend = f"ask for at most {room} max_tokens" if room > 0 else "shorten the prompt"
+        if waiting and room <= 0:
+            mend = "wait for those turns, or name max_tokens in each of them"
         return Refusal(
             code=ErrorCode.BUDGET_EXHAUSTED,
             message=f"session {ask.session_id!r} has {left + waits} of {budget} tokens left{others}; "
@@ -273,8 +280,8 @@ class Book:
             hint=f"{mend}, or DELETE the session and go on in a new one",
             field="session_id",
             # Behind turns that give back what they do not use it may fit; else the session has to end first.
-            retry_after_ms=max(1, round(turn_ms) if need <= left + waits else ttl_ms),
-            policy_label="session_tokens",
+            retry_after_ms=max(1, round(turn_ms) if waiting else ttl_ms),
+            policy_label=PolicyLabel.SESSION_TOKENS,
         )
 
     def _no_room(self, turn_ms: float) -> Refusal:
@@ -284,7 +291,7 @@ class Book:
             hint="try again later, or raise sessions.max_sessions",
             field="session_id",
             retry_after_ms=max(1, round(turn_ms)),
-            policy_label="max_sessions",
+            policy_label=PolicyLabel.MAX_SESSIONS,
         )
 
     def _take_out(self, session: Session) -> None:
@@ -321,7 +328,7 @@ def _other_model(session: Session, ask: Ask) -> Refusal:
     )
 
 
-def _used_up(message: str, label: str, ttl_ms: int) -> Refusal:
+def _used_up(message: str, label: PolicyLabel, ttl_ms: int) -> Refusal:
     return Refusal(
         code=ErrorCode.BUDGET_EXHAUSTED,
         message=message,

@@ -87,14 +87,12 @@ class StreamLog:
 
     def texts(self, texts: list[str]) -> None:
         """Everything one engine read brought, as numbered token events, in one pass."""
-        number = self.tokens
-        frames = []
-        for text in texts:
-            frames.append(b'event: token\nid: %d\ndata: {"t":%b,"i":%d}\n\n' % (number, _encode(text), number))
-            number += 1
-        self._append(b"".join(frames))
+        frames = [
+            b'event: token\nid: %d\ndata: {"t":%b,"i":%d}\n\n' % (number, _encode(text), number)
+            for number, text in enumerate(texts, self.tokens)
+        ]
+        self._append(b"".join(frames), tokens=len(texts))
         self._hash.update("".join(texts).encode())
-        self.tokens = number
 
     def finish(self, event: End | StreamError) -> None:
         """Close with the one terminal event."""
@@ -132,13 +130,14 @@ class StreamLog:
         self._wakers.append(wake)
         return lambda: self._wakers.remove(wake)
 
-    def _append(self, frames: bytes, *, last: bool = False) -> None:
+    def _append(self, frames: bytes, *, tokens: int = 0, last: bool = False) -> None:
         if self.closed:
             message = "the stream has had its terminal event"
             raise StreamClosedError(message)
         if self.ahead is not None and not last:
             self.ahead(frames)
         self._buffer += frames
+        self.tokens += tokens  # before anybody looks: a token goes out at once, all else has time
         self.closed = last
         for wake in self._wakers:
             wake()

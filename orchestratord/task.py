@@ -17,6 +17,7 @@ from msgspec import UNSET
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.events import End, FinishReason, Metrics, Started, StreamError
 from contracts.pools import PoolSnapshot
+from contracts.receipts import SlotUse
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.continuation import Continuation
 from orchestratord.demand import UNKNOWN, Demand
@@ -64,6 +65,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: float
     served: PoolSnapshot | None = None
     """The pool as it was then."""
+    use: SlotUse | None = None
+    """Where in its engine, as it was told."""
 
 
 class Keeps(Protocol):
@@ -112,6 +115,10 @@ class Task:
         """What the engine took to let go of a run that it did not end itself."""
         self.artifact_id: str | None = None
         self.first_text_ms: float | None = None
+        self.sent: bytes | None = None
+        """What its engine was asked for, without the texts (``adapters.body``); None where nothing was sent."""
+        self.cached_tokens: int | None = None
+        """What of its prompt the engine had already, by its own count."""
         self._end: End | None = None
         self._error: StreamError | None = None
         self._continued: Continuation | None = None
@@ -218,6 +225,10 @@ class Task:
         if not self.log.closed:
             self.log.metrics(event)
 
+    def asked(self, settings: bytes) -> None:
+        """Its engine is about to be sent this."""
+        self.sent = settings
+
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""
         if self._continued is not None:
@@ -238,6 +249,7 @@ class Task:
     def done(self, finished: Finished, now_ms: float) -> None:
         """The engine ended well."""
         self.state = TaskState.DONE
+        self.cached_tokens = finished.cached_tokens
         self._close(finished.reason, finished.tokens_in, finished.tokens_out, finished.decode_ms, now_ms)
 
     def cancel(self, now_ms: float) -> None:
@@ -299,8 +311,8 @@ class Task:
             pool_id=run.pool_id if run else None,
             replica_id=run.replica_id if run else None,
             seed=entered.seed,
-            queue_time_ms=self._since_admission(run.at_ms) if run else None,
-            first_token_ms=self._since_admission(self.first_text_ms),
+            queue_time_ms=self.since_admission(run.at_ms) if run else None,
+            first_token_ms=self.since_admission(self.first_text_ms),
             decode_time_ms=end.decode_time_ms if end else None,
             tokens_in=end.tokens_in if end else None,
             tokens_out=end.tokens_out if end else None,
@@ -313,6 +325,10 @@ class Task:
             slot_free_ms=None if self.slot_free_ms is None else round(self.slot_free_ms),
             artifact_id=self.artifact_id,
         )
+
+    def since_admission(self, moment_ms: float | None) -> int | None:
+        """How long after its admission that was, in milliseconds."""
+        return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
 
     @property
     def story(self) -> Story:
@@ -337,11 +353,9 @@ class Task:
     def _run(self, run: Run) -> None:
         self.state = TaskState.RUNNING
         self.run = run
+        self.sent = None
         self.queue_position = None
         self.replicas.append(run.replica_id)
-
-    def _since_admission(self, moment_ms: float | None) -> int | None:
-        return None if moment_ms is None else max(0, round(moment_ms - self.admission.at_ms))
 
     def _close(
         self,
@@ -360,8 +374,8 @@ class Task:
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
-            first_token_ms=self._since_admission(self.first_text_ms),
-            queue_time_ms=self._since_admission(waited_until) or 0,
+            first_token_ms=self.since_admission(self.first_text_ms),
+            queue_time_ms=self.since_admission(waited_until) or 0,
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )

@@ -23,10 +23,10 @@ from contracts.errors import ErrorCode
 from contracts.events import Metrics
 from contracts.sessions import SessionInfo
 from contracts.tasks import Determinism, KvHint, TaskRequest
-from orchestratord import admission
 from orchestratord.admission import PoolView, Refusal
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
+from orchestratord.context import most_tokens
 from orchestratord.errors import api_error
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.runs import Account, Ended, Seat
@@ -118,7 +118,7 @@ class Turns:
             session_id=request.session_id,
             model_ref=request.model_ref,
             same_model=names,
-            prompt_tokens=admission.most_tokens(request) if tokens is None else tokens,
+            prompt_tokens=most_tokens(request) if tokens is None else tokens,
             max_tokens=request.max_tokens,
         )
         session = self._session(request.session_id)
@@ -151,7 +151,7 @@ class Turns:
 
     # --- while tasks run (``runs.Listener``) --------------------------------------------------------------------------
 
-    def seat(self, task: Task, entry: PoolEntry, _adapter: Adapter) -> Seat:
+    def seat(self, task: Task, entry: PoolEntry, adapter: Adapter) -> Seat:
         """The slot that has the session's cache, or the one whose cache is worth least."""
         self._forget(self._book.expired(self._now()))
         turn = self._turns.get(task.id)
@@ -161,7 +161,7 @@ class Turns:
         taken = None
         if _chooses(entry):
             owner = None if turn is None else turn.session.number
-            taken = self._slots.take(entry.id, entry.start, entry.slots, owner)
+            taken = self._slots.take(entry.id, adapter, entry.start, entry.slots, owner)
         if turn is not None:
             self._begin(turn, task, home, there=there)
         return Place(
@@ -178,7 +178,7 @@ class Turns:
         if turn is None:
             return None
         _drop(self._timers, task.id)
-        self._book.concluded(turn, _used(turn, account))
+        self._book.concluded(turn, _used(turn, account), again=account.ended is Ended.FAILED)
         if account.ended is not Ended.DONE:
             return None
         turn.done = True
@@ -232,12 +232,9 @@ class Turns:
             budgets=self._book.budgets(session, now),
         )
 
-    def headers(self, task: Task) -> dict[str, str]:
-        """What the task's session has left, where there is a budget."""
-        session = self._session(task.request.session_id)
-        if session is None:
-            return {}
-        left = self._book.budgets(session, self._now())
+    def headers(self, session_id: str) -> dict[str, str]:
+        """What a session has left, or would have as a new one, where there is a budget."""
+        left = self._book.budgets(self._session(session_id), self._now())
         tokens, time_ms = left.tokens_remaining, left.time_remaining_ms
         said = {"X-Budget-Tokens-Remaining": tokens, "X-Budget-Time-Remaining-Ms": time_ms}
         return {name: str(value) for name, value in said.items() if value is not None}
@@ -363,6 +360,8 @@ class Turns:
                 await adapter.erase(taken.index)
         except (EngineError, TimeoutError) as error:
             log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, str(error) or "it did not answer")
+        except Exception:  # as with a generation: a mistake of ours about one slot must not end all the others
+            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id)
         finally:
             self._slots.give_back(taken)
             give_back()

@@ -150,10 +150,7 @@ def assemble(
     config, paths = context.config, context.paths
     wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
     lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
-    names = {pool.id: tuple(str(device) for device in pool.devices) for pool in config.pools}
-    hub = Hub(
-        snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms, devices=names[pool.id]) for pool in config.pools
-    )
+    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms) for pool in config.pools)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)

@@ -25,7 +25,7 @@ from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_proof import Subject, find_devices, prove, vram_back
 from pool_managerd.host import Engines, Host
-from pool_managerd.launch import Launch, container_of, fill, gpu_env, launch_of
+from pool_managerd.launch import LOOPBACK, Launch, container_of, fill, launch_in
 from pool_managerd.leftovers import Taken, clear, take_over
 from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
 from pool_managerd.reconcile import Handle, instance_of
@@ -121,8 +121,7 @@ class Attempt:
             self._endpoint = self._external(engine.url)
             return self._endpoint
         uuids = tuple(gpu.uuid for gpu in self.gpus)
-        native = gpu_env(uuids) if self._on_gpu and engine.container is None else {}
-        self._launch = launch_of(engine, model, {**self._pool.env, **engine.env, **native}, uuids)
+        self._launch = launch_in(self._pool, engine, model, uuids)
         self._step("take_over")
         taken = await take_over(self._launch, self._pool, self._sides, self._log, self._host)
         if taken is not None:
@@ -266,7 +265,7 @@ class Attempt:
             text = f"the engine of pool {self._pool.id} was prepared as nothing that can be started"
             raise StepError(Cause.INTERNAL, text, "please report it, with the log")
         self._port = process.free_port()
-        args = fill(engine.args, model=launch.model_path, host=process.LOOPBACK, port=self._port)
+        args = fill(engine.args, model=launch.model_path, host=LOOPBACK, port=self._port)
         secret = {engine.key_env: key} if engine.key_env and key else {}
         files = self._host.files
         spec = SpawnSpec(
@@ -323,7 +322,7 @@ class Attempt:
     def _has(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
         self._running = running
         self._flags = flags
-        self._endpoint = Endpoint(url=f"http://{process.LOOPBACK}:{port}", api_key=key)
+        self._endpoint = Endpoint(url=f"http://{LOOPBACK}:{port}", api_key=key)
 
     def _has_taken(self, taken: Taken, launch: Launch) -> None:
         self.side = taken.side
@@ -332,7 +331,7 @@ class Attempt:
             flags = self._container_spec(launch, container).args
         else:
             self._port = taken.port
-            flags = fill(launch.engine.args, model=launch.model_path, host=process.LOOPBACK, port=taken.port)
+            flags = fill(launch.engine.args, model=launch.model_path, host=LOOPBACK, port=taken.port)
         self._has(taken.running, flags, taken.port, taken.key)
         self._progress(f"taking over the engine that runs on port {taken.port}")
 

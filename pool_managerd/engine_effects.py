@@ -179,13 +179,12 @@ class EngineEffects:
 
     def publish(self, life: Life) -> None:
         """Show the pool as it is now."""
-        names = tuple(gpu.uuid for gpu in self._serving.gpus) or tuple(str(device) for device in self._pool.devices)
-        offset = self._host.wall_offset_ms
-        seen = snapshot(self._pool, life, wall_offset_ms=offset, devices=names, use=self._use)
+        offset, redact = self._host.wall_offset_ms, self._host.redactor.text
+        gpus = self._serving.gpus
+        seen = snapshot(self._pool, life, wall_offset_ms=offset, gpus=gpus, use=self._use, redact=redact)
         seen = self._host.retired.show(seen)
         if (error := seen.last_error) is not None:
             # It may quote what an engine or a build printed, and what an operator typed.
-            redact = self._host.redactor.text
             hint = error.hint and redact(error.hint)
             seen = replace(seen, last_error=replace(error, message=redact(error.message), hint=hint))
         self._host.hub.publish(seen)

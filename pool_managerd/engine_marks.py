@@ -127,7 +127,7 @@ _PATTERNS: MappingProxyType[Mark, tuple[str, ...]] = MappingProxyType(
         Mark.BAD_FLAG: (
             rf"{_BEGIN}error: (?:invalid|unknown) argument",  # llama.cpp
             rf"{_BEGIN}error while handling argument ",  # llama.cpp
-            r"^[\w.-]+(?: \w+)?: error: (?:unrecognized arguments|argument )",  # argparse: vLLM
+            r"^(?:[\w.-]+(?: \w+)?: )?error: (?:unrecognized arguments|argument )",  # argparse: vLLM, the trial engine
             r"^error: (?:unexpected argument|invalid value) ",  # clap: TGI
             r"^tritonserver: unrecognized option",  # getopt: Triton
         ),

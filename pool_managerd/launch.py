@@ -1,14 +1,14 @@
 """Decides what exactly is started: arguments with their placeholders filled in, and the container of an engine.
 
 Values in, values out. ``Launch`` says all of a start but what differs between two starts of the same: port, key, name.
-Never starts anything.
+So does ``command_of``, in the words of a shell and without secrets. Never starts anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 import msgspec
@@ -25,11 +25,14 @@ from container_runtime.spec import (
     PortMapping,
 )
 from contracts.base import Message
+from contracts.config import Pool
 from contracts.engines import ContainerRun, PreparedEngine, ResolvedModel
+from daemon_core.redaction import MASK, names_a_secret
 
 LABEL_HANDLE = "llama-orch.handle"
 """The path of its handle file: it tells the containers of two installations on one machine apart."""
 
+LOOPBACK = "127.0.0.1"
 INSIDE = "0.0.0.0"  # noqa: S104 - inside a container; outside, its port is on loopback only
 _PLACEHOLDER = re.compile(r"\{(model|host|port)\}")
 
@@ -69,7 +72,44 @@ def launch_of(
     )
 
 
-def fill(args: Iterable[str], *, model: str, host: str, port: int) -> tuple[str, ...]:
+def launch_in(pool: Pool, engine: PreparedEngine, model: ResolvedModel | None, devices: tuple[str, ...]) -> Launch:
+    """The launch of an engine of a pool; without ``devices`` it sees no GPU that it was not told of elsewhere."""
+    native = gpu_env(devices) if devices and engine.container is None else {}
+    return launch_of(engine, model, {**pool.env, **engine.env, **native}, devices)
+
+
+def command_of(launch: Launch, redact: Callable[[str], str]) -> tuple[str, ...]:
+    """What is started, as one would tell a shell: ``NAME=value`` of each variable, then program and arguments.
+
+    The same for every start of the same: where the port differs, ``{port}`` stands for it, and the key is a variable
+    that is not among these. The program of a container is its image by digest. Secrets that somebody configured are
+    masked.
+    """
+    engine, container = launch.engine, launch.engine.container
+    if container is None:
+        program = (engine.bin_or_entry or "",)
+        args = fill(engine.args, model=launch.model_path, host=LOOPBACK, port="{port}")
+    else:
+        program = (f"{container.image}@{container.digest}", *((container.entrypoint,) if container.entrypoint else ()))
+        inside = _inside(container, launch.model_path)
+        args = fill(engine.args, model=inside, host=INSIDE, port=container.port)
+    variables = tuple(redact(f"{name}={value}") for name, value in sorted(launch.env.items()))
+    return (*variables, *_masked((*program, *args), redact))
+
+
+def _masked(args: tuple[str, ...], redact: Callable[[str], str]) -> tuple[str, ...]:
+    """Arguments without secrets: also one that is a secret only by the name of the flag before it."""
+    flags = ("", *args[:-1])
+    return tuple(MASK if _wants_secret(flag) else redact(arg) for flag, arg in zip(flags, args, strict=True))
+
+
+def _wants_secret(flag: str) -> bool:
+    """Whether what stands behind ``--api-key`` or ``--hf-token``, and not in it, is a secret."""
+    name = flag.lstrip("-")
+    return name != flag and (names_a_secret(name) or names_a_secret(name.upper().replace("-", "_")))
+
+
+def fill(args: Iterable[str], *, model: str, host: str, port: int | str) -> tuple[str, ...]:
     """The arguments with ``{model}``, ``{host}`` and ``{port}`` filled in; other braces stay as they are."""
     values = {"model": model, "host": host, "port": str(port)}
     return tuple(_PLACEHOLDER.sub(lambda found: values[found[1]], arg) for arg in args)

@@ -16,7 +16,8 @@ from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd import life as l
 from pool_managerd.errors import StepError
-from pool_managerd.lifecycle import IllegalTransition, step
+from pool_managerd.lifecycle import step
+from pool_managerd.transitions import IllegalTransition
 
 _log = logging.getLogger(__name__)
 

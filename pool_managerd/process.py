@@ -24,9 +24,9 @@ from pool_managerd import proc
 from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StillRunningError
+from pool_managerd.launch import LOOPBACK
 from pool_managerd.reconcile import MARKER, ProcessSeen
 
-LOOPBACK = "127.0.0.1"
 KILL_WAIT_S = 5.0
 """How long the kernel may take to clear a killed process away."""
 _LAST_WORDS_S = 0.5

@@ -5,9 +5,12 @@ Values in, a whole snapshot out. Moments become Unix milliseconds here and nowhe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from contracts.config import Pool
-from contracts.pools import DeviceUse, PoolError, PoolHealth, PoolMetrics, PoolSnapshot, PoolState
+from contracts.pools import DeviceUse, Gpu, PoolError, PoolHealth, PoolMetrics, PoolSnapshot, PoolState
 from pool_managerd.footprint import kv_bytes_per_token
+from pool_managerd.launch import command_of, launch_in
 from pool_managerd.life import Failure, Life
 
 
@@ -17,9 +20,18 @@ def replica_id(pool_id: str) -> str:
 
 
 def snapshot(
-    pool: Pool, life: Life, *, wall_offset_ms: int, devices: tuple[str, ...] = (), use: tuple[DeviceUse, ...] = ()
+    pool: Pool,
+    life: Life,
+    *,
+    wall_offset_ms: int,
+    gpus: tuple[Gpu, ...] = (),
+    use: tuple[DeviceUse, ...] = (),
+    redact: Callable[[str], str] = str,
 ) -> PoolSnapshot:
-    """A pool as it is now. ``wall_offset_ms`` turns a moment of the owner's clock into Unix milliseconds."""
+    """A pool as it is now. ``wall_offset_ms`` turns a moment of the owner's clock into Unix milliseconds.
+
+    ``gpus`` are those of its mask, once NVML has shown them; ``redact`` takes secrets out of the command line.
+    """
     engine, model = life.engine, life.model
     model_ctx = model.ctx_max if model is not None else None
     waits = life.state in {PoolState.BACKOFF, PoolState.QUARANTINED} and life.due is not None
@@ -45,10 +57,12 @@ def snapshot(
         last_error=None if life.error is None else _error(life.error, wall_offset_ms),
         restarts=life.restarts,
         retry_at_ms=life.due + wall_offset_ms if waits and life.due is not None else None,
-        devices=devices,
+        devices=tuple(gpu.uuid for gpu in gpus) or tuple(map(str, pool.devices)),
         device_use=use,
         sampler_profile_version=pool.sampler_profile_version,
         kv_bytes_per_token=None if model is None else kv_bytes_per_token(model.kv, pool),
+        driver_version=gpus[0].driver if gpus else None,
+        argv=_argv(pool, life, gpus, redact),
     )
 
 
@@ -71,6 +85,13 @@ def health(seen: PoolSnapshot) -> PoolHealth:
         last_error=seen.last_error,
         retry_at_ms=seen.retry_at_ms,
     )
+
+
+def _argv(pool: Pool, life: Life, gpus: tuple[Gpu, ...], redact: Callable[[str], str]) -> tuple[str, ...]:
+    """What the engine that runs was started with: one that was taken over is the very one that would be started."""
+    if life.endpoint is None or life.engine is None or life.engine.url is not None:
+        return ()
+    return command_of(launch_in(pool, life.engine, life.model, tuple(gpu.uuid for gpu in gpus)), redact)
 
 
 def _error(failure: Failure, wall_offset_ms: int) -> PoolError:

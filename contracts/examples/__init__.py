@@ -6,10 +6,14 @@ Decides which examples an operation has: those written for it, and the refusals 
 from __future__ import annotations
 
 from contracts.errors import ErrorCode
-from contracts.examples import artifacts, catalog, pools, sessions, tasks
+from contracts.examples import artifacts, catalog, pools, receipts, refused, sessions, submitted, tasks
 from contracts.examples.base import Example, refusal
 
-WRITTEN = (*tasks.EXAMPLES, *sessions.EXAMPLES, *artifacts.EXAMPLES, *pools.EXAMPLES, *catalog.EXAMPLES)
+WRITTEN = tuple(
+    example
+    for module in (submitted, refused, tasks, sessions, artifacts, receipts, pools, catalog)
+    for example in module.EXAMPLES
+)
 
 _HINT = "send 'Authorization: Bearer <token>'; llama-orch token says where the token is"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="llama-orch"'}

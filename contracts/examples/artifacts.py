@@ -78,7 +78,7 @@ EXAMPLES = (
         answer=refusal(
             ErrorCode.NOT_FOUND,
             f"there is no artifact '{NOWHERE}'",
-            "an artifact goes when it is older than artifacts.max_age_ms, or when room is needed for newer ones",
+            "artifacts.max_age_ms and store.max_age_ms say how long they are kept; newer ones may need the room",
         ),
     ),
     Example(

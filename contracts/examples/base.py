@@ -40,7 +40,7 @@ class Given(StrEnum):
     SESSION = "the session poems has had one turn"
     SESSION_BUDGET = "the session poems has had one turn, and sessions.token_budget is 1000"
     BUDGET = "sessions.token_budget is 1000"
-    SESSION_OVER = "the session poems has had one turn, and sessions.max_turns is 1"
+    SESSION_OVER = "the session poems has had one turn, sessions.max_turns is 1 and sessions.token_budget is 1000"
     RATE = "this client has sent one task, and limits.requests_per_minute is 1"
     ARTIFACT = "the plan of the example was kept"
     ARTIFACT_UNREADABLE = "the disk does not give back what was kept"

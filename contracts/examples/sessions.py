@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from contracts.errors import ErrorCode
 from contracts.events import Metrics
 from contracts.examples.base import EVENT_STREAM, TASK, Example, Given, refusal, sse
-from contracts.examples.tasks import ACCEPTED, END, LINKS, POEM, STARTED, SUBMIT, TOKENS
+from contracts.examples.poem import ACCEPTED, END, LINKS, POEM, STARTED, SUBMIT, TOKENS
 from contracts.sessions import SessionBudgets, SessionInfo
 
 SHOW: dict[str, Any] = {
@@ -91,7 +91,7 @@ EXAMPLES = (
             policy_label="session_turns",
             field="session_id",
         ),
-        headers={"Retry-After": "600", "X-Backoff-Ms": "599997"},
+        headers={"Retry-After": "600", "X-Backoff-Ms": "599997", "X-Budget-Tokens-Remaining": "990"},
     ),
     Example(
         **SUBMIT,

@@ -9,21 +9,17 @@ import typer
 
 from contracts.pools import PoolHealth, PoolState
 from llama_orch.client import ApiClient
-from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
+from llama_orch.commands.options import ConfigOption, DeadlineOption, JsonOption, UrlOption
 from llama_orch.commands.wait import WaitOption, until_ended
 from llama_orch.output import Output
 from llama_orch.session import find_session
 from llama_orch.waiting import drain_ended
 
-MAX_DEADLINE_S = 86_400
-
 
 def drain(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="As `llama-orch pools` shows it.")],
     *,
-    deadline: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, max=MAX_DEADLINE_S, help="How long running tasks may take.")
-    ] = 30,
+    deadline: DeadlineOption = 30,
     wait: WaitOption = False,
     url: UrlOption = None,
     config: ConfigOption = None,

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from contracts.pools import MAX_DEADLINE_MS
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="PATH", help="Configuration file (default: ~/.config/llama-orch/config.yaml)."),
@@ -17,5 +19,9 @@ ConfigOption = Annotated[
 UrlOption = Annotated[
     str | None,
     typer.Option("--url", metavar="URL", help="The daemon's URL (default: LLORCH_URL, else from the configuration)."),
+]
+DeadlineOption = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", min=0, max=MAX_DEADLINE_MS // 1000, help="How long running tasks may go on."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

@@ -11,7 +11,7 @@ import typer
 from contracts.pools import PoolHealth
 from daemon_core.errors import EXIT_USAGE, StartupError
 from llama_orch.client import ApiClient
-from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
+from llama_orch.commands.options import ConfigOption, DeadlineOption, JsonOption, UrlOption
 from llama_orch.commands.wait import WaitOption, until_ended
 from llama_orch.output import Output
 from llama_orch.session import find_session
@@ -22,22 +22,26 @@ def reload(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="As `llama-orch pools` shows it.")],
     *,
     model: Annotated[str | None, typer.Option(help="The new model (default: the one that the pool has).")] = None,
+    deadline: DeadlineOption = 30,
     wait: WaitOption = False,
     url: UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give a pool another model, or start one again that is drained or broken. The old model serves until then."""
-    asyncio.run(_reload(find_session(config, url).client(), Output(as_json=as_json), pool, model, wait=wait))
+    api, out = find_session(config, url).client(), Output(as_json=as_json)
+    asyncio.run(_reload(api, out, pool, model, deadline, wait=wait))
 
 
-async def _reload(api: ApiClient, out: Output, pool_id: str, model: str | None, *, wait: bool) -> None:
+async def _reload(
+    api: ApiClient, out: Output, pool_id: str, model: str | None, deadline_s: float, *, wait: bool
+) -> None:
     async with api as client:
         before = await client.pool_health(pool_id)
         model_ref = model or before.model_ref
         if model_ref is None:
             raise StartupError(f"the model of {pool_id} is not known", "name it with --model", EXIT_USAGE)
-        asked = await client.reload(pool_id, model_ref)
+        asked = await client.reload(pool_id, model_ref, round(1000 * deadline_s))
         if not wait:
             out.line(reload_text(before, model_ref))
             out.data(asked)

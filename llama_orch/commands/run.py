@@ -85,7 +85,9 @@ def run(
 
 async def _foretell(session: Session, out: Output, build: Build, model: str | None, pool: str | None) -> int:
     async with session.client() as client:
-        found = await client.forecast(build(model or default_model(await client.capabilities(), pool)))
+        found = await client.forecast(
+            build(default_model(await client.capabilities(), pool) if model is None else model)
+        )
     for line in forecast_lines(found):
         out.line(line)
     out.data(found)
@@ -96,7 +98,7 @@ async def _run(
     session: Session, out: Output, build: Build, model: str | None, pool: str | None, *, verbose: bool
 ) -> int:
     async with session.client() as client:
-        request = build(model or default_model(await client.capabilities(), pool))
+        request = build(default_model(await client.capabilities(), pool) if model is None else model)
         answer = _Answer(out, verbose=verbose)
         try:
             async with asyncio.TaskGroup() as group:
@@ -180,13 +182,16 @@ class _Answer:
                     case Started():
                         self._started = event
                     case Metrics():
-                        self._waits(event)
+                        self._tell(event)
                     case End() | StreamError():
                         self._last = event
 
-    def _waits(self, told: Metrics) -> None:
+    def _tell(self, told: Metrics) -> None:
+        if self._started is not None:
+            self._started = self._started.since(told)
+            return
         line = waiting_line(told)
-        if self._tells and self._started is None and line is not None and line != self._told:
+        if self._tells and line is not None and line != self._told:
             self._out.note(line)
             self._told = line
 

@@ -1,14 +1,19 @@
 """``llama-orch up``: both daemons in the foreground.
 
 Decides when it ends: on Ctrl-C or SIGTERM with status 0 after both have drained, or with a failure when one of them
-ends by itself. A second Ctrl-C does not wait.
+ends by itself. A second Ctrl-C does not wait. Of two that are started on one configuration the later one goes: together
+each would take from the other what it needs, and neither would serve.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from llama_orch.children import Daemons, until_up
@@ -24,7 +29,27 @@ def up(*, config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Start both daemons in the foreground, with their logs, until Ctrl-C."""
     session = find_session(config, None)
     out = Output(as_json=as_json)
-    return asyncio.run(_up(session, out))
+    with _alone(session.config_path):
+        return asyncio.run(_up(session, out))
+
+
+@contextmanager
+def _alone(config_path: Path) -> Iterator[None]:
+    """Hold the configuration file, which the kernel lets go of however we end. Raises StartupError where it is held."""
+    try:
+        file = config_path.open("rb")
+    except OSError:  # the daemons will say what is wrong with it
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "end that one first, or give this one a configuration with another server.bind and other paths:"
+            raise StartupError(f"another llama-orch up has {config_path} already", hint) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 async def _up(session: Session, out: Output) -> int:
@@ -64,4 +89,6 @@ async def _up(session: Session, out: Output) -> int:
     if dead is None:
         return 0
     out.note(f"llama-orch: {dead.name} ended by itself (status {dead.status}), so both are stopped")
+    for line in dead.last_words:
+        out.note(line)
     return EXIT_CONFIG if dead.status == EXIT_CONFIG else EXIT_FAILURE

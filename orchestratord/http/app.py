@@ -16,9 +16,11 @@ from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
 from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.receipts import ReceiptRoutes
 from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.stream import Streams
 from orchestratord.http.tasks import TaskRoutes
+from orchestratord.ledger import Ledger
 from orchestratord.metrics import Metrics
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
@@ -35,6 +37,7 @@ def make_http_app(
     metrics: Metrics,
     catalog: CatalogView,
     archive: Archive,
+    ledger: Ledger,
     redactor: Redactor,
 ) -> web.Application:
     """Everything that is served over HTTP."""
@@ -44,8 +47,11 @@ def make_http_app(
     app.on_response_prepare.append(stamp)
     streams = Streams(orchestrator, config.server)
     app.add_routes(TaskRoutes(orchestrator, streams, redactor).table())
-    app.add_routes(SessionRoutes(orchestrator.turns).table())
+    sessions = SessionRoutes(orchestrator.turns)
+    app.on_response_prepare.append(sessions.tell_budgets)
+    app.add_routes(sessions.table())
     app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
-    app.add_routes(ArtifactRoutes(archive).table())
+    app.add_routes(ArtifactRoutes(archive, ledger).table())
+    app.add_routes(ReceiptRoutes(ledger).table())
     return app

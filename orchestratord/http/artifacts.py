@@ -15,13 +15,16 @@ from orchestratord.artifacts import ArtifactError
 from orchestratord.errors import api_error
 from orchestratord.http.edge import json_response
 from orchestratord.http.errors import decode
+from orchestratord.ledger import Ledger
+from orchestratord.shelf import artifact_of
 
 
 class ArtifactRoutes:
-    """Handlers over one archive."""
+    """Handlers over what clients keep, and the receipts of tasks."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, ledger: Ledger) -> None:
         self._archive = archive
+        self._ledger = ledger
 
     def table(self) -> list[web.RouteDef]:
         """Where each handler is found."""
@@ -48,11 +51,14 @@ class ArtifactRoutes:
     async def get(self, request: web.Request) -> web.Response:
         """``GET /v1/artifacts/{id}``."""
         artifact_id = request.match_info["artifact_id"]
+        receipt = self._ledger.get(artifact_id)
+        if receipt is not None:
+            return json_response(artifact_of(receipt))
         try:
             found = await self._archive.get(artifact_id)
         except ArtifactError as error:
             raise api_error(ErrorCode.INTERNAL, error.message, error.hint) from error
         if found is None:
-            hint = "an artifact goes when it is older than artifacts.max_age_ms, or when room is needed for newer ones"
+            hint = "artifacts.max_age_ms and store.max_age_ms say how long they are kept; newer ones may need the room"
             raise api_error(ErrorCode.NOT_FOUND, f"there is no artifact {artifact_id[:80]!r}", hint)
         return json_response(found)

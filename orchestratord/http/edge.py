@@ -19,6 +19,7 @@ from orchestratord.admission import Refusal
 from orchestratord.auth import Authenticator
 from orchestratord.errors import ApiError, api_error
 from orchestratord.http.errors import from_framework, response_of
+from orchestratord.http.queries import refuse_unknown
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def make_edge(authenticator: Authenticator, redactor: Redactor) -> Middleware:
         try:
             if request.path not in OPEN_PATHS:
                 request[IDENTITY] = _authenticate(authenticator, request)
+                refuse_unknown(request)
             return await handler(request)
         except ApiError as error:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)

@@ -5,7 +5,9 @@ Decides headers and body of every error. Never decides the code: whoever refused
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +23,8 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 _encode = msgspec.json.Encoder().encode
 TOO_MANY_REQUESTS = 429
+# An escaped backslash and a whole surrogate pair are passed over; what is caught is half of one.
+_HALVED = re.compile(rb"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)", re.IGNORECASE)
 _FRAMEWORK_CODES = {404: ErrorCode.NOT_FOUND, 413: ErrorCode.PAYLOAD_TOO_LARGE}
 
 
@@ -75,11 +79,23 @@ def decode(body: bytes, kind: type[Body]) -> Body:
         text = f"{found.where}: {found.message}"
         raise api_error(ErrorCode.INVALID_PARAMS, text, found.hint, field=found.where) from error
     except msgspec.DecodeError as error:
-        raise _no_json(str(error).removeprefix("JSON is malformed: ")) from error
+        raise _no_json(_why(body, str(error).removeprefix("JSON is malformed: "))) from error
     except UnicodeDecodeError as error:
         raise _no_json("it is not encoded in UTF-8") from error
     except RecursionError as error:
         raise _no_json("it is nested too deeply") from error
+
+
+def _why(body: bytes, said: str) -> str:
+    """Why a body is no JSON, where the decoder's own words would send one looking for something else."""
+    if not body.strip():
+        return "it is empty"
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return said
+    halved = next((found[1].decode() for found in _HALVED.finditer(body) if found[1]), None)
+    return said if halved is None else f"{halved} is half of a surrogate pair, and no character"
 
 
 def _no_json(why: str) -> ApiError:

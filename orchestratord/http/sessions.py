@@ -1,4 +1,4 @@
-"""The routes of sessions.
+"""The routes of sessions, and what every answer to a task says of its session.
 
 Decides nothing.
 """
@@ -9,6 +9,9 @@ from aiohttp import web
 
 from orchestratord.http.edge import json_response
 from orchestratord.turns import Turns
+
+SESSION = web.RequestKey("session", str)
+"""Set by whoever has read which session a request is about."""
 
 
 class SessionRoutes:
@@ -23,6 +26,12 @@ class SessionRoutes:
             web.get("/v1/sessions/{session_id}", self.show),
             web.delete("/v1/sessions/{session_id}", self.delete),
         ]
+
+    async def tell_budgets(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Put what is left on every answer about a session: a 202, a stream, a forecast and a refusal alike."""
+        session_id = request.get(SESSION)
+        if session_id is not None:
+            response.headers.update(self._turns.headers(session_id))
 
     async def show(self, request: web.Request) -> web.Response:
         """``GET /v1/sessions/{id}``."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from aiohttp import web
 from aiohttp.hdrs import METH_HEAD
 
 from contracts.config import Server
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
 from orchestratord.http.sse_writer import Patience, SseResponse, SseWriter
@@ -25,8 +26,13 @@ from orchestratord.task import Task
 log = logging.getLogger(__name__)
 
 EVENT_STREAM = "text/event-stream"
-RETRY_MS = 1_000
-"""What a client is told that holds too many streams: they end with their tasks, so soon is soon enough."""
+
+
+class Place:
+    """One of the streams that a client may have, from before there is a task to read."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
 
 
 class Streams:
@@ -36,42 +42,55 @@ class Streams:
         self._orchestrator = orchestrator
         self._limits = limits
         self._patience = Patience(ping_s=limits.ping_interval_ms / 1000, slow_s=limits.slow_reader_ms / 1000)
-        self._open = Counter[str]()
+        self._places: dict[str, list[Place]] = {}
 
-    def check_room(self, request: web.Request) -> None:
-        """Whether this client may open one more stream. Raises ApiError where it may not."""
-        if self._open[request.remote or ""] >= self._limits.max_streams_per_client:
-            refusal = Refusal(
-                code=ErrorCode.ADMISSION_REJECT,
-                message=f"{self._limits.max_streams_per_client} streams of this client are open",
-                hint="close some, or raise server.max_streams_per_client",
-                retry_after_ms=RETRY_MS,
-                policy_label="max_streams_per_client",
-            )
-            raise ApiError(refusal)
+    @contextmanager
+    def place(self, request: web.Request) -> Iterator[Place]:
+        """A place for one more stream of this client, for the length of the block. Raises ApiError where it has none.
+
+        A client that asks for many at once has no more of them: the place is taken before anything is waited for.
+        """
+        client = request.remote or ""
+        taken = self._places.setdefault(client, [])
+        if len(taken) >= self._limits.max_streams_per_client:
+            raise ApiError(self._no_place(taken))
+        place = Place()
+        taken.append(place)
+        try:
+            yield place
+        finally:
+            taken.remove(place)
+            if not taken:
+                del self._places[client]
 
     async def serve(
-        self, request: web.Request, task: Task, *, after: int, headers: dict[str, str] | None = None
+        self, request: web.Request, task: Task, place: Place, *, after: int, headers: dict[str, str] | None = None
     ) -> web.StreamResponse:
         """Write the task's log, from behind token ``after``, until its terminal event is written."""
-        client = request.remote or ""
+        place.task = task
         response = SseResponse(headers)
         writer = SseWriter(task.log, after, self._patience)
-        self._open[client] += 1
         try:
             # Who asks for the head alone reads nothing, so that nobody leaves afterwards either.
             head_alone = request.method == METH_HEAD
             with nullcontext() if head_alone else self._orchestrator.reading(task, writer.wake):
                 await asyncio.sleep(0)  # what was just started is on its way to its engine before anything is written
                 if not await writer.write(request, response):
-                    _tell(task, client, self._limits.slow_reader_ms)
+                    _tell(task, request.remote or "", self._limits.slow_reader_ms)
         except ConnectionResetError:
             pass  # the client has gone: there is nobody to answer
-        finally:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
         return response
+
+    def _no_place(self, taken: list[Place]) -> Refusal:
+        """A place comes free with the first of their tasks that ends, unless the client leaves one before."""
+        tasks = [place.task for place in taken if place.task is not None]
+        return Refusal(
+            code=ErrorCode.ADMISSION_REJECT,
+            message=f"{self._limits.max_streams_per_client} streams of this client are open",
+            hint="close some, or raise server.max_streams_per_client",
+            retry_after_ms=max(1, self._orchestrator.outlook.first_end_ms(tasks)),
+            policy_label=PolicyLabel.MAX_STREAMS_PER_CLIENT,
+        )
 
 
 def _tell(task: Task, client: str, slow_ms: int) -> None:

@@ -18,9 +18,10 @@ from daemon_core.redaction import Redactor
 from orchestratord.errors import api_error
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
+from orchestratord.http.sessions import SESSION
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
-from orchestratord.task import Caller
+from orchestratord.task import Caller, Task
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -48,18 +49,17 @@ class TaskRoutes:
         dry_run = asks_for_dry_run(request)
         wanted = decode(await request.read(), TaskRequest)
         refuse_secrets(self._redactor, task_id=wanted.task_id, session_id=wanted.session_id)
-        if dry_run:
-            caller = Caller(request[CORRELATION_ID], request[IDENTITY])
-            return json_response(await self._orchestrator.foretell(wanted, caller))
-        wants_stream = EVENT_STREAM in request.headers.get("Accept", "")
-        if wants_stream:
-            self._streams.check_room(request)
+        if wanted.session_id is not None:
+            request[SESSION] = wanted.session_id
         caller = Caller(request[CORRELATION_ID], request[IDENTITY])
+        if dry_run:
+            return json_response(await self._orchestrator.foretell(wanted, caller))
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            with self._streams.place(request) as place:
+                task = await self._orchestrator.submit(wanted, caller)
+                return await self._streams.serve(request, task, place, after=-1, headers=_located(task))
         task = await self._orchestrator.submit(wanted, caller)
-        headers = {"Location": f"/v1/tasks/{task.id}", **self._orchestrator.turns.headers(task)}
-        if wants_stream:
-            return await self._streams.serve(request, task, after=-1, headers=headers)
-        return json_response(task.accepted, 202, headers)
+        return json_response(task.accepted, 202, _located(task))
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""
@@ -84,13 +84,17 @@ class TaskRoutes:
         """``GET /v1/tasks/{id}/stream``, from the start or after ``Last-Event-ID``."""
         task = self._orchestrator.get(request.match_info["task_id"])
         after = last_event_id(request)
-        self._streams.check_room(request)
-        return await self._streams.serve(request, task, after=after)
+        with self._streams.place(request) as place:
+            return await self._streams.serve(request, task, place, after=after)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /v1/tasks/{id}/cancel``: 204, however often."""
         self._orchestrator.cancel(self._orchestrator.get(request.match_info["task_id"]), "client")
         return web.Response(status=204)
+
+
+def _located(task: Task) -> dict[str, str]:
+    return {"Location": f"/v1/tasks/{task.id}"}
 
 
 def asks_for_dry_run(request: web.Request) -> bool:

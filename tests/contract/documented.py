@@ -52,6 +52,8 @@ COMPUTED = {
 }
 OF_THE_STAND_IN = {"stream_sha256", "t", "tokens_in"}
 """What the model would have said; the stand-in has words of its own."""
+OF_A_RECEIPT = {"id", "size_bytes", "argv"}
+"""Where the interpreter and the daemons are installed, and what follows from that."""
 OF_A_JOB = {"state", "message", "ended_ms", "result", "reason"}
 """A job that runs may have ended when it is looked at."""
 
@@ -216,6 +218,7 @@ def unlike(
             yield f"{at or 'body'} has {sorted(got)}, not {sorted(wanted)}"
             return
         loose = volatile | COMPUTED | (OF_A_JOB if at.endswith(".job") else set())
+        loose |= OF_A_RECEIPT if at.startswith(".receipts[") else set()
         for name, value in wanted.items():
             here = f"{at}.{name}"
             if name in loose:

@@ -22,7 +22,7 @@ from contracts.catalog import CatalogJob
 from contracts.config import FullPolicy, Pool, Queue, Timeouts
 from contracts.examples import catalog, pools
 from contracts.examples.artifacts import PLAN
-from contracts.examples.base import DIGEST, Given
+from contracts.examples.base import CORRELATION_ID, DIGEST, Given
 from contracts.pools import PoolState
 from contracts.rpc import Method, Push
 from llama_orch.trial import haiku_model_path
@@ -106,7 +106,7 @@ async def real(folder: Path, given: str) -> AsyncIterator[Scene]:
 
 
 SETTINGS: dict[Given, dict[str, Any]] = {
-    Given.SESSION_OVER: {"sessions": {"max_turns": 1}},
+    Given.SESSION_OVER: {"sessions": {"max_turns": 1, "token_budget": 1000}},
     Given.BUDGET: {"sessions": {"token_budget": 1000}},
     Given.SESSION_BUDGET: {"sessions": {"token_budget": 1000}},
     Given.RATE: {"limits": {"requests_per_minute": 1}},
@@ -124,7 +124,8 @@ async def _arrange(client: aiohttp.ClientSession, models: Path, index: Path, giv
             assert answer.status == 201, await answer.text()
     if given in {Given.TASK_ENDED, Given.RATE, *TURNS}:
         poem = POEM | ({"session_id": "poems"} if given in TURNS else {})
-        async with client.post("/v1/tasks", json=poem, headers=known | STREAM) as answer:
+        named = {"X-Correlation-Id": CORRELATION_ID}
+        async with client.post("/v1/tasks", json=poem, headers=known | STREAM | named) as answer:
             assert b"event: end" in await answer.read()
     artifacts = index.parent / "artifacts"
     if given in {Given.ARTIFACT, Given.ARTIFACT_UNREADABLE}:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from contracts.openapi import OPERATIONS
+from orchestratord.http.queries import KNOWN
 from tests.integration.orchestratord.house import house
 
 
@@ -18,6 +19,17 @@ async def test_every_operation_has_its_route_and_every_route_its_operation(tmp_p
             if route.resource is not None and route.method != "HEAD"  # aiohttp answers HEAD wherever there is a GET
         }
     assert served == documented
+
+
+@pytest.mark.req("HP-27")
+def test_the_query_parameters_that_are_heeded_are_those_of_the_document() -> None:
+    assert {
+        (operation.method.upper(), operation.path): frozenset(
+            parameter.name for parameter in operation.parameters if parameter.place == "query"
+        )
+        for operation in OPERATIONS
+        if 400 in operation.answers
+    } == KNOWN
 
 
 @pytest.mark.req("ORCH-3810")

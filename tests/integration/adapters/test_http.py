@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 import pytest
 
+from adapters import questions
 from adapters.base import EngineError, Failure
 from adapters.http import ATTEMPTS, FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_MESSAGE, EngineHttp, Patience
 from adapters.llamacpp_wire import refusal
@@ -207,6 +208,92 @@ async def test_short_questions_share_a_connection(http: EngineHttp) -> None:
             assert await http.status(endpoint, "/health") == 200
             await http.get(endpoint, "/props", dict[str, object], refusal)
         assert engine.stats.connections == 1
+
+
+class Keeping:
+    """Gives these answers on each connection, and hangs up: at once, or on the next request and without a word."""
+
+    def __init__(self, *answers: bytes, at_once: bool = False) -> None:
+        self.connections = 0
+        self.requests = 0
+        self._answers = answers
+        self._at_once = at_once
+        self._open: dict[asyncio.StreamWriter, asyncio.Event] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed = self._open[writer] = asyncio.Event()
+        self.connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            for answer in self._answers:
+                await reader.readuntil(b"\r\n\r\n")
+                self.requests += 1
+                writer.write(answer)
+            if not self._at_once:
+                await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+            await writer.wait_closed()
+        closed.set()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        listener = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        try:
+            yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        finally:
+            listener.close()
+            for writer, closed in self._open.items():
+                writer.transport.abort()
+                await closed.wait()
+
+
+async def test_a_question_that_meets_the_close_of_a_kept_connection_is_asked_on_a_new_one() -> None:
+    engine, pauses = Keeping(OK, OK), Pauses()
+    async with EngineHttp(pause=pauses) as http, engine.listening() as url:
+        for _ in range(5):
+            assert (await get(http, url)).a == 1
+    assert (engine.connections, engine.requests, pauses.taken) == (3, 5, [])
+
+
+async def test_an_answer_that_is_cut_off_on_a_kept_connection_is_a_failure_like_any_other() -> None:
+    engine, pauses = Keeping(OK, HALF, at_once=True), Pauses()
+    async with EngineHttp(pause=pauses) as http, engine.listening() as url:
+        assert (await get(http, url)).a == 1
+        assert (await get(http, url)).a == 1
+    assert (engine.connections, len(pauses.taken)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"HTTP/1.1 200 OK\r\n",
+        OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+        OK.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ],
+    ids=["more than was asked for", "it says that it closes", "it cannot be known"],
+)
+async def test_a_connection_is_used_again_only_where_its_engine_keeps_it(http: EngineHttp, answer: bytes) -> None:
+    engine = Keeping(answer, answer)
+    async with engine.listening() as url:
+        for _ in range(3):
+            assert (await get(http, url)).a == 1
+    assert engine.connections == 3
+
+
+async def test_what_may_be_sent_once_only_has_a_connection_that_nobody_can_have_closed(http: EngineHttp) -> None:
+    engine = Keeping(OK, OK)
+    async with engine.listening() as url:
+        assert (await get(http, url)).a == 1
+        assert (await post(http, url)).a == 1
+    assert engine.connections == 2
+
+
+async def test_a_kept_connection_is_not_used_for_long(http: EngineHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "KEEP_ALIVE_S", 0.0)
+    engine = Keeping(OK, OK)
+    async with engine.listening() as url:
+        for _ in range(3):
+            assert (await get(http, url)).a == 1
+    assert engine.connections == 3
 
 
 async def test_a_generation_never_meets_the_close_of_an_earlier_one(http: EngineHttp) -> None:

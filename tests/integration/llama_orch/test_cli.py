@@ -8,7 +8,7 @@ import pytest
 
 from contracts.config import Profile
 from contracts.errors import ErrorBody, ErrorCode
-from contracts.events import StreamError
+from contracts.events import Metrics, StreamError
 from contracts.pools import Cause, PoolError, PoolState
 from contracts.tasks import Determinism, PlacementMode, Priority, Role, TaskState, Workload
 from daemon_core.config_file import load
@@ -26,6 +26,14 @@ async def test_run_streams_to_standard_output_and_tells_the_rest_on_standard_err
     )
     (request,) = fake.requests
     assert (request.model_ref, request.prompt) == ("/haiku.gguf", "a haiku about rain")
+
+
+@pytest.mark.req("HP-17")
+async def test_run_names_the_replica_that_gave_the_answer(fake: FakeDaemon, cli: Cli) -> None:
+    fake.moved = Metrics(pool_id="gpu1", replica_id="gpu1-0", engine="vllm", engine_version="0.9", model_digest="d")
+    assert "| stop | pool gpu1 | vllm 0.9 | seed 7" in (await cli("run", "x")).stderr
+    told = json.loads((await cli("run", "x", "--json")).stdout)["started"]
+    assert (told["pool_id"], told["replica_id"], told["model_digest"]) == ("gpu1", "gpu1-0", "d")
 
 
 async def test_every_option_of_run_reaches_the_daemon(fake: FakeDaemon, cli: Cli) -> None:

@@ -51,6 +51,15 @@ async def test_reload_takes_the_model_that_the_pool_has_or_another_one(fake: Fak
 
 
 @pytest.mark.req("PM-04")
+async def test_reload_lets_running_tasks_go_on_for_as_long_as_is_said(fake: FakeDaemon, cli: Cli) -> None:
+    assert (await cli("reload", "trial", "--deadline", "1.5")).status == 0
+    assert json.loads(fake.asked[-1][1])["deadline_ms"] == 1_500
+    wrong = await cli("reload", "trial", "--deadline", "86401")
+    assert (wrong.status, "86400" in wrong.stderr) == (2, True)
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.req("PM-04")
 async def test_reload_waits_until_the_new_model_serves(fake: FakeDaemon, cli: Cli) -> None:
     fake.pool_next = [fake.health(next_model_ref="/b.gguf"), fake.health(model_ref="/b.gguf")]
     done = await cli("reload", "trial", "--model", "/b.gguf", "--wait")

@@ -1,6 +1,7 @@
 """The command line with both real daemons and a real engine."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -172,5 +173,31 @@ async def test_up_ends_both_when_one_cannot_go_on(home: Path, model: Path) -> No
         done = await run(home, ["up"])
     assert (done.status, done.stdout) == (1, "")
     assert f"orchestratord: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
-    assert "llama-orch: orchestratord ended by itself (status 1), so both are stopped" in done.stderr
+    end = done.stderr.partition("llama-orch: orchestratord ended by itself (status 1), so both are stopped\n")[2]
+    assert end == (
+        f"orchestratord: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        "  hint: stop what uses the port (ss -ltnp shows it), or set server.bind\n"
+    )
+    assert processes_that_name(str(home)) == []
+
+
+async def test_of_two_ups_at_once_one_serves(home: Path, model: Path) -> None:
+    """Had both begun, one would have had the port and the other the manager's lock, and each would have ended."""
+    installed = Installed(home, model)
+    with (home / ".config" / "llama-orch" / "config.yaml").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        refused = await run(home, ["up"])
+    assert (refused.status, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        f"llama-orch: another llama-orch up has {home}/.config/llama-orch/config.yaml already\n"
+        "  hint: end that one first, or give this one a configuration with another server.bind and other paths:\n"
+    )
+    async with started(home, ["up"]) as first, started(home, ["up"]) as second, asyncio.TaskGroup() as group:
+        ends = [group.create_task(each.wait()) for each in (first, second)]
+        done, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert [each.result() for each in done] == [1]
+        serving = second if ends[0] in done else first
+        await lines_until(serving.stdout, f"listening on {installed.url}")
+        serving.terminate()
+        assert [await each for each in left] == [0]
     assert processes_that_name(str(home)) == []

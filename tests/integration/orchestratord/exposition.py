@@ -6,9 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from contracts.catalog import VerifyReason, VerifyResult
-from contracts.config import FullPolicy
 from contracts.engines import ModelState
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.metrics import SERIES, Series, SeriesKind
 from contracts.pools import Cause
 from contracts.tasks import Priority
@@ -22,23 +22,13 @@ CLOSED: dict[str, set[str]] = {
     "outcome": {"placed"},
     "quantile": {"0.5", "0.9"},
     "result": set(VerifyResult),
-    "policy": {
-        *FullPolicy,
-        "deadline",
-        "max_sessions",
-        "max_streams_per_client",
-        "requests_per_minute",
-        "session_time",
-        "session_tokens",
-        "session_turns",
-        "tokens_per_minute",
-    },
+    "policy": set(PolicyLabel),
     "engine": {"llamacpp", "vllm", "tgi", "triton", "openai", "unknown", "none"},
 }
 """Labels whose values are the same on every machine."""
 REASONS: dict[str, set[str]] = {
     "tasks_rejected_total": set(ErrorCode),
-    "tasks_canceled_total": {"client", "disconnect", "session"},
+    "tasks_canceled_total": {"client", "disconnect"},
     "catalog_verifications_total": set(VerifyReason),
 }
 BELONGS = {

@@ -103,6 +103,7 @@ class House:
             metrics=self.metrics,
             catalog=self.catalog,
             archive=archive,
+            ledger=self.keeper,
             redactor=redactor,
         )
         self.url = ""

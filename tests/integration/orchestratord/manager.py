@@ -56,7 +56,7 @@ class Manager:
                 request = rpc.parse(line)
                 assert isinstance(request, rpc.Request)
                 self.asked.append(request)
-                said = self._answer(request)
+                said = self.answer(request)
                 if said is not None:
                     writer.write(said)
                 self._news.set()
@@ -65,7 +65,8 @@ class Manager:
         finally:
             writer.close()
 
-    def _answer(self, request: rpc.Request) -> bytes | None:
+    def answer(self, request: rpc.Request) -> bytes | None:
+        """What it says to a request; None says nothing."""
         if request.method in self.answers:
             return self.answers[request.method](request)
         match request.method:

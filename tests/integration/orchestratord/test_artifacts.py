@@ -1,9 +1,7 @@
 """Artifacts over HTTP and on the disk, and the records that tasks leave there."""
 
-import asyncio
 import errno
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -15,11 +13,11 @@ import msgspec
 import pytest
 
 from contracts import config
-from contracts.artifacts import Artifact, ArtifactKind, ArtifactRequest
+from contracts.artifacts import ArtifactKind, ArtifactRequest
 from daemon_core.redaction import Redactor
-from orchestratord import archive as archive_module
 from orchestratord.archive import Archive
 from orchestratord.artifacts import ASIDE, ArtifactStore
+from orchestratord.database import Database
 from orchestratord.shelf import BLOCK_BYTES, Head, Sealed, sealed
 from tests.integration.orchestratord.house import House, house
 from tests.plugins.failures import OperatorSees
@@ -131,6 +129,10 @@ async def test_a_secret_is_taken_out_before_it_is_kept(tmp_path: Path) -> None:
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
+def contents_of(database: Database) -> list[bytes]:
+    return [receipt.content for receipt in database.receipts(0, 100)]
+
+
 async def record_of(here: House, task_id: str) -> dict[str, Any]:
     status = await here.get(f"/v1/tasks/{task_id}")
     record = await here.get(f"/v1/artifacts/{status['artifact_id']}")
@@ -143,7 +145,7 @@ async def test_every_task_that_ends_leaves_a_record_at_once_and_for_good(tmp_pat
     async with StandIn(Knobs()) as engine, house(tmp_path, engine.url) as here:
         done = await here.submit(seed=3)
         end = frames_of(await here.stream(done))[-1].data
-        record = await record_of(here, done)  # before it was written
+        record = await record_of(here, done)
         assert (record["state"], record["end"]["finish_reason"]) == ("done", "length")
         assert hashlib.sha256(record["transcript"].encode()).hexdigest() == end["stream_sha256"]
         assert end["artifact_id"] == (await here.get(f"/v1/tasks/{done}"))["artifact_id"]
@@ -160,9 +162,10 @@ async def test_every_task_that_ends_leaves_a_record_at_once_and_for_good(tmp_pat
         assert (record["state"], record["end"]["finish_reason"]) == ("canceled", "canceled")
         hanging = await here.submit()
         await engine.until(lambda stats: stats.running == 1)
-    # The daemon has stopped: what waited is written, and so is what ended because of that.
-    files = [file.read_bytes().partition(b"\n")[2] for file in (tmp_path / "artifacts").iterdir()]
-    states = {(each["task_id"], each["state"]) for each in map(msgspec.json.decode, files)}
+    # The daemon has stopped, and what ended because of that has left its record, too.
+    database = Database.opened(tmp_path / "data" / "tasks.sqlite3")
+    states = {(each["task_id"], each["state"]) for each in map(msgspec.json.decode, contents_of(database))}
+    database.close()
     assert states == {(done, "done"), (failed, "failed"), (canceled, "canceled"), (hanging, "failed")}
 
 
@@ -179,19 +182,6 @@ async def test_no_record_is_left_where_none_is_wanted(tmp_path: Path, monkeypatc
         assert "artifact_id" not in frames_of(await here.stream(task_id))[-1].data
         assert (await here.get(f"/v1/tasks/{task_id}"))["artifact_id"] is None
     assert list((tmp_path / "artifacts").iterdir()) == []
-
-
-async def test_records_that_wait_are_bounded_and_the_rest_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(archive_module, "MAX_WAITING_BYTES", 10)
-    async with archive_at(tmp_path / "a") as archive:
-        assert [archive.take(made(text)) for text in ("aaaa", "bbbb", "cccc")] == [True, False, False]
-        found = await archive.get(made("aaaa").id)
-        assert isinstance(found, Artifact)
-    assert caplog.text.count("records of tasks are being lost: more wait for the disk than it takes") == 1
-    assert "2 records of tasks were lost in all" in caplog.text
-    assert [file.name for file in (tmp_path / "a").iterdir()] == [made("aaaa").name]
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
@@ -239,7 +229,19 @@ def test_what_is_broken_or_foreign_is_set_aside_and_said(
 
 
 @pytest.mark.req("HP-21")
-async def test_a_full_disk_is_said_once_and_costs_the_records_alone(
+def test_a_disk_that_takes_a_part_at_a_time_gets_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr("orchestratord.artifacts.os.write", lambda file, data: write(file, data[:7]))
+    store = ArtifactStore(tmp_path, LIMITS, lambda: NOW)
+    store.open()
+    store.put(made("a text of some length"), durable=False)
+    found = store.get(made("a text of some length").name)
+    assert found is not None
+    assert found.content == msgspec.Raw(b'"a text of some length"')
+
+
+@pytest.mark.req("HP-21")
+async def test_a_full_disk_costs_the_artifacts_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, operator_sees: OperatorSees
 ) -> None:
     async with StandIn(Knobs()) as engine, house(tmp_path, engine.url) as here:
@@ -261,15 +263,10 @@ async def test_a_full_disk_is_said_once_and_costs_the_records_alone(
                 )
                 assert "artifacts.max_bytes" in said["hint"]
             for _ in range(2):
-                lost = await here.submit()
-                assert frames_of(await here.stream(lost))[-1].event == "end"
-            while "records of tasks are being lost" not in caplog.text:
-                await asyncio.to_thread(lambda: None)
+                other = await here.submit()
+                assert frames_of(await here.stream(other))[-1].event == "end"
         assert await here.get(f"/v1/artifacts/{before}")
         async with here.client.post("/v1/artifacts", json={"content": "after"}) as answer:
             assert answer.status == 201
     assert not list((tmp_path / "artifacts").glob("*.new"))
-    warnings = [each for each in caplog.records if each.levelno == logging.WARNING and "being lost" in each.message]
-    assert len(warnings) == 1
     operator_sees("artifact/full-disk", f"{said['code']}: {said['message']}\n  hint: {said['hint']}")
-    operator_sees("artifact/lost-records", warnings[0].message)

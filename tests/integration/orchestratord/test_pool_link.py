@@ -12,6 +12,7 @@ import pytest
 from contracts import rpc
 from contracts.pools import PoolSnapshot, PoolState
 from contracts.rpc import Hello, Method, Push
+from orchestratord import pool_link
 from orchestratord.pool_link import ManagerRefusedError, ManagerUnavailableError, PoolLink
 from orchestratord.pools import LinkState
 from tests.integration.orchestratord.manager import Manager, listening, params
@@ -203,6 +204,43 @@ async def test_a_manager_that_refuses_our_protocol_is_heard(tmp_path: Path, capl
     assert [record.message for record in caplog.records if text in record.message] == [
         f"pool-managerd: it refused the connection: {text}"
     ]
+
+
+async def test_a_manager_that_says_nothing_is_told_from_one_that_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_link, "CALL_TIMEOUT_S", 0.01)
+    manager = Manager()
+    manager.answers[Method.HELLO] = lambda _: None
+    async with listening(manager, tmp_path / "s"), followed(tmp_path / "s"):
+        await manager.until(lambda manager: manager.connections >= 2)
+    assert caplog.messages[0] == "pool-managerd: it did not answer in time"
+
+
+async def test_what_a_manager_does_not_read_does_not_pile_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that was stopped: the connection stays, and so would everything that is told it, for days."""
+    manager, stopped = Manager(), asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            request = rpc.parse(await reader.readline())
+            assert isinstance(request, rpc.Request)
+            writer.write(manager.answer(request) or b"")
+        await stopped.wait()
+        writer.close()
+
+    server = await asyncio.start_unix_server(deaf, str(tmp_path / "s"), limit=1024)
+    async with server, followed(tmp_path / "s") as link:
+        await link.until(up())
+        jobs = rpc.JobsParams(pool_id="a", correlation_ids=("x" * 64_000,))
+        told = [link.link.notify(Method.POOL_JOBS, jobs) for _ in range(64)]
+        assert told == sorted(told, reverse=True)
+        assert not told[-1]
+        with pytest.raises(ManagerUnavailableError):
+            await link.link.call(Method.POOL_LIST, rpc.Empty(), rpc.PoolSet)
+        await link.until(down(1))
+        stopped.set()
+    assert [text for text in caplog.messages if "takes nothing" in text]
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

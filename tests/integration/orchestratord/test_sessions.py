@@ -91,6 +91,11 @@ async def test_what_is_left_of_a_budget_stands_on_every_answer(tmp_path: Path, s
             assert 0 < int(answer.headers["X-Budget-Tokens-Remaining"]) < 1000
             assert 59_000 < int(answer.headers["X-Budget-Time-Remaining-Ms"]) <= 60_000
             await answer.read()
+        async with here.client.post("/v1/tasks?dry_run=true", json=body) as answer:
+            assert answer.status == 200
+            assert 0 < int(answer.headers["X-Budget-Tokens-Remaining"]) < 1000
+        async with here.client.post("/v1/tasks?dry_run=true", json=body | {"session_id": "new"}) as answer:
+            assert answer.headers["X-Budget-Tokens-Remaining"] == "1000"
         async with here.client.post("/v1/tasks", json=BODY) as answer:
             assert not [name for name in answer.headers if name.startswith("X-Budget")]
 
@@ -105,6 +110,7 @@ async def test_a_spent_budget_is_said_with_what_is_left(tmp_path: Path, operator
         status, headers, body = await posted(here, max_tokens=28)
         assert (status, body["code"], body["policy_label"]) == (429, "BUDGET_EXHAUSTED", "session_tokens")
         assert int(headers["Retry-After"]) > 590
+        assert headers["X-Budget-Tokens-Remaining"] == str(left)
         assert (await here.get("/v1/sessions/s"))["budgets"]["tokens_remaining"] == left
         operator_sees("session/tokens", shown(body))
 

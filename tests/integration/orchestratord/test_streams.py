@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from contracts.config import Sessions
 from tests.integration.orchestratord.house import BODY, EVENT_STREAM, house, json_of, read_until, tokens_in
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
@@ -206,12 +207,37 @@ async def test_one_client_has_only_so_many_streams(tmp_path: Path) -> None:
                     body = await answer.json()
                     assert body["message"] == "2 streams of this client are open"
                     assert body["policy_label"] == "max_streams_per_client"
-                    assert answer.headers["Retry-After"] == "1"
+                    assert int(answer.headers["X-Backoff-Ms"]) > 1_000
+                    assert int(answer.headers["Retry-After"]) * 1_000 >= body["retry_after_ms"]
             await here.cancel(task_id)
             await one.read()
             await two.read()
         assert events_of(await here.stream(task_id))[-1] == "end"
         assert engine.stats.requests == 1
+
+
+@pytest.mark.req("HP-04")
+async def test_streams_that_are_asked_for_at_once_are_counted_before_their_tasks_are_in(tmp_path: Path) -> None:
+    sessions = Sessions(token_budget=10_000)  # so that each prompt is counted, and each request waits for that
+    async with (
+        StandIn(STUCK) as engine,
+        house(tmp_path, engine.url, sessions=sessions, max_streams_per_client=1) as here,
+        asyncio.TaskGroup() as group,
+    ):
+
+        async def status(session_id: str) -> int:
+            body = BODY | {"session_id": session_id}
+            async with here.client.post("/v1/tasks", json=body, headers={"Accept": EVENT_STREAM}) as answer:
+                if answer.status == 200:
+                    await read_until(answer, lambda got: tokens_in(got) == 5)
+                    await refused.wait()
+                else:
+                    refused.set()
+                return answer.status
+
+        refused = asyncio.Event()
+        asked = [group.create_task(status(each)) for each in ("a", "b")]
+        assert sorted([await each for each in asked]) == [200, 429]
 
 
 @pytest.mark.req("HP-19")

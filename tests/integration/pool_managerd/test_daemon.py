@@ -271,6 +271,25 @@ async def test_the_next_manager_takes_over_the_very_same_engine_with_its_key_and
     assert marked(home) == set()
 
 
+@pytest.mark.req("HP-21", "PM-07")
+async def test_the_command_line_that_is_told_is_the_engines_own_and_the_same_after_every_start(home: Home) -> None:
+    first = await home.start()
+    told = (await home.ready()).argv
+    pid = home.engine()
+    ran = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+    port = ran[ran.index("--port") + 1]
+    assert told[-len(ran) :] == tuple("{port}" if each == port else each for each in ran)
+    await first.kill(signal.SIGKILL)
+    await home.start()
+    assert (await home.ready()).argv == told  # it was taken over
+    async with home.follow() as follower:
+        os.kill(pid, signal.SIGKILL)
+        await follower.reached(PoolState.FAILED)
+        again = await follower.reached(PoolState.READY)
+    assert home.engine() != pid
+    assert again.argv == told
+
+
 @pytest.mark.req("PM-07")
 @pytest.mark.parametrize("change", [{"ctx": 128}, {"env": {"GREETING": "hello"}}], ids=["context", "environment"])
 async def test_an_engine_that_would_be_started_differently_now_is_ended_first(

@@ -20,7 +20,7 @@ from pool_managerd.attempt import STEPS
 from tests.integration.pool_managerd.home import Home, marked
 from tests.integration.pool_managerd.support import alive, until
 from tests.support import gpu_llama_server
-from tests.support.nvml import GIB, FakeGpus
+from tests.support.nvml import DRIVER, GIB, FakeGpus
 
 pytest_plugins = ["tests.support.nvml.fixtures"]
 pytestmark = [pytest.mark.needs("gcc"), pytest.mark.timeout(60), pytest.mark.slow]
@@ -56,6 +56,7 @@ async def test_an_engine_on_its_gpu_gets_ready_and_what_it_holds_is_remembered(h
     manager = await home.start()
     ready = await home.ready()
     assert ready.devices == (gpus.uuids[0],)
+    assert (ready.driver_version, f"CUDA_VISIBLE_DEVICES={gpus.uuids[0]}" in ready.argv) == (DRIVER, True)
     environ = Path(f"/proc/{home.engine()}/environ").read_bytes().split(b"\0")
     assert f"CUDA_VISIBLE_DEVICES={gpus.uuids[0]}".encode() in environ
     await manager.logged("on its GPUs, with 0.68 GiB of VRAM; estimated: 0.")

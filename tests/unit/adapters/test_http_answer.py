@@ -90,7 +90,32 @@ def test_the_head_says_status_and_type() -> None:
     parser, _ = fed(b"HTTP/1.1 429 Too Many\r\nContent-type: Application/JSON ; charset=utf-8\r\n\r\n")
     assert parser.head == Head(429, "application/json")
     parser, _ = fed(OK + b"\r\n")
-    assert parser.head == Head(200, "")
+    assert parser.head == Head(200, "")  # and its end is that of the connection
+
+
+@pytest.mark.parametrize(
+    ("head", "keeps"),
+    [
+        (OK + b"Content-Length: 0\r\n", True),
+        (OK + b"Transfer-Encoding: chunked\r\nKeep-Alive: timeout=5\r\n", True),
+        (OK + b"Content-Length: 0\r\nConnection: x, Close \r\n", False),
+        (OK + b"Content-Length: 0\r\nConnection: keep-alive\r\nConnection: close\r\n", False),
+        (OK, False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n", False),
+    ],
+)
+def test_the_head_says_whether_another_request_may_follow(head: bytes, *, keeps: bool) -> None:
+    parser, _ = fed(head + b"\r\n")
+    assert parser.head is not None
+    assert parser.head.keeps == keeps
+
+
+def test_what_nobody_asked_for_behind_an_answer_is_noted() -> None:
+    for name, answer in WHOLE.items():
+        if name != "until it closes":
+            assert not fed(answer)[0].excess
+            assert fed(answer + b"H")[0].excess
+            assert fed(answer, b"H")[0].excess
 
 
 @pytest.mark.parametrize("status", [204, 304])

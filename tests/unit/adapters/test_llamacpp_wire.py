@@ -22,7 +22,7 @@ HELLO = (ChatMessage(role=Role.SYSTEM, content="short"), ChatMessage(role=Role.U
 
 def asked(generation: Generation) -> tuple[str, dict[str, object]]:
     path, body = wire.request(generation)
-    return path, json.loads(body)
+    return path, json.loads(body.whole)
 
 
 def test_a_plain_completion_says_only_what_was_asked() -> None:

@@ -29,7 +29,7 @@ OLD = Routes({path: frozenset({"guided_grammar"}) for path in (COMPLETIONS, CHAT
 
 def asked(generation: Generation, engine: Engine = Engine.VLLM, **more: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401 - any field of a body
     path, body = request(engine, generation, model="m", max_tokens=generation.max_tokens, more=more)
-    return path, json.loads(body)
+    return path, json.loads(body.whole)
 
 
 def test_a_plain_completion() -> None:

@@ -66,14 +66,14 @@ def sent(engine: Engine, generation: Generation) -> dict[str, Any]:
 def body_of(engine: Engine, generation: Generation) -> bytes:
     match engine:
         case Engine.LLAMACPP:
-            return llamacpp_wire.request(generation)[1]
+            return llamacpp_wire.request(generation)[1].whole
         case Engine.TGI:
-            return tgi_wire.request(generation, generation.max_tokens)[1]
+            return tgi_wire.request(generation, generation.max_tokens)[1].whole
         case Engine.TRITON:
-            return triton_wire.body(generation, TRITON)
+            return triton_wire.body(generation, TRITON).whole
         case Engine.VLLM | Engine.OPENAI:
             more = vllm_wire.more(generation, ROUTES, "salt") if engine is Engine.VLLM else {}
-            return openai_request.request(engine, generation, model="m", max_tokens=4, more=more)[1]
+            return openai_request.request(engine, generation, model="m", max_tokens=4, more=more)[1].whole
 
 
 def generation_with(workload: Workload, sampling: dict[str, Any]) -> Generation:

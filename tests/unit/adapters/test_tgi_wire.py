@@ -21,7 +21,7 @@ SCHEMA = {"type": "object"}
 
 def parameters(sampling: Sampling, max_tokens: int | None = None) -> dict[str, Any]:
     path, body = wire.request(Generation(prompt="once", seed=7, sampling=sampling), max_tokens)
-    asked = json.loads(body)
+    asked = json.loads(body.whole)
     assert (path, asked["inputs"]) == ("/generate_stream", "once")
     found: dict[str, Any] = asked["parameters"]
     assert found.pop("details") is True  # without it there are no counts
@@ -69,7 +69,7 @@ def test_a_chat() -> None:
     sampling = Sampling(temperature=0.5, top_p=1.0, stop=("a",), json_schema=SCHEMA)
     path, body = wire.request(Generation(messages=HELLO, seed=7, sampling=sampling), 9)
     assert path == "/v1/chat/completions"
-    assert json.loads(body) == {
+    assert json.loads(body.whole) == {
         "model": "tgi",
         "messages": [{"role": "user", "content": "hi"}],
         "stream": True,

@@ -25,7 +25,7 @@ PLAIN = Generation(prompt="once", max_tokens=9, seed=7)
 
 
 def asked(generation: Generation, of: wire.Model) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(wire.body(generation, of))
+    found: dict[str, Any] = json.loads(wire.body(generation, of).whole)
     assert found.pop("text_input") == "once"
     return found
 

@@ -5,7 +5,10 @@ import pytest
 from bench.flood.verdict import Reader, Verdict
 from bench.flood.watched import Note
 
-UP = [Note(0.0, "pool", "a", usable=True, slots=1, engine=1), Note(0.0, "pool", "b", usable=True, slots=1, engine=2)]
+UP = [
+    Note(0.0, "pool", pool_id, usable=True, accepts=True, slots=1, engine=engine, how="model")
+    for pool_id, engine in (("a", 1), ("b", 2))
+]
 BOTH = ("a", "b")
 
 
@@ -15,15 +18,20 @@ def offer(at: float, task_id: str, priority: str = "batch", **more: object) -> N
 
 def start(at: float, task_id: str, pool: str) -> list[Note]:
     engine = 1 if pool == "a" else 2
-    return [Note(at, "gone", task_id), Note(at, "take", pool, engine=engine), Note(at, "start", task_id, pool=pool)]
+    return [
+        Note(at, "gone", task_id),
+        Note(at, "take", pool, engine=engine, hold=int(task_id[1:])),
+        Note(at, "start", task_id, pool=pool),
+    ]
 
 
 def end(at: float, task_id: str, pool: str) -> list[Note]:
-    return [Note(at, "free", pool, engine=1 if pool == "a" else 2), Note(at, "end", task_id, how="done")]
+    engine = 1 if pool == "a" else 2
+    return [Note(at, "free", pool, engine=engine, hold=int(task_id[1:])), Note(at, "end", task_id, how="done")]
 
 
 def verdict(*notes: Note) -> Verdict:
-    return Reader().read([*UP, *notes])
+    return Reader("model", share=0).read([*UP, *notes])
 
 
 def test_a_well_kept_book_leaves_nothing_to_complain_about() -> None:
@@ -72,8 +80,10 @@ def test_a_task_that_passed_an_earlier_one_is_found(first: str, second: str) -> 
 
 
 def test_a_batch_task_that_passed_an_interactive_one_is_found() -> None:
-    assert verdict(offer(1, "t1"), offer(2, "t2", "interactive"), *start(3, "t1", "a")).passed == [("t1", "t2")]
-    assert verdict(offer(1, "t1"), offer(2, "t2", "interactive", pools=("b",)), *start(3, "t1", "a")).passed == []
+    passed = verdict(offer(1, "t1"), offer(2, "t2", "interactive"), *start(3, "t1", "a")).shared["a"]
+    assert (passed.certain, passed.batch_certain) == (1, 1)
+    elsewhere = verdict(offer(1, "t1"), offer(2, "t2", "interactive", pools=("b",)), *start(3, "t1", "a")).shared["a"]
+    assert (elsewhere.possible, elsewhere.batch_possible) == (0, 0)
 
 
 def test_more_than_the_slots_and_wrong_ends_are_found() -> None:
@@ -82,7 +92,7 @@ def test_more_than_the_slots_and_wrong_ends_are_found() -> None:
         *start(2, "t0", "a"),
         *start(2, "t1", "a"),
         *end(3, "t0", "a"),
-        *end(3, "t0", "a"),
+        end(3, "t0", "a")[-1],
     )
     assert found.overfull == ["a"]
     assert found.ended_twice == ["t0"]

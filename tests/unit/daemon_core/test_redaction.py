@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon_core import redaction
-from daemon_core.redaction import MASK, Redactor, fingerprint, secrets_of
+from daemon_core.redaction import MASK, MOST_USUAL, Redactor, fingerprint, secrets_of
 
 
 @pytest.mark.req("ORCH-3811")
@@ -139,6 +139,20 @@ def test_the_quick_look_never_lets_a_shape_pass(text: str) -> None:
     for pattern, replacement in redaction.SHAPES:
         slow = pattern.sub(replacement, slow)
     assert Redactor().text(text) == slow
+
+
+def test_what_is_usual_is_asked_again_when_there_is_a_new_secret() -> None:
+    redactor = Redactor(("sesame",))
+    assert (redactor.usual("open"), redactor.usual("open sesame")) == (True, False)
+    redactor.register("open")
+    assert not redactor.usual("open")
+
+
+@given(st.lists(st.text(max_size=3), max_size=5))
+def test_what_is_usual_stays_as_it_is_however_often_it_comes(texts: list[str]) -> None:
+    redactor = Redactor(("a",))
+    for text in [*texts, *texts, *(f"{number}" for number in range(MOST_USUAL)), *texts]:
+        assert redactor.usual(text) == (redactor.text(text) == text)
 
 
 @given(st.lists(st.lists(st.sampled_from((*FRAGMENTS, "sesame")) | st.text(max_size=5), max_size=4).map("".join)))

@@ -40,6 +40,9 @@ from contracts.tasks import (
     TaskStatus,
     Workload,
 )
+from orchestratord.http.receipts import ReceiptRoutes
+from orchestratord.shelf import artifact_of
+from tests.support.memory_ledger import MemoryLedger
 
 TOKEN = "t0ken-of-the-fake"
 PIECES = (" rain on", " the old", " roof\n", "still ünd warm")
@@ -55,6 +58,8 @@ class FakeDaemon:
         """Whether a returning reader gets everything again."""
         self.refusal: ErrorBody | None = None
         self.error: StreamError | None = None
+        self.moved: Metrics | None = None
+        """Where a task goes on whose replica died before its first token."""
         self.pool_state = PoolState.READY
         self.pool_error: PoolError | None = None
         self.managed = True
@@ -72,6 +77,9 @@ class FakeDaemon:
         self.holding = asyncio.Event()
         self.sessions: list[str | None] = []
         self.conversations: dict[str, SessionInfo] = {}
+        self.ledger = MemoryLedger()
+        self.left: dict[str, str | None] = {}
+        """The ids of the receipts of the tasks that are known; while it is empty every task is."""
         self.models: dict[str, CatalogModel] = {}
         self.model_next: list[CatalogModel] = []
         """How the model is from one look to the next, once something was asked of it; the last one stays."""
@@ -92,6 +100,8 @@ class FakeDaemon:
                 web.delete("/v1/catalog/models/{id}", self._delete_model),
                 web.get("/v1/sessions/{id}", self._session),
                 web.delete("/v1/sessions/{id}", self._session),
+                *ReceiptRoutes(self.ledger).table(),
+                web.get("/v1/artifacts/{id}", self._artifact),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
@@ -179,6 +189,14 @@ class FakeDaemon:
         del self.conversations[name]
         return web.Response(status=204)
 
+    async def _artifact(self, request: web.Request) -> web.Response:
+        found = self.ledger.get(request.match_info["id"])
+        if found is None:
+            return refusal(
+                ErrorCode.NOT_FOUND, f"there is no artifact {request.match_info['id']!r}", hint="it has gone"
+            )
+        return answer(artifact_of(found))
+
     def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
         """The one pool."""
         state = state or self.pool_state
@@ -244,8 +262,11 @@ class FakeDaemon:
 
     async def _task(self, request: web.Request) -> web.Response:
         task_id = request.match_info["id"]
+        if self.left and task_id not in self.left:
+            return refusal(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint="it was forgotten")
         return answer(
             TaskStatus(
+                artifact_id=self.left.get(task_id),
                 task_id=task_id,
                 job_id="j",
                 state=self.ended,
@@ -266,6 +287,8 @@ class FakeDaemon:
         if after < 0:
             await response.write(frame("metrics", Metrics(queue_position=1, predicted_start_ms=90_000)))
             await response.write(frame("started", started(task_id)))
+            if self.moved is not None:
+                await response.write(frame("metrics", self.moved))
         for i, text in enumerate(self.pieces):
             if drop == i:
                 # The connection breaks in the middle of a frame.

@@ -160,6 +160,7 @@ async def test_what_is_not_orchestratord_is_noticed(aiohttp_server: AiohttpServe
         with pytest.raises(ApiError) as caught:
             await (collect(api) if streams else api.pools())
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
+    assert caught.value.hint is not None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "nonsense"])

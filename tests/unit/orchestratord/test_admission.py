@@ -3,12 +3,11 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from contracts.config import Engine, FullPolicy
+from contracts.config import Engine, FullPolicy, Limits, Mode, Server, Sessions
 from contracts.errors import ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import Cause, Gates, GateState, PoolError, PoolState
 from contracts.tasks import (
     ChatMessage,
@@ -22,22 +21,17 @@ from contracts.tasks import (
     Workload,
 )
 from orchestratord.admission import (
-    MOST_COUNTED,
     Eligible,
     PoolView,
     Refusal,
-    certainly_fits,
-    context_refusal,
     eligible,
     evicted,
-    fits,
     hopeless,
     outage,
     over_rate,
     queue_full,
     rated,
     serves,
-    to_count,
     too_late,
     wrong_input,
 )
@@ -138,6 +132,30 @@ def test_an_unknown_model_is_told_the_nearest_one() -> None:
     assert found.field == "model_ref"
     assert found.hint == "valid here: llama-8b, mistral-7b"
     assert refused(request(model_ref="mistral-7"), view(model_id="mistral-7b")).hint == "did you mean 'mistral-7b'?"
+
+
+@pytest.mark.parametrize("ref", ["haiku", "sha256:1"])
+@pytest.mark.parametrize("state", sorted(set(PoolState) - {PoolState.READY}))
+def test_a_short_name_may_be_that_of_a_pool_whose_model_nobody_has_seen(state: PoolState, ref: str) -> None:
+    found = refused(request(model_ref=ref), view("q"), view(model_id=None, model_digest=None, state=state))
+    assert (found.code, found.pool_id) == (ErrorCode.POOL_UNREADY, "p")
+    assert found.message == f"no pool is known to serve the model {ref!r} yet: pool 'p' is {state}"
+    assert found.hint == "GET /v1/pools/p/health shows its state"
+
+
+@pytest.mark.parametrize(
+    ("ref", "pool"),
+    [
+        ("haiku", {"model_id": "m", "state": PoolState.STARTING}),  # it has a name, and that is another one
+        ("haiku", {"provisioning_mode": Mode.EXTERNAL, "state": PoolState.STARTING}),  # it will never have one
+        ("haiku", {}),
+        ("hf:org/haiku", {"state": PoolState.STARTING}),  # a reference is known from the beginning
+        ("/models/haiku.gguf", {"state": PoolState.STARTING}),
+    ],
+)
+def test_what_no_pool_will_be_called_is_unavailable_at_once(ref: str, pool: dict[str, Any]) -> None:
+    found = refused(request(model_ref=ref), view(**({"model_id": None, "model_digest": None} | pool)))
+    assert found.code is ErrorCode.MODEL_UNAVAILABLE
 
 
 def test_an_unset_model_id_or_digest_is_no_name() -> None:
@@ -279,79 +297,7 @@ def test_a_retry_that_is_due_is_never_negative() -> None:
     assert refused(request(), late).retry_after_ms == 0
 
 
-# --- the context ------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.text(max_size=200),
-    st.lists(st.text(max_size=50), max_size=4),
-    st.one_of(st.none(), st.integers(1, 300)),
-    st.integers(16, 600),
-)
-def test_what_certainly_fits_does_fit_in_bytes(
-    prompt: str, turns: list[str], max_tokens: int | None, ctx_max: int
-) -> None:
-    """A byte-level tokenizer without merges gives the most tokens that a text can have."""
-    chat = tuple(ChatMessage(role=Role.USER, content=turn) for turn in turns)
-    for task in (
-        request(prompt=prompt, max_tokens=max_tokens),
-        request(workload=Workload.CHAT, prompt=None, messages=chat, max_tokens=max_tokens),
-    ):
-        texts = [task.prompt] if task.prompt is not None else turns
-        begin_of_sequence = 1
-        tokens = begin_of_sequence + sum(len(text.encode()) for text in texts)
-        if certainly_fits(task, ctx_max):
-            assert fits(task, tokens, ctx_max)
-
-
-def test_a_short_prompt_needs_no_count() -> None:
-    assert certainly_fits(request(prompt="hello", max_tokens=8), 4096)
-    assert not certainly_fits(request(prompt="x" * 4096, max_tokens=8), 4096)
-    assert not certainly_fits(request(prompt="🙂" * 1024, max_tokens=8), 4096)
-
-
-def test_the_last_token_that_fits() -> None:
-    task = request(max_tokens=6)
-    assert fits(task, 10, 16)
-    assert not fits(task, 11, 16)
-    assert fits(request(max_tokens=None), 15, 16)
-    assert not fits(request(max_tokens=None), 16, 16)
-
-
-def test_a_prompt_beyond_the_context_is_told_the_numbers() -> None:
-    found = context_refusal(request(), 5000, 4096)
-    assert found == Refusal(
-        code=ErrorCode.INVALID_PARAMS,
-        message="the prompt has 5000 tokens and the context holds 4096",
-        field="prompt",
-        hint="shorten it to at most 4095 tokens, or use a model or pool with a larger context",
-    )
-    chat = request(workload=Workload.CHAT, prompt=None, messages=CHAT)
-    assert context_refusal(chat, 5000, 4096).field == "messages"
-
-
-def test_an_answer_beyond_the_context_is_told_what_is_left() -> None:
-    found = context_refusal(request(max_tokens=100), 4000, 4096)
-    assert found == Refusal(
-        code=ErrorCode.INVALID_PARAMS,
-        message="4000 prompt tokens and max_tokens 100 exceed the context of 4096",
-        field="max_tokens",
-        hint="ask for at most 96, or leave max_tokens out",
-    )
-
-
-@given(st.integers(1, 6000), st.one_of(st.none(), st.integers(1, 6000)), st.integers(16, 5000))
-def test_the_mend_that_is_named_is_one(tokens: int, max_tokens: int | None, ctx_max: int) -> None:
-    task = request(max_tokens=max_tokens)
-    if fits(task, tokens, ctx_max):
-        return
-    if context_refusal(task, tokens, ctx_max).field == "max_tokens":
-        assert ctx_max - tokens >= 1
-        assert fits(replace(task, max_tokens=ctx_max - tokens), tokens, ctx_max)
-        assert fits(replace(task, max_tokens=None), tokens, ctx_max)
-    else:
-        assert fits(replace(task, max_tokens=1), ctx_max - 1, ctx_max)
-        assert not fits(replace(task, max_tokens=1), tokens, ctx_max)
+# --- deadlines, queues and rates -------------------------------------------------------------------------------------
 
 
 def foretold(starts: tuple[float, ...], services: tuple[float, ...] = (500.0,)) -> Forecast:
@@ -368,7 +314,7 @@ def test_a_deadline_that_would_hardly_be_met_is_refused_with_the_prediction() ->
         message="the task would start in about 1000 ms and be done in about 1500 ms, after its deadline of 1499 ms",
         hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
         retry_after_ms=1_000,
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -391,7 +337,7 @@ def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
         message="the deadline of 2000 ms cannot be met any more: the answer would come 100 ms too late",
         hint="allow a later deadline_ms, or send it when less is queued",
         retry_after_ms=300,
-        policy_label="deadline",
+        policy_label=PolicyLabel.DEADLINE,
     )
 
 
@@ -402,9 +348,16 @@ def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
 )
 def test_a_full_queue_names_its_policy(policy: FullPolicy, code: ErrorCode) -> None:
     found = queue_full(Full("p", policy), "llamacpp", 250)
-    assert (found.code, found.policy_label, found.retry_after_ms, found.pool_id) == (code, policy, 250, "p")
+    assert (found.code, str(found.policy_label), found.retry_after_ms, found.pool_id) == (code, policy, 250, "p")
     gone = evicted("p", "llamacpp", 250)
     assert (gone.code, gone.policy_label) == (ErrorCode.QUEUE_FULL_DROP_LRU, "drop-lru")
+
+
+@pytest.mark.req("HP-04", "HP-16")
+def test_every_bound_of_the_configuration_is_a_label() -> None:
+    bounds = {*FullPolicy, *Limits.__struct_fields__, "max_streams_per_client", "max_sessions"}
+    assert bounds <= set(PolicyLabel)
+    assert {"max_streams_per_client", "max_sessions"} <= {*Server.__struct_fields__, *Sessions.__struct_fields__}
 
 
 @pytest.mark.req("HP-04", "HP-16")
@@ -496,31 +449,6 @@ def test_what_is_wrong_with_a_task_for_results(task: TaskRequest, field: str, me
 @pytest.mark.parametrize("task", [embedding("a", ""), embedding("a", seed=1), rerank("q", "a"), rerank("", "a")])
 def test_a_task_for_results_enters(task: TaskRequest) -> None:
     assert admitted(task, view(workloads=RESULTS)) == {"p"}
-
-
-def test_each_input_has_to_fit_by_itself_and_none_needs_room_for_more() -> None:
-    assert certainly_fits(embedding(*["a" * 30] * 1000), 128)
-    assert not certainly_fits(embedding("a" * 128), 128)
-    assert not certainly_fits(rerank("q" * 30, "a" * 60), 128)
-    assert (fits(embedding("a"), 128, 128), fits(embedding("a"), 129, 128)) == (True, False)
-
-
-def test_what_certainly_fits_is_not_counted() -> None:
-    assert to_count(embedding("a", "b" * 200, "c" * 300), 256).inputs == ("c" * 300, "b" * 200)
-    assert len(to_count(embedding(*["a" * 300] * 1000), 256).inputs or ()) == MOST_COUNTED
-    assert to_count(request(), 16) == request()
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        (embedding("a"), "an input has 300 tokens and the context holds 256"),
-        (rerank("q", "a"), "query and document have 300 tokens and the context holds 256"),
-    ],
-)
-def test_an_input_beyond_the_context_is_refused_with_both_numbers(task: TaskRequest, message: str) -> None:
-    found = context_refusal(task, 300, 256)
-    assert (found.field, found.message) == ("inputs", message)
 
 
 # --- what engines can honour ------------------------------------------------------------------------------------------

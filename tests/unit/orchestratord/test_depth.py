@@ -11,9 +11,21 @@ import pytest
 
 from contracts.config import Queue
 from contracts.tasks import Priority, TaskState
+from orchestratord.demand import Demand
 from orchestratord.task import Task
-from tests.support.virtual_loop import settle
-from tests.unit.orchestratord.world import HANG, Script, ScriptedAdapter, World, config, pool, world
+from tests.support.virtual_loop import pass_time, settle
+from tests.unit.orchestratord.world import (
+    HANG,
+    STOPPED_WELL,
+    Pause,
+    Script,
+    ScriptedAdapter,
+    World,
+    config,
+    pool,
+    request,
+    world,
+)
 
 SHORT, DEEP = 150, 4_000
 
@@ -84,3 +96,28 @@ async def test_a_task_takes_as_many_lines_behind_thousands_as_behind_a_hundred()
     short, deep = await most_lines(SHORT), await most_lines(DEEP)
     for name, lines in deep.items():
         assert lines <= 1.2 * short[name] + 20, (name, short[name], lines)
+
+
+MOST_LINES = 5_000
+
+
+@pytest.mark.req("HP-03", "HP-09")
+async def test_the_first_forecast_after_a_change_looks_at_little_though_many_slots_are_busy() -> None:
+    settings = config(*(pool(each, queue=Queue(capacity=1_000)) for each in ("p", "q")))
+    script = Script([Pause(0.5), "a", Pause(0.5), "b", STOPPED_WELL])
+    engines = {each.id: ScriptedAdapter(otherwise=script) for each in settings.pools}
+    async with world(settings=settings, engines=engines, slots=4) as here:
+        for number in range(400):
+            await submitted(here, number)
+            if number < 200:
+                await pass_time(0.2)
+        for number in range(5):
+            await pass_time(0.5)
+            pools = frozenset(engines)
+            demand = here.orchestrator.outlook.demand(request(priority=list(Priority)[number % 2]), pools, None)
+            lines = await lines_of(partial(foretold, here, demand, pools))
+            assert lines <= MOST_LINES, (number, lines)
+
+
+async def foretold(here: World, demand: Demand, pools: frozenset[str]) -> None:
+    assert here.orchestrator.outlook.of_new(demand, pools).start_ms > 0

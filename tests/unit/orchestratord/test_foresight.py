@@ -13,6 +13,7 @@ from contracts.pools import PoolState
 from contracts.tasks import Priority, TaskForecast, TaskState, Workload
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.prediction import Forecast
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import (
@@ -64,6 +65,25 @@ def metrics_of(stream: bytes) -> list[dict[str, Any]]:
 
 def last_of(stream: bytes) -> Frame:
     return frames_of(stream)[-1]
+
+
+# --- when tasks end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("HP-03")
+async def test_the_first_end_of_some_tasks_is_foretold_wherever_they_stand() -> None:
+    async with world(engines={"p": steady(10)}) as here:
+        await experienced(here)
+        outlook = here.orchestrator.outlook
+        running, *waiting = [await here.submit() for _ in range(3)]
+        await settle()
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(10_000, rel=0.1)
+        assert outlook.first_end_ms(reversed(waiting)) == pytest.approx(20_000, rel=0.1)
+        await pass_time(4)
+        assert outlook.first_end_ms([running, *waiting]) == pytest.approx(6_000, rel=0.1)
+        here.orchestrator.cancel(waiting[1], "client")
+        assert outlook.first_end_ms([running, *waiting]) == 0
+        assert outlook.first_end_ms([]) == 0
 
 
 # --- forecasts --------------------------------------------------------------------------------------------------------
@@ -197,6 +217,31 @@ async def test_what_a_run_has_done_already_is_taken_off() -> None:
         assert then < first / 1.5
 
 
+@pytest.mark.req("HP-03", "HP-15")
+@pytest.mark.parametrize("slots", [1, 3])
+async def test_a_turn_waits_for_all_the_turns_before_it(slots: int) -> None:
+    async with world(engines={"p": steady(10)}, slots=slots) as here:
+        await experienced(here, 30)
+        turns = [await here.submit(session_id="s") for _ in range(4)]
+        starts = [turn.accepted.predicted_start_ms for turn in turns]
+        assert starts == pytest.approx([0, 10_000, 20_000, 30_000], rel=0.1)
+        last = turns[-1]
+        assert here.orchestrator.outlook.of_waiting(last.id).start_ms == pytest.approx(30_000, rel=0.1)
+        here.orchestrator.cancel(last, "client")
+        assert (await forecast(here, session_id="s")).predicted_start_ms == pytest.approx(30_000, rel=0.1)
+
+
+@pytest.mark.req("HP-15")
+async def test_a_turn_waits_for_one_that_waits_itself() -> None:
+    async with world(engines={"p": steady(10)}) as here:
+        await experienced(here, 30)
+        for _ in range(2):
+            await here.submit()
+        for start in (20_000, 30_000, 40_000):
+            task = await here.submit(session_id="s")
+            assert task.accepted.predicted_start_ms == pytest.approx(start, rel=0.1)
+
+
 async def test_another_model_in_the_pool_is_measured_anew() -> None:
     async with world(engines={"p": steady(10)}) as here:
         await experienced(here)
@@ -260,6 +305,25 @@ async def test_a_task_that_nobody_reads_is_told_nothing_and_still_ended() -> Non
 
 
 # --- pools that do not serve ------------------------------------------------------------------------------------------
+
+
+async def test_a_mistake_of_ours_about_one_that_waits_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(engines={"p": steady(2)}) as here:
+        foretell, wrong = here.orchestrator.outlook.of_waiting, [True]
+
+        def mistaken(task_id: str) -> Forecast:
+            if wrong and wrong.pop():
+                raise ZeroDivisionError
+            return foretell(task_id)
+
+        monkeypatch.setattr(here.orchestrator.outlook, "of_waiting", mistaken)
+        _, waiting = [await here.submit(deadline_ms=60_000) for _ in range(2)]
+        stream = await ended(waiting)
+    assert last_of(stream).event == "end"
+    assert "waiting tasks could not be looked after" in caplog.text
+    assert not wrong
 
 
 def impatient(**changes: Any) -> Config:  # noqa: ANN401 - any field of the pool

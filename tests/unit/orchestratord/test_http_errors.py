@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from contracts.errors import ERROR_NUMBER, RETRIABLE, STATUS, ErrorCode
+from contracts.labels import PolicyLabel
 from contracts.pools import DrainRequest
 from contracts.tasks import TaskRequest
 from orchestratord.admission import Refusal
@@ -40,7 +41,7 @@ def test_everything_that_is_known_is_told() -> None:
         pool_id="p",
         engine="llamacpp",
         retry_after_ms=10,
-        policy_label="reject",
+        policy_label=PolicyLabel.REJECT,
     )
     assert body_of(response_of(refusal, "corr")) == {
         "code": "INVALID_PARAMS",
@@ -61,7 +62,9 @@ def test_everything_that_is_known_is_told() -> None:
     ("after_ms", "seconds"), [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2"), (2_000, "2"), (59_999, "60")]
 )
 def test_retry_after_is_whole_seconds_and_never_too_early(after_ms: int, seconds: str) -> None:
-    refusal = Refusal(code=ErrorCode.ADMISSION_REJECT, message="full", retry_after_ms=after_ms, policy_label="reject")
+    refusal = Refusal(
+        code=ErrorCode.ADMISSION_REJECT, message="full", retry_after_ms=after_ms, policy_label=PolicyLabel.REJECT
+    )
     response = response_of(refusal, "corr")
     assert response.status == 429
     assert response.headers["Retry-After"] == seconds
@@ -112,7 +115,13 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
 @pytest.mark.parametrize(
     ("body", "message", "field", "hint"),
     [
-        (b"", "the body is no JSON: Input data was truncated", None, "send one JSON object, encoded in UTF-8"),
+        (b"", "the body is no JSON: it is empty", None, "send one JSON object, encoded in UTF-8"),
+        (
+            rb'{"model_ref":"m","prompt":"\\ud800 \ud83d\ude00 \uD83d"}',
+            r"the body is no JSON: \uD83d is half of a surrogate pair, and no character",
+            None,
+            "send one JSON object, encoded in UTF-8",
+        ),
         (b"{", "the body is no JSON: Input data was truncated", None, "send one JSON object, encoded in UTF-8"),
         (
             b"{]",
@@ -134,6 +143,12 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
             "promt: unknown field 'promt'",
             "promt",
             "did you mean 'prompt'?",
+        ),
+        (
+            b'{"model_ref":"m","session_id":"a b"}',
+            "session_id: expected 1 to 128 of A-Z a-z 0-9 . _ : -",
+            "session_id",
+            None,
         ),
         (
             b'{"model_ref":"m","sampling":{"topp":1}}',
@@ -160,7 +175,22 @@ DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000
             None,
         ),
     ],
-    ids=["empty", "cut", "malformed", "utf-8", "deep", "array", "missing", "unknown", "inner", "type", "enum", "item"],
+    ids=[
+        "empty",
+        "half-a-pair",
+        "cut",
+        "malformed",
+        "utf-8",
+        "deep",
+        "array",
+        "missing",
+        "unknown",
+        "pattern",
+        "inner",
+        "type",
+        "enum",
+        "item",
+    ],
 )
 def test_a_body_that_does_not_fit_is_told_where_and_why(
     body: bytes, message: str, field: str | None, hint: str | None

@@ -76,6 +76,24 @@ async def test_what_an_earlier_start_says_late_is_worth_nothing() -> None:
         assert made.pools["p"].workloads == (Workload.EMBEDDING,)
 
 
+async def test_the_model_that_an_earlier_start_names_late_is_not_held_against_this_one() -> None:
+    engine = ScriptedAdapter()
+    engine.serves_model, engine.naming = "old", asyncio.Event()
+
+    def external(pool_id: str, **changes: Any) -> PoolSnapshot:  # noqa: ANN401 - any field of the snapshot
+        return snapshot(pool_id, provisioning_mode=Mode.EXTERNAL, **changes)
+
+    async with world(engines={"p": engine}, snapshots=external) as made:
+        await settle()
+        engine.serves_model = "new"
+        made.orchestrator.report(external("p", revision=2, restarts=1))
+        await settle()
+        engine.naming.set()
+        await settle()
+        entry = made.pools["p"]
+        assert (entry.usable, entry.mute, entry.model) == (True, None, "new")
+
+
 async def test_a_task_waits_a_moment_for_what_the_engine_says() -> None:
     engine, gate = ScriptedAdapter(), asyncio.Event()
     engine.says = Hold(gate)

@@ -625,6 +625,22 @@ async def test_a_prompt_beyond_the_context_is_refused_with_the_numbers() -> None
 
 
 @pytest.mark.req("HP-05")
+async def test_a_prompt_far_beyond_the_context_is_refused_by_its_beginning() -> None:
+    """A tokenizer may take minutes for all of it, and the engine that gave up counting would hold its slot as long."""
+    async with world() as here:
+        engine = here.engines["p"]
+        engine.tokens = 8_000
+        refusal = await refusal_of(here, prompt="moon " * 800_000)
+        assert refusal.code is ErrorCode.INVALID_PARAMS
+        assert refusal.message == "the prompt has more than the 4096 tokens that the context holds"
+        (counted,) = engine.counted
+        assert counted < 40_000
+        engine.tokens = 4_000  # so few: long words, and the whole is counted
+        assert end_of(await ended(await here.submit(prompt="moonlight " * 4_000)))["finish_reason"] == "stop"
+        assert engine.counted[-1] == 40_000
+
+
+@pytest.mark.req("HP-05")
 async def test_only_the_pools_whose_context_holds_it_may_run_it() -> None:
     settings = config(pool("large"), pool("small"))
     async with world(

@@ -9,7 +9,7 @@ from contracts.config import Pool
 from contracts.pools import DeviceUse, Endpoint, PoolState
 from contracts.tasks import Workload
 from orchestratord.pools import LinkState, PoolDirectory
-from tests.unit.orchestratord.world import ScriptedAdapter, config, pool, snapshot
+from tests.unit.orchestratord.world import MODEL, ScriptedAdapter, config, pool, snapshot
 
 
 class Made:
@@ -53,6 +53,18 @@ def test_an_adapter_is_made_once_per_endpoint() -> None:
     assert made.endpoints == [first, second]
     pools.report(snapshot(revision=4, state=PoolState.STOPPED))
     assert pools["p"].adapter is None
+
+
+@pytest.mark.parametrize(("model_ref", "kept"), [(MODEL, ("m", "sha256:0")), ("file:/models/other.gguf", (None, None))])
+def test_what_a_model_is_called_stays_known_while_its_pool_starts_anew(
+    model_ref: str, kept: tuple[str | None, str | None]
+) -> None:
+    pools = PoolDirectory(config(), Made())
+    pools.report(snapshot())
+    pools.report(snapshot(state=PoolState.STAGING_MODEL, model_id=None, model_digest=None, model_ref=model_ref))
+    assert (pools["p"].snapshot.model_id, pools["p"].snapshot.model_digest) == kept
+    pools.report(snapshot(model_id="n", model_digest="sha256:1", model_ref=model_ref))
+    assert (pools["p"].snapshot.model_id, pools["p"].snapshot.model_digest) == ("n", "sha256:1")
 
 
 @pytest.mark.parametrize(

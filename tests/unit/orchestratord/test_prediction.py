@@ -24,10 +24,8 @@ from orchestratord.prediction import (
     Station,
     Waiting,
     delayed,
-    forecast,
+    doubted,
     played,
-    remaining,
-    service,
     summed,
 )
 from tests.unit.orchestratord.world import request
@@ -68,8 +66,8 @@ UNKNOWN = Replica()
 replicas = st.sampled_from([SECOND, RANDOM, UNKNOWN])
 
 
-def busy(replica: Replica, slots: int = 1, left_ms: float = 1_000.0, pool_id: str = "p") -> Station:
-    return Station(pool_id, [[left_ms] * DRAWS for _ in range(slots)], replica)
+def busy(replica: Replica, slots: int = 1, left_ms: float = 1_000.0) -> Station:
+    return Station([[left_ms] * DRAWS for _ in range(slots)], replica)
 
 
 def waiting(count: int, pools: frozenset[str] = P, **changes: Any) -> list[Waiting]:  # noqa: ANN401
@@ -81,6 +79,10 @@ def crowd(count: int, pools: frozenset[str] = P, **changes: Any) -> Crowd:  # no
     for each in waiting(count, pools, **changes):
         tally.add(each.demand)
     return Crowd(pools, tally)
+
+
+def forecast(starts: list[float], replica: Replica) -> Forecast:
+    return Forecast(starts, lambda: replica.service(demand()), "p")
 
 
 def middle(starts: Sequence[float]) -> float:
@@ -120,7 +122,7 @@ def test_the_plays_agree_with_a_queue_that_is_really_drawn() -> None:
             slots[0] += 1_000 * draw.lognormvariate(0, 0.7)
         starts.append(min(slots))
     starts.sort()
-    found = forecast(played({"p": busy(RANDOM, 3)}, waiting(12), P), RANDOM, demand(), "p")
+    found = forecast(played({"p": busy(RANDOM, 3)}, waiting(12), P), RANDOM)
     assert found.start_ms == pytest.approx(starts[10_000], rel=0.15)
     assert found.low_ms == pytest.approx(starts[2_000], rel=0.2)
     assert found.high_ms == pytest.approx(starts[18_000], rel=0.2)
@@ -128,13 +130,13 @@ def test_the_plays_agree_with_a_queue_that_is_really_drawn() -> None:
 
 def test_a_pool_that_is_faster_gets_more_of_the_queue() -> None:
     both = frozenset({"p", "q"})
-    stations = {"p": busy(SECOND), "q": busy(experienced(250.0), pool_id="q")}
+    stations = {"p": busy(SECOND), "q": busy(experienced(250.0))}
     assert middle(played(stations, waiting(10, both), both)) == pytest.approx(3_000, rel=0.15)
     assert middle(summed(stations, [crowd(40, both)], both)) == pytest.approx(9_000, rel=0.15)
 
 
 def test_what_waits_for_another_pool_is_in_nobodys_way() -> None:
-    stations = {"p": busy(SECOND), "q": busy(SECOND, pool_id="q")}
+    stations = {"p": busy(SECOND), "q": busy(SECOND)}
     q = frozenset({"q"})
     assert middle(played(stations, waiting(10, q), P)) == pytest.approx(1_000, rel=0.05)
     assert middle(summed(stations, [crowd(100, q)], P)) == pytest.approx(1_000, rel=0.05)
@@ -142,15 +144,15 @@ def test_what_waits_for_another_pool_is_in_nobodys_way() -> None:
 
 def test_work_that_two_pools_can_do_goes_where_less_waits() -> None:
     p_and_q, q = frozenset({"p", "q"}), frozenset({"q"})
-    stations = {"p": busy(SECOND), "q": busy(SECOND, pool_id="q")}
+    stations = {"p": busy(SECOND), "q": busy(SECOND)}
     starts = summed(stations, [crowd(30, p_and_q), crowd(10, q)], P)
     assert middle(starts) == pytest.approx(21_000, rel=0.1)
 
 
 def test_without_a_slot_there_is_no_start() -> None:
-    assert played({"p": Station("p", [], SECOND)}, (), P) == [math.inf] * DRAWS
+    assert played({"p": Station([], SECOND)}, (), P) == [math.inf] * DRAWS
     assert summed({}, (), P) == [math.inf] * DRAWS
-    found = forecast([math.inf] * DRAWS, SECOND, demand(), "p")
+    found = forecast([math.inf] * DRAWS, SECOND)
     assert found.on_time(10.0**9) == 0
 
 
@@ -159,16 +161,16 @@ def test_without_a_slot_there_is_no_start() -> None:
 
 def test_how_long_a_run_still_takes_goes_with_what_it_has_done() -> None:
     task = demand(10_000)
-    whole = middle(service(SECOND, task))
-    half = middle(remaining(SECOND, task, 50, whole / 2))
+    whole = middle(SECOND.service(task))
+    half = middle(SECOND.remaining(task, 50, whole / 2))
     assert whole == pytest.approx(1_000, rel=0.05)
     assert half == pytest.approx(whole / 2, rel=0.1)
-    assert middle(remaining(SECOND, task, 99, whole)) < 0.1 * whole
-    assert max(remaining(SECOND, demand(60), 60, whole)) == 0  # it has all it may have
+    assert middle(SECOND.remaining(task, 99, whole)) < 0.1 * whole
+    assert max(SECOND.remaining(demand(60), 60, whole)) == 0  # it has all it may have
 
 
 def test_a_run_without_a_token_that_should_have_one_takes_a_little_longer() -> None:
-    late = remaining(SECOND, demand(10_000), 0, 10**6)
+    late = SECOND.remaining(demand(10_000), 0, 10**6)
     assert middle(late) == pytest.approx(1_000, rel=0.1)
     assert min(late) > 0
 
@@ -176,9 +178,14 @@ def test_a_run_without_a_token_that_should_have_one_takes_a_little_longer() -> N
 # --- tasks that go before though they come later ----------------------------------------------------------------------
 
 
-def half_the_slots(slots: int, replica: Replica = SECOND, guaranteed: float = 0.0) -> Rivals:
-    times = tuple(service(replica, demand(10_000), number) for number in range(16))
-    return Rivals(rate=0.5 * slots / 1_000, times={"p": times}, guaranteed=guaranteed)
+def half_the_slots(slots: int, guaranteed: float = 0.0) -> Rivals:
+    return coming(0.5 * slots / 1_000, guaranteed)
+
+
+def coming(rate: float, guaranteed: float = 0.0) -> Rivals:
+    inflow = Inflow()
+    inflow.add(demand(10_000), 1.0, 0.0)
+    return Rivals(rate=rate, latest=inflow.latest, tally=inflow.tally, guaranteed=guaranteed)
 
 
 @pytest.mark.req("HP-03")
@@ -189,7 +196,7 @@ def test_batch_waits_longer_by_what_interactive_tasks_take_meanwhile(slots: int)
     alone, delayed_by = played(stations, ahead, P), played(stations, ahead, P, rivals)
     assert middle(alone) == pytest.approx(6_000, rel=0.05)
     assert middle(delayed_by) == pytest.approx(12_000, rel=0.2)
-    assert middle(delayed([6_000.0] * DRAWS, rivals, slots)) == pytest.approx(12_000, rel=0.1)
+    assert middle(delayed([6_000.0] * DRAWS, rivals, stations.values())) == pytest.approx(12_000, rel=0.1)
 
 
 def test_interactive_tasks_ahead_let_nobody_pass() -> None:
@@ -200,25 +207,25 @@ def test_interactive_tasks_ahead_let_nobody_pass() -> None:
 
 
 def test_rivals_without_end_delay_a_task_by_a_bounded_time() -> None:
-    flood = Rivals(rate=100.0, times={"p": (([1_000.0] * DRAWS),)})
-    starts = played({"p": busy(SECOND)}, (), P, flood)
-    assert max(starts) <= 1_000 + prediction.MOST_RIVALS * 1_000
-    assert max(delayed([1_000.0] * DRAWS, flood, 1)) <= MOST_DELAY * 1_000
+    flood, stations = coming(100.0), {"p": busy(SECOND)}
+    starts = played(stations, (), P, flood)
+    assert max(starts) <= 1_000 + prediction.MOST_RIVALS * 1_500
+    assert max(delayed([1_000.0] * DRAWS, flood, stations.values())) <= MOST_DELAY * 1_000
 
 
 @pytest.mark.parametrize("ahead", [5, 40])
 def test_the_share_that_batch_is_given_bounds_its_delay(ahead: int) -> None:
-    flood = Rivals(rate=100.0, times={"p": (([1_000.0] * DRAWS),)}, guaranteed=0.5)
+    flood = coming(100.0, guaranteed=0.5)
     stations = {"p": busy(SECOND)}
     tasks = waiting(ahead, priority=Priority.BATCH)
     alone = played(stations, tasks, P)
     assert middle(played(stations, tasks, P, flood)) <= 2.2 * middle(alone)
-    assert max(delayed(alone, flood, 1)) <= 2 * max(alone)
+    assert max(delayed(alone, flood, stations.values())) <= 2 * max(alone)
 
 
 def test_nobody_comes_where_nobody_came() -> None:
     assert Inflow().rate(10**9) == 0
-    assert delayed([5.0] * DRAWS, prediction.NO_RIVALS, 1) == [5.0] * DRAWS
+    assert delayed([5.0] * DRAWS, prediction.NO_RIVALS, [busy(SECOND)]) == [5.0] * DRAWS
 
 
 def test_the_rate_of_arrivals_is_measured_and_fades() -> None:
@@ -228,12 +235,21 @@ def test_the_rate_of_arrivals_is_measured_and_fades() -> None:
     assert inflow.rate(600_000) == pytest.approx(1 / 1_000, rel=0.1)
     assert inflow.rate(600_000 + 3 * Inflow.OVER_MS) < 0.1 / 1_000
     assert len(inflow.latest) == Inflow.LATEST
+    assert [held.count for held in inflow.tally.sums.values()] == [Inflow.LATEST]
 
 
 def test_the_first_arrival_is_no_flood() -> None:
     inflow = Inflow()
     inflow.add(demand(), 1.0, 0.0)
     assert inflow.rate(0.0) <= 1.1 / Inflow.FIRST_MS
+
+
+def test_what_is_in_doubt_is_in_doubt_in_all_plays_alike() -> None:
+    starts = [1_000.0] * DRAWS
+    assert doubted(starts, 0.0) == starts
+    doubtful = doubted(starts, 0.5)
+    assert middle(doubtful) == pytest.approx(1_000, rel=0.05)
+    assert statistics.pstdev(map(math.log, doubtful)) == pytest.approx(0.5, rel=0.1)
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
@@ -246,9 +262,9 @@ slots_left = st.lists(st.floats(0, 1e5), min_size=1, max_size=6)
 def test_a_forecast_is_in_order_and_never_negative(
     replica: Replica, left: list[float], ahead: int, deadline_ms: float
 ) -> None:
-    station = {"p": Station("p", [[each] * DRAWS for each in left], replica)}
+    station = {"p": Station([[each] * DRAWS for each in left], replica)}
     for starts in (played(station, waiting(ahead), P), summed(station, [crowd(ahead)] if ahead else [], P)):
-        found = forecast(starts, replica, demand(), "p")
+        found = forecast(starts, replica)
         assert 0 <= found.low_ms <= found.start_ms <= found.high_ms
         assert found.low_ms - 1 <= statistics.median(starts) <= found.high_ms + 1
         assert found.end_ms >= found.start_ms
@@ -258,7 +274,7 @@ def test_a_forecast_is_in_order_and_never_negative(
 @given(replicas, slots_left, st.integers(0, 19))
 @settings(deadline=None)
 def test_more_ahead_is_never_an_earlier_start(replica: Replica, left: list[float], ahead: int) -> None:
-    station = {"p": Station("p", [[each] * DRAWS for each in left], replica)}
+    station = {"p": Station([[each] * DRAWS for each in left], replica)}
     fewer, more = played(station, waiting(ahead), P), played(station, waiting(ahead + 1), P)
     assert all(one <= other for one, other in zip(fewer, more, strict=True))
 

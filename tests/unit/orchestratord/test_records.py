@@ -12,8 +12,8 @@ from adapters.base import Finished
 from contracts.artifacts import ArtifactKind, canonical
 from contracts.config import Profile
 from contracts.errors import ErrorCode
-from contracts.events import End, FinishReason, StreamError
-from contracts.receipts import Link, Receipt
+from contracts.events import End, FinishReason, Metrics, StreamError
+from contracts.receipts import Link, Receipt, SlotUse
 from contracts.tasks import ChatMessage, Role, Sampling, TaskRequest, Workload
 from daemon_core.redaction import Redactor
 from orchestratord.records import MAX_TEXT_BYTES, record_of
@@ -30,8 +30,10 @@ RUN = Run(
     engine="llamacpp",
     engine_version="b1",
     at_ms=1_250.0,
-    served=snapshot(devices=("0",)),
+    served=snapshot(devices=("0",), driver_version="560.35", argv=("A=1", "/llama-server", "--port", "{port}")),
+    use=SlotUse(slot=3, cache_prompt=True, cached_tokens=None),
 )
+SENT = b'{"id_slot":3,"seed":7,"stream":true}'
 
 
 class Sealing:
@@ -63,6 +65,7 @@ def new(
     run: Run | None = RUN,
     texts: tuple[str, ...] = ("Hel", "lo"),
     keeps: Keeps | None = None,
+    sent: bytes = SENT,
     **changes: Any,  # noqa: ANN401 - any field of the request
 ) -> Task:
     task = Task(
@@ -82,6 +85,7 @@ def new(
     )
     if run is not None:
         task.start(run, STARTED)
+        task.asked(sent)
         if texts:
             task.texts(list(texts), 1_400.0)
     return task
@@ -90,13 +94,15 @@ def new(
 class Ended:
     """A task that ended, its record as it was sealed, and the JSON that stands in it."""
 
-    def __init__(self, **changes: Any) -> None:  # noqa: ANN401 - what a new task takes
+    def __init__(self, cached_tokens: int | None = 2, **changes: Any) -> None:  # noqa: ANN401 - what a new task takes
         sealing = Sealing()
         self.task = new(keeps=sealing, **changes)
         if self.task.run is None:
             self.task.cancel(1_900.0)
         else:
-            finished = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
+            finished = Finished(
+                reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0, cached_tokens=cached_tokens
+            )
             self.task.done(finished, 1_900.0)
         [self.sealed] = sealing.made
         self.record = msgspec.json.decode(self.sealed.content, type=Receipt)
@@ -124,8 +130,8 @@ def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_ca
         "model_id": "m",
         "model_digest": "sha256:0",
         "sampler_profile_version": "v1",
-        "driver_version": None,
-        "argv": [],
+        "driver_version": "560.35",
+        "argv": ["A=1", "/llama-server", "--port", "{port}"],
         "slots": 1,
         "ctx_max": 4096,
     }
@@ -139,6 +145,48 @@ def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_ca
     assert (record.transcript, record.pieces, record.state) == ("Hello", 2, "done")
     assert record.stream_sha256 == hashlib.sha256(b"Hello").hexdigest()
     assert (record.redacted, record.cut, record.error) == (False, False, None)
+
+
+@pytest.mark.req("HP-21", "HP-12")
+def test_a_record_says_what_the_engine_was_really_asked_in_which_slot_and_what_was_there_already() -> None:
+    one = Ended()
+    assert one.plain["sent"] == one.record.sent == {"id_slot": 3, "seed": 7, "stream": True}
+    assert one.record.slot == SlotUse(slot=3, cache_prompt=True, cached_tokens=2)
+    assert Ended(cached_tokens=None).record.slot == RUN.use
+    assert (one.record.attempts, one.record.interrupted) == (1, False)
+
+
+@pytest.mark.req("HP-21", "HP-12")
+def test_of_several_runs_the_last_is_told() -> None:
+    sealing = Sealing()
+    task = new(keeps=sealing, texts=())
+    task.wait_again()
+    task.start_again(msgspec.structs.replace(RUN, replica_id="q-0", use=None), Metrics(pool_id="q"))
+    task.cancel(1_900.0)
+    record = msgspec.json.decode(sealing.made[0].content, type=Receipt)
+    assert (record.sent, record.slot, record.attempts) == (None, None, 2)
+    assert record.engine is not None
+    assert record.engine.replica_id == "q-0"
+
+
+@pytest.mark.req("HP-21")
+def test_one_that_was_cut_off_by_our_own_end_says_so() -> None:
+    sealing = Sealing()
+    task = new(keeps=sealing)
+    task.interrupted = True
+    task.fail(ErrorCode.WORKER_RESET, "orchestratord ended while it ran")
+    assert msgspec.json.decode(sealing.made[0].content, type=Receipt).interrupted
+
+
+@pytest.mark.req("HP-21", "HP-12")
+def test_a_schema_is_kept_in_the_order_in_which_it_was_sent_too() -> None:
+    schema = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"default": "hunter"}}}
+    text = msgspec.json.encode(schema).decode()
+    one = Ended(sampling=Sampling(json_schema=schema), sent=b'{"json_schema":%b,"seed":7}' % text.encode())
+    assert one.sealed.content == canonical(one.plain)
+    assert one.record.json_schema == text
+    assert one.plain["sent"]["json_schema"] == schema
+    assert Ended().record.json_schema is None
 
 
 @pytest.mark.req("HP-21")
@@ -181,6 +229,9 @@ def test_one_that_never_started_names_no_engine() -> None:
         {"sampling": Sampling(grammar=f'root ::= "{SECRET}"')},
         {"sampling": Sampling(json_schema={"password": "hunter2", "default": SECRET})},
         {"output_mode": SECRET},
+        {"sent": b'{"model":"%b"}' % SECRET.encode()},
+        {"sent": b'{"model":"https://me:hunter2@host/m"}'},
+        {"run": msgspec.structs.replace(RUN, served=snapshot(argv=("serve", f"--key={SECRET}")))},
         {"session_id": SECRET},
     ],
 )
@@ -188,6 +239,7 @@ def test_a_secret_of_the_request_is_not_recorded(changes: dict[str, Any]) -> Non
     one = Ended(**changes)
     sealed, record = one.sealed, one.record
     assert record.redacted
+    assert sealed.info.redacted
     for secret in (SECRET, "hf_abc", "hunter2"):
         assert secret not in sealed.content.decode()
     assert b"***" in sealed.content

@@ -49,6 +49,20 @@ async def test_everything_one_read_brings_is_one_append() -> None:
     assert wakes == ["abc", "abcde"]
 
 
+async def test_the_first_text_goes_out_before_anything_behind_it_is_looked_at() -> None:
+    """A short answer comes whole, and what its end takes is not the first token's to wait for."""
+    loop, task = asyncio.get_running_loop(), started()
+    engine = ScriptedAdapter(Script([Batch(["a"]), Batch(["b"], STOPPED_WELL)]))
+    written: list[str] = []
+
+    def wake() -> None:
+        loop.call_soon(lambda: written.append(text_of(task.log.read(0))))
+
+    task.log.subscribe(wake)
+    await relay(task, engine, Generation(prompt="p"), LIMITS, LoopClock())
+    assert written == ["a"]
+
+
 async def test_a_read_without_text_appends_nothing() -> None:
     task, engine = started(), ScriptedAdapter(Script([[], [], STOPPED_WELL]))
     wakes: list[int] = []

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from adapters.base import EngineError, Failure, Health, Props
-from contracts.config import Mode, Queue
+from contracts.config import Engine, Mode, Queue
 from contracts.errors import ErrorCode
 from contracts.pools import Endpoint, PoolState
-from contracts.tasks import Placement, PlacementMode, Priority, TaskState, Workload
+from contracts.tasks import KvHint, Placement, PlacementMode, Priority, TaskState, Workload
 from orchestratord.retry import RETRIES, WORTH_ANOTHER, Failed, tries_again, verdict
 from tests.plugins.failures import OperatorSees
 from tests.support.virtual_loop import pass_time, settle
@@ -81,6 +81,7 @@ async def test_another_replica_takes_over_and_the_client_sees_one_answer(failure
         assert moved.data == {
             "pool_id": "b",
             "replica_id": "b-0",
+            "engine": "llamacpp",
             "engine_version": "b1",
             "model_digest": "sha256:0",
         }
@@ -92,6 +93,27 @@ async def test_another_replica_takes_over_and_the_client_sees_one_answer(failure
         assert here.metric("placement_decisions_total", fallback="false") == 1
         assert here.metric("tasks_started_total") == 1
         assert here.metric("tasks_enqueued_total") == 1
+
+
+@pytest.mark.req("HP-17", "AD-06")
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (Engine.LLAMACPP, Engine.TRITON, [None, ["kv_hint"]]),
+        (Engine.TRITON, Engine.LLAMACPP, [["kv_hint"], []]),
+    ],
+)
+async def test_the_hints_that_the_second_engine_cannot_follow_are_named_too(
+    first: Engine, second: Engine, said: list[list[str] | None]
+) -> None:
+    engine_of = {"a": first, "b": second}
+    here = two(ScriptedAdapter(Script(headers=[BROKEN])), ScriptedAdapter())
+    for adapter in here["engines"].values():
+        adapter.says = Props(workloads=(Workload.COMPLETION,), features=("max_tokens",))
+    async with world(**here, snapshots=lambda each: snapshot(each, engine=engine_of[each])) as made:
+        started, moved, *_ = frames_of(await ended(await made.submit(kv_hint=KvHint.COLD)))
+    assert [each.data.get("unheeded") for each in (started, moved)] == said
+    assert [each.data["engine"] for each in (started, moved)] == [first, second]
 
 
 @pytest.mark.req("HP-17")

@@ -199,6 +199,9 @@ def test_a_turn_that_names_no_bound_gets_what_is_left() -> None:
     turn = enter(book, wanted=ask(prompt_tokens=30, max_tokens=None))
     assert turn.max_tokens == 70
     assert enter(Book(Sessions()), wanted=ask(max_tokens=None)).max_tokens is None
+    assert refused(book, wanted=ask(prompt_tokens=30, max_tokens=None)).hint == (
+        "wait for those turns, or name max_tokens in each of them, or DELETE the session and go on in a new one"
+    )
     book.began(turn, HOME, 0)
     book.concluded(turn, Used(tokens=90))
     book.over(turn, 0)
@@ -273,7 +276,7 @@ LIMITS = Sessions(ttl_ms=50, max_turns=3, max_sessions=2, token_budget=60, time_
 
 
 class BookMachine(RuleBasedStateMachine):
-    """Turns come, start, end, fail and are cancelled in any order; sessions are deleted, expire and are crowded out."""
+    """Turns come, start, end, lose their replica and are cancelled in any order; sessions end in every way they can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -321,6 +324,17 @@ class BookMachine(RuleBasedStateMachine):
         self.spent[number] = self.spent.get(number, 0) + used
         self.book.concluded(turn, Used(tokens=used))
         self._over(turn)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose_its_replica(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.running))
+        self.running.remove(turn)
+        self.waiting.append(turn)
+        reserved = turn.reserved
+        self.book.concluded(turn, Used(), again=True)
+        self.book.freed(turn, self.now)
+        assert turn.reserved == reserved
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

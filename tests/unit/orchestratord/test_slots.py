@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from orchestratord.slots import SlotTable, Taken
 
+ENGINE, OTHER = "one engine", "another one"
+
 
 def use(table: SlotTable, owner: int | None, *, count: int = 2, start: int = 1) -> int:
     """Take a slot, give it back, and say which it was."""
-    taken = table.take("p", start, count, owner)
+    taken = table.take("p", ENGINE, start, count, owner)
     assert taken is not None
     table.give_back(taken)
     return taken.index
@@ -53,29 +55,44 @@ def test_what_an_ended_session_had_goes_first() -> None:
 
 def test_a_busy_slot_is_nobodys() -> None:
     table = SlotTable()
-    held = [table.take("p", 1, 2, owner) for owner in (None, 7)]
+    held = [table.take("p", ENGINE, 1, 2, owner) for owner in (None, 7)]
     assert {taken.index for taken in held if taken is not None} == {0, 1}
-    assert table.take("p", 1, 2, 7) is None
+    assert table.take("p", ENGINE, 1, 2, 7) is None
     assert table.take_own("p", 1, 7) is None
 
 
 @pytest.mark.req("HP-07")
 def test_another_start_of_the_engine_knows_nothing() -> None:
     table = SlotTable()
-    held = table.take("p", 1, 2, 1)
+    held = table.take("p", ENGINE, 1, 2, 1)
     assert held is not None
     assert not table.holds("p", 2, 1)
-    fresh = [table.take("p", 2, 2, None) for _ in range(2)]
+    fresh = [table.take("p", OTHER, 2, 2, None) for _ in range(2)]
     assert None not in fresh
     table.give_back(held)  # of the former start: it frees nothing
-    assert table.take("p", 2, 2, None) is None
+    assert table.take("p", OTHER, 2, 2, None) is None
     assert not table.holds("p", 1, 1)
+
+
+@pytest.mark.req("HP-07")
+def test_an_engine_that_lived_on_is_busy_as_before_and_its_caches_are_not_trusted() -> None:
+    table = SlotTable()
+    use(table, 1)
+    held = table.take("p", ENGINE, 1, 2, 2)
+    assert held is not None
+    taken = table.take("p", ENGINE, 2, 2, None)  # it was in doubt, and was asked anew
+    assert taken is not None
+    assert taken.index != held.index
+    assert table.take("p", ENGINE, 2, 2, None) is None
+    assert not any(table.holds("p", 2, owner) for owner in (1, 2))
+    table.give_back(held)
+    assert table.take("p", ENGINE, 2, 2, None) == held
 
 
 def test_a_session_that_goes_on_elsewhere_leaves_nothing_behind() -> None:
     table = SlotTable()
     use(table, 1)
-    assert table.take("q", 1, 1, 1) == Taken("q", 1, 0)
+    assert table.take("q", OTHER, 1, 1, 1) == Taken("q", OTHER, 0)
     assert table.holds("q", 1, 1)
 
 
@@ -89,25 +106,26 @@ def test_the_number_of_slots_is_what_the_engine_says_now() -> None:
 def test_its_own_slot_is_taken_to_free_it() -> None:
     table = SlotTable()
     index = use(table, 1)
-    assert table.take_own("p", 1, 1) == Taken("p", 1, index)
+    assert table.take_own("p", 1, 1) == Taken("p", ENGINE, index)
     assert table.take_own("p", 2, 1) is None
     assert table.take_own("q", 1, 1) is None
-    assert table.take("p", 1, 2, None) != Taken("p", 1, index)
+    assert table.take("p", ENGINE, 1, 2, None) != Taken("p", ENGINE, index)
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["take", "give", "forget", "restart"]), st.integers(0, 4), st.integers(1, 3)), max_size=60
+    st.tuples(st.sampled_from(["take", "give", "forget", "doubt", "replace"]), st.integers(0, 4), st.integers(1, 3)),
+    max_size=60,
 )
 
 
 @given(STEPS)
 def test_no_slot_is_given_twice_and_a_cache_has_one_place(steps: list[tuple[str, int, int]]) -> None:
-    table, start, held = SlotTable(), 1, list[Taken]()
+    table, engine, start, held = SlotTable(), 1, 1, list[Taken]()
     for step, number, count in steps:
         owner = number or None
         if step == "take":
-            busy = {taken.index for taken in held if taken.start == start}
-            taken = table.take("p", start, count, owner)
+            busy = {taken.index for taken in held if taken.engine == engine}
+            taken = table.take("p", engine, start, count, owner)
             if taken is None:
                 assert busy >= set(range(count))
                 continue
@@ -120,6 +138,6 @@ def test_no_slot_is_given_twice_and_a_cache_has_one_place(steps: list[tuple[str,
         elif step == "forget":
             table.forget(number)
             assert not table.holds("p", start, number)
-        elif step == "restart":
-            start += 1
+        elif step in {"doubt", "replace"}:
+            engine, start = engine + (step == "replace"), start + 1
             assert not any(table.holds("p", start, each) for each in range(1, 5))

@@ -142,6 +142,16 @@ def test_a_reader_sees_the_end_when_it_is_woken() -> None:
     assert b"event: end\ndata: {" in seen[0][1]
 
 
+def test_a_reader_that_is_woken_sees_how_many_tokens_there_are() -> None:
+    log = StreamLog()
+    seen: list[int] = []
+    log.subscribe(lambda: seen.append(log.tokens))
+    log.texts(["a", "b", "c"])
+    log.metrics(Metrics(queue_depth=1))
+    log.texts(["d"])
+    assert seen == [3, 3, 4]
+
+
 def test_readers_at_their_own_pace_all_read_the_same_bytes() -> None:
     log = StreamLog()
     offsets, read = [0, 0, 0], [b"", b"", b""]

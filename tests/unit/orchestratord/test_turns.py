@@ -371,7 +371,7 @@ async def test_a_budget_of_tokens_is_shown_and_refuses_before_the_queue() -> Non
     async with world(turn(20, 0), settings=settings(token_budget=40)) as here:
         here.engines["p"].tokens = 20
         task = await here.submit(session_id="s", max_tokens=20)
-        assert here.orchestrator.turns.headers(task) == {"X-Budget-Tokens-Remaining": "40"}
+        assert here.orchestrator.turns.headers("s") == {"X-Budget-Tokens-Remaining": "40"}
         frames = frames_of(await ended(task))
         assert told(frames, "metrics") == [{"tokens_budget_remaining": 18}]
         error = await refused(here, max_tokens=1)
@@ -393,6 +393,27 @@ async def test_two_turns_at_once_cannot_pass_a_budget_together() -> None:
         await ended(first)
         await settle()
         await ended(await here.submit(session_id="s", max_tokens=20))
+
+
+@pytest.mark.req("HP-16")
+async def test_what_is_set_aside_for_a_turn_stays_so_while_it_waits_for_another_replica() -> None:
+    gate = asyncio.Event()
+    engines = {
+        "a": ScriptedAdapter(Script(headers=[EngineError(Failure.BROKEN, "gone")])),
+        "b": ScriptedAdapter(turn(9, 0, Hold(gate)), otherwise=turn(10, 0)),
+    }
+    async with world(settings=settings("a", "b", token_budget=50), engines=engines) as here:
+        for engine in engines.values():
+            engine.tokens = 10
+        stranger = await here.submit(placement=Placement(mode=PlacementMode.PIN, pool_id="b"))
+        first = await here.submit(session_id="s", max_tokens=30)
+        await settle()
+        assert (first.state, first.attempts) == (TaskState.QUEUED, 1)
+        assert "40 of them set aside" in (await refused(here, max_tokens=30)).refusal.message
+        gate.set()
+        await ended(stranger)
+        await ended(first)
+        assert here.orchestrator.turns.info("s").budgets.tokens_remaining == 38
 
 
 @pytest.mark.req("HP-16")
@@ -429,7 +450,7 @@ async def test_a_turn_ends_when_the_time_of_its_session_is_over(operator_sees: O
     steady = Script(["x", Pause(3.0)] * 20)
     async with world(steady, settings=settings(time_budget_ms=10_000)) as here:
         first, second = [await here.submit(session_id="s") for _ in range(2)]
-        assert here.orchestrator.turns.headers(first) == {"X-Budget-Time-Remaining-Ms": "10000"}
+        assert here.orchestrator.turns.headers("s") == {"X-Budget-Time-Remaining-Ms": "10000"}
         await ended(first)
         await ended(second)
         assert [task.status.error_code for task in (first, second)] == ["BUDGET_EXHAUSTED"] * 2
@@ -570,6 +591,15 @@ async def test_an_engine_that_does_not_erase_is_not_waited_for(caplog: pytest.Lo
         "pool p did not erase slot 0: no such thing",
         "pool p did not erase slot 0: it did not answer",
     ]
+
+
+async def test_a_mistake_of_ours_while_a_slot_is_erased_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(turn(20, 0), turn(9, 0)) as here:
+        await answer(here)
+        here.engines["p"].erase_fails = RuntimeError("a mistake")
+        await here.orchestrator.turns.delete("s")
+        await answer(here, None)
+    assert "slot 0 of pool p could not be erased" in caplog.text
 
 
 async def test_an_engine_that_is_gone_has_nothing_to_erase() -> None:

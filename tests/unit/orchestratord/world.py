@@ -162,6 +162,8 @@ class ScriptedAdapter:
         """What the next looks show; OK when it is empty, and once a Hold is over."""
         self.looks = 0
         self.tokens: int | EngineError | None = None
+        self.counted: list[int] = []
+        """How many characters of prompt it was given to count."""
         self.counting: asyncio.Event | None = None
         """Counting tokens waits for this, where it is set."""
         self.closing_takes = 0.0
@@ -174,9 +176,11 @@ class ScriptedAdapter:
         """The slots that it was told to erase."""
         self.erasing: asyncio.Event | None = None
         """Erasing waits for this, where it is set."""
-        self.erase_fails: EngineError | None = None
+        self.erase_fails: Exception | None = None
         self.serves_model: str | None = None
         """Which model it says that it serves."""
+        self.naming: asyncio.Event | None = None
+        """Saying so waits for this, where it is set."""
         self.lingers: float = 0.0
         """Seconds of the loop that it goes on with a run whose connection was closed."""
         self.lingering = 0
@@ -190,7 +194,10 @@ class ScriptedAdapter:
         return None
 
     async def model(self) -> str | None:
-        return self.serves_model
+        said = self.serves_model
+        if self.naming is not None:
+            await self.naming.wait()
+        return said
 
     async def busy(self) -> int | None:
         self.asked_busy.append(asyncio.get_running_loop().time())
@@ -232,6 +239,7 @@ class ScriptedAdapter:
                 return self.says
 
     async def count_tokens(self, generation: Generation) -> int | None:
+        self.counted.append(len(generation.prompt or ""))
         if self.counting is not None:
             await self.counting.wait()
         if isinstance(self.tokens, EngineError):
@@ -241,7 +249,7 @@ class ScriptedAdapter:
     async def erase(self, slot: int) -> None:
         if self.erasing is not None:
             await self.erasing.wait()
-        if isinstance(self.erase_fails, EngineError):
+        if self.erase_fails is not None:
             raise self.erase_fails
         self.erased.append(slot)
 

@@ -105,6 +105,7 @@ LINES = [
     ),
     ("host:12:34 [0] transport/p2p.cc:12 NCCL WARN Cuda failure 2 'out of memory'", {Mark.VRAM_OOM, Mark.NCCL}),
     ("vllm: error: unrecognized arguments: --nonsuch", {Mark.BAD_FLAG}),
+    ("error: unrecognized arguments: --nonsuch; --help lists what the trial engine knows", {Mark.BAD_FLAG}),
     ("api_server.py: error: argument --dtype: invalid choice: 'x'", {Mark.BAD_FLAG}),
     ("(APIServer pid=1)   Value error, Model architectures ['X'] are not supported for now.", {Mark.BAD_MODEL}),
     (

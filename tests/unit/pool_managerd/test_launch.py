@@ -4,9 +4,20 @@ import pytest
 from msgspec.structs import replace
 
 from container_runtime.spec import ContainerSpec
-from contracts.config import Engine, Mode
+from contracts.config import Engine, Mode, Pool
 from contracts.engines import BindMount, ContainerRun, PreparedEngine, ResolvedModel
-from pool_managerd.launch import INSIDE, LABEL_HANDLE, Launch, container_of, fill, gpu_env, launch_of
+from daemon_core.redaction import Redactor
+from pool_managerd.launch import (
+    INSIDE,
+    LABEL_HANDLE,
+    Launch,
+    command_of,
+    container_of,
+    fill,
+    gpu_env,
+    launch_in,
+    launch_of,
+)
 
 MODEL = ResolvedModel(id="m", ref="file:/m", local_path="/data/m.gguf", size_bytes=1, digest="sha256:00")
 RUN = ContainerRun(
@@ -110,3 +121,68 @@ def test_the_order_of_variables_does_not_matter() -> None:
 @pytest.mark.req("ORCH-3820")
 def test_a_native_engine_sees_the_gpus_of_its_mask_by_uuid() -> None:
     assert gpu_env(("GPU-1", "GPU-2")) == {"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+# --- what is told of a start ------------------------------------------------------------------------------------------
+
+SECRET = "s3cr3t-value-0123456789"
+NATIVE = PreparedEngine(
+    engine=Engine.LLAMACPP,
+    engine_version="b1",
+    provisioning_mode=Mode.SOURCE,
+    bin_or_entry="/build/llama-server",
+    args=("-m", "{model}", "--host", "{host}", "--port", "{port}"),
+    env={"B": "2"},
+    key_env="LLAMA_API_KEY",
+)
+POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m", env={"A": "1"})
+
+
+def command(launch: Launch = LAUNCH) -> tuple[str, ...]:
+    return command_of(launch, Redactor((SECRET,)).text)
+
+
+@pytest.mark.req("HP-21")
+def test_a_native_engine_is_told_by_its_variables_its_program_and_its_arguments() -> None:
+    assert command(launch_in(POOL, NATIVE, MODEL, ("GPU-1",))) == (
+        *("A=1", "B=2", "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=GPU-1"),
+        *("/build/llama-server", "-m", "/data/m.gguf", "--host", "127.0.0.1", "--port", "{port}"),
+    )
+
+
+@pytest.mark.req("HP-21")
+def test_a_container_is_told_by_its_image_and_what_runs_inside() -> None:
+    image, inside = f"example.org/llama@sha256:{'a' * 64}", ("--model", "/models/m.gguf")
+    assert command() == ("A=1", image, *inside, "--host", INSIDE, "--port", "8080")
+    other = replace(LAUNCH, engine=replace(ENGINE, container=replace(RUN, entrypoint="serve")))
+    assert command(other)[:3] == ("A=1", image, "serve")
+
+
+@pytest.mark.req("HP-21", "PM-07")
+def test_two_that_are_told_alike_are_the_same_and_the_same_are_told_alike() -> None:
+    one, again = launch_in(POOL, NATIVE, MODEL, ()), launch_in(POOL, NATIVE, MODEL, ())
+    other = launch_in(replace(POOL, env={"A": "2"}), NATIVE, MODEL, ())
+    assert (one.hash, command(one)) == (again.hash, command(again))
+    assert other.hash != one.hash
+    assert command(other) != command(one)
+
+
+@pytest.mark.req("ORCH-3811", "HP-21")
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (("--api-key", "hunter"), {}),
+        (("--hf-token", "hunter"), {}),
+        (("--api-key=hunter",), {}),
+        (("--alias", f"my-{SECRET}"), {}),
+        (("--lora", "https://me:hunter@example.org/x"), {}),
+        ((), {"HF_TOKEN": "hunter"}),
+        ((), {"NAME": SECRET}),
+    ],
+)
+def test_a_secret_that_somebody_configured_is_not_told(args: tuple[str, ...], env: dict[str, str]) -> None:
+    engine = replace(NATIVE, args=(*NATIVE.args, *args))
+    told = " ".join(command(launch_in(replace(POOL, env=env), engine, MODEL, ())))
+    assert "hunter" not in told
+    assert SECRET not in told
+    assert "***" in told

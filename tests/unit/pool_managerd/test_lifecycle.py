@@ -9,7 +9,8 @@ from contracts.config import Engine, Mode, Restart
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gates, GateState, PoolState
 from pool_managerd import life as l
-from pool_managerd.lifecycle import MAX_PORT_TRIES, TRANSITIONS, IllegalTransition, diagram, step
+from pool_managerd.lifecycle import MAX_PORT_TRIES, step
+from pool_managerd.transitions import TRANSITIONS, IllegalTransition, diagram
 
 RULES = Restart(initial_ms=100, max_ms=1000, healthy_ms=5000, max_failures=3)
 MODEL = ResolvedModel(id="m", ref="file:/m", local_path="/m", size_bytes=1, digest="sha256:0")

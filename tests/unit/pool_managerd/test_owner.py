@@ -366,7 +366,7 @@ async def test_a_successor_is_prepared_only_when_the_one_before_it_is_gone() -> 
 async def test_a_defect_in_one_pool_is_its_own_failure(caplog: pytest.LogCaptureFixture) -> None:
     effects = ScriptedEffects()
 
-    def broken() -> None:
+    def broken() -> bool:
         raise AssertionError("no successor")
 
     effects.switch_over = broken  # type: ignore[method-assign]

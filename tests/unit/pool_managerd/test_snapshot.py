@@ -4,8 +4,8 @@ import pytest
 from msgspec import structs
 
 from contracts.config import Engine, External, Mode, Pool, Provisioning, Restart
-from contracts.engines import KvLayout, ResolvedModel
-from contracts.pools import Cause, Endpoint, PoolState
+from contracts.engines import KvLayout, PreparedEngine, ResolvedModel
+from contracts.pools import Cause, Endpoint, Gpu, PoolState
 from pool_managerd.life import Failure, Life
 from pool_managerd.snapshot import health, snapshot
 
@@ -76,3 +76,42 @@ def test_a_health_page_says_what_the_state_means() -> None:
     page = health(snapshot(POOL, one, wall_offset_ms=0))
     assert (page.live, page.ready, page.draining, page.metrics.slots) == (True, False, True, 2)
     assert page.metrics.vram_free_bytes is None
+
+
+# --- what made an answer ----------------------------------------------------------------------------------------------
+
+GPU = Gpu(index=1, uuid="GPU-b", name="X", vram_total_bytes=1, vram_used_bytes=0, driver="560.35.03")
+ENGINE = PreparedEngine(
+    engine=Engine.LLAMACPP,
+    engine_version="b1",
+    provisioning_mode=Mode.SOURCE,
+    bin_or_entry="/build/llama-server",
+    args=("-m", "{model}", "--port", "{port}"),
+)
+
+
+def serving(engine: PreparedEngine) -> Life:
+    return structs.replace(life(PoolState.READY), engine=engine, model=model(None), endpoint=Endpoint(url="http://h:1"))
+
+
+@pytest.mark.req("HP-21")
+def test_a_pool_that_serves_says_with_which_driver_on_which_gpus_and_how_its_engine_was_started() -> None:
+    pool = structs.replace(POOL, devices=(1,), env={"HF_TOKEN": "hunter"})
+    seen = snapshot(pool, serving(ENGINE), wall_offset_ms=0, gpus=(GPU,), redact=lambda text: text.replace("hun", "*"))
+    assert (seen.driver_version, seen.devices) == ("560.35.03", ("GPU-b",))
+    assert seen.argv[-5:] == ("/build/llama-server", "-m", "/m", "--port", "{port}")
+    assert seen.argv[:3] == ("CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=GPU-b", "HF_TOKEN=*ter")
+
+
+@pytest.mark.req("HP-21")
+def test_without_a_driver_the_gpus_are_those_of_the_configuration() -> None:
+    seen = snapshot(structs.replace(POOL, devices=(1,)), serving(ENGINE), wall_offset_ms=0)
+    assert (seen.driver_version, seen.devices) == (None, ("1",))
+
+
+@pytest.mark.req("HP-21")
+def test_of_an_engine_that_somebody_else_started_and_of_none_there_is_no_command_line() -> None:
+    elsewhere = structs.replace(ENGINE, provisioning_mode=Mode.EXTERNAL, url="http://h:1", bin_or_entry=None)
+    assert snapshot(POOL, serving(elsewhere), wall_offset_ms=0).argv == ()
+    ended = structs.replace(serving(ENGINE), endpoint=None)
+    assert snapshot(POOL, ended, wall_offset_ms=0).argv == ()

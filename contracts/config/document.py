@@ -1,0 +1,139 @@
+"""The configuration file as a whole, and those of its sections that are not about one pool.
+
+Decides their shape and their defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from contracts.base import Strict
+from contracts.config.pools import Pool
+from contracts.config.values import END, Durability, Millis, Profile, Verdict
+
+
+class Server(Strict, frozen=True, kw_only=True):
+    """The HTTP listener of orchestratord, and the limits it puts on its clients."""
+
+    bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
+    max_streams_per_client: Annotated[int, Meta(ge=1)] = 256
+    disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
+    """How long an interactive task lives on after its last listener left."""
+    ping_interval_ms: Millis = 15_000
+    slow_reader_ms: Millis = 30_000
+    """A reader that does not take what was written for it within this time is cut off; it may come back."""
+    keep_finished: Annotated[int, Meta(ge=1)] = 1_000
+    """How many finished tasks, with their streams, can still be read."""
+
+
+class Auth(Strict, frozen=True, kw_only=True):
+    """Who may talk to orchestratord. The token itself never stands in this file."""
+
+    token_file: str | None = None
+    optional: bool = False
+    trust_proxy: bool = False
+
+
+class Outbound(Strict, frozen=True, kw_only=True):
+    """Which remote hosts and schemes may be spoken to: globs such as ``*.example.org`` or ``hf:``."""
+
+    default: Verdict = Verdict.ALLOW
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class Policy(Strict, frozen=True, kw_only=True):
+    """What llama-orch may do to the outside and to this machine."""
+
+    outbound: Outbound = Outbound()
+    hook: str | None = None
+    allow_package_installs: bool = False
+    allow_binary_downloads: bool = False
+
+
+class Paths(Strict, frozen=True, kw_only=True):
+    """Overrides of the XDG defaults; ``~`` is expanded."""
+
+    cache: str | None = None
+    data: str | None = None
+    state: str | None = None
+    runtime: str | None = None
+
+
+class Limits(Strict, frozen=True, kw_only=True):
+    """What one client, told from others by its token, may ask for in a minute; left out, there is no such limit."""
+
+    requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    """Prompt tokens and the new ones that were asked for; what was not generated is given back."""
+
+
+class Sessions(Strict, frozen=True, kw_only=True):
+    """How long a conversation keeps its place, and what it may use up."""
+
+    ttl_ms: Annotated[int, Meta(ge=1, le=600_000)] = 600_000
+    """Since its last turn ended."""
+    max_turns: Annotated[int, Meta(ge=1)] = 8
+    max_sessions: Annotated[int, Meta(ge=1)] = 1_024
+    """The one that was used least recently makes room for another."""
+    affinity_wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1_000
+    """At most so long a turn waits for the replica that has its session's KV cache while another one is free."""
+    token_budget: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens, read and generated, of all turns of a session together."""
+    time_budget_ms: Millis | None = None
+    """Time that the turns of a session keep slots busy, together."""
+
+
+class Artifacts(Strict, frozen=True, kw_only=True):
+    """What is kept on disk of finished tasks and of what clients store; the oldest goes first."""
+
+    max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
+    max_age_ms: Millis = 7 * 24 * 3600 * 1000
+    records: bool = True
+    """Whether each task leaves a record: its request without secrets, who served it, and its transcript."""
+
+
+class Models(Strict, frozen=True, kw_only=True):
+    """What is kept of the models that were fetched. Files of the user's own are never counted and never removed."""
+
+    max_bytes: Annotated[int, Meta(ge=1)] | None = None
+    """Fetched models together take no more; the least recently used goes first. Left out, nothing is removed."""
+    pinned: tuple[str, ...] = ()
+    """References of models that are never removed to make room, beside those of the pools."""
+
+
+class Store(Strict, frozen=True, kw_only=True):
+    """The task store: what is kept of tasks, their streams and their receipts, and for how long."""
+
+    durability: Durability = Durability.PROCESS
+    max_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    """Ended tasks and receipts together take no more on the disk; the oldest go first."""
+    max_age_ms: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600 * 1000
+    """What ended longer ago is let go."""
+
+
+class Logging(Strict, frozen=True, kw_only=True):
+    """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
+
+    format: Annotated[str, Meta(pattern="^(auto|json|text)" + END)] = "auto"
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)" + END)] = "info"
+
+
+class Config(Strict, frozen=True, kw_only=True):
+    """The one configuration file."""
+
+    pools: Annotated[tuple[Pool, ...], Meta(min_length=1)]
+    profile: Profile = Profile.HOME
+    server: Server = Server()
+    auth: Auth = Auth()
+    policy: Policy = Policy()
+    paths: Paths = Paths()
+    models: Models = Models()
+    limits: Limits = Limits()
+    sessions: Sessions = Sessions()
+    artifacts: Artifacts = Artifacts()
+    store: Store = Store()
+    logging: Logging = Logging()
