@@ -144,6 +144,8 @@ async def test_a_task_that_was_cut_off_says_so_in_its_receipt(tmp_path: Path) ->
             [receipt] = await receipts(house)
             assert (receipt.task_id, str(receipt.state), receipt.interrupted) == ("cut-off", "failed", True)
             assert (receipt.slot is not None, receipt.attempts) == (True, 1)
+            assert receipt.sent is not None
+            assert {"seed": 7, "n_predict": 5000}.items() <= receipt.sent.items()
             assert receipt.engine is not None
             assert (receipt.engine.argv, receipt.engine.driver_version) == ((), None), "somebody else started it"
             shown = await cli(house, "receipts", "show", "cut-off")
