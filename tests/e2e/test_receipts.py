@@ -23,6 +23,7 @@ from tests.support.installation import TOKEN, Installation, parse_events
 
 pytestmark = [pytest.mark.req("HP-21", "HP-12", "OP-03"), pytest.mark.slow, pytest.mark.timeout(90)]
 
+PLANTED = "planted-secret-of-an-operator"
 QUEUE = {"capacity": 3, "full_policy": "drop-lru"}
 
 
@@ -74,7 +75,7 @@ async def cli(house: Installation, *arguments: str) -> Outcome:
 
 
 async def test_each_task_that_ended_has_one_receipt_in_one_chain_over_kills_and_restarts(tmp_path: Path) -> None:
-    async with Installation(tmp_path / "home", haiku_model_path(), queue=QUEUE) as house:
+    async with Installation(tmp_path / "home", haiku_model_path(), queue=QUEUE, env={"SOME_API_KEY": PLANTED}) as house:
         await house.up()
         await submit(house, "done")
         await end_of(house, "done")
@@ -122,11 +123,13 @@ async def test_each_task_that_ended_has_one_receipt_in_one_chain_over_kills_and_
         assert not [each.task_id for each in found if each.interrupted]
         served = {each.engine.argv for each in found if each.engine is not None}
         assert len(served) == 1, "the same engine, told alike by every run of the daemons"
+        assert "SOME_API_KEY=***" in served.pop()
         assert {bool(each.sent) for each in found if each.state == "done"} == {True}
 
         done = await cli(house, "receipts", "verify")
         assert (done.status, done.stdout.splitlines()[0]) == (0, "9 receipts hold: numbers 1 to 9")
         assert (await cli(house, "receipts", "export", "-o", "chain.jsonl")).status == 0
+        assert PLANTED not in (house.root / "chain.jsonl").read_text()
         away = await run(house.root, ("receipts", "verify", "--file", "chain.jsonl", "--expect", _end_id(done)))
         assert (away.status, away.stdout.splitlines()[0]) == (0, "9 receipts hold: numbers 1 to 9")
 
