@@ -23,7 +23,7 @@ from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
 from contracts.receipts import Link
-from contracts.tasks import Determinism, TaskState
+from contracts.tasks import Determinism, OnDisconnect, TaskState
 from daemon_core.redaction import Redactor
 from orchestratord import kept, retention
 from orchestratord.clock import Clock
@@ -159,6 +159,12 @@ class Keeper:
     def unsay(self, task_id: str) -> None:
         """A task of a former run had sent no token: it starts from the beginning."""
         self._try(lambda: self._database.unsay(task_id))
+
+    def follows(self, task: Task) -> None:
+        """Somebody reads the stream of a task that ends when nobody does: after a restart they are waited for."""
+        task.followed = True
+        if task.on_disconnect is OnDisconnect.CANCEL and (task.state is TaskState.QUEUED or task.log.ahead is not None):
+            self._try(lambda: self._database.follow(task.id))
 
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
@@ -306,9 +312,9 @@ class Keeper:
     async def _let_go(self) -> None:
         """What is too old or too much goes, a little at a time."""
         try:
-            while self._let_some_go():
-                await asyncio.sleep(0)
-            while self._database.shrink():
+            more = True
+            while more:
+                more = self._let_some_go() or self._database.shrink()
                 await asyncio.sleep(0)
         except DatabaseError as error:
             self._complain(error)
@@ -341,7 +347,7 @@ class Keeper:
         try:
             past = kept.read_past(data)
         except msgspec.MsgspecError as error:
-            log.error("a task cannot be read from the task store: %s", error)
+            log.warning("a task cannot be read from the task store: %s", error)
             return None
         if past.brief is None:  # pragma: no cover - what has ended has it
             return None

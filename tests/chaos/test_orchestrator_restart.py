@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +25,7 @@ async def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 
 async def again(lab: Installation, number: signal.Signals = signal.SIGKILL) -> None:
-    """orchestratord ends, and another one starts where it was."""
+    """Orchestratord ends, and another one starts where it was."""
     status = await lab.orchestrator.kill(number)
     assert status == (0 if number is signal.SIGTERM else -number)
     seen = len(lab.orchestrator.lines)
@@ -150,7 +149,7 @@ async def test_a_stop_keeps_what_waits_for_the_next_start(lab: Installation) -> 
 
 async def test_no_descriptor_is_lost_over_many_tasks(lab: Installation) -> None:
     def held() -> int:
-        return len(os.listdir(f"/proc/{lab.orchestrator.pid}/fd"))
+        return len(list(Path(f"/proc/{lab.orchestrator.pid}/fd").iterdir()))
 
     await lab.run(SHORT)
     before = held()

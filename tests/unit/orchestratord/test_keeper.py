@@ -303,10 +303,10 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     second.cancel(place.clock.monotonic)
     assert first.finished
     assert b"event: end" in first.log.read(0)
-    assert first.artifact_id is None
+    assert first.status.artifact_id is None
     assert caplog.text.count("no space left") == 1
     assert place.keeper.task("first") is first
-    assert place.keeper.next.number == 1
+    assert place.keeper.last == 0
     place.disk.full = False
     third = place.task("third")
     third.cancel(place.clock.monotonic)
