@@ -74,11 +74,14 @@ class TaskRoutes:
             text = f"limit {limit!r} is no number from 1 to 1000"
             raise api_error(ErrorCode.INVALID_PARAMS, text, field="limit") from error
         tasks = self._orchestrator.select(TaskState(state) if state else None, count)
+        await self._orchestrator.settled()
         return json_response(TaskList(tasks=tuple(task.status for task in tasks)))
 
     async def status(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks/{id}``."""
-        return json_response(self._orchestrator.get(request.match_info["task_id"]).status)
+        task = self._orchestrator.get(request.match_info["task_id"])
+        await self._orchestrator.settled()
+        return json_response(task.status)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/tasks/{id}/stream``, from the start or after ``Last-Event-ID``."""
@@ -90,6 +93,7 @@ class TaskRoutes:
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /v1/tasks/{id}/cancel``: 204, however often."""
         self._orchestrator.cancel(self._orchestrator.get(request.match_info["task_id"]), "client")
+        await self._orchestrator.settled()
         return web.Response(status=204)
 
 
