@@ -36,6 +36,7 @@ CREATE TABLE tasks (
   number INTEGER PRIMARY KEY,               -- the order of admission
   id TEXT NOT NULL UNIQUE,
   state TEXT NOT NULL,
+  followed INTEGER NOT NULL DEFAULT 0,      -- whether somebody has read its stream
   ended_ms INTEGER,                         -- Unix milliseconds
   size INTEGER NOT NULL DEFAULT 0,          -- of all that belongs to it, in bytes, once it has ended
   past BLOB                                 -- orchestratord.kept.Past, JSON, once it has sent a token or has ended
@@ -97,6 +98,7 @@ class Row(msgspec.Struct, frozen=True):
     past: bytes | None
     entered: bytes
     stream: bytes | None
+    followed: int
 
 
 class ReceiptRow(msgspec.Struct, frozen=True):
@@ -127,12 +129,20 @@ _RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM rece
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TASKS = (
-    "SELECT number, id, state, past, entered, frames FROM tasks JOIN admissions USING (number)"
+    "SELECT number, id, state, past, entered, frames, followed FROM tasks JOIN admissions USING (number)"
     " LEFT JOIN streams USING (number)"
 )
 _ENDED = "SELECT state, past FROM tasks WHERE ended_ms IS NOT NULL"
-_OPEN_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)"
-_ENDED_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)"
+_FORGET = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)",
+    "DELETE FROM journal WHERE task_id = ?",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL",
+)
+_LET_GO = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM streams WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL",
+)
 
 
 def _no_point(_: str) -> None: ...
@@ -198,6 +208,10 @@ class Database:
         """A task is about to send its first token."""
         self._one("speak", "UPDATE tasks SET state = 'running', past = ? WHERE id = ?", (past, task_id))
 
+    def follow(self, task_id: str) -> None:
+        """Somebody reads a task's stream."""
+        self._one("follow", "UPDATE tasks SET followed = 1 WHERE id = ?", (task_id,))
+
     def append(self, task_id: str, frames: bytes) -> None:
         """A strict task is about to send these frames."""
         self._one("append", "INSERT INTO journal (task_id, frames) VALUES (?, ?)", (task_id, frames))
@@ -205,9 +219,8 @@ class Database:
     def forget(self, task_id: str) -> None:
         """A task without an end cannot be gone on with."""
         with self._transaction("forget") as run:
-            run("DELETE FROM admissions WHERE number = " + _OPEN_NUMBER, (task_id,))
-            run("DELETE FROM journal WHERE task_id = ?", (task_id,))
-            run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
+            for statement in _FORGET:
+                run(statement, (task_id,))
 
     def unsay(self, task_id: str) -> None:
         """What a task was about to send when it had sent no token is of no account."""
@@ -224,7 +237,7 @@ class Database:
         if not known:
             return None
         number, entered = known[0]
-        size = ROW_BYTES + entered + len(ending.past) + len(ending.stream)
+        size = int(ROW_BYTES + entered) + len(ending.past) + len(ending.stream)
         with self._transaction("end") as run:
             run(
                 "UPDATE tasks SET state = ?, past = ?, ended_ms = ?, size = ? WHERE number = ?",
@@ -304,9 +317,8 @@ class Database:
         """Forget ended tasks, and the receipts below a number."""
         with self._transaction("let_go") as run:
             for task_id in task_ids:
-                run("DELETE FROM admissions WHERE number = " + _ENDED_NUMBER, (task_id,))
-                run("DELETE FROM streams WHERE number = " + _ENDED_NUMBER, (task_id,))
-                run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL", (task_id,))
+                for statement in _LET_GO:
+                    run(statement, (task_id,))
             if receipts_below is not None:
                 run("DELETE FROM receipts WHERE number < ?", (receipts_below,))
 
@@ -314,7 +326,7 @@ class Database:
         """Give a little of what nothing stands in back to the disk; whether there is more."""
         [(pages,)] = self._select("PRAGMA page_count")
         [(free,)] = self._select("PRAGMA freelist_count")
-        spare = free - max(SPARE_PAGES, pages // 4)
+        spare = int(free) - max(SPARE_PAGES, int(pages) // 4)
         if spare > 0:
             self._select(f"PRAGMA incremental_vacuum({min(spare, PAGES_AT_ONCE)})")
         return spare > PAGES_AT_ONCE

@@ -143,8 +143,11 @@ def brief(admission: Admission) -> Admission:
 
 
 def without_secrets(frames: bytes, redactor: Redactor) -> bytes:
-    """A stream as it may be written. A secret may reach over several pieces: where there is one, the first piece has the
-    whole text without it, and the others are empty, so that their numbers stay."""
+    """A stream as it may be written.
+
+    A secret may reach over several pieces: where there is one, the first piece has the whole text without it, and the
+    others are empty, so that their numbers stay.
+    """
     pieces = pieces_of(frames)
     text = "".join(pieces)
     clean = redactor.text(text)

@@ -201,14 +201,13 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begins(
     harmed = harm(path.read_bytes())
     path.write_bytes(harmed)
     database = Database.opened(path)
-    try:
-        total = count(database)
-    except DatabaseError as error:  # what is damaged behind the first page is met when it is read
-        assert error.damaged
+    if not list(path.parent.glob("*.damaged-*")):  # what is damaged behind the first page is met when it is read
+        with pytest.raises(DatabaseError) as caught:
+            count(database)
+        assert caught.value.damaged
         database = database.replaced()
-        total = count(database)
-    assert total == 0
-    [aside] = [each for each in path.parent.glob("tasks.sqlite3.damaged-*Z")]
+    assert count(database) == 0
+    [aside] = path.parent.glob("tasks.sqlite3.damaged-*Z")
     assert aside.stat().st_size == len(harmed)
     assert str(aside) in caplog.text
     database.admit("a", b"")
@@ -221,7 +220,7 @@ def test_what_was_moved_aside_before_stays(path: Path) -> None:
     for number in range(3):
         path.write_bytes(b"junk %d" % number * 1000)
         Database.opened(path).close()
-    kept = [each for each in path.parent.glob("*.damaged-*")]
+    kept = list(path.parent.glob("*.damaged-*"))
     assert sorted(each.read_bytes()[:6] for each in kept) == [b"junk 0", b"junk 1", b"junk 2"]
 
 
@@ -350,7 +349,7 @@ database.end(Ending(task_id="a", state="done", past=b"over", stream=b"all", ende
 @pytest.mark.parametrize("step", ["admit", "speak", "end"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_process_that_is_killed_at_a_write_leaves_all_of_it_or_nothing(path: Path, moment: str, step: str) -> None:
-    killed = [sys.executable, "-c", KILLED, path, f"{moment} {step}"]
+    killed = [sys.executable, "-c", KILLED, str(path), f"{moment} {step}"]
     done = subprocess.run(killed, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     database = Database.opened(path)
