@@ -125,6 +125,10 @@ class Task:
         """What it had sent before it was run again."""
         self.continues: PoolSnapshot | None = None
         """The engine of which alone it may take what follows; None where any will do."""
+        self.followed = False
+        """Whether somebody has read its stream."""
+        self.veil: str | None = None
+        """Set where the request was read again without a secret in it: what it is known by."""
         self.interrupted = False
         """The daemon ended while it ran."""
 

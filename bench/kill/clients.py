@@ -21,7 +21,7 @@ from bench.kill.house import LLAMAS, House
 
 STRICT_PROMPTS = ("once upon a time", "the old river carries small stones", "a quiet sea", "down to")
 STRICT_SEEDS = (1, 2, 3)
-STRICT_TOKENS = (20, 60)
+STRICT_TOKENS = (40, 120)
 SESSIONS = 30
 TERMINAL = {"end", "error"}
 HABITS = {"streams": 40, "asks again": 12, "reads later": 12, "returns": 14, "cancels": 8, "cancels at once": 4}

@@ -112,7 +112,7 @@ def _commands() -> Iterator[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def house(folder: Path, *, layers: int = 4, dim: int = 128) -> AsyncIterator[House]:
+async def house(folder: Path, *, layers: int = 4, dim: int = 256) -> AsyncIterator[House]:
     """A running installation whose pools are ready."""
     folder.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs yet
     model = write_tiny_gguf(folder / "model.gguf", layers=layers, dim=dim, ctx=512)
