@@ -56,6 +56,8 @@ class Outcome(msgspec.Struct, frozen=True):
     resumed: int
     """Strict tasks that ran when orchestratord died, and were brought to a good end by a later one."""
     interrupted: int
+    given_up: Counter[str]
+    """Strict tasks that ran when orchestratord died, and ended badly: why."""
     receipts: int
     descriptors: tuple[tuple[int, int], tuple[int, int]]
     """Of orchestratord and pool-managerd: at first, and at last."""
@@ -92,20 +94,16 @@ async def _look(
     await _begin_cleanly(made, wrong)
     first = made.descriptors()
     async with made.session() as session:
-        for client in clients:
-            await client.check(session)
-        receipts, chained = await verdict.chain(session)
+        found, receipts = await verdict.of_clients(session, clients, answers)
+    wrong += found
     last = await _work_on(made, first)
     if any(now > then for now, then in zip(last, first, strict=True)):
         wrong.append(f"file descriptors: {first} at first and {last} at last")
     if len(made.engines()) != len(LLAMAS):
         wrong.append(f"{len(made.engines())} engines live, for {len(LLAMAS)} pools")
-    wrong += verdict.of_tasks(clients, answers)
-    wrong += verdict.of_receipts(clients, receipts, chained)
     if killer.largest_log > LARGEST_LOG:
         wrong.append(f"SQLite's log had {killer.largest_log} bytes")
-    await _end_cleanly(made, wrong)
-    wrong += verdict.of_store(made.store)
+    await end_cleanly(made, wrong)
     wrong += verdict.of_order(receipts, verdict.numbers_in(made.store))
     by_id = {each.task_id: each for each in receipts}
     interrupted = [by_id[each.task_id] for each in clients if by_id[each.task_id].interrupted]
@@ -120,6 +118,7 @@ async def _look(
         returns=book.returns,
         resumed=sum(1 for each in interrupted if each.end is not None and each.end.finish_reason in verdict.WELL),
         interrupted=len(interrupted),
+        given_up=Counter(each.error.message for each in interrupted if each.error and each.determinism == "strict"),
         receipts=len(receipts),
         descriptors=(first, last),
         largest_log=killer.largest_log,
@@ -138,7 +137,8 @@ async def _begin_cleanly(made: House, wrong: list[str]) -> None:
     await made.ready(since)
 
 
-async def _end_cleanly(made: House, wrong: list[str]) -> None:
+async def end_cleanly(made: House, wrong: list[str]) -> None:
+    """Stop both daemons as an operator would, and look at what they leave."""
     for daemon in (made.orchestrator, made.manager):
         status = await daemon.kill(signal.SIGTERM)
         if status:
@@ -148,6 +148,7 @@ async def _end_cleanly(made: House, wrong: list[str]) -> None:
     beside = set(made.on_disk()) - {made.store.name, f"{made.store.name}.lock"}
     if beside:
         wrong.append(f"beside the store there are {sorted(beside)}")
+    wrong += verdict.of_store(made.store)
 
 
 async def _work_on(made: House, first: tuple[int, int]) -> tuple[int, int]:
@@ -177,6 +178,7 @@ def said(outcome: Outcome) -> list[str]:
         f"  ends: {_counts(outcome.ends)}; refused for the moment: {_counts(outcome.refused)}",
         f"  clients came back after a death {outcome.returns:,} times",
         f"  ran when orchestratord died: {outcome.interrupted:,}; of them gone on with to a good end: {outcome.resumed:,}",
+        *(f"    {count} strict ones were not: {why}" for why, count in outcome.given_up.items()),
         f"  receipts: {outcome.receipts:,}",
         f"  file descriptors of orchestratord and pool-managerd: {first} at first, {last} at last",
         f"  SQLite's log: at most {outcome.largest_log:,} bytes; at last: {outcome.on_disk}",

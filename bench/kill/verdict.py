@@ -48,6 +48,16 @@ async def chain(session: aiohttp.ClientSession) -> tuple[list[Receipt], Verdict]
         after = msgspec.json.decode(page.receipts[-1].content)["number"]
 
 
+async def of_clients(
+    session: aiohttp.ClientSession, clients: Sequence[Client], answers: Answers
+) -> tuple[list[str], list[Receipt]]:
+    """What is wrong with these clients' tasks and with the chain, and the receipts; their streams are read again."""
+    for client in clients:
+        await client.check(session)
+    receipts, found = await chain(session)
+    return [*of_tasks(clients, answers), *of_receipts(clients, receipts, found)], receipts
+
+
 def how(client: Client) -> str:
     """How a task ended, as its client read it."""
     _, data = events_of(client.whole)

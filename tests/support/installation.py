@@ -43,10 +43,10 @@ class Daemon:
         return self._process.pid
 
     async def start(self, *instead: str) -> Self:
-        """Start it, or another program in its place; it may have run before."""
+        """Start it, or another module with its arguments in its place; it may have run before."""
+        module, *more = instead or (self.module,)
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", *(instead or (self.module,)), "--config", str(self._config)),
+            *(sys.executable, "-m", module, "--config", str(self._config), *more),
             env=dict(self._environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
