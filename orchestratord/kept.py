@@ -10,9 +10,12 @@ Values in, values out.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
+from msgspec import Raw
 
+from contracts.artifacts import canonical
 from contracts.base import Message
 from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
@@ -43,6 +46,8 @@ class Past(Message, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    sent: Any = None
+    """What its engine was asked for, without texts, until the task has ended: then its receipt says it."""
     brief: Admission | None = None
     """The admission without the texts of its request, once the task has ended: enough to tell of it."""
 
@@ -123,6 +128,7 @@ def past(task: Task, artifact_id: str | None = None, brief: Admission | None = N
             artifact_id=artifact_id,
             end=end,
             error=story.error,
+            sent=None if story.sent is None or end is not None or story.error is not None else Raw(story.sent),
             brief=brief,
         )
     )
@@ -190,6 +196,7 @@ def _story(admission: Admission, found: Past) -> Story:
         artifact_id=found.artifact_id,
         end=found.end,
         error=found.error,
+        sent=None if found.sent is None else canonical(found.sent),
     )
 
 

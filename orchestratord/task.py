@@ -99,6 +99,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    sent: bytes | None = None
 
 
 class Task:
@@ -150,6 +151,7 @@ class Task:
         task.run, task.replicas = story.run, list(story.replicas)
         task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
         task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        task.sent = story.sent
         task.interrupted = state is TaskState.RUNNING
         return task
 
@@ -355,6 +357,7 @@ class Task:
             artifact_id=self.artifact_id,
             end=self._end,
             error=self._error,
+            sent=self.sent,
         )
 
     @property

@@ -27,6 +27,7 @@ KNOWN: MappingProxyType[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("DELETE", "/v1/catalog/models/{model_id}"): frozenset({"files"}),
         ("POST", "/v1/catalog/models/{model_id}/state"): frozenset(),
         ("POST", "/v1/artifacts"): frozenset(),
+        ("GET", "/v1/receipts"): frozenset({"after", "limit"}),
     }
 )
 """By method and path: those with a 400 among their answers."""
