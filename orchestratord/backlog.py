@@ -125,13 +125,14 @@ class Backlog:
         With a ``home`` among them it is held for that one until ``hold_until_ms``, and prefers it later on. One that is
         ``parked`` has its place in the queue, and nobody gets it before ``unpark``.
         """
-        place = self.place(priority, frozenset(pools))
+        may_run = frozenset(pools)
+        place = self.place(priority, may_run)
         if isinstance(place, Full):
             return place
         if place.evicted is not None:
             self.remove(place.evicted)
-        home = home if home in pools else None
-        lane = self._lane(priority, frozenset(pools), home if hold_until_ms is not None else None, parked=parked)
+        home = home if home in may_run else None
+        lane = self._lane(priority, may_run, home if hold_until_ms is not None else None, parked=parked)
         until = hold_until_ms if lane.elsewhere and not parked else None
         self._arrive(task_id, lane, place.charged_to, wish, demand=demand, home=home, until=until, parked=parked)
         return place
@@ -150,13 +151,14 @@ class Backlog:
 
         It was promised its turn: beyond the bound it is charged to none, and nobody gives way to it.
         """
-        place = self.place(priority, frozenset(pools))
+        may_run = frozenset(pools)
+        place = self.place(priority, may_run)
         free = isinstance(place, Queued) and place.evicted is None
         charged_to = place.charged_to if isinstance(place, Queued) and free else None
-        position = self.ahead_of_new(priority, frozenset(pools))
-        lane = self._lane(priority, frozenset(pools), parked=parked)
+        position = self.ahead_of_new(priority, may_run)
+        lane = self._lane(priority, may_run, parked=parked)
         self._arrive(task_id, lane, charged_to, wish, demand=demand, parked=parked)
-        return Queued(position=position, charged_to=charged_to or min(pools))
+        return Queued(position=position, charged_to=charged_to or min(may_run))
 
     def unpark(self, task_id: str, home: str | None, hold_until_ms: float | None) -> None:
         """Its earlier turn is over: a parked task waits like any other from now on, by the number it has."""

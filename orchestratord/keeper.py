@@ -44,6 +44,7 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 UPKEEP_S = 2.0
 AT_ONCE = 32
 """So many are let go in one step, so that no step is long."""
+DISK = "look at the disk below paths.data"
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
@@ -80,7 +81,10 @@ class Keeper:
         self._database = database
         self._clock = clock
         self._bounds = bounds
-        self._durability = durability
+        self._machine = durability is Durability.MACHINE
+        self._untold: list[Callable[[], None]] = []
+        """What tells of ends that are not on the disk yet."""
+        self._news = asyncio.Event()
         self._seal = seal
         self._redactor = redactor or Redactor()
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
@@ -113,7 +117,17 @@ class Keeper:
         self._database.close()
 
     async def run(self) -> None:
-        """Look after the file, until this is cancelled."""
+        """Look after the file, and tell of ends when they are on the disk, until this is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_of_ends(), name="ends")
+                await self._upkeep()
+        finally:
+            if self._untold and self._disk is not None:
+                self._disk.flush()
+            self._tell()
+
+    async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
             await self.look_after()
@@ -139,14 +153,44 @@ class Keeper:
             raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
         self._live[task.id] = living
 
+    async def _tell_of_ends(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            untold = len(self._untold)
+            await self.settled()
+            self._tell(untold)
+
+    def _tell(self, count: int | None = None) -> None:
+        """Tell of the ends that wait for it, the first ones first."""
+        telling, self._untold = self._untold[:count], self._untold[len(self._untold[:count]) :]
+        for tell in telling:
+            tell()
+
+    def told(self, tell: Callable[[], None]) -> None:
+        """Have this called when what was written is as durable as was configured; at once, where it is."""
+        if self._machine:
+            self._untold.append(tell)
+            self._news.set()
+        else:
+            tell()
+
+    async def settled(self) -> None:
+        """Return when what was written is as durable as was configured, or cannot be."""
+        if self._machine and self._disk is not None:
+            try:
+                await self._disk.flushed()
+            except OSError as error:
+                self._complain(DatabaseError(f"the disk does not take what was written: {error.strerror}", DISK))
+
     async def admitted(self) -> None:
         """Return when what was admitted is as durable as was configured. Raises ApiError where the disk fails."""
-        if self._disk is not None and self._durability is Durability.MACHINE:
+        if self._machine and self._disk is not None:
             try:
                 await self._disk.flushed()
             except OSError as error:
                 text = f"the task cannot be kept: the disk does not take it: {error.strerror}"
-                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, "look at the disk below paths.data") from error
+                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, DISK) from error
 
     def adopt(self, task: Task, entered: Entered) -> None:
         """A task that a former run has written down lives on."""

@@ -172,6 +172,10 @@ class Orchestrator:
             self._locate(task)
         return chosen
 
+    async def settled(self) -> None:
+        """Return when all that can be told by now is as durable as was configured."""
+        await self._keeper.settled()
+
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
         if not task.finished:
