@@ -273,7 +273,7 @@ def test_a_secret_in_a_request_is_not_written_and_the_request_is_known_again(pla
     entered = kept.read_entered(row.entered, Moment(0, 0))
     assert entered.veil == kept.veil_of(task.request)
     assert keeper.journal("t1") == b""
-    keeper.adopt(task, entered)
+    keeper.adopt(task, entered, row)
     task._keeps = keeper  # noqa: SLF001 - as if it had been alive here
     task.done(STOPPED_WELL, place.clock.monotonic)
     place.keeper.close()
@@ -521,3 +521,14 @@ def test_a_disk_that_cannot_flush_lets_nobody_in_and_holds_nobody_up(place: Plac
         await keeper.settled()
 
     on_a_real_loop(story)
+
+
+def test_a_new_file_that_takes_nothing_yet_gets_all_who_live_as_they_end(place: Place) -> None:
+    first, second = place.task("first"), place.task("second")
+    place.disk.damaged_at, place.disk.full = "before end", True
+    first.cancel(place.clock.monotonic)
+    place.disk.full = False
+    second.cancel(place.clock.monotonic)
+    assert [number for number, _, _ in place.chain()] == [1, 2]
+    found = place.again().newest(None, 9)
+    assert {task.id for task in found} == {"first", "second"}
