@@ -114,11 +114,14 @@ class ReceiptRow(msgspec.Struct, frozen=True):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """All that the end of a task writes."""
 
+    number: int
     task_id: str
     state: str
     past: bytes
     stream: bytes
     ended_ms: int
+    size: int
+    """What the task takes."""
     receipt: ReceiptRow | None
     journaled: bool = False
     """Whether its frames stand in the journal as well."""
@@ -198,11 +201,12 @@ class Database:
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    def admit(self, task_id: str, entered: bytes) -> None:
-        """A task has entered the queue."""
+    def admit(self, task_id: str, entered: bytes) -> int:
+        """A task has entered the queue; answers with its number."""
         with self._transaction("admit") as run:
-            run("INSERT INTO tasks (id, state) VALUES (?, 'queued')", (task_id,))
-            run("INSERT INTO admissions VALUES (last_insert_rowid(), ?)", (entered,))
+            number = run("INSERT INTO tasks (id, state) VALUES (?, 'queued')", (task_id,)).lastrowid
+            run("INSERT INTO admissions VALUES (?, ?)", (number, entered))
+        return number or 0
 
     def speak(self, task_id: str, past: bytes) -> None:
         """A task is about to send its first token."""
@@ -226,29 +230,18 @@ class Database:
         """What a task was about to send when it had sent no token is of no account."""
         self._one("unsay", "DELETE FROM journal WHERE task_id = ?", (task_id,))
 
-    def end(self, ending: Ending) -> int | None:
-        """A task's end, its whole stream and its receipt: all of it, or nothing.
-
-        Answers with what the task takes; None for one that is not here, of which nothing is written.
-        """
-        known = self._select(
-            "SELECT number, length(entered) FROM tasks JOIN admissions USING (number) WHERE id = ?", (ending.task_id,)
-        )
-        if not known:
-            return None
-        number, entered = known[0]
-        size = int(ROW_BYTES + entered) + len(ending.past) + len(ending.stream)
+    def end(self, ending: Ending) -> None:
+        """A task's end, its whole stream and its receipt: all of it, or nothing."""
         with self._transaction("end") as run:
             run(
                 "UPDATE tasks SET state = ?, past = ?, ended_ms = ?, size = ? WHERE number = ?",
-                (ending.state, ending.past, ending.ended_ms, size, number),
+                (ending.state, ending.past, ending.ended_ms, ending.size, ending.number),
             )
-            run("INSERT INTO streams VALUES (?, ?)", (number, ending.stream))
+            run("INSERT INTO streams VALUES (?, ?)", (ending.number, ending.stream))
             if ending.journaled:
                 run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
             if ending.receipt is not None:
                 run(_NEW_RECEIPT, _values(ending.receipt))
-        return size
 
     def tell(self, task_id: str, past: bytes) -> None:
         """Something more is known of a task that has ended."""
@@ -343,7 +336,7 @@ class Database:
         self._point(f"after {name}")
 
     @contextmanager
-    def _transaction(self, name: str) -> Iterator[Callable[..., object]]:
+    def _transaction(self, name: str) -> Iterator[Callable[..., sqlite3.Cursor]]:
         self._point(f"before {name}")
         try:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -83,7 +83,7 @@ class Restart:
         sent = row.past is not None
         task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
         task.veil, task.followed = entered.veil, bool(row.followed)
-        self._keeper.adopt(task, entered)
+        self._keeper.adopt(task, entered, row)
         if isinstance(fate, EndNow):
             self._end(task, fate.refusal)
             return

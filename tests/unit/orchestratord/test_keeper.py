@@ -273,7 +273,7 @@ def test_a_secret_in_a_request_is_not_written_and_the_request_is_known_again(pla
     entered = kept.read_entered(row.entered, Moment(0, 0))
     assert entered.veil == kept.veil_of(task.request)
     assert keeper.journal("t1") == b""
-    keeper.adopt(task, entered)
+    keeper.adopt(task, entered, row)
     task._keeps = keeper  # noqa: SLF001 - as if it had been alive here
     task.done(STOPPED_WELL, place.clock.monotonic)
     place.keeper.close()
@@ -389,19 +389,19 @@ def test_a_file_that_is_damaged_when_it_is_found_makes_place_for_a_new_one(place
 
 
 async def test_what_is_too_old_or_too_much_goes_and_the_chain_stays_whole(place: Place) -> None:
-    keeper = place.again(bounds=Bounds(tasks=40, max_bytes=1 << 30, max_age_ms=10_000))
+    keeper = place.again(bounds=Bounds(tasks=40, max_bytes=1 << 30, max_age_ms=1_000_000))
     for number in range(100):
         place.task(f"t{number}").cancel(place.clock.monotonic)
-        place.clock.passes(10)
+        place.clock.passes(1_000)
     await keeper.look_after()
     assert [task.id for task in keeper.newest(None, 1000)] == [f"t{number}" for number in range(99, 59, -1)]
     assert len(place.chain()) == 100
-    place.clock.passes(9_500)
+    place.clock.passes(950_000)
     await keeper.look_after()
     chain = place.chain()
     assert [number for number, _, _ in chain] == list(range(51, 101))
     assert keeper.first == Link(number=51, previous=chain[0][1])
-    place.clock.passes(100_000)
+    place.clock.passes(10_000_000)
     await keeper.look_after()
     assert [number for number, _, _ in place.chain()] == [100]
     assert keeper.newest(None, 10) == []
@@ -521,3 +521,14 @@ def test_a_disk_that_cannot_flush_lets_nobody_in_and_holds_nobody_up(place: Plac
         await keeper.settled()
 
     on_a_real_loop(story)
+
+
+def test_a_new_file_that_takes_nothing_yet_gets_all_who_live_as_they_end(place: Place) -> None:
+    first, second = place.task("first"), place.task("second")
+    place.disk.damaged_at, place.disk.full = "before end", True
+    first.cancel(place.clock.monotonic)
+    place.disk.full = False
+    second.cancel(place.clock.monotonic)
+    assert [number for number, _, _ in place.chain()] == [1, 2]
+    found = place.again().newest(None, 9)
+    assert {task.id for task in found} == {"first", "second"}
