@@ -435,6 +435,9 @@ def _ready(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connect
     for number in range(version, len(MIGRATIONS)):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1}"
         connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}{marks};COMMIT;")
+    # Otherwise one that is killed again and again before it looks after its file would have a log without bound.
+    with suppress(sqlite3.OperationalError):  # a disk that takes nothing shows itself when it is written to
+        run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return connection
 
 
