@@ -8,6 +8,7 @@ the same request again; one that was answered comes back behind the last token t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -273,16 +274,15 @@ class Client:
 
 async def undisturbed(house: House, name: str) -> dict[tuple[str, int, int], str]:
     """What every strict question is answered with while nothing dies."""
-    book, answers = Book(), {}
+    book = Book()
+    answers: dict[tuple[str, int, int], str] = {}
     async with house.session() as session:
-        for prompt in STRICT_PROMPTS:
-            for chosen in STRICT_SEEDS:
-                for tokens in STRICT_TOKENS:
-                    body = {"task_id": f"{name}-{len(answers)}", "model_ref": house.model, "prompt": prompt}
-                    body |= {"seed": chosen, "max_tokens": tokens, "determinism": "strict"}
-                    client = Client(house, session, book, Plan("streams", body))
-                    await client.live()
-                    answers[client.plan.question] = "".join(client.tokens)
+        for question in itertools.product(STRICT_PROMPTS, STRICT_SEEDS, STRICT_TOKENS):
+            body = dict(zip(("prompt", "seed", "max_tokens"), question, strict=True))
+            body |= {"task_id": f"{name}-{len(answers)}", "model_ref": house.model, "determinism": "strict"}
+            client = Client(house, session, book, Plan("streams", body))
+            await client.live()
+            answers[question] = "".join(client.tokens)
     if book.wrong:
         raise RuntimeError(f"something is wrong before anything dies: {book.wrong}")
     return answers
