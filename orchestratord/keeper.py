@@ -43,6 +43,7 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 """Makes the receipt of a task that ends with this event; None where it cannot be made."""
 
 UPKEEP_S = 2.0
+LOOK_MS = 60_000.0
 AT_ONCE = 32
 """So many are let go in one step, so that no step is long."""
 DISK = "look at the disk below paths.data"
@@ -102,7 +103,9 @@ class Keeper:
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
         self._said = ""
-        self._tidied = 0
+        self._tidied = self._looked = 0
+        """How much was written when checkpoints were made, and what is due was looked for, the last time."""
+        self._looked_ms = 0.0
         self._totals = Totals()
         self._next = CHAIN_START
         try:
@@ -147,9 +150,12 @@ class Keeper:
                     await self._disk.tidied()
 
     async def look_after(self) -> None:
-        """Write what is owed, and let go what is due."""
+        """Write what is owed, and let go what is due: after a write, or because time has passed."""
         self._settle_debts()
-        await self._let_go()
+        now_ms = self._clock.monotonic_ms()
+        if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
+            await self._let_go()
+            self._looked, self._looked_ms = self._database.writes, now_ms
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from contracts.config import Config, Durability, Engine, Mode, Pool, Profile, Qu
 from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
+from daemon_core.redaction import Redactor
 from orchestratord.database import Database
 from orchestratord.entrance import Sources
 from orchestratord.keeper import Keeper
@@ -24,6 +25,7 @@ from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.task import Caller, Task
 from tests.support.virtual_loop import LoopClock, pass_time
@@ -314,6 +316,7 @@ class World:
         engines: dict[str, ScriptedAdapter],
         manager: Manager | None = None,
         tasks: Path | None = None,
+        point: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config = settings
         self.engines = engines
@@ -326,7 +329,9 @@ class World:
         observer = Observer(self.metrics)
         bounds = Bounds(tasks=settings.server.keep_finished, max_bytes=1 << 30, max_age_ms=1 << 40)
         durability = Durability.MEMORY if tasks is None else Durability.PROCESS
-        self.keeper = Keeper(Database.opened(tasks), clock=LoopClock(), bounds=bounds, durability=durability)
+        seal = None if tasks is None else Recorder(settings.profile, Redactor(), LoopClock().unix_ms).seal
+        database = Database.opened(tasks, point)
+        self.keeper = Keeper(database, clock=LoopClock(), bounds=bounds, durability=durability, seal=seal)
         self.orchestrator = Orchestrator(
             settings, self.pools, LoopClock(), sources, observer, keeper=self.keeper, manager=manager
         )
@@ -361,6 +366,7 @@ async def world(
     snapshots: Callable[[str], PoolSnapshot] | None = None,
     manager: Manager | None = None,
     tasks: Path | None = None,
+    point: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[World]:
     """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped.
 
@@ -368,7 +374,7 @@ async def world(
     """
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
-    made = World(settings, engines, manager, tasks)
+    made = World(settings, engines, manager, tasks, point)
     mistakes: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
     try:
