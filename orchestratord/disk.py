@@ -76,7 +76,7 @@ def _checkpoint(path: Path) -> None:
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-        pages = 0
+        pages, whole = 0, False
         for _ in range(ROUNDS):
             before, pages = pages, _moved(connection, "PASSIVE")
             whole = pages == before  # nobody has written since

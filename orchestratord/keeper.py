@@ -102,6 +102,10 @@ class Keeper:
         """The latest reports on which a task ran, and what is kept of them."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
+        self._missing: list[str] = []
+        """Tasks that live and are not in the new file yet."""
+        self._behind: set[str] = set()
+        """Tasks that have sent something which could not be written, until that is known on the disk as well."""
         self._said = ""
         self._tidied = self._looked = 0
         """How much was written when checkpoints were made, and what is due was looked for, the last time."""
@@ -227,7 +231,8 @@ class Keeper:
 
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
-        self._try(lambda: self._database.speak(task.id, self._past(task)))
+        if not self._try(lambda: self._database.speak(task.id, self._past(task))):
+            self._falls_behind(task)
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -314,12 +319,20 @@ class Keeper:
         self._totals = self._database.totals()
 
     def _append(self, task_id: str, frames: bytes) -> None:
-        if task_id in self._live and self._live[task_id].entered.veil is None:
-            self._try(lambda: self._database.append(task_id, frames))
+        living = self._live.get(task_id)
+        if living is None or living.entered.veil is not None:
+            return
+        if not self._try(lambda: self._database.append(task_id, frames)):
+            self._falls_behind(living.task)
 
     def _admit(self, task: Task, entered: Entered) -> Living:
         written = kept.written(entered)
         return Living(task, entered, self._database.admit(task.id, written), len(written))
+
+    def _falls_behind(self, task: Task) -> None:
+        """What is written of it is not all that it has sent: the next run must not go on from there."""
+        task.log.ahead = None
+        self._behind.add(task.id)
 
     def _end(self, task: Task, event: End | StreamError) -> str | None:
         sealed = None if self._seal is None else self._seal(task, event, self._next)
@@ -342,10 +355,11 @@ class Keeper:
                 ended_ms=now_ms,
                 size=size,
                 receipt=receipt,
-                journaled=task.log.ahead is not None,
+                journaled=task.log.ahead is not None or task.id in self._behind,
             )
         )
         del self._live[task.id]
+        self._behind.discard(task.id)
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
@@ -378,15 +392,29 @@ class Keeper:
         return kept.without_secrets(frames, self._redactor)
 
     def _settle_debts(self) -> None:
-        """Write the ends that could not be written when they came."""
-        for task_id, (task, event) in list(self._owed.items()):
-            try:
+        """Write what could not be written when it came."""
+        try:
+            self._written(self._catch_up)
+            for task_id, (task, event) in list(self._owed.items()):
                 task.artifact_id = self._written(partial(self._end, task, event))
-            except DatabaseError as error:
-                self._complain(error)
-                return
-            del self._owed[task_id]
-        self._said = "" if self._said and not self._owed else self._said
+                del self._owed[task_id]
+        except DatabaseError as error:
+            self._complain(error)
+        else:
+            self._said = ""
+
+    def _catch_up(self) -> None:
+        """Write of those who live what is not written yet. Raises DatabaseError."""
+        while self._missing:
+            living = self._live.get(self._missing[-1])
+            if living is not None and living.number == NOWHERE:
+                self._write_anew(living)
+            self._missing.pop()
+        for task in [self._live[task_id].task for task_id in self._behind if task_id in self._live]:
+            self._database.unsay(task.id)
+            if task.first_text_ms is not None:
+                self._database.speak(task.id, self._past(task))
+            self._behind.discard(task.id)
 
     async def _let_go(self) -> None:
         """What is too old or too much goes, a little at a time."""
@@ -453,23 +481,33 @@ class Keeper:
         """
         if self._database.path is None:  # pragma: no cover - memory is not damaged
             return
-        log.error("the task store %s is damaged while it is used: a new one is begun", self._database.path)
-        self._database = self._database.replaced()
+        self._database.renew()
+        self._live = {name: msgspec.structs.replace(each, number=NOWHERE) for name, each in self._live.items()}
+        self._missing = list(reversed(self._live))
         self._open()
-        lost = {task_id: msgspec.structs.replace(living, number=NOWHERE) for task_id, living in self._live.items()}
-        self._live = dict(lost)
-        for task_id, living in lost.items():
-            self._live[task_id] = self._admit(living.task, living.entered)
-            if living.task.first_text_ms is not None:
-                self._database.speak(task_id, self._past(living.task))
-            if living.task.log.ahead is not None and living.entered.veil is None:
-                self._database.append(task_id, living.task.log.read(0))
+        self._catch_up()
 
-    def _try(self, write: Callable[[], object]) -> None:
+    def _write_anew(self, living: Living) -> None:
+        """Write what a new file has to have of a task. Raises DatabaseError."""
+        task = living.task
+        self._live[task.id] = self._admit(task, living.entered)
+        try:
+            if task.first_text_ms is not None:
+                self._database.speak(task.id, self._past(task))
+            if task.log.ahead is not None and living.entered.veil is None:
+                self._database.append(task.id, task.log.read(0))
+        except DatabaseError:
+            self._falls_behind(task)
+            raise
+
+    def _try(self, write: Callable[[], object]) -> bool:
+        """Write, or say that it could not be; whether it was."""
         try:
             self._written(write)
         except DatabaseError as error:
             self._complain(error)
+            return False
+        return True
 
     def _read(self, read: Callable[[], T], otherwise: T) -> T:
         """What is read; a damaged file has nothing to tell, and is not asked again."""

@@ -82,6 +82,9 @@ class Keeps(Protocol):
     def ends(self, task: Task, event: End | StreamError) -> str | None:
         """It is about to send its terminal event; answers with the id of its receipt, where it leaves one."""
 
+    def freed(self, task: Task) -> None:
+        """Its engine has let go of it."""
+
     def told(self, tell: Callable[[], None]) -> None:
         """Have this called when what was written is as durable as was configured; at once, where it is."""
 
@@ -269,6 +272,12 @@ class Task:
         self.state = TaskState.DONE
         self.cached_tokens = finished.cached_tokens
         self._close(finished.reason, finished.tokens_in, finished.tokens_out, finished.decode_ms, now_ms)
+
+    def let_go(self, took_ms: float) -> None:
+        """Its engine took so long to let go of a run that it did not end itself."""
+        self.slot_free_ms = took_ms
+        if self._keeps is not None:
+            self._keeps.freed(self)
 
     def cancel(self, now_ms: float) -> None:
         """The client has had enough: no token follows."""

@@ -8,6 +8,7 @@ the same request again; one that was answered comes back behind the last token t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,7 @@ class Heard:
     def __init__(self) -> None:
         self.count = 0
         self._due: tuple[int, asyncio.Event] | None = None
+        self._over = False
 
     def more(self, count: int) -> None:
         """So many more were read."""
@@ -41,11 +43,19 @@ class Heard:
         if self._due is not None and self.count >= self._due[0]:
             self._due[1].set()
 
-    async def another(self, count: int) -> None:
-        """Wait until so many more were read."""
+    async def another(self, count: int) -> bool:
+        """Wait until so many more were read; False where there will be no more."""
         self._due = self.count + count, asyncio.Event()
-        await self._due[1].wait()
+        if not self._over:
+            await self._due[1].wait()
         self._due = None
+        return not self._over
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self._over = True
+        if self._due is not None:
+            self._due[1].set()
 
 
 @dataclass
@@ -273,16 +283,15 @@ class Client:
 
 async def undisturbed(house: House, name: str) -> dict[tuple[str, int, int], str]:
     """What every strict question is answered with while nothing dies."""
-    book, answers = Book(), {}
+    book = Book()
+    answers: dict[tuple[str, int, int], str] = {}
     async with house.session() as session:
-        for prompt in STRICT_PROMPTS:
-            for chosen in STRICT_SEEDS:
-                for tokens in STRICT_TOKENS:
-                    body = {"task_id": f"{name}-{len(answers)}", "model_ref": house.model, "prompt": prompt}
-                    body |= {"seed": chosen, "max_tokens": tokens, "determinism": "strict"}
-                    client = Client(house, session, book, Plan("streams", body))
-                    await client.live()
-                    answers[client.plan.question] = "".join(client.tokens)
+        for question in itertools.product(STRICT_PROMPTS, STRICT_SEEDS, STRICT_TOKENS):
+            body = dict(zip(("prompt", "seed", "max_tokens"), question, strict=True))
+            body |= {"task_id": f"{name}-{len(answers)}", "model_ref": house.model, "determinism": "strict"}
+            client = Client(house, session, book, Plan("streams", body))
+            await client.live()
+            answers[question] = "".join(client.tokens)
     if book.wrong:
         raise RuntimeError(f"something is wrong before anything dies: {book.wrong}")
     return answers

@@ -112,14 +112,14 @@ def _commands() -> Iterator[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def house(folder: Path, *, layers: int = 4, dim: int = 256) -> AsyncIterator[House]:
+async def house(folder: Path, durability: str = "process") -> AsyncIterator[House]:
     """A running installation whose pools are ready."""
     folder.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs yet
-    model = write_tiny_gguf(folder / "model.gguf", layers=layers, dim=dim, ctx=512)
+    model = write_tiny_gguf(folder / "model.gguf", layers=4, dim=256, ctx=512)
     standin = StandInEngine(slots=8, token_delay_ms=1.0)
     await standin.start()
     made = House(folder, model, standin, free_port())
-    (folder / "config.json").write_text(json.dumps(_document(made)))  # JSON is YAML
+    (folder / "config.json").write_text(json.dumps(_document(made, durability)))  # JSON is YAML
     try:
         await made.manager.start()
         await made.serve()
@@ -133,7 +133,7 @@ async def house(folder: Path, *, layers: int = 4, dim: int = 256) -> AsyncIterat
             os.kill(pid, signal.SIGKILL)
 
 
-def _document(made: House) -> dict[str, object]:
+def _document(made: House, durability: str) -> dict[str, object]:
     llama = {
         "model": made.model,
         "ctx": 512,
@@ -150,6 +150,7 @@ def _document(made: House) -> dict[str, object]:
             "disconnect_grace_ms": 3_600_000,  # nobody is given up because a daemon died
             "keep_finished": 100_000,
         },
+        "store": {"durability": durability},
         "sessions": {"max_turns": 100_000},
         "pools": [
             {"id": pool_id, "engine": "llamacpp", "queue": {"capacity": 10_000}, **pool}

@@ -123,9 +123,9 @@ def of_order(receipts: Sequence[Receipt], numbers: Mapping[str, int]) -> Iterato
     for receipt in receipts:
         request = msgspec.json.decode(receipt.request)
         pinned = request["placement"]["pool_id"] if request["placement"]["mode"] == PlacementMode.PIN else None
-        if pinned in LLAMAS and receipt.end is not None and receipt.end.finish_reason in WELL:
-            if request.get("session_id") is None:
-                lanes[pinned, request["priority"]].append(receipt.task_id)
+        well = receipt.end is not None and receipt.end.finish_reason in WELL
+        if pinned in LLAMAS and well and request.get("session_id") is None:
+            lanes[pinned, request["priority"]].append(receipt.task_id)
     for (pool_id, priority), tasks in lanes.items():
         for earlier, later in pairwise(tasks):
             if numbers[later] < numbers[earlier]:

@@ -21,9 +21,9 @@ import pytest
 import pytest_asyncio
 
 from bench.kill import verdict
-from bench.kill.__main__ import end_cleanly
 from bench.kill.clients import STRICT_PROMPTS, STRICT_TOKENS, Book, Client, Plan, crowd, undisturbed
 from bench.kill.house import House, house
+from bench.kill.play import end_cleanly
 from orchestratord import database
 
 pytestmark = [pytest.mark.slow, pytest.mark.req("HP-17", "HP-21", "PM-07")]
@@ -97,7 +97,8 @@ async def well(lab: Lab, clients: list[Client], book: Book) -> None:
 
 def test_every_write_has_its_moments() -> None:
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(database))) if isinstance(node, ast.Call)]
-    told = {node.args[0].value for node in calls if ast.unparse(node.func) in {"self._one", "self._transaction"}}
+    writes = [node.args[0] for node in calls if ast.unparse(node.func) in {"self._one", "self._transaction"}]
+    told = {ast.literal_eval(name) for name in writes}
     assert told == {*WRITES, *AT_THE_START, "let_go"}
 
 

@@ -1,7 +1,7 @@
-"""``python -m tests.support.crashing_orchestratord --crash-at "before end" --nth 3 --config FILE``
+"""The real orchestratord, killed by itself with SIGKILL before or after the nth write of a name in its task store.
 
-The real orchestratord, killed by itself with SIGKILL at a moment of its task store: before or after the nth write of a
-name. Nothing else is different.
+``python -m tests.support.crashing_orchestratord --crash-at "before end" --nth 3 --config FILE``. Nothing else is
+different.
 """
 
 from __future__ import annotations

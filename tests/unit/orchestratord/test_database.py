@@ -433,6 +433,6 @@ def test_no_descriptor_stays_open(path: Path) -> None:
     for number in range(4):
         database = Database.opened(path)
         if number % 2:
-            database = database.replaced()
+            database.renew()
         database.close()
     assert open_now() == before

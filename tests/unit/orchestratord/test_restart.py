@@ -306,3 +306,18 @@ def _of(q: PoolSnapshot) -> Callable[[str], PoolSnapshot]:
 async def _over(task: Task) -> Task:
     await ended(task)
     return task
+
+
+async def test_what_an_engine_took_to_let_go_of_a_task_is_known_after_a_restart(before: Path, tmp_path: Path) -> None:
+    engine = ScriptedAdapter(SPEAKING)
+    engine.lingers = 0.2
+    async with world(engines={"p": engine}, tasks=before) as made:
+        task = await made.submit(task_id="t")
+        await pass_time(0.1)
+        made.orchestrator.cancel(task, "client")
+        await pass_time(1)
+        took_ms = task.status.slot_free_ms
+        assert took_ms is not None
+        after = killed(tmp_path)
+    async with world(tasks=after) as made:
+        assert found(made, "t").status.slot_free_ms == took_ms
