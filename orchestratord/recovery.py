@@ -82,7 +82,9 @@ def fate(
         text = f"the deadline of {request.deadline_ms} ms passed while orchestratord was not running"
         return _end(code, text, "allow a later deadline_ms")
     if veiled:
-        text = "orchestratord was restarted, and a secret in the request, which is never written to a disk, is not known"
+        text = (
+            "orchestratord was restarted, and a secret in the request, which is never written to a disk, is not known"
+        )
         return _end(ErrorCode.WORKER_RESET, f"{text} any more", "send the task again")
     if not open_to:
         text = f"no pool is left that could run this task: {', '.join(sorted(pools))} left the configuration"

@@ -50,9 +50,7 @@ def keeper_in(folder: Path, settings: Config, recorder: Recorder, redactor: Reda
     seal = recorder.seal if settings.artifacts.records else None
     database = Database.opened(folder / "data" / "tasks.sqlite3")
     durability = settings.store.durability
-    return Keeper(
-        database, clock=SystemClock(), bounds=bounds, durability=durability, seal=seal, redactor=redactor
-    )
+    return Keeper(database, clock=SystemClock(), bounds=bounds, durability=durability, seal=seal, redactor=redactor)
 
 
 class House:
