@@ -23,6 +23,7 @@ from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
 from llama_orch.commands.pools import pools
 from llama_orch.commands.reload import reload
+from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     *provisioning.COMMANDS,
     up,
     run,
+    replay,
     tasks,
     cancel,
     pools,
