@@ -19,7 +19,7 @@ from llama_orch.client import ApiClient, new_task_id
 from llama_orch.errors import ApiError
 from llama_orch.receipt_chain import receipt_of
 from llama_orch.replay import facts
-from llama_orch.replay.compare import Outcome, Run, compare, grade, sha256_of
+from llama_orch.replay.compare import Outcome, Run, Sameness, compare, grade, sha256_of
 from llama_orch.replay.report import Answer, Report
 from llama_orch.replay.request import (
     CannotAskError,
@@ -51,17 +51,17 @@ async def replay(client: ApiClient, artifact: Artifact, pool: str | None, *, loc
     left = await _receipt_of(client, came.task_id)
     then, now = facts.facts_of(receipt), _now(left, told, came)
     outcome = compare(recorded, came.run, results=gives_results(request))
-    return _report(artifact, receipt, came, left, outcome, then, now, (*_notes(place, receipt, request, left),))
+    notes = [*_notes(place, receipt, request, left), *_other_end(receipt, came, outcome)]
+    return _report(
+        artifact=artifact, receipt=receipt, came=came, left=left, outcome=outcome, then=then, now=now, notes=notes
+    )
 
 
 async def kept_pieces(client: ApiClient, receipt: Receipt) -> tuple[str, ...] | None:
     """The stream of a task as it was cut, where it is still kept and is the one that the receipt is of."""
-    pieces: list[str] = []
     try:
         async with aclosing(client.stream(receipt.task_id)) as events:
-            async for event in events:
-                if isinstance(event, Token):
-                    pieces.append(event.t)
+            pieces = [event.t async for event in events if isinstance(event, Token)]
     except ApiError as error:
         if error.code == ErrorCode.NOT_FOUND:
             return None
@@ -164,6 +164,7 @@ def _notes(place: Place, receipt: Receipt, request: TaskRequest, left: Artifact 
 
 
 def _report(
+    *,
     artifact: Artifact,
     receipt: Receipt,
     came: _Came,
@@ -171,9 +172,8 @@ def _report(
     outcome: Outcome,
     then: dict[str, object],
     now: dict[str, object],
-    notes: tuple[str, ...],
+    notes: list[str],
 ) -> Report:
-    ended = "interrupted" if receipt.interrupted else _end_of(receipt)
     return Report(
         grade=grade(outcome, same_identity=facts.same_identity(then, now)),
         same=outcome.same,
@@ -186,7 +186,7 @@ def _report(
             artifact_id=artifact.id,
             pieces=receipt.pieces,
             stream_sha256=receipt.stream_sha256,
-            ended=ended,
+            ended=_end_of(receipt),
         ),
         now=Answer(
             task_id=came.task_id,
@@ -197,11 +197,20 @@ def _report(
         ),
         seed=receipt.seed,
         pool_id=None if came.started is None else came.started.pool_id,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
+def _other_end(receipt: Receipt, came: _Came, outcome: Outcome) -> list[str]:
+    """The same text may have another end."""
+    if outcome.same is not Sameness.IDENTICAL or _end_of(receipt) == came.ended:
+        return []
+    return [f"it ended otherwise: {_end_of(receipt)} then, {came.ended} now"]
+
+
 def _end_of(receipt: Receipt) -> str:
+    if receipt.interrupted:
+        return "interrupted"
     if receipt.end is not None:
         return str(receipt.end.finish_reason)
     return "without an end" if receipt.error is None else str(receipt.error.code)

@@ -1,7 +1,7 @@
 """Whether two runs of one request gave the same text, where they part, and which class the second one holds.
 
-Decides by bytes: the hash of the streams where both came to their end, the texts where one of them broke off. A place is
-told by the token of the recorded stream in which it lies, where that stream is still known, and by the character
+Decides by bytes: the hash of the streams where both came to their end, the texts where one of them broke off. A place
+is told by the token of the recorded stream in which it lies, where that stream is still known, and by the character
 otherwise; results of embeddings and reranks are counted as such. What had changed in between is ``facts``'s. Values in,
 values out.
 """
@@ -25,7 +25,7 @@ AFTER = 60
 class Unit(StrEnum):
     """What is counted, from 0."""
 
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 - of a text
     """Pieces of the recorded stream, as their ``i`` counts them."""
     CHARACTER = "character"
     """Of the recorded text, where its pieces are not known any more."""
@@ -105,11 +105,11 @@ def compare(recorded: Run, now: Run, *, results: bool = False) -> Outcome:
         return _by_hash(recorded, now)
     if recorded.masked:
         return _up_to_the_mask(recorded, recorded.text, now.text)
-    at = first_difference(recorded.text, now.text)
-    if not recorded.whole and at == len(recorded.text):
+    if not recorded.whole and now.text.startswith(recorded.text):
         if not recorded.text:
             return Outcome(same=Sameness.UNKNOWN, why="nothing had come when it broke off")
         return Outcome(same=Sameness.AS_FAR)
+    at = first_difference(recorded.text, now.text)
     if at is None:
         return Outcome(same=Sameness.UNKNOWN, why="the recorded text does not have the hash that was recorded with it")
     return Outcome(same=Sameness.DIFFERENT, difference=_place(recorded, recorded.text, now.text, at, results=results))
@@ -160,10 +160,14 @@ def split_results(text: str) -> tuple[str, ...] | None:
 def _by_hash(recorded: Run, now: Run) -> Outcome:
     """Without the recorded text, whose hash alone is known."""
     if recorded.whole:
-        return Outcome(same=Sameness.DIFFERENT, why="the recorded text was too long to be kept: its hash is another one")
+        return Outcome(
+            same=Sameness.DIFFERENT, why="the recorded text was too long to be kept, and its hash is another"
+        )
     if recorded.sha256 in _hashes(now.pieces or ()):
         return Outcome(same=Sameness.AS_FAR)
-    return Outcome(same=Sameness.DIFFERENT, why="the recorded text was too long to be kept: no beginning has its hash")
+    return Outcome(
+        same=Sameness.DIFFERENT, why="the recorded text was too long to be kept, and no beginning has its hash"
+    )
 
 
 def _hashes(pieces: Iterable[str]) -> set[str]:

@@ -112,5 +112,3 @@ def _names(artifact: Artifact) -> set[str]:
     receipt = receipt_of(artifact)
     known = receipt_id(artifact.id) or artifact.id
     return {receipt.task_id, receipt.job_id, str(receipt.number), known, known.removeprefix(ID_PREFIX)}
-
-
