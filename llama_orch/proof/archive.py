@@ -45,7 +45,7 @@ def unpack(file: BinaryIO) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     source = _Bounded(file)
     try:
-        with tarfile.open(fileobj=source, mode="r|", bufsize=_CHUNK) as tar:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=tarfile.BLOCKSIZE) as tar:
             for entry in tar:
                 name = _name_of(entry, found)
                 data = tar.extractfile(entry)

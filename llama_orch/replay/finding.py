@@ -75,7 +75,7 @@ def _copies(data: bytes) -> list[Copy]:
     copy = _copy(data)
     if copy is not None:
         return [copy]
-    if whole.content is not None and whole.id is not None:  # an artifact, printed for people: written anew
+    if bytes(whole.content) and whole.id is not None:  # an artifact, printed for people: written anew
         return [Copy(id=whole.id, receipt=msgspec.Raw(_canonical(bytes(whole.content))))]
     alone = _canonical(data)
     try:
@@ -87,7 +87,7 @@ def _copies(data: bytes) -> list[Copy]:
 
 class _Any(msgspec.Struct):
     id: str | None = None
-    content: msgspec.Raw | None = None
+    content: msgspec.Raw = msgspec.Raw()
 
 
 def _copy(line: bytes) -> Copy | None:
