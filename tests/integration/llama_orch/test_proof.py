@@ -128,9 +128,7 @@ def missing(made: Any) -> dict[str, str]:  # noqa: ANN401 - a document
 # --- what is in it ----------------------------------------------------------------------------------------------------
 
 
-async def test_on_the_machine_of_the_engine_a_proof_has_everything(
-    fake: FakeDaemon, here: Cli, tmp_path: Path
-) -> None:
+async def test_on_the_machine_of_the_engine_a_proof_has_everything(fake: FakeDaemon, here: Cli, tmp_path: Path) -> None:
     record(fake, "poem-0")
     receipt_id = record(fake)
     record(fake, "poem-2")
@@ -198,9 +196,7 @@ async def test_so_many_neighbours_as_are_wanted_are_in_it(
     assert numbers == [int(digit) for digit in expected]
 
 
-async def test_its_manifest_is_kept_under_the_id_that_verify_tells(
-    fake: FakeDaemon, here: Cli, tmp_path: Path
-) -> None:
+async def test_its_manifest_is_kept_under_the_id_that_verify_tells(fake: FakeDaemon, here: Cli, tmp_path: Path) -> None:
     record(fake)
     files, made = await proved(here, tmp_path, "--keep")
     (given,) = fake.given

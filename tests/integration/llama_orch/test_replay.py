@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from contracts.artifacts import canonical
-from contracts.base import Message
 from contracts.errors import ErrorCode
 from contracts.events import FinishReason, StreamError
 from contracts.examples.receipts import RECEIPT
@@ -88,7 +87,7 @@ async def test_an_identical_answer_is_bit_exact(fake: FakeDaemon, cli: Cli) -> N
 
 async def test_another_answer_is_told_by_its_first_differing_token(fake: FakeDaemon, cli: Cli) -> None:
     record(fake)
-    fake.kept["poem-1"] = PIECES
+    fake.kept = {"poem-1": PIECES}
     answers(fake, " rain on", " the new", " roof")
     done, report = await replayed(cli, "poem-1")
     assert (done.status, report["same"]) == (1, "different")
@@ -106,7 +105,8 @@ async def test_another_answer_is_told_by_its_first_differing_token(fake: FakeDae
 async def test_where_the_stream_is_gone_or_another_one_characters_are_counted(fake: FakeDaemon, cli: Cli) -> None:
     record(fake)
     answers(fake, " rain on the new roof")
-    for kept in ({}, {"poem-1": ("something", " else")}):
+    streams: tuple[dict[str, tuple[str, ...]], ...] = ({}, {"poem-1": ("something", " else")})
+    for kept in streams:
         fake.kept = kept
         _, report = await replayed(cli, "poem-1")
         assert (report["difference"]["unit"], report["difference"]["number"]) == ("character", len(" rain on the "))
@@ -140,7 +140,7 @@ async def test_the_same_engine_with_another_text_is_same_engine(fake: FakeDaemon
 async def test_an_answer_that_broke_off_is_compared_as_far_as_it_goes(fake: FakeDaemon, cli: Cli, how: str) -> None:
     beginning = "".join(PIECES[:2])
     error = StreamError(code=ErrorCode.WORKER_RESET, message="it ended", retriable=True)
-    more: dict[str, dict[str, Message | TaskState | bool | None]] = {
+    more: dict[str, dict[str, Any]] = {
         "canceled": {"end": replace(end(beginning), finish_reason=FinishReason.CANCELED)},
         "interrupted": {"end": None, "error": error, "interrupted": True, "state": TaskState.FAILED},
         "failed": {"end": None, "error": error, "state": TaskState.FAILED},

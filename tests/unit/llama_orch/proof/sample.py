@@ -58,5 +58,3 @@ def sealed(
         missing=missing,
     )
     return {**files, names.MANIFEST: names.encoded(replace(manifest, **more))}
-
-

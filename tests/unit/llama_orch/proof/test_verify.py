@@ -73,9 +73,7 @@ def test_without_a_manifest_nothing_is_known() -> None:
 
 def test_a_manifest_has_one_form_and_one_version() -> None:
     spaced = FILES[names.MANIFEST].replace(b":", b": ", 1)
-    assert faults({**FILES, names.MANIFEST: spaced}) == [
-        (names.MANIFEST, "its JSON is not written as a manifest's is")
-    ]
+    assert faults({**FILES, names.MANIFEST: spaced}) == [(names.MANIFEST, "its JSON is not written as a manifest's is")]
     newer = FILES[names.MANIFEST].replace(b'"version":1', b'"version":2')
     assert faults({**FILES, names.MANIFEST: newer}) == [
         (names.MANIFEST, "it is of version 2, and this program knows 1")
