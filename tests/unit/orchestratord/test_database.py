@@ -219,7 +219,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begins(
         with pytest.raises(DatabaseError) as caught:
             count(database)
         assert caught.value.damaged
-        database = database.replaced()
+        database.renew()
     assert count(database) == 0
     [aside] = path.parent.glob("tasks.sqlite3.damaged-*Z")
     assert aside.stat().st_size == len(harmed)
