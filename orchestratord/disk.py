@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from orchestratord.database import LOG_BYTES
+
 
 class Disk:
     """One database file on its disk; ``written`` counts what was written to it so far."""
@@ -65,5 +67,9 @@ def _checkpoint(path: Path) -> None:
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        # Whoever writes on and on has written more meanwhile, and a log that is never whole in the file never begins
+        # anew. Now little is left to be moved, so that writers can wait for it.
+        if path.with_name(f"{path.name}-wal").stat().st_size > LOG_BYTES:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         connection.close()
