@@ -100,6 +100,8 @@ class Keeper:
         self._live: dict[str, Living] = {}
         self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
         """The latest reports on which a task ran, and what is kept of them."""
+        self._unwritten: dict[str, bytes] = {}
+        """What strict tasks have sent that is not written ahead yet, since the disk took nothing."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
         self._said = ""
@@ -314,8 +316,15 @@ class Keeper:
         self._totals = self._database.totals()
 
     def _append(self, task_id: str, frames: bytes) -> None:
-        if task_id in self._live and self._live[task_id].entered.veil is None:
-            self._try(lambda: self._database.append(task_id, frames))
+        if task_id not in self._live or self._live[task_id].entered.veil is not None:
+            return
+        try:
+            self._written(lambda: self._database.append(task_id, self._unwritten.get(task_id, b"") + frames))
+        except DatabaseError as error:  # what comes next must not be written without it
+            self._unwritten[task_id] = self._unwritten.get(task_id, b"") + frames
+            self._complain(error)
+        else:
+            self._unwritten.pop(task_id, None)
 
     def _admit(self, task: Task, entered: Entered) -> Living:
         written = kept.written(entered)
@@ -346,6 +355,7 @@ class Keeper:
             )
         )
         del self._live[task.id]
+        self._unwritten.pop(task.id, None)
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
@@ -458,6 +468,7 @@ class Keeper:
         self._open()
         lost = {task_id: msgspec.structs.replace(living, number=NOWHERE) for task_id, living in self._live.items()}
         self._live = dict(lost)
+        self._unwritten.clear()
         for task_id, living in lost.items():
             self._live[task_id] = self._admit(living.task, living.entered)
             if living.task.first_text_ms is not None:

@@ -325,6 +325,18 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert keeper.unended() == []
 
 
+def test_what_is_written_ahead_has_no_gap_where_the_disk_took_nothing_for_a_while(place: Place) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.runs(task, "one")
+    place.disk.full = True
+    task.texts([" two"], place.clock.monotonic)
+    task.texts([" three"], place.clock.monotonic)
+    place.disk.full = False
+    assert b"two" not in place.keeper.journal("t1")
+    task.texts([" four"], place.clock.monotonic)
+    assert place.keeper.journal("t1") == task.log.read(0)
+
+
 def test_what_is_owed_is_written_before_the_daemon_ends(place: Place) -> None:
     task = place.task()
     place.disk.full = True
