@@ -35,6 +35,7 @@ class Heard:
     def __init__(self) -> None:
         self.count = 0
         self._due: tuple[int, asyncio.Event] | None = None
+        self._over = False
 
     def more(self, count: int) -> None:
         """So many more were read."""
@@ -42,11 +43,19 @@ class Heard:
         if self._due is not None and self.count >= self._due[0]:
             self._due[1].set()
 
-    async def another(self, count: int) -> None:
-        """Wait until so many more were read."""
+    async def another(self, count: int) -> bool:
+        """Wait until so many more were read; False where there will be no more."""
         self._due = self.count + count, asyncio.Event()
-        await self._due[1].wait()
+        if not self._over:
+            await self._due[1].wait()
         self._due = None
+        return not self._over
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self._over = True
+        if self._due is not None:
+            self._due[1].set()
 
 
 @dataclass

@@ -45,9 +45,8 @@ class Killer:
     """The most bytes that SQLite's log had."""
 
     async def work(self) -> None:
-        """Until this is cancelled."""
-        while True:
-            await self.book.heard.another(self.chance.randrange(1, 2 * self.every))
+        """Until nobody reads any more; what was begun is mended before."""
+        while await self.book.heard.another(self.chance.randrange(1, 2 * self.every)):
             log = self.house.on_disk().get(f"{self.house.store.name}-wal", 0)
             self.largest_log = max(self.largest_log, log)
             deed = self.chance.choices(list(DEEDS), list(DEEDS.values()))[0]

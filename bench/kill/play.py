@@ -62,9 +62,9 @@ async def play(
         plans = [plan(chance, f"task-{seed}-{number}", made.model) for number in range(tasks)]
         killer = Killer(made, book, ill, every)
         async with made.session() as session, asyncio.TaskGroup() as group:
-            killing = group.create_task(killer.work())
+            group.create_task(killer.work())
             clients = await crowd(made, plans, book, at_once, session)
-            killing.cancel()
+            book.heard.end()
         return await _look(made, clients, answers, killer, began)
 
 
