@@ -100,12 +100,14 @@ class Keeper:
         self._live: dict[str, Living] = {}
         self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
         """The latest reports on which a task ran, and what is kept of them."""
+        self._unwritten: dict[str, bytes] = {}
+        """What strict tasks have sent that is not written ahead yet, since the disk took nothing."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
         self._missing: list[str] = []
         """Tasks that live and are not in the new file yet."""
         self._behind: set[str] = set()
-        """Tasks that have sent something which could not be written, until that is known on the disk as well."""
+        """Tasks that have spoken, which is not written yet."""
         self._said = ""
         self._tidied = self._looked = 0
         """How much was written when checkpoints were made, and what is due was looked for, the last time."""
@@ -232,7 +234,7 @@ class Keeper:
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
         if not self._try(lambda: self._database.speak(task.id, self._past(task))):
-            self._falls_behind(task)
+            self._behind.add(task.id)
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -319,20 +321,18 @@ class Keeper:
         self._totals = self._database.totals()
 
     def _append(self, task_id: str, frames: bytes) -> None:
-        living = self._live.get(task_id)
-        if living is None or living.entered.veil is not None:
+        if task_id not in self._live or self._live[task_id].entered.veil is not None:
             return
-        if not self._try(lambda: self._database.append(task_id, frames)):
-            self._falls_behind(living.task)
+        try:
+            self._written(self._catch_up)  # what comes next must not be written without it
+            self._written(lambda: self._database.append(task_id, frames))
+        except DatabaseError as error:
+            self._unwritten[task_id] = self._unwritten.get(task_id, b"") + frames
+            self._complain(error)
 
     def _admit(self, task: Task, entered: Entered) -> Living:
         written = kept.written(entered)
         return Living(task, entered, self._database.admit(task.id, written), len(written))
-
-    def _falls_behind(self, task: Task) -> None:
-        """What is written of it is not all that it has sent: the next run must not go on from there."""
-        task.log.ahead = None
-        self._behind.add(task.id)
 
     def _end(self, task: Task, event: End | StreamError) -> str | None:
         sealed = None if self._seal is None else self._seal(task, event, self._next)
@@ -355,11 +355,12 @@ class Keeper:
                 ended_ms=now_ms,
                 size=size,
                 receipt=receipt,
-                journaled=task.log.ahead is not None or task.id in self._behind,
+                journaled=task.log.ahead is not None,
             )
         )
         del self._live[task.id]
         self._behind.discard(task.id)
+        self._unwritten.pop(task.id, None)
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
@@ -408,13 +409,19 @@ class Keeper:
         while self._missing:
             living = self._live.get(self._missing[-1])
             if living is not None and living.number == NOWHERE:
-                self._write_anew(living)
+                task = living.task
+                self._live[task.id] = self._admit(task, living.entered)
+                if task.log.ahead is not None and living.entered.veil is None:
+                    self._unwritten[task.id] = task.log.read(0)
+                if task.first_text_ms is not None:
+                    self._behind.add(task.id)
             self._missing.pop()
-        for task in [self._live[task_id].task for task_id in self._behind if task_id in self._live]:
-            self._database.unsay(task.id)
-            if task.first_text_ms is not None:
-                self._database.speak(task.id, self._past(task))
-            self._behind.discard(task.id)
+        for task_id in list(self._unwritten):
+            self._database.append(task_id, self._unwritten[task_id])
+            del self._unwritten[task_id]
+        for task_id in list(self._behind):  # last: what is known to have spoken is gone on with from what is written
+            self._database.speak(task_id, self._past(self._live[task_id].task))
+            self._behind.discard(task_id)
 
     async def _let_go(self) -> None:
         """What is too old or too much goes, a little at a time."""
@@ -485,20 +492,9 @@ class Keeper:
         self._live = {name: msgspec.structs.replace(each, number=NOWHERE) for name, each in self._live.items()}
         self._missing = list(reversed(self._live))
         self._open()
+        self._unwritten.clear()
+        self._behind.clear()
         self._catch_up()
-
-    def _write_anew(self, living: Living) -> None:
-        """Write what a new file has to have of a task. Raises DatabaseError."""
-        task = living.task
-        self._live[task.id] = self._admit(task, living.entered)
-        try:
-            if task.first_text_ms is not None:
-                self._database.speak(task.id, self._past(task))
-            if task.log.ahead is not None and living.entered.veil is None:
-                self._database.append(task.id, task.log.read(0))
-        except DatabaseError:
-            self._falls_behind(task)
-            raise
 
     def _try(self, write: Callable[[], object]) -> bool:
         """Write, or say that it could not be; whether it was."""

@@ -13,6 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -35,6 +36,8 @@ class House:
         self.model = str(model)
         self.port = port
         self.standin = standin
+        self.narrow = folder / "narrow.json"
+        """A configuration with which all that has ended is too old and too much."""
         environ = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run"), "LLORCH_API_TOKEN": TOKEN}
         self.environ = as_installed({**os.environ, **environ})
         config = folder / "config.json"
@@ -119,7 +122,11 @@ async def house(folder: Path, durability: str = "process") -> AsyncIterator[Hous
     standin = StandInEngine(slots=8, token_delay_ms=1.0)
     await standin.start()
     made = House(folder, model, standin, free_port())
-    (folder / "config.json").write_text(json.dumps(_document(made, durability)))  # JSON is YAML
+    document = _document(made, durability)
+    (folder / "config.json").write_text(json.dumps(document))  # JSON is YAML
+    document["server"]["keep_finished"] = 1
+    document["store"]["max_age_ms"] = 1
+    made.narrow.write_text(json.dumps(document))
     try:
         await made.manager.start()
         await made.serve()
@@ -133,7 +140,7 @@ async def house(folder: Path, durability: str = "process") -> AsyncIterator[Hous
             os.kill(pid, signal.SIGKILL)
 
 
-def _document(made: House, durability: str) -> dict[str, object]:
+def _document(made: House, durability: str) -> dict[str, Any]:
     llama = {
         "model": made.model,
         "ctx": 512,

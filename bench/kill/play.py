@@ -23,6 +23,8 @@ from contracts.tasks import Determinism
 
 LARGEST_LOG = 64 * 1024 * 1024
 """SQLite's log may have so many bytes, whatever dies when."""
+SMALL_STORE = 2 * 1024 * 1024
+"""No more bytes does it take when nothing is kept: empty pages for what comes next."""
 CALM_S = 20.0
 """When all is over, so long may it take until nothing is left of it."""
 
@@ -85,6 +87,7 @@ async def _look(made: House, clients: list[Client], answers: verdict.Answers, ki
         wrong.append(f"SQLite's log had {killer.largest_log} bytes")
     await end_cleanly(made, wrong)
     wrong += verdict.of_order(receipts, verdict.numbers_in(made.store))
+    await _shrink(made, wrong)
     return _outcome(made, clients, killer, receipts, descriptors=(first, last), took_s=time.monotonic() - began)
 
 
@@ -143,6 +146,18 @@ async def end_cleanly(made: House, wrong: list[str]) -> None:
     if beside:
         wrong.append(f"beside the store there are {sorted(beside)}")
     wrong += verdict.of_store(made.store)
+
+
+async def _shrink(made: House, wrong: list[str]) -> None:
+    """When all that has ended is too old, the store takes hardly more than at first."""
+    before = made.on_disk()[made.store.name]
+    await made.serve("orchestratord", "--config", str(made.narrow))
+    until = time.monotonic() + CALM_S
+    while time.monotonic() < until and sum(made.on_disk().values()) > SMALL_STORE:  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.1)
+    await made.orchestrator.kill(signal.SIGTERM)
+    if sum(made.on_disk().values()) > SMALL_STORE:
+        wrong.append(f"of {before} bytes of the store there are still {made.on_disk()}")
 
 
 async def _work_on(made: House, first: tuple[int, int]) -> tuple[int, int]:

@@ -85,11 +85,11 @@ class Daemon:
         self._process.send_signal(number)
         return await self.ended()
 
-    async def ended(self) -> int:
+    async def ended(self, limit_s: float = STOP_S) -> int:
         """Wait for its end; the answer is its exit status."""
         assert self._process is not None
         assert self._reader is not None
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(limit_s):
             status = await self._process.wait()
             await self._reader
         return status
