@@ -8,7 +8,7 @@ argument, in monotonic milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,8 +88,8 @@ class Keeps(Protocol):
     def told(self, tell: Callable[[], None]) -> None:
         """Have this called when what was written is as durable as was configured; at once, where it is."""
 
-    async def settled(self) -> None:
-        """Return then."""
+    def settled(self) -> Coroutine[None, None, None]:
+        """What is over then."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,12 +243,13 @@ class Task:
         """Its engine is about to be sent this."""
         self.sent = settings
 
-    async def speaks(self, now_ms: float) -> None:
-        """It is about to send its first token; return when that it has begun to speak is durable."""
+    def speaks(self, now_ms: float) -> Coroutine[None, None, None] | None:
+        """It is about to send its first token, when what is answered is over: then that it speaks is durable."""
         self.first_text_ms = now_ms
-        if self._keeps is not None:
-            self._keeps.speaks(self)
-            await self._keeps.settled()
+        if self._keeps is None:
+            return None
+        self._keeps.speaks(self)
+        return self._keeps.settled()
 
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""

@@ -557,7 +557,9 @@ def test_with_machine_the_first_token_waits_for_it_that_the_task_speaks(place: P
 
     async def story() -> None:
         async with asyncio.TaskGroup() as group:
-            speaking = group.create_task(task.speaks(place.clock.monotonic))
+            written = task.speaks(place.clock.monotonic)
+            assert written is not None
+            speaking = group.create_task(written)
             await asyncio.sleep(0)
             assert [row.state for row in keeper.unended()] == ["running"]
             assert not speaking.done()
