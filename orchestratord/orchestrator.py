@@ -280,7 +280,7 @@ class Orchestrator:
         if place.evicted is not None:
             engine = self._pools[place.charged_to].config.engine
             pools = frozenset({place.charged_to})
-            refusal = admission.evicted(place.charged_to, engine, self.outlook.place_ms(pools))
+            refusal = admission.evicted(place.charged_to, engine, self.outlook.place_ms(pools, told=True))
             self._refuse(self.get(place.evicted), refusal)
         if task.request.deadline_ms is not None:
             loop = asyncio.get_running_loop()
