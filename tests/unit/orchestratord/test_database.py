@@ -219,7 +219,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begins(
         with pytest.raises(DatabaseError) as caught:
             count(database)
         assert caught.value.damaged
-        database = database.replaced()
+        database.renew()
     assert count(database) == 0
     [aside] = path.parent.glob("tasks.sqlite3.damaged-*Z")
     assert aside.stat().st_size == len(harmed)
@@ -433,6 +433,6 @@ def test_no_descriptor_stays_open(path: Path) -> None:
     for number in range(4):
         database = Database.opened(path)
         if number % 2:
-            database = database.replaced()
+            database.renew()
         database.close()
     assert open_now() == before

@@ -358,7 +358,70 @@ async def test_what_is_owed_is_written_as_soon_as_the_disk_takes_it(place: Place
     assert place.keeper.last == 1
 
 
+@pytest.mark.parametrize("gap", ["one", " two", " three"])
+async def test_a_strict_task_is_gone_on_with_from_all_that_it_has_sent(place: Place, gap: str) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.runs(task)
+    for text in ("one", " two", " three"):
+        place.disk.full = text == gap
+        task.texts([text], place.clock.monotonic)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert row.state == "running"
+    assert place.keeper.journal("t1") == task.log.read(0)
+
+
+async def test_a_task_has_spoken_also_where_that_could_not_be_written_at_once(place: Place) -> None:
+    task = place.task()
+    place.runs(task)
+    place.disk.full = True
+    task.texts(["one"], place.clock.monotonic)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert row.state == "running"
+    assert row.past is not None
+
+
+async def test_what_could_not_be_written_ahead_of_the_first_token_is_no_reason_to_end(place: Place) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.disk.full = True
+    place.runs(task)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert (row.state, row.past) == ("queued", None)
+
+
 # --- a damaged file ---
+
+
+@pytest.mark.parametrize("step", ["set_aside", "_looked_at"])
+def test_a_damaged_file_that_cannot_be_replaced_at_once_is_replaced_later(
+    place: Place, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Path) -> None:
+        message = "the task store cannot be written: no space left"
+        raise DatabaseError(message, "make room")
+
+    strict, waits = place.task("strict", determinism=Determinism.STRICT), place.task("waits")
+    place.runs(strict, "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"orchestratord.database.{step}", full)
+        place.disk.damaged_at = "before admit"
+        for number in range(3):
+            with pytest.raises(ApiError):
+                place.task(f"refused{number}")
+        waits.cancel(place.clock.monotonic)
+    assert place.keeper.newest(None, 9) == [waits]
+    place.task("late")
+    assert caplog.text.count("no space left") == 1
+    assert len(list(place.path.parent.glob("*.damaged-*Z"))) == 1
+    keeper = place.again()
+    assert [row.id for row in keeper.unended()] == ["strict", "late"]
+    assert keeper.journal("strict") == strict.log.read(0)
+    assert [task.id for task in keeper.newest(None, 9)] == ["waits"]
 
 
 @pytest.mark.parametrize("moment", ["before end", "before admit", "before append"])
