@@ -121,7 +121,10 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             ledger=keeper,
             redactor=context.redactor,
         )
-        orchestrator.take_up()
+        try:
+            orchestrator.take_up()
+        except DatabaseError as error:
+            raise StartupError(error.message, error.hint) from error
         async with asyncio.TaskGroup() as group:
             keeping_up = group.create_task(keeper.run(), name="task-store")
             following = group.create_task(link.run(), name="pool-link")

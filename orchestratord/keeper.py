@@ -261,8 +261,17 @@ class Keeper:
     # --- what became of them ------------------------------------------------------------------------------------------
 
     def unended(self) -> list[Row]:
-        """What a former run has left without an end, in the order of admission."""
-        return self._read(self._database.unended, [])
+        """What a former run has left without an end, in the order of admission.
+
+        Raises DatabaseError: who was let in must not be passed over because a disk could not be read for a moment.
+        """
+        try:
+            return self._database.unended()
+        except DatabaseError as error:
+            if not error.damaged:
+                raise
+            self._begin_anew()
+            return []
 
     def journal(self, task_id: str) -> bytes:
         """What such a task has sent, where it was written down ahead."""

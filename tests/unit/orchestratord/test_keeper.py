@@ -18,7 +18,7 @@ from contracts.receipts import Link, Receipt
 from contracts.tasks import Determinism, TaskState
 from daemon_core.redaction import Redactor
 from orchestratord import kept
-from orchestratord.database import Database, DatabaseError
+from orchestratord.database import Database, DatabaseError, Row
 from orchestratord.errors import ApiError
 from orchestratord.keeper import Keeper
 from orchestratord.kept import Moment
@@ -392,6 +392,22 @@ async def test_what_could_not_be_written_ahead_of_the_first_token_is_no_reason_t
     await place.keeper.look_after()
     [row] = place.again().unended()
     assert (row.state, row.past) == ("queued", None)
+
+
+def test_a_disk_that_cannot_be_read_at_the_start_passes_over_nobody(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Database) -> list[Row]:
+        message = "the task store cannot be written: disk I/O error"
+        raise DatabaseError(message, "")
+
+    place.task()
+    keeper = place.again()
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "unended", fails)
+        with pytest.raises(DatabaseError):
+            keeper.unended()
+    assert [row.id for row in keeper.unended()] == ["t1"]
 
 
 # --- a damaged file ---
