@@ -10,8 +10,9 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 
@@ -57,14 +58,17 @@ MAX_SEED = 2**32 - 2
 MEMORY_BYTES = 64 << 20
 """What ended tasks and receipts take at most where they are kept in memory alone."""
 
+Opened = Callable[[Path | None], Database]
+"""See ``Database.opened``."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``orchestratord``."""
     return run_daemon(NAME, argv, serve)
 
 
-async def serve(context: DaemonContext) -> None:
-    """Run until the context says stop.
+async def serve(context: DaemonContext, opened: Opened = Database.opened) -> None:
+    """Run until the context says stop. ``opened`` opens the task store.
 
     Raises StartupError where the configuration forbids to listen or the address is taken.
     """
@@ -78,7 +82,7 @@ async def serve(context: DaemonContext) -> None:
     metrics, clock = Metrics(), SystemClock()
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
-    keeping = keeping_tasks(config, context, clock)
+    keeping = keeping_tasks(config, context, clock, opened)
     async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http, keeping as keeper:
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
@@ -117,7 +121,10 @@ async def serve(context: DaemonContext) -> None:
             ledger=keeper,
             redactor=context.redactor,
         )
-        orchestrator.take_up()
+        try:
+            orchestrator.take_up()
+        except DatabaseError as error:
+            raise StartupError(error.message, error.hint) from error
         async with asyncio.TaskGroup() as group:
             keeping_up = group.create_task(keeper.run(), name="task-store")
             following = group.create_task(link.run(), name="pool-link")
@@ -136,7 +143,9 @@ async def serve(context: DaemonContext) -> None:
 
 
 @asynccontextmanager
-async def keeping_tasks(config: Config, context: DaemonContext, clock: Clock) -> AsyncIterator[Keeper]:
+async def keeping_tasks(
+    config: Config, context: DaemonContext, clock: Clock, opened: Opened = Database.opened
+) -> AsyncIterator[Keeper]:
     """The task store for the length of the block. Raises StartupError where its file cannot be used."""
     kept = config.store
     path = None if kept.durability is Durability.MEMORY else context.paths.tasks_db
@@ -145,7 +154,7 @@ async def keeping_tasks(config: Config, context: DaemonContext, clock: Clock) ->
     recorder = Recorder(config.profile, context.redactor, clock.unix_ms)
     seal = recorder.seal if config.artifacts.records else None
     try:
-        database = Database.opened(path)
+        database = opened(path)
         keeper = Keeper(
             database,
             clock=clock,

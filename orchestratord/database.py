@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ class DatabaseError(Exception):
         self.damaged = damaged
 
 
+class Damaged(Enum):
+    """Where a file stands that was found to be damaged while it was used."""
+
+    NOT = "not"
+    HERE = "here"
+    ASIDE = "aside"
+
+
 class Row(msgspec.Struct, frozen=True):
     """A task as it stands in the file."""
 
@@ -159,6 +168,7 @@ class Database:
         self._connection = connection
         self._lock = lock
         self._point = point
+        self._damaged = Damaged.NOT
         self.writes = 0
         """How many transactions were committed."""
 
@@ -187,17 +197,17 @@ class Database:
             os.close(self._lock)
             self._lock = None
 
-    def replaced(self) -> Database:
-        """Close this file, set it aside, and begin a new one in its place. Raises DatabaseError."""
-        if self.path is None or self._lock is None:  # pragma: no cover - a database in memory has no file
-            return self
+    def renew(self) -> None:
+        """Set this damaged file aside, and begin a new one in its place. Raises DatabaseError: then try again."""
+        if self.path is None:  # pragma: no cover - a database in memory has no file
+            return
         self._connection.close()
-        aside = set_aside(self.path)
-        log.error("the damaged task store stands in %s now, and what had ended is not known any more", aside)
-        fresh = Database(self.path, _looked_at(self.path), self._lock, self._point)
-        self._lock = None
-        fresh.writes = self.writes
-        return fresh
+        if self._damaged is not Damaged.ASIDE:
+            self._damaged = Damaged.HERE
+            log.error(DAMAGED, f"the task store {self.path} is damaged", set_aside(self.path))
+            self._damaged = Damaged.ASIDE
+        self._connection = _looked_at(self.path)
+        self._damaged = Damaged.NOT
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -331,7 +341,7 @@ class Database:
         try:
             self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise _database_error(self.path, error) from error
+            raise self._wrong(error) from error
         self.writes += 1
         self._point(f"after {name}")
 
@@ -349,7 +359,7 @@ class Database:
                         self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _database_error(self.path, error) from error
+            raise self._wrong(error) from error
         self.writes += 1
         self._point(f"after {name}")
 
@@ -357,7 +367,13 @@ class Database:
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise _database_error(self.path, error) from error
+            raise self._wrong(error) from error
+
+    def _wrong(self, error: sqlite3.Error) -> DatabaseError:
+        """In our words; while there is no sound file, nothing can be asked or written."""
+        if self._damaged is not Damaged.NOT:
+            return DatabaseError(f"the task store {self.path} is damaged", "", damaged=True)
+        return _database_error(self.path, error)
 
 
 def _values(row: ReceiptRow) -> tuple[Any, ...]:
@@ -435,6 +451,9 @@ def _ready(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connect
     for number in range(version, len(MIGRATIONS)):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1}"
         connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}{marks};COMMIT;")
+    # Otherwise one that is killed again and again before it looks after its file would have a log without bound.
+    with suppress(sqlite3.OperationalError):  # a disk that takes nothing shows itself when it is written to
+        run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return connection
 
 

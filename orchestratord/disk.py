@@ -1,7 +1,8 @@
 """What waits for a disk on behalf of the task store: in threads, never in the event loop.
 
-Decides only that those who wait at one moment share one flush, and that none of them waits behind a checkpoint. That
-one, which moves what was written from SQLite's log into its file, has a connection of its own, so that writers go on.
+Decides that those who wait at one moment share one flush, that none of them waits behind a checkpoint, and how long
+SQLite's log may become. A checkpoint moves what was written from the log into the file, over a connection of its own,
+so that writers go on. It begins the log anew as well, since whoever does that waits for the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+
+from orchestratord.database import LOG_BYTES
+
+ROUNDS = 8
+"""So often a checkpoint looks whether more was written meanwhile: only a log that is in the file as a whole can begin
+anew."""
+LOG_PAGES = 4096
+"""Of a log that is longer than this, the last round holds writers back: otherwise it would grow while they go on."""
+PATIENCE_S = 1.0
+"""How long that round waits for them."""
 
 
 class Disk:
@@ -61,9 +72,33 @@ def _flush(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
     try:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+        pages, whole = 0, False
+        for _ in range(ROUNDS):
+            before, pages = pages, _moved(connection, "PASSIVE")
+            whole = pages == before  # nobody has written since
+            if whole:
+                break
+        if not whole and pages > LOG_PAGES:
+            connection.execute(f"PRAGMA busy_timeout = {round(PATIENCE_S * 1000)}")
+            whole = _moved(connection, "RESTART") > 0
+        if whole:
+            _begin_anew(connection)
     finally:
         connection.close()
+
+
+def _moved(connection: sqlite3.Connection, how: str) -> int:
+    """Move what the log has into the file; how many pages that are by now. 0 where somebody holds it up."""
+    [(held_up, _, moved)] = connection.execute(f"PRAGMA wal_checkpoint({how})")
+    return 0 if held_up else int(moved)
+
+
+def _begin_anew(connection: sqlite3.Connection) -> None:
+    """Write something that changes nothing: the first page of a log that begins anew waits for the disk."""
+    [(version,)] = connection.execute("PRAGMA user_version")
+    with suppress(sqlite3.OperationalError):  # somebody writes, and so has done it
+        connection.execute(f"PRAGMA user_version = {version}")

@@ -100,8 +100,14 @@ class Keeper:
         self._live: dict[str, Living] = {}
         self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
         """The latest reports on which a task ran, and what is kept of them."""
+        self._unwritten: dict[str, bytes] = {}
+        """What strict tasks have sent that is not written ahead yet, since the disk took nothing."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
+        self._missing: list[str] = []
+        """Tasks that live and are not in the new file yet."""
+        self._behind: set[str] = set()
+        """Tasks that have spoken, which is not written yet."""
         self._said = ""
         self._tidied = self._looked = 0
         """How much was written when checkpoints were made, and what is due was looked for, the last time."""
@@ -227,7 +233,8 @@ class Keeper:
 
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
-        self._try(lambda: self._database.speak(task.id, self._past(task)))
+        if not self._try(lambda: self._database.speak(task.id, self._past(task))):
+            self._behind.add(task.id)
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -254,8 +261,17 @@ class Keeper:
     # --- what became of them ------------------------------------------------------------------------------------------
 
     def unended(self) -> list[Row]:
-        """What a former run has left without an end, in the order of admission."""
-        return self._read(self._database.unended, [])
+        """What a former run has left without an end, in the order of admission.
+
+        Raises DatabaseError: who was let in must not be passed over because a disk could not be read for a moment.
+        """
+        try:
+            return self._database.unended()
+        except DatabaseError as error:
+            if not error.damaged:
+                raise
+            self._begin_anew()
+            return []
 
     def journal(self, task_id: str) -> bytes:
         """What such a task has sent, where it was written down ahead."""
@@ -314,8 +330,14 @@ class Keeper:
         self._totals = self._database.totals()
 
     def _append(self, task_id: str, frames: bytes) -> None:
-        if task_id in self._live and self._live[task_id].entered.veil is None:
-            self._try(lambda: self._database.append(task_id, frames))
+        if task_id not in self._live or self._live[task_id].entered.veil is not None:
+            return
+        try:
+            self._written(self._catch_up)  # what comes next must not be written without it
+            self._written(lambda: self._database.append(task_id, frames))
+        except DatabaseError as error:
+            self._unwritten[task_id] = self._unwritten.get(task_id, b"") + frames
+            self._complain(error)
 
     def _admit(self, task: Task, entered: Entered) -> Living:
         written = kept.written(entered)
@@ -346,6 +368,8 @@ class Keeper:
             )
         )
         del self._live[task.id]
+        self._behind.discard(task.id)
+        self._unwritten.pop(task.id, None)
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
@@ -378,15 +402,35 @@ class Keeper:
         return kept.without_secrets(frames, self._redactor)
 
     def _settle_debts(self) -> None:
-        """Write the ends that could not be written when they came."""
-        for task_id, (task, event) in list(self._owed.items()):
-            try:
+        """Write what could not be written when it came."""
+        try:
+            self._written(self._catch_up)
+            for task_id, (task, event) in list(self._owed.items()):
                 task.artifact_id = self._written(partial(self._end, task, event))
-            except DatabaseError as error:
-                self._complain(error)
-                return
-            del self._owed[task_id]
-        self._said = "" if self._said and not self._owed else self._said
+                del self._owed[task_id]
+        except DatabaseError as error:
+            self._complain(error)
+        else:
+            self._said = ""
+
+    def _catch_up(self) -> None:
+        """Write of those who live what is not written yet. Raises DatabaseError."""
+        while self._missing:
+            living = self._live.get(self._missing[-1])
+            if living is not None and living.number == NOWHERE:
+                task = living.task
+                self._live[task.id] = self._admit(task, living.entered)
+                if task.log.ahead is not None and living.entered.veil is None:
+                    self._unwritten[task.id] = task.log.read(0)
+                if task.first_text_ms is not None:
+                    self._behind.add(task.id)
+            self._missing.pop()
+        for task_id in list(self._unwritten):
+            self._database.append(task_id, self._unwritten[task_id])
+            del self._unwritten[task_id]
+        for task_id in list(self._behind):  # last: what is known to have spoken is gone on with from what is written
+            self._database.speak(task_id, self._past(self._live[task_id].task))
+            self._behind.discard(task_id)
 
     async def _let_go(self) -> None:
         """What is too old or too much goes, a little at a time."""
@@ -453,23 +497,22 @@ class Keeper:
         """
         if self._database.path is None:  # pragma: no cover - memory is not damaged
             return
-        log.error("the task store %s is damaged while it is used: a new one is begun", self._database.path)
-        self._database = self._database.replaced()
+        self._database.renew()
+        self._live = {name: msgspec.structs.replace(each, number=NOWHERE) for name, each in self._live.items()}
+        self._missing = list(reversed(self._live))
         self._open()
-        lost = {task_id: msgspec.structs.replace(living, number=NOWHERE) for task_id, living in self._live.items()}
-        self._live = dict(lost)
-        for task_id, living in lost.items():
-            self._live[task_id] = self._admit(living.task, living.entered)
-            if living.task.first_text_ms is not None:
-                self._database.speak(task_id, self._past(living.task))
-            if living.task.log.ahead is not None and living.entered.veil is None:
-                self._database.append(task_id, living.task.log.read(0))
+        self._unwritten.clear()
+        self._behind.clear()
+        self._catch_up()
 
-    def _try(self, write: Callable[[], object]) -> None:
+    def _try(self, write: Callable[[], object]) -> bool:
+        """Write, or say that it could not be; whether it was."""
         try:
             self._written(write)
         except DatabaseError as error:
             self._complain(error)
+            return False
+        return True
 
     def _read(self, read: Callable[[], T], otherwise: T) -> T:
         """What is read; a damaged file has nothing to tell, and is not asked again."""

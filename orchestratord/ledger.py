@@ -32,3 +32,6 @@ class Ledger(Protocol):
 
     def read(self, after: int, limit: int) -> list[Sealed]:
         """Those with greater numbers than ``after``, in their order, and no more than ``limit``."""
+
+    async def settled(self) -> None:
+        """Return when all that can be read by now is as durable as was configured, so that it can be told."""

@@ -148,7 +148,12 @@ class Orchestrator:
         try:
             await self._keeper.admitted()
         except ApiError:
-            self.cancel(task, "disk")
+            if task.admission.caller is caller:  # and not a task that was told of before
+                self.cancel(task, "disk")
+            raise
+        except asyncio.CancelledError:  # the client has gone, and nobody may ever read what it asked for
+            if not task.log.readers:
+                self._grace(task, self._config.server.disconnect_grace_ms)
             raise
         return task
 
@@ -195,12 +200,13 @@ class Orchestrator:
             yield
         finally:
             unsubscribe()
-            if not task.log.over and not task.log.readers:
+            if not task.log.readers:
                 self._grace(task, self._config.server.disconnect_grace_ms)
 
     def _grace(self, task: Task, grace_ms: float) -> None:
         """Nobody reads the task's stream: whoever did has so long to come back."""
-        if task.on_disconnect is OnDisconnect.CANCEL:
+        if task.on_disconnect is OnDisconnect.CANCEL and not task.finished and not task.log.over:
+            _drop(self._graces, task.id)
             loop = asyncio.get_running_loop()
             self._graces[task.id] = loop.call_later(grace_ms / 1000, self.cancel, task, "disconnect")
 

@@ -136,7 +136,8 @@ class Outlook:
             return
         slots = {entry.id: entry.slots for entry in self._pools.of(pools)}
         for pool_id, count in slots.items():
-            self._inflows[pool_id].add(task.admission.demand, count / sum(slots.values()), self._clock.monotonic_ms())
+            # By when it came: after a restart all that waits is put in at one moment.
+            self._inflows[pool_id].add(task.admission.demand, count / sum(slots.values()), task.admission.at_ms)
 
     def settled(self, task: Task) -> None:
         """A task has had its terminal event: no turn waits for it any more."""

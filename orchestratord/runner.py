@@ -330,7 +330,7 @@ class Runner:
             return
         self._seating.freed(attempt.entry.id, attempt.adapter, attempt.seat)
         if took_ms is not None:
-            attempt.task.slot_free_ms = took_ms
+            attempt.task.let_go(took_ms)
             self._observer.slot_freed(attempt.task, took_ms)
         self._idle.look(attempt.entry)
         self.pump()

@@ -37,7 +37,8 @@ class TaskStore:
         self._most = at_hand
         self._most_bytes = bytes_at_hand
         self._live: dict[str, Task] = {}
-        self._latest: OrderedDict[str, Task] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[Task, int]] = OrderedDict()
+        """Each with the bytes that it counts for: its terminal event may come later."""
         self._latest_bytes = 0
         self.settled = 0
         """How many tasks have had their terminal event."""
@@ -49,7 +50,8 @@ class TaskStore:
 
     def at_hand(self, task_id: str) -> Task | None:
         """A task that waits, runs or has just ended."""
-        return self._live.get(task_id) or self._latest.get(task_id)
+        task = self._live.get(task_id)
+        return self._latest.get(task_id, (None,))[0] if task is None else task
 
     def get(self, task_id: str) -> Task | None:
         """A task by its id, while it is known."""
@@ -64,18 +66,22 @@ class TaskStore:
         if self._live.pop(task.id, None) is None:
             return
         self.settled += 1
-        self._latest[task.id] = task
-        self._latest_bytes += task.kept_bytes
+        size = task.kept_bytes
+        self._latest[task.id] = task, size
+        self._latest_bytes += size
         while len(self._latest) > self._most or self._latest_bytes > self._most_bytes:
-            _, oldest = self._latest.popitem(last=False)
-            self._latest_bytes -= oldest.kept_bytes
+            _, (_, size) = self._latest.popitem(last=False)
+            self._latest_bytes -= size
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks, of one state where that is asked for."""
         known = {task.id: task for task in self._past.newest(state, limit)}
-        known |= {task.id: task for task in (*self._latest.values(), *self._live.values())}
+        known |= {task.id: task for task in (*self._at_hand(), *self._live.values())}
         chosen = [task for task in known.values() if state is None or task.state is state]
         return sorted(chosen, key=_newest_first)[:limit]
+
+    def _at_hand(self) -> list[Task]:
+        return [task for task, _ in self._latest.values()]
 
 
 def _newest_first(task: Task) -> float:

@@ -8,7 +8,7 @@ argument, in monotonic milliseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,11 +82,14 @@ class Keeps(Protocol):
     def ends(self, task: Task, event: End | StreamError) -> str | None:
         """It is about to send its terminal event; answers with the id of its receipt, where it leaves one."""
 
+    def freed(self, task: Task) -> None:
+        """Its engine has let go of it."""
+
     def told(self, tell: Callable[[], None]) -> None:
         """Have this called when what was written is as durable as was configured; at once, where it is."""
 
-    async def settled(self) -> None:
-        """Return then."""
+    def settled(self) -> Coroutine[None, None, None]:
+        """What is over then."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,12 +243,13 @@ class Task:
         """Its engine is about to be sent this."""
         self.sent = settings
 
-    async def speaks(self, now_ms: float) -> None:
-        """It is about to send its first token; return when that it has begun to speak is durable."""
+    def speaks(self, now_ms: float) -> Coroutine[None, None, None] | None:
+        """It is about to send its first token, when what is answered is over: then that it speaks is durable."""
         self.first_text_ms = now_ms
-        if self._keeps is not None:
-            self._keeps.speaks(self)
-            await self._keeps.settled()
+        if self._keeps is None:
+            return None
+        self._keeps.speaks(self)
+        return self._keeps.settled()
 
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""
@@ -269,6 +273,12 @@ class Task:
         self.state = TaskState.DONE
         self.cached_tokens = finished.cached_tokens
         self._close(finished.reason, finished.tokens_in, finished.tokens_out, finished.decode_ms, now_ms)
+
+    def let_go(self, took_ms: float) -> None:
+        """Its engine took so long to let go of a run that it did not end itself."""
+        self.slot_free_ms = took_ms
+        if self._keeps is not None:
+            self._keeps.freed(self)
 
     def cancel(self, now_ms: float) -> None:
         """The client has had enough: no token follows."""

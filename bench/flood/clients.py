@@ -118,7 +118,7 @@ class Client:
         whole = await self._read()
         if not whole.startswith(self._stream):
             self._wrong("what a client read in pieces is not what one reads at once")
-        names, data = _events(whole)
+        names, data = events_of(whole)
         terminal = [name for name in names if name in {"end", "error"}]
         if terminal != names[-1:]:
             self._wrong(f"its events are {names[-4:]} at the end, with {len(terminal)} that should be the last")
@@ -214,7 +214,7 @@ class Client:
         self._seen.wrong.append(f"{self._path}, whose client {self._plan.habit}: {what}")
 
 
-def _events(stream: bytes) -> tuple[list[str], list[dict[str, Any]]]:
+def events_of(stream: bytes) -> tuple[list[str], list[dict[str, Any]]]:
     """The names and the data of all events."""
     names, data = [], []
     for block in stream.split(b"\n\n"):

@@ -56,6 +56,44 @@ class House:
         return msgspec.json.decode(self.book.read_bytes(), type=list[Note])
 
 
+class StandInEngine:
+    """A stand-in that somebody else than pool-managerd runs, on the same port whenever it is started."""
+
+    def __init__(self, slots: int, token_delay_ms: float) -> None:
+        self._slots = slots
+        self._knobs = {"slots": slots, "token_delay_ms": token_delay_ms, "first_token_delay_ms": 2}
+        self._running: Process | None = None
+        self._port = 0
+
+    async def start(self) -> None:
+        """Start it, and wait until it listens."""
+        command = (sys.executable, "-m", "tests.standin", "--uvloop", "--knobs", json.dumps(self._knobs))
+        self._running = await asyncio.create_subprocess_exec(
+            *command, "--port", str(self._port), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        self._port = await announced_port(self._running)
+
+    async def kill(self) -> None:
+        """End it without a word."""
+        if self._running is not None:
+            self._running.kill()
+            await self._running.wait()
+
+    async def end(self) -> None:
+        """End it, if it runs."""
+        if self._running is not None:
+            await ended(self._running)
+
+    def pool(self) -> dict[str, object]:
+        """The pool that leads to it."""
+        return {
+            "model": "standin",
+            "slots": self._slots,
+            "ctx": 100_000,
+            "provisioning": {"mode": "external", "external": {"url": f"http://127.0.0.1:{self._port}"}},
+        }
+
+
 @asynccontextmanager
 async def real(folder: Path, model: Path, slots: int, batch_share: float = 0.0) -> AsyncIterator[House]:
     """Two llama.cpp servers, started and restarted by pool-managerd."""
@@ -87,41 +125,22 @@ async def real(folder: Path, model: Path, slots: int, batch_share: float = 0.0) 
 @asynccontextmanager
 async def stand_in(folder: Path, slots: int, token_delay_ms: float, batch_share: float = 0.0) -> AsyncIterator[House]:
     """Two stand-ins that somebody else runs: they are started anew here, on the same port."""
-    knobs = json.dumps({"slots": slots, "token_delay_ms": token_delay_ms, "first_token_delay_ms": 2})
-    command = (sys.executable, "-m", "tests.standin", "--uvloop", "--knobs", knobs, "--port")
-    engines: dict[str, Process] = {}
-    ports: dict[str, int] = {}
-
-    async def start(pool_id: str) -> None:
-        port = str(ports.get(pool_id, 0))
-        engines[pool_id] = await asyncio.create_subprocess_exec(
-            *command, port, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-        ports[pool_id] = await announced_port(engines[pool_id])
+    engines = {pool_id: StandInEngine(slots, token_delay_ms) for pool_id in POOLS}
 
     async def kill(pool_id: str) -> bool:
-        engines[pool_id].kill()
-        await engines[pool_id].wait()
-        await start(pool_id)
+        await engines[pool_id].kill()
+        await engines[pool_id].start()
         return True
 
     try:
-        for pool_id in POOLS:
-            await start(pool_id)
-        pools = [
-            {
-                "model": "standin",
-                "slots": slots,
-                "ctx": 100_000,
-                "provisioning": {"mode": "external", "external": {"url": f"http://127.0.0.1:{ports[pool_id]}"}},
-            }
-            for pool_id in POOLS
-        ]
+        for engine in engines.values():
+            await engine.start()
+        pools = [engine.pool() for engine in engines.values()]
         async with _daemons(folder, pools, batch_share, ("standin", "twin"), kill) as house:
             yield house
     finally:
         for engine in engines.values():
-            await ended(engine)
+            await engine.end()
 
 
 @asynccontextmanager

@@ -53,6 +53,7 @@ class ArtifactRoutes:
         artifact_id = request.match_info["artifact_id"]
         receipt = self._ledger.get(artifact_id)
         if receipt is not None:
+            await self._ledger.settled()
             return json_response(artifact_of(receipt))
         try:
             found = await self._archive.get(artifact_id)

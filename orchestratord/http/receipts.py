@@ -39,7 +39,9 @@ class ReceiptRoutes:
         after = number(request, "after", 0, least=0, most=2**63 - 1)
         limit = number(request, "limit", USUAL_LIMIT, least=1, most=MOST)
         found = tuple(map(artifact_of, _page(self._ledger, after, limit)))
-        return json_response(ReceiptPage(receipts=found, first=self._ledger.first, last=self._ledger.last))
+        stretch = ReceiptPage(receipts=found, first=self._ledger.first, last=self._ledger.last)
+        await self._ledger.settled()
+        return json_response(stretch)
 
 
 def _page(ledger: Ledger, after: int, limit: int) -> Iterator[Sealed]:

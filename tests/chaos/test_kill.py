@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.kill.__main__ import said
+from bench.kill.play import play
+from tests.plugins.told import Told
 from tests.support.installation import Installation, alive, parse_events, text_of
 from tests.support.tiny_gguf import slow_model
 
@@ -151,3 +154,14 @@ async def test_an_interactive_task_whose_last_listener_left_is_cancelled(lab: In
         task = response.headers["Location"]
         await response.content.readany()
     await lab.orchestrator.logged(task.rpartition("/")[2], "ended: canceled")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.req("HP-17", "HP-19", "HP-21", "PM-07")
+async def test_nothing_is_lost_while_everything_is_killed_at_any_moment(tmp_path: Path, told: Told) -> None:
+    """``python -m bench.kill`` is the same with thousands of tasks, and says what is looked at."""
+    outcome = await play(tmp_path / "house", tasks=300, at_once=24, seed=1, every=250)
+    told("\n".join(said(outcome)))
+    assert outcome.wrong == ()
+    assert {"orchestratord", "pool_managerd", "engine"} <= outcome.killed.keys()

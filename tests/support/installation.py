@@ -30,7 +30,7 @@ class Daemon:
     def __init__(self, module: str, config: Path, environ: Mapping[str, str]) -> None:
         self.module = module
         self.lines: list[str] = []
-        self._command = (sys.executable, "-m", module, "--config", str(config))
+        self._config = config
         self._environ = environ
         self._news = asyncio.Condition()
         self._process: asyncio.subprocess.Process | None = None
@@ -42,10 +42,11 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self) -> Self:
-        """Start it; it may have run before."""
+    async def start(self, *instead: str) -> Self:
+        """Start it, or another module with its arguments in its place; it may have run before."""
+        module, *more = instead or (self.module,)
         self._process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *(sys.executable, "-m", module, "--config", str(self._config), *more),
             env=dict(self._environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -73,17 +74,22 @@ class Daemon:
         line = found() or "{}"
         return dict(json.loads(line)) if line.startswith("{") else {"message": line}
 
+    async def more(self, since: int) -> None:
+        """Wait for another log line than the first ``since``."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self.lines) > since)
+
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send it a signal and wait for its end; the answer is its exit status."""
         assert self._process is not None
         self._process.send_signal(number)
         return await self.ended()
 
-    async def ended(self) -> int:
+    async def ended(self, limit_s: float = STOP_S) -> int:
         """Wait for its end; the answer is its exit status."""
         assert self._process is not None
         assert self._reader is not None
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(limit_s):
             status = await self._process.wait()
             await self._reader
         return status

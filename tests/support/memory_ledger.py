@@ -15,6 +15,8 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._receipts: list[Sealed] = []
         self._next = Link(number=1, previous=None)
+        self.waits = 0
+        """How often it was asked whether what is told of lasts."""
 
     @property
     def next(self) -> Link:
@@ -27,6 +29,9 @@ class MemoryLedger:
     @property
     def last(self) -> int:
         return self._next.number - 1
+
+    async def settled(self) -> None:
+        self.waits += 1
 
     def get(self, artifact_id: str) -> Sealed | None:
         return next((each for each in self._receipts if each.id == artifact_id), None)

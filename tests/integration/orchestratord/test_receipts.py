@@ -180,3 +180,11 @@ async def test_an_engine_that_refuses_was_sent_something_all_the_same(tmp_path: 
     assert (receipt.state, verdict.breaks) == ("failed", ())
     assert receipt.sent is not None
     assert receipt.sent["seed"] == 7
+
+
+async def test_a_stretch_is_told_when_it_lasts_and_not_before() -> None:
+    ledger = MemoryLedger()
+    ledger.write_some(3)
+    async with serving(ledger) as client:
+        await page(client)
+    assert ledger.waits == 1

@@ -219,7 +219,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begins(
         with pytest.raises(DatabaseError) as caught:
             count(database)
         assert caught.value.damaged
-        database = database.replaced()
+        database.renew()
     assert count(database) == 0
     [aside] = path.parent.glob("tasks.sqlite3.damaged-*Z")
     assert aside.stat().st_size == len(harmed)
@@ -408,6 +408,22 @@ def test_what_is_counted_is_about_what_it_takes_on_the_disk(path: Path) -> None:
     assert 0.6 * path.stat().st_size < counted < 1.4 * path.stat().st_size
 
 
+def test_the_log_of_a_killed_run_is_brought_into_the_file_by_the_next(path: Path, tmp_path: Path) -> None:
+    database = Database.opened(path)
+    for number in range(200):
+        database.admit(f"t{number}", b"x" * 1000)
+    left = tmp_path / "left" / path.name  # as one finds it that was killed: with its log
+    left.parent.mkdir(mode=0o700)
+    for name in (path.name, f"{path.name}-wal"):
+        (left.parent / name).write_bytes((path.parent / name).read_bytes())
+    database.close()
+    log = left.with_name(f"{left.name}-wal")
+    assert log.stat().st_size > 200_000
+    database = Database.opened(left)
+    assert (log.stat().st_size, count(database)) == (0, 200)
+    database.close()
+
+
 def test_no_descriptor_stays_open(path: Path) -> None:
     def open_now() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -417,6 +433,6 @@ def test_no_descriptor_stays_open(path: Path) -> None:
     for number in range(4):
         database = Database.opened(path)
         if number % 2:
-            database = database.replaced()
+            database.renew()
         database.close()
     assert open_now() == before

@@ -18,7 +18,7 @@ from contracts.receipts import Link, Receipt
 from contracts.tasks import Determinism, TaskState
 from daemon_core.redaction import Redactor
 from orchestratord import kept
-from orchestratord.database import Database, DatabaseError
+from orchestratord.database import Database, DatabaseError, Row
 from orchestratord.errors import ApiError
 from orchestratord.keeper import Keeper
 from orchestratord.kept import Moment
@@ -325,6 +325,18 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert keeper.unended() == []
 
 
+def test_what_is_written_ahead_has_no_gap_where_the_disk_took_nothing_for_a_while(place: Place) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.runs(task, "one")
+    place.disk.full = True
+    task.texts([" two"], place.clock.monotonic)
+    task.texts([" three"], place.clock.monotonic)
+    place.disk.full = False
+    assert b"two" not in place.keeper.journal("t1")
+    task.texts([" four"], place.clock.monotonic)
+    assert place.keeper.journal("t1") == task.log.read(0)
+
+
 def test_what_is_owed_is_written_before_the_daemon_ends(place: Place) -> None:
     task = place.task()
     place.disk.full = True
@@ -346,7 +358,86 @@ async def test_what_is_owed_is_written_as_soon_as_the_disk_takes_it(place: Place
     assert place.keeper.last == 1
 
 
+@pytest.mark.parametrize("gap", ["one", " two", " three"])
+async def test_a_strict_task_is_gone_on_with_from_all_that_it_has_sent(place: Place, gap: str) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.runs(task)
+    for text in ("one", " two", " three"):
+        place.disk.full = text == gap
+        task.texts([text], place.clock.monotonic)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert row.state == "running"
+    assert place.keeper.journal("t1") == task.log.read(0)
+
+
+async def test_a_task_has_spoken_also_where_that_could_not_be_written_at_once(place: Place) -> None:
+    task = place.task()
+    place.runs(task)
+    place.disk.full = True
+    task.texts(["one"], place.clock.monotonic)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert row.state == "running"
+    assert row.past is not None
+
+
+async def test_what_could_not_be_written_ahead_of_the_first_token_is_no_reason_to_end(place: Place) -> None:
+    task = place.task(determinism=Determinism.STRICT)
+    place.disk.full = True
+    place.runs(task)
+    place.disk.full = False
+    await place.keeper.look_after()
+    [row] = place.again().unended()
+    assert (row.state, row.past) == ("queued", None)
+
+
+def test_a_disk_that_cannot_be_read_at_the_start_passes_over_nobody(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Database) -> list[Row]:
+        message = "the task store cannot be written: disk I/O error"
+        raise DatabaseError(message, "")
+
+    place.task()
+    keeper = place.again()
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "unended", fails)
+        with pytest.raises(DatabaseError):
+            keeper.unended()
+    assert [row.id for row in keeper.unended()] == ["t1"]
+
+
 # --- a damaged file ---
+
+
+@pytest.mark.parametrize("step", ["set_aside", "_looked_at"])
+def test_a_damaged_file_that_cannot_be_replaced_at_once_is_replaced_later(
+    place: Place, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Path) -> None:
+        message = "the task store cannot be written: no space left"
+        raise DatabaseError(message, "make room")
+
+    strict, waits = place.task("strict", determinism=Determinism.STRICT), place.task("waits")
+    place.runs(strict, "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"orchestratord.database.{step}", full)
+        place.disk.damaged_at = "before admit"
+        for number in range(3):
+            with pytest.raises(ApiError):
+                place.task(f"refused{number}")
+        waits.cancel(place.clock.monotonic)
+    assert place.keeper.newest(None, 9) == [waits]
+    place.task("late")
+    assert caplog.text.count("no space left") == 1
+    assert len(list(place.path.parent.glob("*.damaged-*Z"))) == 1
+    keeper = place.again()
+    assert [row.id for row in keeper.unended()] == ["strict", "late"]
+    assert keeper.journal("strict") == strict.log.read(0)
+    assert [task.id for task in keeper.newest(None, 9)] == ["waits"]
 
 
 @pytest.mark.parametrize("moment", ["before end", "before admit", "before append"])
@@ -482,7 +573,9 @@ def test_with_machine_the_first_token_waits_for_it_that_the_task_speaks(place: P
 
     async def story() -> None:
         async with asyncio.TaskGroup() as group:
-            speaking = group.create_task(task.speaks(place.clock.monotonic))
+            written = task.speaks(place.clock.monotonic)
+            assert written is not None
+            speaking = group.create_task(written)
             await asyncio.sleep(0)
             assert [row.state for row in keeper.unended()] == ["running"]
             assert not speaking.done()

@@ -22,7 +22,8 @@ from contracts.tasks import (
     TaskState,
 )
 from orchestratord.admission import FAILING
-from orchestratord.errors import ApiError
+from orchestratord.errors import ApiError, api_error
+from orchestratord.task import Caller
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import (
@@ -36,6 +37,7 @@ from tests.unit.orchestratord.world import (
     config,
     ended,
     pool,
+    request,
     snapshot,
     ticking,
     world,
@@ -995,3 +997,37 @@ async def test_an_engine_that_counts_below_nothing_harms_nobody() -> None:
         end = end_of(await ended(await here.submit()))
         assert (end["tokens_in"], end["tokens_out"], end["decode_time_ms"] >= 0) == (0, 0, True)
         assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
+
+
+# --- a disk that an admission waits for ---
+
+
+async def test_a_disk_that_fails_undoes_an_admission_and_nothing_that_was_told_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails() -> None:
+        raise api_error(ErrorCode.POOL_UNAVAILABLE, "the disk does not take it")
+
+    async with world(Script(body=(HANG,))) as here:
+        before = await here.submit(task_id="before")
+        monkeypatch.setattr(here.keeper, "admitted", fails)
+        for task_id in ("before", "new"):
+            with pytest.raises(ApiError):
+                await here.orchestrator.submit(request(task_id=task_id), Caller("corr-2", "localhost"))
+        assert not before.finished
+        assert here.orchestrator.get("new").state is TaskState.CANCELED
+
+
+async def test_who_goes_before_the_disk_has_taken_it_has_the_grace_of_any_reader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world(Script(body=(HANG,)), settings=config(disconnect_grace_ms=1_000)) as here:
+        monkeypatch.setattr(here.keeper, "admitted", asyncio.Event().wait)
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(here.submit(task_id="t"))
+            await settle()
+            asking.cancel()
+        await pass_time(0.9)
+        assert not here.orchestrator.get("t").finished
+        await pass_time(0.2)
+        assert here.orchestrator.get("t").state is TaskState.CANCELED

@@ -55,6 +55,8 @@ class Sealing:
     async def settled(self) -> None:
         """It is at once."""
 
+    def freed(self, task: Task) -> None: ...
+
     def ends(self, task: Task, event: End | StreamError) -> str:
         record = record_of(
             task,

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from contracts.config import Queue, Sessions
+from contracts.config import Queue, Sessions, Timeouts
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot, PoolState
@@ -17,6 +17,7 @@ from orchestratord.task import Task
 from tests.support.stream_grammar import check
 from tests.support.virtual_loop import pass_time
 from tests.unit.orchestratord.world import (
+    CALLER,
     HANG,
     STOPPED_WELL,
     Pause,
@@ -26,6 +27,7 @@ from tests.unit.orchestratord.world import (
     config,
     ended,
     pool,
+    request,
     snapshot,
     world,
 )
@@ -273,6 +275,23 @@ async def test_a_reader_who_comes_back_in_time_keeps_it_alive(before: Path, tmp_
         assert task.finished
 
 
+async def test_what_is_taken_up_did_not_all_come_at_once(before: Path, tmp_path: Path) -> None:
+    patient = pool(queue=Queue(capacity=64), timeouts=Timeouts(wall_ms=3_600_000, idle_ms=3_600_000))
+
+    async def foretold(here: World) -> float:
+        low = request(priority=Priority.BATCH)
+        return (await here.orchestrator.foretell(low, CALLER)).predicted_start_ms
+
+    async with world(SILENT, settings=config(patient), tasks=before) as made:
+        for number in range(12):
+            await made.submit(task_id=f"t{number}")
+            await pass_time(20)
+        expected = await foretold(made)
+        after = killed(tmp_path)
+    async with world(SILENT, settings=config(patient), tasks=after) as made:
+        assert await foretold(made) == pytest.approx(expected, rel=0.1)
+
+
 # --- a stop ---
 
 
@@ -306,3 +325,18 @@ def _of(q: PoolSnapshot) -> Callable[[str], PoolSnapshot]:
 async def _over(task: Task) -> Task:
     await ended(task)
     return task
+
+
+async def test_what_an_engine_took_to_let_go_of_a_task_is_known_after_a_restart(before: Path, tmp_path: Path) -> None:
+    engine = ScriptedAdapter(SPEAKING)
+    engine.lingers = 0.2
+    async with world(engines={"p": engine}, tasks=before) as made:
+        task = await made.submit(task_id="t")
+        await pass_time(0.1)
+        made.orchestrator.cancel(task, "client")
+        await pass_time(1)
+        took_ms = task.status.slot_free_ms
+        assert took_ms is not None
+        after = killed(tmp_path)
+    async with world(tasks=after) as made:
+        assert found(made, "t").status.slot_free_ms == took_ms

@@ -1,8 +1,11 @@
 """Which tasks are remembered."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.events import End, StreamError
 from contracts.tasks import TaskState
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
@@ -85,6 +88,38 @@ def test_the_bounds_drop_no_more_than_they_must() -> None:
         finish(store, each)
     assert [each.id for each in store.select(None, 9)] == ["t2", "t1"]
     assert store.get("t0") is None
+
+
+class Later:
+    """Has ends told of later, as it is where a disk has to take them first."""
+
+    def __init__(self) -> None:
+        self.tell: list[Callable[[], None]] = []
+
+    def speaks(self, task: Task) -> None: ...
+
+    def sends(self, task: Task) -> None: ...
+
+    def ends(self, task: Task, event: End | StreamError) -> None: ...
+
+    def freed(self, task: Task) -> None: ...
+
+    def told(self, tell: Callable[[], None]) -> None:
+        self.tell.append(tell)
+
+    async def settled(self) -> None: ...
+
+
+def test_the_bytes_at_hand_are_bounded_also_where_ends_are_told_of_later() -> None:
+    store, later = TaskStore(EMPTY, 1000, 1000), Later()
+    for number in range(100):
+        ending = Task(task(number).admission, later)
+        ending.texts(["x" * 100], 0.0)
+        store.add(ending)
+        finish(store, ending)
+        later.tell.pop()()
+    at_hand = [each for each in store.select(None, 1000) if store.at_hand(each.id)]
+    assert 0 < len(at_hand) <= 1000 // 100
 
 
 def test_what_is_not_at_hand_is_looked_for_among_what_is_kept() -> None:
