@@ -18,7 +18,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission, context, excerpt
+from orchestratord import admission, context, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
@@ -132,7 +132,7 @@ class Entrance:
         Raises ApiError with the refusal that it would get.
         """
         self._known(request)
-        plan = self._plan(request, await self._fitting(request, count=True), caller)
+        plan = self._plan(request, await self._fitting(request, count=True), caller, asks=True)
         forecast, demand = plan.forecast, plan.demand
         return TaskForecast(
             queue_position=plan.place.position,
@@ -161,7 +161,7 @@ class Entrance:
 
     def _known(self, request: TaskRequest) -> Task | None:
         task = None if request.task_id is None else self._store.get(request.task_id)
-        if task is not None and task.request != request:
+        if task is not None and not kept.asks_the_same(task, request):
             hint = "use a new task_id for a new request"
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
@@ -229,14 +229,17 @@ class Entrance:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None
 
-    def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Plan:
-        """What becomes of a task that comes now; nothing changes. Raises ApiError where it may not come in."""
+    def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller, *, asks: bool = False) -> Plan:
+        """What becomes of a task that comes now; nothing changes. Raises ApiError where it may not come in.
+
+        Who only ``asks`` keeps no place from anybody.
+        """
         pools = fitting.pools
         demand = self._outlook.demand(request, pools, fitting.tokens)
         place = self._backlog.place(request.priority, pools)
         if isinstance(place, Full):
             engine = self._pools[place.pool_id].config.engine
-            raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools)))
+            raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools, told=not asks)))
         bid = self._turns.bid(request, fitting.views, fitting.tokens)
         forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
         late = admission.too_late(request, forecast)
