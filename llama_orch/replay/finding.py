@@ -7,6 +7,7 @@ receipt alone, as a proof has it. Never takes one whose content does not have it
 from __future__ import annotations
 
 import hashlib
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -58,10 +59,11 @@ def checked(artifact: Artifact) -> Artifact:
 
 
 async def _of_job(client: ApiClient, name: str) -> Artifact | None:
-    async for page in pages(client):
-        for each in page.receipts:
-            if receipt_of(each).job_id == name:
-                return each
+    async with aclosing(pages(client)) as read:
+        async for page in read:
+            for each in page.receipts:
+                if receipt_of(each).job_id == name:
+                    return each
     return None
 
 

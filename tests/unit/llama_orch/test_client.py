@@ -192,3 +192,17 @@ async def test_a_task_without_an_id_is_not_streamed(url: str) -> None:
     async with client(url) as api:
         with pytest.raises(ValueError, match="needs an id"):
             api.run(TaskRequest(model_ref="m", prompt="p"))
+
+
+async def test_a_stream_is_had_as_it_was_sent_up_to_a_limit(fake: FakeDaemon, url: str) -> None:
+    async with client(url) as api:
+        data = await api.stream_bytes("t-1", 1 << 20)
+        assert data is not None
+        assert data.startswith(b": ping\n\n")
+        assert data.endswith(b"\n\n")
+        assert await api.stream_bytes("t-1", len(data)) == data
+        assert await api.stream_bytes("t-1", len(data) - 1) is None
+        fake.drops = [2]
+        with pytest.raises(ApiError) as broken:
+            await api.stream_bytes("t-1", 1 << 20)
+    assert (broken.value.code, broken.value.retriable) == (UNREACHABLE, True)
