@@ -13,24 +13,10 @@ import msgspec
 
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
-from contracts.tasks import Determinism, TaskRequest
+from contracts.tasks import TaskRequest
 from orchestratord.admission import Refusal
+from orchestratord.determinism import repeatable
 from orchestratord.task import Run
-
-PINNED = (
-    "engine",
-    "engine_version",
-    "engine_digest",
-    "model_digest",
-    "sampler_profile_version",
-    "slots",
-    "ctx_max",
-    "argv",
-    "devices",
-    "driver_version",
-)
-"""Of a pool's snapshot: what an answer may depend on."""
-MUST_BE_KNOWN = ("engine_version", "engine_digest", "model_digest")
 
 
 class WaitAgain(msgspec.Struct, frozen=True):
@@ -87,25 +73,11 @@ def fate(
     return WaitAgain(open_to, left_ms)
 
 
-def repeatable(request: TaskRequest, served: PoolSnapshot) -> bool:
-    """Whether the same engine would give the same answer, and could be told from another one."""
-    known = all(getattr(served, name) is not None for name in MUST_BE_KNOWN)
-    return request.determinism is Determinism.STRICT and served.slots == 1 and known
-
-
 def outlives_a_stop(request: TaskRequest, first_text_ms: float | None, run: Run | None) -> bool:
     """Whether a task can be left to the next run of the daemon: it has sent nothing, or could be run again."""
     if first_text_ms is None or run is None:
         return True
     return run.served is not None and repeatable(request, run.served)
-
-
-def difference(before: PoolSnapshot, now: PoolSnapshot) -> str | None:
-    """What makes the engine another one than before, in words; None where an answer would be the same."""
-    changed = [name for name in PINNED if getattr(before, name) != getattr(now, name)]
-    if not changed:
-        return None
-    return ", ".join(f"{name} was {getattr(before, name)} and is {getattr(now, name)}" for name in changed)
 
 
 def _end(code: ErrorCode, message: str, hint: str) -> EndNow:
