@@ -7,7 +7,7 @@ engine, and says nothing of GPUs of different models, which may round differentl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -46,15 +46,21 @@ class ReplicaSet(msgspec.Struct, frozen=True, kw_only=True):
         return "set-" + sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
-_PER_POOL = ("gpus", "flags")
-"""Of a replica set: in ``PINNED`` these are ``devices`` and ``argv``, to the letter."""
 PINNED = (
-    *(name for name in ReplicaSet.__struct_fields__ if name not in _PER_POOL),
+    "engine",
+    "engine_version",
+    "engine_digest",
+    "model_digest",
+    "sampler_profile_version",
+    "slots",
+    "ctx_max",
     "argv",
-    "devices",
-    "driver_version",
 )
-"""Of a pool's snapshot: what the answer of one replica may depend on."""
+"""Of a pool's snapshot: what makes the engine the same. That it says the same is compared."""
+PLACES = frozenset({"--port", "--host", "--api-key", "--api-key-file", "--log-file"})
+"""Arguments that say where an engine listens and tells, which is new in each start."""
+OWN = PLACES | {"--model", "CUDA_VISIBLE_DEVICES"}
+"""Likewise, and what each pool of a replica set has for itself: its GPUs, and a path to a model of the same digest."""
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -100,7 +106,14 @@ def told(snapshot: PoolSnapshot, workloads: Sequence[Workload], features: tuple[
 
 def difference(before: PoolSnapshot, now: PoolSnapshot) -> str | None:
     """What makes the engine of a pool another one than before, in words; None where an answer would be the same."""
-    return _words(before, now, PINNED)
+    facts = [(name, _fact(before, name), _fact(now, name)) for name in PINNED]
+    return _words(facts)
+
+
+def comparable(argv: Sequence[str], without: Collection[str] = PLACES) -> tuple[str, ...]:
+    """The arguments that an answer may depend on."""
+    pairs = zip(argv, ("", *argv), strict=False)
+    return tuple(word for word, before in pairs if before not in without and word.partition("=")[0] not in without)
 
 
 def repeatable(request: TaskRequest, served: PoolSnapshot) -> bool:
@@ -125,7 +138,7 @@ def replica_set(snapshot: PoolSnapshot) -> ReplicaSet | None:
         slots=snapshot.slots,
         ctx_max=snapshot.ctx_max,
         gpus=len(snapshot.devices),
-        flags=_flags(snapshot.argv),
+        flags=comparable(snapshot.argv, OWN),
     )
 
 
@@ -153,7 +166,8 @@ def departure(bound_to: ReplicaSet, snapshot: PoolSnapshot) -> str:
     now = replica_set(snapshot)
     if now is None:
         return "what it runs is not known any more"
-    return _words(bound_to, now, ReplicaSet.__struct_fields__) or "nothing has changed"
+    facts = [(name, getattr(bound_to, name), getattr(now, name)) for name in ReplicaSet.__struct_fields__]
+    return _words(facts) or "nothing has changed"
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------
@@ -195,17 +209,12 @@ def _lacking(workload: Workload, features: tuple[str, ...] | None, pool: str) ->
     return None
 
 
-def _flags(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the GPUs that the pool has, and without the path of the model, whose digest is known."""
-    return tuple(
-        each
-        for each, flag in zip(argv, ("", *argv), strict=False)
-        if flag != "--model" and not each.startswith("CUDA_VISIBLE_DEVICES=")
-    )
+def _fact(served: PoolSnapshot, name: str) -> object:
+    fact = getattr(served, name)
+    return comparable(fact) if name == "argv" else fact
 
 
-def _words(before: object, now: object, names: Iterable[str]) -> str | None:
-    changed = [name for name in names if getattr(before, name) != getattr(now, name)]
-    if not changed:
-        return None
-    return ", ".join(f"{name} was {getattr(before, name)} and is {getattr(now, name)}" for name in changed)
+def _words(facts: Iterable[tuple[str, object, object]]) -> str | None:
+    """What has changed, of names with what they were and what they are."""
+    changed = [f"{name} was {was} and is {is_now}" for name, was, is_now in facts if was != is_now]
+    return ", ".join(changed) or None

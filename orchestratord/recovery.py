@@ -51,11 +51,12 @@ def fate(
     ran_on: PoolSnapshot | None,
     sent: bool,
     journaled: bool,
+    veiled: bool = False,
 ) -> Fate:
     """What becomes of a task that was admitted ``age_ms`` ago for ``pools``.
 
     ``known_pools``: those of the present configuration. ``sent``: it had begun to send tokens, on ``ran_on``;
-    ``journaled``: all of them were written down.
+    ``journaled``: all of them were written down. ``veiled``: its request was not, for the sake of a secret in it.
     """
     left_ms = None if request.deadline_ms is None else request.deadline_ms - age_ms
     open_to = frozenset(pools).intersection(known_pools)
@@ -63,8 +64,14 @@ def fate(
         text = "orchestratord ended while this task ran, and what it had sent cannot be gone on from"
         return _end(ErrorCode.WORKER_RESET, text, "send the task again")
     if left_ms is not None and left_ms <= 0:
+        code = ErrorCode.DECODE_TIMEOUT if sent else ErrorCode.ADMISSION_REJECT
         text = f"the deadline of {request.deadline_ms} ms passed while orchestratord was not running"
-        return _end(ErrorCode.ADMISSION_REJECT, text, "allow a later deadline_ms")
+        return _end(code, text, "allow a later deadline_ms")
+    if veiled:
+        text = (
+            "orchestratord was restarted, and a secret in the request, which is never written to a disk, is not known"
+        )
+        return _end(ErrorCode.WORKER_RESET, f"{text} any more", "send the task again")
     if not open_to:
         text = f"no pool is left that could run this task: {', '.join(sorted(pools))} left the configuration"
         return _end(ErrorCode.POOL_UNAVAILABLE, text, "GET /v1/pools lists those that are there")
@@ -81,4 +88,5 @@ def outlives_a_stop(request: TaskRequest, first_text_ms: float | None, run: Run 
 
 
 def _end(code: ErrorCode, message: str, hint: str) -> EndNow:
-    return EndNow(Refusal(code=code, message=message, hint=hint))
+    retry_after_ms = 0 if code is ErrorCode.WORKER_RESET else None
+    return EndNow(Refusal(code=code, message=message, hint=hint, retry_after_ms=retry_after_ms))

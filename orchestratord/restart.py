@@ -63,7 +63,7 @@ class Restart:
     def _take_up(self, row: Row) -> None:
         now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
         try:
-            entered = kept.read_entered(row.admission, now)
+            entered = kept.read_entered(row.entered, now)
             past = Past() if row.past is None else kept.read_past(row.past)
         except msgspec.MsgspecError as error:
             log.warning("the task %s cannot be read from the task store, and is lost: %s", row.id, error)
@@ -79,14 +79,15 @@ class Restart:
             ran_on=None if past.run is None else past.run.served,
             sent=row.past is not None,
             journaled=bool(frames),
+            veiled=entered.veil is not None,
         )
         sent = row.past is not None
         task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
+        task.veil = entered.veil
+        self._keeper.adopt(task, entered)
         if isinstance(fate, EndNow):
-            self._keeper.adopt(task, frozenset(entered.pools))
             self._end(task, fate.refusal)
             return
-        self._keeper.adopt(task, fate.pools)
         if isinstance(fate, RunAgain):
             task.run_again()
         elif frames:

@@ -95,6 +95,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    sent: bytes | None = None
 
 
 class Task:
@@ -130,6 +131,8 @@ class Task:
         """What it had sent before it was run again."""
         self.continues: PoolSnapshot | None = None
         """The engine of which alone it may take what follows; None where any will do."""
+        self.veil: str | None = None
+        """Set where the request was read again without a secret in it: what it is known by."""
         self.interrupted = False
         """The daemon ended while it ran."""
 
@@ -144,6 +147,7 @@ class Task:
         task.run, task.replicas = story.run, list(story.replicas)
         task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
         task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        task.sent = story.sent
         task.interrupted = state is TaskState.RUNNING
         return task
 
@@ -344,6 +348,7 @@ class Task:
             artifact_id=self.artifact_id,
             end=self._end,
             error=self._error,
+            sent=self.sent,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Which query parameters a route has.
+"""Which query parameters a route has, and how a number among them is read.
 
 Decides that one which a route does not have is refused like an unknown field of a body: ``?dryrun=true`` is a mistake,
 and would run the task that somebody only wanted foretold. Routes that take nothing but what their path names look at no
@@ -27,6 +27,7 @@ KNOWN: MappingProxyType[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("DELETE", "/v1/catalog/models/{model_id}"): frozenset({"files"}),
         ("POST", "/v1/catalog/models/{model_id}/state"): frozenset(),
         ("POST", "/v1/artifacts"): frozenset(),
+        ("GET", "/v1/receipts"): frozenset({"after", "limit"}),
     }
 )
 """By method and path: those with a 400 among their answers."""
@@ -43,3 +44,12 @@ def refuse_unknown(request: web.Request) -> None:
         if known is not None and name not in known:
             text = f"there is no query parameter {name!r} here"
             raise api_error(ErrorCode.INVALID_PARAMS, text, nearest(name, known), field=name)
+
+
+def number(request: web.Request, name: str, usual: int, *, least: int, most: int) -> int:
+    """A parameter that is a number within these bounds. Raises ApiError."""
+    given = request.query.get(name, str(usual))
+    if given.isascii() and given.isdigit() and len(given) <= len(str(most)) and least <= int(given) <= most:
+        return int(given)
+    text = f"{name} {given!r} is no number from {least} to {most}"
+    raise api_error(ErrorCode.INVALID_PARAMS, text, field=name)

@@ -6,16 +6,13 @@ Decides how long a stretch is: as many as are asked for, and no more than an ans
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta
 
-from contracts.errors import ErrorCode
 from contracts.receipts import ReceiptPage
-from orchestratord.errors import api_error
 from orchestratord.http.edge import json_response
+from orchestratord.http.queries import number
 from orchestratord.ledger import Ledger
 from orchestratord.shelf import Sealed, artifact_of
 
@@ -25,9 +22,6 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024
 """A page ends with the receipt that passes it: the client asks for what comes after."""
 _AT_A_TIME = 32
 """How many are read before their weight is looked at: each has at most two texts of 256 KiB."""
-
-Limit = Annotated[int, Meta(ge=1, le=MOST)]
-After = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class ReceiptRoutes:
@@ -42,8 +36,8 @@ class ReceiptRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/receipts?after=&limit=``."""
-        after = _number(request, "after", "0", After, f"no number from 0 to {2**63 - 1}")
-        limit = _number(request, "limit", str(USUAL_LIMIT), Limit, f"no number from 1 to {MOST}")
+        after = number(request, "after", 0, least=0, most=2**63 - 1)
+        limit = number(request, "limit", USUAL_LIMIT, least=1, most=MOST)
         found = tuple(map(artifact_of, _page(self._ledger, after, limit)))
         return json_response(ReceiptPage(receipts=found, first=self._ledger.first, last=self._ledger.last))
 
@@ -69,14 +63,3 @@ def _number_of(sealed: Sealed) -> int:
 
 class _Numbered(msgspec.Struct):
     number: int
-
-
-def _number(request: web.Request, name: str, usual: str, kind: type[int], otherwise: str) -> int:
-    """A number of the query. Raises ApiError."""
-    given = request.query.get(name, usual)
-    try:
-        if given.isascii() and given.isdigit():
-            return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError:
-        pass
-    raise api_error(ErrorCode.INVALID_PARAMS, f"{name} {given!r} is {otherwise}", field=name)

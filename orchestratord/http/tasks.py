@@ -5,11 +5,7 @@ Decides how a request is decoded and which of the two answers (202 or a stream) 
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 from aiohttp import web
-from msgspec import Meta
 
 from contracts.base import nearest
 from contracts.errors import ErrorCode
@@ -18,12 +14,11 @@ from daemon_core.redaction import Redactor
 from orchestratord.errors import api_error
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
+from orchestratord.http.queries import number
 from orchestratord.http.sessions import SESSION
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.task import Caller, Task
-
-Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class TaskRoutes:
@@ -63,16 +58,12 @@ class TaskRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks?state=&limit=``."""
-        state, limit = request.query.get("state"), request.query.get("limit", "50")
+        state = request.query.get("state")
         known = [each.value for each in TaskState]
         if state is not None and state not in known:
             hint = nearest(state, known)
             raise api_error(ErrorCode.INVALID_PARAMS, f"{state!r} is no task state", hint, field="state")
-        try:
-            count = msgspec.convert(limit, Limit, strict=False)
-        except msgspec.ValidationError as error:
-            text = f"limit {limit!r} is no number from 1 to 1000"
-            raise api_error(ErrorCode.INVALID_PARAMS, text, field="limit") from error
+        count = number(request, "limit", 50, least=1, most=1000)
         tasks = self._orchestrator.select(TaskState(state) if state else None, count)
         return json_response(TaskList(tasks=tuple(task.status for task in tasks)))
 

@@ -38,9 +38,9 @@ BATCH, INTERACTIVE = Priority.BATCH, Priority.INTERACTIVE
 
 
 def steady(seconds: float, tokens: int = 2) -> ScriptedAdapter:
-    """An engine on which every task takes as long."""
+    """An engine on which every task takes as long, and which is never silent up to the pool's idle limit."""
     finished = Finished(reason=FinishReason.STOP, tokens_in=5, tokens_out=tokens)
-    return ScriptedAdapter(otherwise=Script([Pause(seconds / 2), "a", Pause(seconds / 2), "b", finished]))
+    return ScriptedAdapter(otherwise=Script([Pause(0.6 * seconds), "a", Pause(0.4 * seconds), "b", finished]))
 
 
 async def experienced(here: World, runs: int = 10) -> None:

@@ -244,6 +244,28 @@ async def test_a_member_that_changed_while_the_task_ran_elsewhere_is_no_member_w
         assert engines["r"].asked == []
 
 
+async def test_a_member_that_was_away_shows_again_what_it_is_when_it_comes_back() -> None:
+    until, recovered = asyncio.Event(), asyncio.Event()
+    dies = Script(headers=[Hold(until), EngineError(Failure.BROKEN, "gone")])
+    engines = {"p": ScriptedAdapter(dies, otherwise=Script()), "r": ScriptedAdapter()}
+    engines["p"].healths = [Hold(recovered)]
+    async with world(settings=config(pool("p"), pool("r")), engines=engines, snapshots=report_of) as here:
+        prefer = Placement(mode=PlacementMode.PREFER, prefer=("p",))
+        task = await here.submit(determinism=STRICT, placement=prefer)
+        await settle()
+        here.orchestrator.report(report_of("r", revision=2, engine_version="b9"))
+        here.orchestrator.report(report_of("r", revision=3, state=PoolState.BACKOFF))
+        until.set()
+        await settle()
+        assert waits_for(here, task) == {"p", "r"}
+        here.orchestrator.report(report_of("r", revision=4, engine_version="b9"))
+        await settle()
+        assert waits_for(here, task) == {"p"}
+        recovered.set()
+        await ended(task)
+        assert engines["r"].asked == []
+
+
 # --- a restart --------------------------------------------------------------------------------------------------------
 
 
