@@ -36,6 +36,7 @@ CREATE TABLE tasks (
   number INTEGER PRIMARY KEY,               -- the order of admission
   id TEXT NOT NULL UNIQUE,
   state TEXT NOT NULL,
+  followed INTEGER NOT NULL DEFAULT 0,      -- whether somebody has read its stream
   ended_ms INTEGER,                         -- Unix milliseconds
   size INTEGER NOT NULL DEFAULT 0,          -- of all that belongs to it, in bytes, once it has ended
   past BLOB                                 -- orchestratord.kept.Past, JSON, once it has sent a token or has ended
@@ -97,6 +98,7 @@ class Row(msgspec.Struct, frozen=True):
     past: bytes | None
     entered: bytes
     stream: bytes | None
+    followed: int
 
 
 class ReceiptRow(msgspec.Struct, frozen=True):
@@ -112,11 +114,14 @@ class ReceiptRow(msgspec.Struct, frozen=True):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """All that the end of a task writes."""
 
+    number: int
     task_id: str
     state: str
     past: bytes
     stream: bytes
     ended_ms: int
+    size: int
+    """What the task takes."""
     receipt: ReceiptRow | None
     journaled: bool = False
     """Whether its frames stand in the journal as well."""
@@ -127,12 +132,20 @@ _RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM rece
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
 _TASKS = (
-    "SELECT number, id, state, past, entered, frames FROM tasks JOIN admissions USING (number)"
+    "SELECT number, id, state, past, entered, frames, followed FROM tasks JOIN admissions USING (number)"
     " LEFT JOIN streams USING (number)"
 )
 _ENDED = "SELECT state, past FROM tasks WHERE ended_ms IS NOT NULL"
-_OPEN_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)"
-_ENDED_NUMBER = "(SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)"
+_FORGET = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)",
+    "DELETE FROM journal WHERE task_id = ?",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL",
+)
+_LET_GO = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM streams WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL",
+)
 
 
 def _no_point(_: str) -> None: ...
@@ -188,15 +201,20 @@ class Database:
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    def admit(self, task_id: str, entered: bytes) -> None:
-        """A task has entered the queue."""
+    def admit(self, task_id: str, entered: bytes) -> int:
+        """A task has entered the queue; answers with its number."""
         with self._transaction("admit") as run:
-            run("INSERT INTO tasks (id, state) VALUES (?, 'queued')", (task_id,))
-            run("INSERT INTO admissions VALUES (last_insert_rowid(), ?)", (entered,))
+            number = run("INSERT INTO tasks (id, state) VALUES (?, 'queued')", (task_id,)).lastrowid
+            run("INSERT INTO admissions VALUES (?, ?)", (number, entered))
+        return number or 0
 
     def speak(self, task_id: str, past: bytes) -> None:
         """A task is about to send its first token."""
         self._one("speak", "UPDATE tasks SET state = 'running', past = ? WHERE id = ?", (past, task_id))
+
+    def follow(self, task_id: str) -> None:
+        """Somebody reads a task's stream."""
+        self._one("follow", "UPDATE tasks SET followed = 1 WHERE id = ?", (task_id,))
 
     def append(self, task_id: str, frames: bytes) -> None:
         """A strict task is about to send these frames."""
@@ -205,37 +223,25 @@ class Database:
     def forget(self, task_id: str) -> None:
         """A task without an end cannot be gone on with."""
         with self._transaction("forget") as run:
-            run("DELETE FROM admissions WHERE number = " + _OPEN_NUMBER, (task_id,))
-            run("DELETE FROM journal WHERE task_id = ?", (task_id,))
-            run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
+            for statement in _FORGET:
+                run(statement, (task_id,))
 
     def unsay(self, task_id: str) -> None:
         """What a task was about to send when it had sent no token is of no account."""
         self._one("unsay", "DELETE FROM journal WHERE task_id = ?", (task_id,))
 
-    def end(self, ending: Ending) -> int | None:
-        """A task's end, its whole stream and its receipt: all of it, or nothing.
-
-        Answers with what the task takes; None for one that is not here, of which nothing is written.
-        """
-        known = self._select(
-            "SELECT number, length(entered) FROM tasks JOIN admissions USING (number) WHERE id = ?", (ending.task_id,)
-        )
-        if not known:
-            return None
-        number, entered = known[0]
-        size = ROW_BYTES + entered + len(ending.past) + len(ending.stream)
+    def end(self, ending: Ending) -> None:
+        """A task's end, its whole stream and its receipt: all of it, or nothing."""
         with self._transaction("end") as run:
             run(
                 "UPDATE tasks SET state = ?, past = ?, ended_ms = ?, size = ? WHERE number = ?",
-                (ending.state, ending.past, ending.ended_ms, size, number),
+                (ending.state, ending.past, ending.ended_ms, ending.size, ending.number),
             )
-            run("INSERT INTO streams VALUES (?, ?)", (number, ending.stream))
+            run("INSERT INTO streams VALUES (?, ?)", (ending.number, ending.stream))
             if ending.journaled:
                 run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
             if ending.receipt is not None:
                 run(_NEW_RECEIPT, _values(ending.receipt))
-        return size
 
     def tell(self, task_id: str, past: bytes) -> None:
         """Something more is known of a task that has ended."""
@@ -304,9 +310,8 @@ class Database:
         """Forget ended tasks, and the receipts below a number."""
         with self._transaction("let_go") as run:
             for task_id in task_ids:
-                run("DELETE FROM admissions WHERE number = " + _ENDED_NUMBER, (task_id,))
-                run("DELETE FROM streams WHERE number = " + _ENDED_NUMBER, (task_id,))
-                run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL", (task_id,))
+                for statement in _LET_GO:
+                    run(statement, (task_id,))
             if receipts_below is not None:
                 run("DELETE FROM receipts WHERE number < ?", (receipts_below,))
 
@@ -314,7 +319,7 @@ class Database:
         """Give a little of what nothing stands in back to the disk; whether there is more."""
         [(pages,)] = self._select("PRAGMA page_count")
         [(free,)] = self._select("PRAGMA freelist_count")
-        spare = free - max(SPARE_PAGES, pages // 4)
+        spare = int(free) - max(SPARE_PAGES, int(pages) // 4)
         if spare > 0:
             self._select(f"PRAGMA incremental_vacuum({min(spare, PAGES_AT_ONCE)})")
         return spare > PAGES_AT_ONCE
@@ -331,7 +336,7 @@ class Database:
         self._point(f"after {name}")
 
     @contextmanager
-    def _transaction(self, name: str) -> Iterator[Callable[..., object]]:
+    def _transaction(self, name: str) -> Iterator[Callable[..., sqlite3.Cursor]]:
         self._point(f"before {name}")
         try:
             self._connection.execute("BEGIN IMMEDIATE")

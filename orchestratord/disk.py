@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -37,6 +38,11 @@ class Disk:
                 upto = self._written()
                 await self._do(_flush, self._wal)
                 self._flushed = upto
+
+    def flush(self) -> None:
+        """The same, while everything waits; what cannot be flushed then is said by nobody."""
+        with suppress(OSError):
+            _flush(self._wal)
 
     async def tidied(self) -> None:
         """Move what was written into the file itself, so that its log stays short. Raises sqlite3.Error."""

@@ -135,7 +135,7 @@ class Entrance:
         Raises ApiError with the refusal that it would get.
         """
         self._known(request)
-        plan = self._plan(request, await self._fitting(request, count=True), caller)
+        plan = self._plan(request, await self._fitting(request, count=True), caller, asks=True)
         forecast, demand = plan.forecast, plan.demand
         return TaskForecast(
             queue_position=plan.place.position,
@@ -232,15 +232,18 @@ class Entrance:
                     log.warning("pool %s could not count tokens: %s", entry.id, error.message)
         return None
 
-    def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Plan:
-        """What becomes of a task that comes now; nothing changes. Raises ApiError where it may not come in."""
+    def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller, *, asks: bool = False) -> Plan:
+        """What becomes of a task that comes now; nothing changes. Raises ApiError where it may not come in.
+
+        Who only ``asks`` keeps no place from anybody.
+        """
         fitting = self._one_set(request, fitting)
         pools = fitting.pools
         demand = self._outlook.demand(request, pools, fitting.tokens)
         place = self._backlog.place(request.priority, pools)
         if isinstance(place, Full):
             engine = self._pools[place.pool_id].config.engine
-            raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools)))
+            raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools, told=not asks)))
         bid = self._turns.bid(request, fitting.views, fitting.tokens)
         forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
         late = admission.too_late(request, forecast)

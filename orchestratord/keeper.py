@@ -22,8 +22,9 @@ from contracts.artifacts import ID_PREFIX, ArtifactKind
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
+from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
-from contracts.tasks import Determinism, TaskState
+from contracts.tasks import Determinism, OnDisconnect, TaskState
 from daemon_core.redaction import Redactor
 from orchestratord import kept, retention
 from orchestratord.clock import Clock
@@ -42,8 +43,10 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 """Makes the receipt of a task that ends with this event; None where it cannot be made."""
 
 UPKEEP_S = 2.0
+LOOK_MS = 60_000.0
 AT_ONCE = 32
 """So many are let go in one step, so that no step is long."""
+DISK = "look at the disk below paths.data"
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
@@ -57,11 +60,18 @@ class _Redacted(msgspec.Struct):
     redacted: bool = False
 
 
+NOWHERE = 0
+
+
 class Living(msgspec.Struct, frozen=True):
     """A task without an end, and what is written of its admission."""
 
     task: Task
     entered: Entered
+    number: int
+    """Its row's; NOWHERE where a new file did not take it yet."""
+    size: int
+    """Of that in bytes."""
 
 
 class Keeper:
@@ -80,15 +90,22 @@ class Keeper:
         self._database = database
         self._clock = clock
         self._bounds = bounds
-        self._durability = durability
+        self._machine = durability is Durability.MACHINE
+        self._untold: list[Callable[[], None]] = []
+        """What tells of ends that are not on the disk yet."""
+        self._news = asyncio.Event()
         self._seal = seal
         self._redactor = redactor or Redactor()
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
         self._live: dict[str, Living] = {}
+        self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
+        """The latest reports on which a task ran, and what is kept of them."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
         self._said = ""
-        self._tidied = 0
+        self._tidied = self._looked = 0
+        """How much was written when checkpoints were made, and what is due was looked for, the last time."""
+        self._looked_ms = 0.0
         self._totals = Totals()
         self._next = CHAIN_START
         try:
@@ -113,7 +130,17 @@ class Keeper:
         self._database.close()
 
     async def run(self) -> None:
-        """Look after the file, until this is cancelled."""
+        """Look after the file, and tell of ends when they are on the disk, until this is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_of_ends(), name="ends")
+                await self._upkeep()
+        finally:
+            if self._untold and self._disk is not None:
+                self._disk.flush()
+            self._tell()
+
+    async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
             await self.look_after()
@@ -123,34 +150,66 @@ class Keeper:
                     await self._disk.tidied()
 
     async def look_after(self) -> None:
-        """Write what is owed, and let go what is due."""
+        """Write what is owed, and let go what is due: after a write, or because time has passed."""
         self._settle_debts()
-        await self._let_go()
+        now_ms = self._clock.monotonic_ms()
+        if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
+            await self._let_go()
+            self._looked, self._looked_ms = self._database.writes, now_ms
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
     def admits(self, task: Task, pools: frozenset[str]) -> None:
         """A task enters the queue. Raises ApiError where it cannot be kept."""
-        living = Living(task, kept.entered(task.admission, pools, self._redactor))
+        entered = kept.entered(task.admission, pools, self._redactor)
         try:
-            self._written(lambda: self._database.admit(task.id, kept.written(living.entered)))
+            self._live[task.id] = self._written(lambda: self._admit(task, entered))
         except DatabaseError as error:
             text = f"the task cannot be kept: {error.message}"
             raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
-        self._live[task.id] = living
+
+    async def _tell_of_ends(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            untold = len(self._untold)
+            await self.settled()
+            self._tell(untold)
+
+    def _tell(self, count: int | None = None) -> None:
+        """Tell of the ends that wait for it, the first ones first."""
+        telling, self._untold = self._untold[:count], self._untold[len(self._untold[:count]) :]
+        for tell in telling:
+            tell()
+
+    def told(self, tell: Callable[[], None]) -> None:
+        """Have this called when what was written is as durable as was configured; at once, where it is."""
+        if self._machine:
+            self._untold.append(tell)
+            self._news.set()
+        else:
+            tell()
+
+    async def settled(self) -> None:
+        """Return when what was written is as durable as was configured, or cannot be."""
+        if self._machine and self._disk is not None:
+            try:
+                await self._disk.flushed()
+            except OSError as error:
+                self._complain(DatabaseError(f"the disk does not take what was written: {error.strerror}", DISK))
 
     async def admitted(self) -> None:
         """Return when what was admitted is as durable as was configured. Raises ApiError where the disk fails."""
-        if self._disk is not None and self._durability is Durability.MACHINE:
+        if self._machine and self._disk is not None:
             try:
                 await self._disk.flushed()
             except OSError as error:
                 text = f"the task cannot be kept: the disk does not take it: {error.strerror}"
-                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, "look at the disk below paths.data") from error
+                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, DISK) from error
 
-    def adopt(self, task: Task, entered: Entered) -> None:
+    def adopt(self, task: Task, entered: Entered, row: Row) -> None:
         """A task that a former run has written down lives on."""
-        self._live[task.id] = Living(task, entered)
+        self._live[task.id] = Living(task, entered, row.number, len(row.entered))
 
     def forget(self, task_id: str) -> None:
         """A task of a former run cannot be read."""
@@ -159,6 +218,12 @@ class Keeper:
     def unsay(self, task_id: str) -> None:
         """A task of a former run had sent no token: it starts from the beginning."""
         self._try(lambda: self._database.unsay(task_id))
+
+    def follows(self, task: Task) -> None:
+        """Somebody reads the stream of a task that ends when nobody does: after a restart they are waited for."""
+        task.followed = True
+        if task.on_disconnect is OnDisconnect.CANCEL and (task.state is TaskState.QUEUED or task.log.ahead is not None):
+            self._try(lambda: self._database.follow(task.id))
 
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
@@ -252,6 +317,10 @@ class Keeper:
         if task_id in self._live and self._live[task_id].entered.veil is None:
             self._try(lambda: self._database.append(task_id, frames))
 
+    def _admit(self, task: Task, entered: Entered) -> Living:
+        written = kept.written(entered)
+        return Living(task, entered, self._database.admit(task.id, written), len(written))
+
     def _end(self, task: Task, event: End | StreamError) -> str | None:
         sealed = None if self._seal is None else self._seal(task, event, self._next)
         artifact_id = None if sealed is None else sealed.id
@@ -259,20 +328,24 @@ class Keeper:
         receipt = None
         if sealed is not None:
             receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
-        ending = Ending(
-            task_id=task.id,
-            state=task.state,
-            past=past,
-            stream=self._stream(task, sealed),
-            ended_ms=now_ms,
-            receipt=receipt,
-            journaled=task.log.ahead is not None,
+        living, stream = self._live[task.id], self._stream(task, sealed)
+        if living.number == NOWHERE:
+            living = self._live[task.id] = self._admit(task, living.entered)
+        size = ROW_BYTES + living.size + len(past) + len(stream)
+        self._database.end(
+            Ending(
+                number=living.number,
+                task_id=task.id,
+                state=task.state,
+                past=past,
+                stream=stream,
+                ended_ms=now_ms,
+                size=size,
+                receipt=receipt,
+                journaled=task.log.ahead is not None,
+            )
         )
-        size = self._database.end(ending)
-        if size is None:  # the file that had it is damaged, and the new one did not take it
-            self._database.admit(task.id, kept.written(self._live[task.id].entered))
-            size = self._database.end(ending) or 0
-        self._live.pop(task.id, None)
+        del self._live[task.id]
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
@@ -282,8 +355,20 @@ class Keeper:
         return artifact_id
 
     def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
-        brief = kept.brief(task.admission) if ended else None
-        return kept.without_names(kept.past(task, artifact_id, brief), self._redactor)
+        living, run = self._live.get(task.id), task.run
+        brief = kept.brief(task.admission if living is None else living.entered.admission) if ended else None
+        served = None if run is None or run.served is None else self._lasting(run.served)
+        past = kept.past(task, artifact_id, brief, served=served)
+        # What was clean when it came in, and who served it, were looked at once.
+        clean = living is not None and living.entered.veil is None and not isinstance(task.outcome, StreamError)
+        return past if clean else kept.without_names(past, self._redactor)
+
+    def _lasting(self, served: PoolSnapshot) -> PoolSnapshot:
+        """What is kept of an engine; the same report serves many tasks."""
+        known = self._served.get(served.pool_id)
+        if known is None or known[0] is not served:
+            known = self._served[served.pool_id] = served, kept.lasting(served, self._redactor)
+        return known[1]
 
     def _stream(self, task: Task, receipt: Sealed | None) -> bytes:
         """Its stream, without secrets. Its receipt has looked for them already, where it has the text."""
@@ -306,9 +391,9 @@ class Keeper:
     async def _let_go(self) -> None:
         """What is too old or too much goes, a little at a time."""
         try:
-            while self._let_some_go():
-                await asyncio.sleep(0)
-            while self._database.shrink():
+            more = True
+            while more:
+                more = self._let_some_go() or self._database.shrink()
                 await asyncio.sleep(0)
         except DatabaseError as error:
             self._complain(error)
@@ -341,7 +426,7 @@ class Keeper:
         try:
             past = kept.read_past(data)
         except msgspec.MsgspecError as error:
-            log.error("a task cannot be read from the task store: %s", error)
+            log.warning("a task cannot be read from the task store: %s", error)
             return None
         if past.brief is None:  # pragma: no cover - what has ended has it
             return None
@@ -371,8 +456,10 @@ class Keeper:
         log.error("the task store %s is damaged while it is used: a new one is begun", self._database.path)
         self._database = self._database.replaced()
         self._open()
-        for task_id, living in self._live.items():
-            self._database.admit(task_id, kept.written(living.entered))
+        lost = {task_id: msgspec.structs.replace(living, number=NOWHERE) for task_id, living in self._live.items()}
+        self._live = dict(lost)
+        for task_id, living in lost.items():
+            self._live[task_id] = self._admit(living.task, living.entered)
             if living.task.first_text_ms is not None:
                 self._database.speak(task_id, self._past(living.task))
             if living.task.log.ahead is not None and living.entered.veil is None:

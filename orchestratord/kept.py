@@ -112,15 +112,26 @@ def written(entered: Entered) -> bytes:
     return _encoder.encode(entered)
 
 
-def past(task: Task, artifact_id: str | None = None, brief: Admission | None = None) -> bytes:
-    """What is written of a task that is about to send its first token, or its terminal event."""
+def past(
+    task: Task,
+    artifact_id: str | None = None,
+    brief: Admission | None = None,
+    *,
+    served: PoolSnapshot | None = None,
+) -> bytes:
+    """What is written of a task that is about to send its first token, or its terminal event.
+
+    ``served``: what is kept of who served it, where somebody has looked at that before.
+    """
     story, since_ms = task.story, task.admission.at_ms
     run, end = story.run, story.end
+    if run is not None:
+        run = msgspec.structs.replace(run, served=served or _bare(run.served))
     if end is not None and artifact_id is not None:
         end = msgspec.structs.replace(end, artifact_id=artifact_id)
     return _encoder.encode(
         Past(
-            run=None if run is None else msgspec.structs.replace(run, served=_lasting(run.served)),
+            run=run,
             replicas=story.replicas,
             run_after_ms=None if run is None else run.at_ms - since_ms,
             first_text_after_ms=None if story.first_text_ms is None else story.first_text_ms - since_ms,
@@ -143,8 +154,11 @@ def brief(admission: Admission) -> Admission:
 
 
 def without_secrets(frames: bytes, redactor: Redactor) -> bytes:
-    """A stream as it may be written. A secret may reach over several pieces: where there is one, the first piece has the
-    whole text without it, and the others are empty, so that their numbers stay."""
+    """A stream as it may be written.
+
+    A secret may reach over several pieces: where there is one, the first piece has the whole text without it, and the
+    others are empty, so that their numbers stay.
+    """
     pieces = pieces_of(frames)
     text = "".join(pieces)
     clean = redactor.text(text)
@@ -197,6 +211,13 @@ def _story(admission: Admission, found: Past) -> Story:
     )
 
 
-def _lasting(served: PoolSnapshot | None) -> PoolSnapshot | None:
-    """What an engine is: without its key, and without what was measured."""
+def lasting(served: PoolSnapshot, redactor: Redactor) -> PoolSnapshot:
+    """What is kept of an engine: not its key, nor what was measured, nor a secret in the name of its model."""
+    bare = _bare(served) or served
+    plain = _encoder.encode(bare)
+    clean = without_names(plain, redactor)
+    return bare if clean is plain else msgspec.json.decode(clean, type=PoolSnapshot)
+
+
+def _bare(served: PoolSnapshot | None) -> PoolSnapshot | None:
     return None if served is None else msgspec.structs.replace(served, endpoint=None, device_use=(), last_error=None)

@@ -23,6 +23,7 @@ from orchestratord.lengths import DRAWS
 from orchestratord.measured import NORMAL, Ran, Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
 from orchestratord.prediction import Crowd, Forecast, Inflow, Rivals, Station, Waiting
+from orchestratord.promises import Promises
 from orchestratord.runs import Account, Ended, Listener, Seat
 from orchestratord.task import Task
 
@@ -87,6 +88,7 @@ class Outlook:
         self._turns: dict[str, dict[str, Task]] = {}
         """The tasks of each session that have not ended, in the order of their arrival."""
         self._numbers = itertools.count()
+        self._promises = Promises()
         self._outages: dict[str, float] = {}
         """How long each pool is out of service, in the mean."""
         self._unready: dict[str, tuple[float, bool]] = {}
@@ -193,11 +195,27 @@ class Outlook:
         earlier = None if session_id is None else self._turns_over(session_id, task_id)
         return self._of(entry.demand, entry.lane.pools, entry, earlier)
 
-    def place_ms(self, pools: frozenset[str]) -> int:
-        """When the next waiting task of these pools starts, and so makes room."""
+    def place_ms(self, pools: frozenset[str], *, told: bool = False) -> int:
+        """When the next place comes free that nobody was told of; ``told``: a client is now, so the next one is later.
+
+        Every waiting task that starts makes room. Behind those that wait come those who were told, and what these
+        will ask for is taken to be like what waits.
+        """
+        now_ms = self._clock.monotonic_ms()
+        before = self._promises.open(pools, now_ms)
         connected = self._connected(pools)
-        starts = prediction.played(self._stations(connected), (), pools)
-        return max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
+        stations = self._stations(connected)
+        lanes = [lane for lane in self._backlog.lanes if not lane.open_to.isdisjoint(connected)]
+        waiting = sum(len(lane.numbers) for lane in lanes)
+        if before and waiting:
+            ahead = [Crowd(lane.open_to, lane.tally, before / waiting) for lane in lanes]
+            starts = prediction.summed(stations, ahead, pools)
+        else:
+            starts = prediction.played(stations, (), pools)
+        span = max(1, round(sum(starts) / DRAWS)) if math.isfinite(starts[0]) else round(PRIOR_OUTAGE_MS)
+        if told:
+            self._promises.add(pools, now_ms + span)
+        return span
 
     def first_end_ms(self, tasks: Iterable[Task]) -> int:
         """In about how long the first of these tasks has its end; 0 where one has it already, or there is none."""

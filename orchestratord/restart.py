@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from contracts.errors import ErrorCode
 from orchestratord import kept, recovery
 from orchestratord.admission import Refusal
-from orchestratord.backlog import Backlog, Full, Queued
+from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.database import Row
 from orchestratord.keeper import Keeper
@@ -83,8 +82,8 @@ class Restart:
         )
         sent = row.past is not None
         task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
-        task.veil = entered.veil
-        self._keeper.adopt(task, entered)
+        task.veil, task.followed = entered.veil, bool(row.followed)
+        self._keeper.adopt(task, entered, row)
         if isinstance(fate, EndNow):
             self._end(task, fate.refusal)
             return
@@ -98,20 +97,10 @@ class Restart:
         request = entered.admission.request
         views = [entry.view for entry in self._pools.of(pools)]
         bid = self._turns.bid(request, views, None)
-        place = self._backlog.offer(
-            task.id,
-            request.priority,
-            pools,
-            request.placement,
-            demand=entered.admission.demand,
-            home=bid.home,
-            hold_until_ms=bid.hold_until_ms,
-            parked=bid.parked,
+        demand = entered.admission.demand
+        place = self._backlog.take_up(
+            task.id, request.priority, pools, request.placement, demand=demand, parked=bid.parked
         )
-        if isinstance(place, Full):
-            text = f"the queue of pool {place.pool_id!r} is shorter than before the restart, and full"
-            self._end(task, Refusal(code=ErrorCode.ADMISSION_REJECT, message=text, hint="send the task again later"))
-            return
         self._turns.enter(task.id, bid)
         self._outlook.arrived(task, pools)
         self._enter(task, place)

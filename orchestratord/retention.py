@@ -53,7 +53,8 @@ class Due(msgspec.Struct, frozen=True):
 
 def due(tasks: Sequence[Old[str]], receipts: Sequence[Old[int]], totals: Totals, bounds: Bounds, now_ms: int) -> Due:
     """``tasks`` and ``receipts``: the oldest of each, oldest first; of longer rows the rest is looked at next time."""
-    left, gone, below = totals, [], None
+    left, below = totals, None
+    gone: list[str] = []
     old_tasks = list(reversed(tasks))
     old_receipts = list(reversed(receipts))
     while old_tasks or (old_receipts and left.receipts > 1):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.support.installation import Daemon, Installation, parse_events, text_of
@@ -26,7 +26,7 @@ async def lab(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 
 async def again(lab: Installation, number: signal.Signals = signal.SIGKILL) -> None:
-    """orchestratord ends, and another one starts where it was."""
+    """Orchestratord ends, and another one starts where it was."""
     status = await lab.orchestrator.kill(number)
     assert status == (0 if number is signal.SIGTERM else -number)
     seen = len(lab.orchestrator.lines)
@@ -148,9 +148,21 @@ async def test_a_stop_keeps_what_waits_for_the_next_start(lab: Installation) -> 
     assert [each["task_id"] for each in await receipts(lab)] == [running, *waiting]
 
 
+@pytest.mark.req("HP-19")
+async def test_readers_of_what_waits_are_cut_off_by_a_stop_and_read_on_afterwards(lab: Installation) -> None:
+    await started(lab, LONG | {"on_disconnect": "continue"})
+    async with lab.streaming(SHORT) as response:
+        path = response.headers["Location"] + "/stream"
+        await again(lab, signal.SIGTERM)
+        with pytest.raises(aiohttp.ClientPayloadError):  # the end of the body never came, so it is no end
+            await response.read()
+    async with lab.http.get(path) as response:
+        assert check(await response.read()).end is not None
+
+
 async def test_no_descriptor_is_lost_over_many_tasks(lab: Installation) -> None:
     def held() -> int:
-        return len(os.listdir(f"/proc/{lab.orchestrator.pid}/fd"))
+        return len(list(Path(f"/proc/{lab.orchestrator.pid}/fd").iterdir()))
 
     await lab.run(SHORT)
     before = held()

@@ -1,6 +1,9 @@
 """What is kept of tasks, and what is done where it cannot be kept."""
 
-from collections.abc import Iterator
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +273,7 @@ def test_a_secret_in_a_request_is_not_written_and_the_request_is_known_again(pla
     entered = kept.read_entered(row.entered, Moment(0, 0))
     assert entered.veil == kept.veil_of(task.request)
     assert keeper.journal("t1") == b""
-    keeper.adopt(task, entered)
+    keeper.adopt(task, entered, row)
     task._keeps = keeper  # noqa: SLF001 - as if it had been alive here
     task.done(STOPPED_WELL, place.clock.monotonic)
     place.keeper.close()
@@ -303,10 +306,10 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     second.cancel(place.clock.monotonic)
     assert first.finished
     assert b"event: end" in first.log.read(0)
-    assert first.artifact_id is None
+    assert first.status.artifact_id is None
     assert caplog.text.count("no space left") == 1
     assert place.keeper.task("first") is first
-    assert place.keeper.next.number == 1
+    assert place.keeper.last == 0
     place.disk.full = False
     third = place.task("third")
     third.cancel(place.clock.monotonic)
@@ -386,19 +389,19 @@ def test_a_file_that_is_damaged_when_it_is_found_makes_place_for_a_new_one(place
 
 
 async def test_what_is_too_old_or_too_much_goes_and_the_chain_stays_whole(place: Place) -> None:
-    keeper = place.again(bounds=Bounds(tasks=40, max_bytes=1 << 30, max_age_ms=10_000))
+    keeper = place.again(bounds=Bounds(tasks=40, max_bytes=1 << 30, max_age_ms=1_000_000))
     for number in range(100):
         place.task(f"t{number}").cancel(place.clock.monotonic)
-        place.clock.passes(10)
+        place.clock.passes(1_000)
     await keeper.look_after()
     assert [task.id for task in keeper.newest(None, 1000)] == [f"t{number}" for number in range(99, 59, -1)]
     assert len(place.chain()) == 100
-    place.clock.passes(9_500)
+    place.clock.passes(950_000)
     await keeper.look_after()
     chain = place.chain()
     assert [number for number, _, _ in chain] == list(range(51, 101))
     assert keeper.first == Link(number=51, previous=chain[0][1])
-    place.clock.passes(100_000)
+    place.clock.passes(10_000_000)
     await keeper.look_after()
     assert [number for number, _, _ in place.chain()] == [100]
     assert keeper.newest(None, 10) == []
@@ -415,3 +418,117 @@ def test_an_end_without_a_run_is_kept_as_well(place: Place) -> None:
     found = place.again().task("t1")
     assert found is not None
     assert found.outcome == outcome
+
+
+# --- a power cut ---
+
+
+class Platter:
+    """What ``fdatasync`` waits for, held by a test."""
+
+    def __init__(self) -> None:
+        self.flushes = 0
+        self.go = threading.Event()
+        self.fails = False
+
+    def flush(self, _: int) -> None:
+        self.go.wait(10)
+        self.flushes += 1
+        if self.fails:
+            raise OSError(errno.EIO, "input/output error")
+
+
+@pytest.fixture
+def platter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platter]:
+    made = Platter()
+    monkeypatch.setattr("orchestratord.disk.os.fdatasync", made.flush)
+    yield made
+    made.go.set()
+
+
+def on_a_real_loop(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Threads know nothing of virtual time."""
+    with asyncio.Runner() as runner:
+        runner.run(work())
+
+
+def test_with_machine_an_end_is_told_when_it_is_on_the_disk_and_not_before(place: Place, platter: Platter) -> None:
+    keeper = place.again(durability=Durability.MACHINE)
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(keeper.run())
+            tasks = [place.task(f"t{number}") for number in range(5)]
+            for task in tasks:
+                task.cancel(place.clock.monotonic)
+            woken = asyncio.Event()
+            tasks[-1].log.subscribe(woken.set)
+            await asyncio.sleep(0)
+            assert [(task.finished, task.log.closed) for task in tasks] == [(True, False)] * 5
+            assert keeper.last == 5
+            platter.go.set()
+            await woken.wait()
+            assert all(task.log.closed for task in tasks)
+            assert platter.flushes <= 2  # who waits at one moment waits together
+            running.cancel()
+
+    on_a_real_loop(story)
+
+
+def test_with_machine_the_first_token_waits_for_it_that_the_task_speaks(place: Place, platter: Platter) -> None:
+    keeper = place.again(durability=Durability.MACHINE)
+    task = place.task()
+    place.runs(task)
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as group:
+            speaking = group.create_task(task.speaks(place.clock.monotonic))
+            await asyncio.sleep(0)
+            assert [row.state for row in keeper.unended()] == ["running"]
+            assert not speaking.done()
+            platter.go.set()
+            await speaking
+
+    on_a_real_loop(story)
+
+
+def test_with_machine_a_daemon_that_ends_tells_all_of_it(place: Place, platter: Platter) -> None:
+    keeper = place.again(durability=Durability.MACHINE)
+    platter.go.set()
+    task = place.task()
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(keeper.run())
+            await asyncio.sleep(0)
+            task.cancel(place.clock.monotonic)
+            running.cancel()
+        assert task.log.closed
+
+    on_a_real_loop(story)
+
+
+def test_a_disk_that_cannot_flush_lets_nobody_in_and_holds_nobody_up(place: Place, platter: Platter) -> None:
+    keeper = place.again(durability=Durability.MACHINE)
+    platter.fails = True
+    platter.go.set()
+    place.task("t1")
+
+    async def story() -> None:
+        with pytest.raises(ApiError) as caught:
+            await keeper.admitted()
+        assert caught.value.refusal.code is ErrorCode.POOL_UNAVAILABLE
+        await keeper.settled()
+
+    on_a_real_loop(story)
+
+
+def test_a_new_file_that_takes_nothing_yet_gets_all_who_live_as_they_end(place: Place) -> None:
+    first, second = place.task("first"), place.task("second")
+    place.disk.damaged_at, place.disk.full = "before end", True
+    first.cancel(place.clock.monotonic)
+    place.disk.full = False
+    second.cancel(place.clock.monotonic)
+    assert [number for number, _, _ in place.chain()] == [1, 2]
+    found = place.again().newest(None, 9)
+    assert {task.id for task in found} == {"first", "second"}

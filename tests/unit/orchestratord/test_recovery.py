@@ -104,22 +104,19 @@ def test_a_request_that_was_not_written_whole_cannot_be_run() -> None:
 
 @given(
     st.sampled_from(list(Determinism)),
-    st.sets(st.sampled_from("abp"), min_size=1),
-    st.sets(st.sampled_from("abcp")),
-    st.none() | st.integers(1, 1000),
-    st.integers(0, 1000),
+    st.tuples(st.sets(st.sampled_from("abp"), min_size=1), st.sets(st.sampled_from("abcp"))),
+    st.tuples(st.none() | st.integers(1, 1000), st.integers(0, 1000)),
     st.none() | st.just(PINNED),
     st.tuples(st.booleans(), st.booleans(), st.booleans()),
 )
 def test_every_task_has_a_fate_and_every_end_may_be_tried_again(
     determinism: Determinism,
-    pools: set[str],
-    known: set[str],
-    deadline_ms: int | None,
-    age_ms: int,
+    lanes: tuple[set[str], set[str]],
+    times: tuple[int | None, int],
     ran_on: PoolSnapshot | None,
     flags: tuple[bool, bool, bool],
 ) -> None:
+    (pools, known), (deadline_ms, age_ms) = lanes, times
     wanted = request(determinism=determinism, deadline_ms=deadline_ms)
     sent, journaled, veiled = flags
     match of(
