@@ -88,7 +88,7 @@ async def test_llamacpp(tmp_path: Path, http: EngineHttp, record: Record) -> Non
     hold_apart(one, greedy)
     assert unsaid == [one[seed].data for seed in SEEDS[:FEW]]  # so v1 is what this engine does where nothing is said
     own = defaults["default_generation_settings"]["params"]
-    v1 = {name: getattr(V1, name) for name in SCALARS.values()} | V1.further[Engine.LLAMACPP]
+    v1 = {**{name: getattr(V1, name) for name in SCALARS.values()}, **V1.further[Engine.LLAMACPP]}
     assert {name: own[name] for name in v1 if name != "samplers"} == pytest.approx(
         {name: value for name, value in v1.items() if name != "samplers"}
     )

@@ -48,7 +48,8 @@ def test_every_engine_is_told_what_it_honours_and_nothing_else(
 
 @pytest.mark.parametrize("name", sorted(SCALARS.values()))
 def test_what_a_request_gives_goes_before_the_profile(name: str) -> None:
-    assert sent(Engine.LLAMACPP, COMPLETION, **{name: 1}) == sent(Engine.LLAMACPP, COMPLETION) | {name: 1}
+    given: dict[str, Any] = {name: 1}
+    assert sent(Engine.LLAMACPP, COMPLETION, **given) == sent(Engine.LLAMACPP, COMPLETION) | given
 
 
 def test_what_else_a_request_asks_for_stays() -> None:
