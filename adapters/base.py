@@ -6,10 +6,11 @@ of them in one call; it never yields after ``finished``, and raises ``EngineErro
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import msgspec
 
@@ -47,6 +48,9 @@ class EngineError(Exception):
         self.status = status
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of work to ask an engine for.
 
@@ -62,6 +66,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     seed: int = 0
     sampling: Sampling = Sampling()
+    further: Mapping[str, Any] = NOTHING
+    """What else decides how tokens are drawn, under the engine's own names: of the sampler profile."""
     cache_prompt: bool = True
     """Whether the engine may reuse its prompt cache; strict determinism forbids it."""
     correlation_id: str | None = None

@@ -236,13 +236,14 @@ WORKLOADS: Mapping[Engine, tuple[Workload, ...]] = MappingProxyType(
 
 # --- asking them ------------------------------------------------------------------------------------------------------
 
-_SCALARS = {
+SCALARS = {
     _P.TEMPERATURE: "temperature",
     _P.TOP_P: "top_p",
     _P.TOP_K: "top_k",
     _P.MIN_P: "min_p",
     _P.REPEAT_PENALTY: "repeat_penalty",
 }
+"""The numbers that decide how tokens are drawn, by their names in ``contracts.tasks.Sampling`` and in a profile."""
 
 
 def asked_by(request: TaskRequest) -> dict[Parameter, Any]:
@@ -262,7 +263,7 @@ def asked_by(request: TaskRequest) -> dict[Parameter, Any]:
 
 def asked_of(sampling: Sampling) -> dict[Parameter, Any]:
     """The sampling parameters that a request gives, with their values."""
-    given = {parameter: getattr(sampling, name) for parameter, name in _SCALARS.items()}
+    given = {parameter: getattr(sampling, name) for parameter, name in SCALARS.items()}
     asked: dict[Parameter, Any] = {parameter: value for parameter, value in given.items() if value is not UNSET}
     if sampling.stop:
         asked[_P.STOP] = sampling.stop
@@ -316,12 +317,23 @@ def fields(engine: Engine, generation: Generation) -> dict[str, Any]:
     if _P.JSON_SCHEMA in asked and _P.GRAMMAR in asked:
         raise EngineError(Failure.INVALID, "json_schema and grammar exclude each other")
     table = TABLES[engine][generation.kind]
-    body: dict[str, Any] = {}
+    body: dict[str, Any] = {**generation.further}
     for parameter, value in asked.items():
         verdict = table[parameter]
         if isinstance(verdict, Honoured) and parameter not in {_P.JSON_SCHEMA, _P.GRAMMAR}:
             body[verdict.name] = verdict.zero if value == 0 and verdict.zero is not None else value
     return body
+
+
+def out_of_range(engine: Engine, parameter: Parameter, verdict: Honoured, value: object) -> Obstacle | None:
+    """Why an engine that honours a parameter does not take this value of it."""
+    if verdict.above is not None and isinstance(value, int | float) and value <= verdict.above:
+        text = f"engine {engine} takes {parameter} above {verdict.above:g} only, and {value:g} is not"
+        return Obstacle(field=parameter.field, message=text, hint=f"use a value above {verdict.above:g}")
+    if verdict.most is not None and isinstance(value, tuple) and len(value) > verdict.most:
+        text = f"engine {engine} takes at most {verdict.most} values of {parameter}, and these are {len(value)}"
+        return Obstacle(field=parameter.field, message=text, hint=f"keep {verdict.most} of them")
+    return None
 
 
 def _obstacle(
@@ -338,17 +350,7 @@ def _obstacle(
             text = f"this {engine} does not show that it can honour {parameter} of a {workload}"
             return Obstacle(field=parameter.field, message=text, hint=_mend(parameter))
         case Honoured():
-            return _out_of_range(engine, parameter, verdict, value)
-
-
-def _out_of_range(engine: Engine, parameter: Parameter, verdict: Honoured, value: object) -> Obstacle | None:
-    if verdict.above is not None and isinstance(value, int | float) and value <= verdict.above:
-        text = f"engine {engine} takes {parameter} above {verdict.above:g} only, and {value:g} is not"
-        return Obstacle(field=parameter.field, message=text, hint=f"use a value above {verdict.above:g}")
-    if verdict.most is not None and isinstance(value, tuple) and len(value) > verdict.most:
-        text = f"engine {engine} takes at most {verdict.most} values of {parameter}, and these are {len(value)}"
-        return Obstacle(field=parameter.field, message=text, hint=f"keep {verdict.most} of them")
-    return None
+            return out_of_range(engine, parameter, verdict, value)
 
 
 def _mend(parameter: Parameter) -> str:

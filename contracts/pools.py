@@ -219,6 +219,17 @@ class PoolList(Message, frozen=True, kw_only=True):
     """What an operator should know although everything runs: an index that had to be rebuilt."""
 
 
+class StrictInfo(Message, frozen=True, kw_only=True):
+    """Whether a pool takes tasks of strict determinism."""
+
+    available: bool
+    why: str | None = None
+    """What such a task is refused with, or what it would wait for; null where it is available."""
+    hint: str | None = None
+    replica_set: str | None = None
+    """Pools with the same one give the same answers, and a strict task waits for pools of one alone."""
+
+
 class Capability(Message, frozen=True, kw_only=True):
     """What one pool can do, as discovered from its running engine."""
 
@@ -238,6 +249,7 @@ class Capability(Message, frozen=True, kw_only=True):
     engine_digest: str | None = None
     model_id: str | None = None
     model_digest: str | None = None
+    strict: StrictInfo | None = None
 
 
 class PolicyInfo(Message, frozen=True, kw_only=True):

@@ -37,7 +37,10 @@ class Priority(StrEnum):
 
 
 class Determinism(StrEnum):
-    """``strict`` uses no prompt cache, so that the same request on the same replica gives the same bytes."""
+    """``strict``: no prompt cache and one replica set, so that the same request gives the same bytes.
+
+    Where that cannot be kept it is refused with the reason; ``GET /v1/capabilities`` tells so before.
+    """
 
     STRICT = "strict"
     BEST_EFFORT = "best_effort"
@@ -82,7 +85,7 @@ class ChatMessage(Strict, frozen=True, kw_only=True):
 
 
 class Sampling(Strict, frozen=True, kw_only=True):
-    """How tokens are drawn; what is left out is the engine's default under the pool's sampler profile."""
+    """How tokens are drawn; what is left out, the pool's sampler profile says."""
 
     temperature: Annotated[float, Meta(ge=0, le=10)] | UnsetType = UNSET
     top_p: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET

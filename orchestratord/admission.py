@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters import parameters
+from adapters import drawing, parameters
 from contracts.base import nearest
 from contracts.config import FullPolicy, Mode
 from contracts.engines import ModelState
@@ -20,6 +20,7 @@ from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from contracts.pools import Cause, GateState, PoolSnapshot, PoolState
 from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
+from orchestratord import determinism
 from orchestratord.backlog import Full
 from orchestratord.context import certainly_fits
 from orchestratord.prediction import TOO_LATE, Forecast
@@ -132,12 +133,14 @@ def obstacle(request: TaskRequest, view: PoolView) -> Refusal | None:
         text = f"the pool has sampler profile {pool.sampler_profile_version!r}, not {version!r}"
         return _invalid("sampler_profile_version", text, "leave it out, or name the pool's")
     asked = parameters.asked_by(request)
-    found = parameters.obstacle(pool.engine, request.workload, asked, view.features)
+    found = parameters.obstacle(pool.engine, request.workload, asked, view.features) or drawing.unkept(
+        pool.sampler_profile_version, pool.engine, request.workload, request.sampling
+    )
     if found is not None:
         return msgspec.structs.replace(_invalid(found.field, found.message, found.hint), engine=pool.engine)
-    if request.determinism is Determinism.STRICT and pool.slots != 1:
-        text = f"strict determinism needs one slot, and pool {pool.pool_id!r} has {pool.slots}"
-        return _invalid("determinism", text, "use a pool with slots: 1, or determinism best_effort")
+    if request.determinism is Determinism.STRICT:
+        reason = determinism.unable(pool, request.workload, view.features)
+        return None if reason is None else _invalid("determinism", reason.message, reason.hint)
     return None
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from msgspec import UNSET
 
 from adapters.base import Generation
+from adapters.drawing import Drawing, drawing
 from adapters.parameters import asked_by, hints, unheeded
 from contracts.config import Profile
 from contracts.events import Metrics, Started
 from contracts.receipts import SlotUse
+from contracts.sampler_profiles import PROFILES
 from contracts.tasks import Determinism, KvHint, TaskRequest
 from orchestratord.pools import PoolEntry
 from orchestratord.runs import Seat
@@ -29,9 +31,12 @@ def generation_of(
     seed: int,
     seat: Seat = ANYWHERE,
     correlation_id: str | None = None,
+    *,
     asked: Callable[[bytes], None] | None = None,
+    drawn: Drawing | None = None,
 ) -> Generation:
-    """What an engine is asked for, from what the client asked for."""
+    """What an engine is asked for, from what the client asked for; ``drawn`` where tokens are."""
+    drawn = drawn or Drawing(request.sampling)
     return Generation(
         workload=request.workload,
         prompt=request.prompt,
@@ -39,12 +44,20 @@ def generation_of(
         inputs=request.inputs,
         max_tokens=request.max_tokens if seat.max_tokens is None else seat.max_tokens,
         seed=seed,
-        sampling=request.sampling,
+        sampling=drawn.sampling,
+        further=drawn.further,
         cache_prompt=not _cold(request),
         slot=seat.slot,
         correlation_id=correlation_id,
         asked=asked,
     )
+
+
+def drawn_on(entry: PoolEntry, request: TaskRequest) -> Drawing:
+    """How the engine that a pool has now is told to draw tokens, under the pool's profile."""
+    snapshot = entry.snapshot
+    profile = PROFILES.get(snapshot.sampler_profile_version)
+    return drawing(profile, snapshot.engine, request.workload, request.sampling, entry.features)
 
 
 def run_on(entry: PoolEntry, request: TaskRequest, seat: Seat, now_ms: float) -> Run:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from adapters.base import Adapter, Finished
 from contracts.errors import ErrorCode
 from orchestratord.backlog import Entry
+from orchestratord.determinism import difference
 from orchestratord.occupancy import Hold
 from orchestratord.pools import PoolEntry
-from orchestratord.recovery import difference
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task

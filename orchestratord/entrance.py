@@ -17,13 +17,14 @@ import msgspec
 from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
-from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission, context, excerpt, kept
+from contracts.tasks import Determinism, TaskForecast, TaskRequest
+from orchestratord import admission, context, determinism, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
 from orchestratord.clock import Clock
 from orchestratord.demand import Demand
+from orchestratord.determinism import ReplicaSet
 from orchestratord.errors import ApiError, api_error
 from orchestratord.keeper import Keeper
 from orchestratord.observer import Observer
@@ -75,6 +76,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Whether an engine counted the tokens of its prompt."""
     bid: Bid
     """What it would be as a turn of a session."""
+    replica_set: ReplicaSet | None
+    """That of its pools, where it is strict and they have shown it."""
 
 
 class Entrance:
@@ -234,6 +237,7 @@ class Entrance:
 
         Who only ``asks`` keeps no place from anybody.
         """
+        fitting = self._one_set(request, fitting)
         pools = fitting.pools
         demand = self._outlook.demand(request, pools, fitting.tokens)
         place = self._backlog.place(request.priority, pools)
@@ -256,7 +260,28 @@ class Entrance:
             raise ApiError(admission.over_rate(wait))
         on_time = None if request.deadline_ms is None else forecast.on_time(request.deadline_ms)
         counted = fitting.tokens is not None
-        return Plan(pools, demand, forecast, place, tokens, on_time, counted=counted, bid=bid)
+        strict = request.determinism is Determinism.STRICT
+        bound_to = determinism.replica_set(fitting.views[0].snapshot) if strict else None
+        return Plan(pools, demand, forecast, place, tokens, on_time, counted=counted, bid=bid, replica_set=bound_to)
+
+    def _one_set(self, request: TaskRequest, fitting: Fitting) -> Fitting:
+        """A strict task waits for one replica set: that where it starts first, of several the one that it prefers."""
+        if request.determinism is not Determinism.STRICT:
+            return fitting
+        sets = determinism.sets(view.snapshot for view in fitting.views).values()
+        if len(sets) == 1:
+            return fitting
+        chosen = min(sets, key=lambda pools: self._attraction(request, pools, fitting.tokens))
+        views = tuple(view for view in fitting.views if view.snapshot.pool_id in chosen)
+        return msgspec.structs.replace(fitting, views=views)
+
+    def _attraction(
+        self, request: TaskRequest, pools: frozenset[str], tokens: int | None
+    ) -> tuple[bool, int, bool, str]:
+        """The smaller, the sooner a task gets to one of these pools; equal ones by their ids."""
+        full = isinstance(self._backlog.place(request.priority, pools), Full)
+        start_ms = self._outlook.of_new(self._outlook.demand(request, pools, tokens), pools).start_ms
+        return full, start_ms, pools.isdisjoint(request.placement.prefer), min(pools)
 
     def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
         plan = self._plan(request, fitting, caller)
@@ -300,6 +325,7 @@ class Entrance:
                 on_time_probability=plan.on_time,
                 backoff_ms=0 if self._has_room_behind(plan) else self._outlook.place_ms(plan.pools),
                 demand=plan.demand,
+                replica_set=plan.replica_set,
             ),
             self._keeper,
         )

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
-from contracts.tasks import OnDisconnect, TaskForecast, TaskRequest, TaskState
-from orchestratord import admission, recovery, retry
+from contracts.tasks import Determinism, OnDisconnect, TaskForecast, TaskRequest, TaskState
+from orchestratord import admission, determinism, recovery, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
 from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
+from orchestratord.determinism import ReplicaSet
 from orchestratord.entrance import Entrance, Sources
 from orchestratord.errors import ApiError, api_error
 from orchestratord.keeper import Keeper
@@ -65,6 +66,8 @@ class Orchestrator:
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
         self._served: dict[str, tuple[str | None, ...]] = {}
+        self._sets: dict[str, ReplicaSet | None] = {}
+        """The replica set of each pool that is ready."""
         self._offers: dict[str, object] = {}
         """What each pool had to offer when it was last looked at who may run there."""
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
@@ -223,6 +226,7 @@ class Orchestrator:
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
         self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
         self._turn_away(entry)
+        self._hold_to_sets(entry)
         self._take_in(entry)
         self.runner.reported(entry)
         self.runner.pump()
@@ -255,14 +259,44 @@ class Orchestrator:
         """A pool is in service again: what came meanwhile may run there too, as what comes from now on may."""
         view, snapshot = entry.view, entry.snapshot
         served = (snapshot.model_ref, snapshot.model_id, snapshot.model_digest)
-        offer = (view.accepts, served, entry.start, entry.props is None)
+        offer = (view.accepts, served, determinism.replica_set(view.snapshot), entry.start, entry.props is None)
         if self._offers.get(entry.id) == offer:
             return
         self._offers[entry.id] = offer
         others = [self.get(task_id) for task_id in self.backlog.barred_from(entry.id)] if view.accepts else []
-        free = [task for task in others if task.continues is None]  # what goes on where it was can do so there alone
-        joining = [task for task in free if not retry.seen_before(task.tried, entry.id, entry.start)]
+        joining = [
+            task
+            for task in others
+            if task.continues is None  # what goes on where it was can do so there alone
+            and determinism.may_join(task.request, task.replica_set, view.snapshot)
+            and not retry.seen_before(task.tried, entry.id, entry.start)
+        ]
         self.backlog.extend(entry.id, [task.id for task in joining if admission.joins(task.request, view)])
+
+    def _hold_to_sets(self, entry: PoolEntry) -> None:
+        """A pool is ready: strict tasks of another replica set wait for it no more; those of none yet have theirs.
+
+        One that goes on after a restart is held to more than that, when it is its turn.
+        """
+        snapshot = entry.view.snapshot
+        found = determinism.replica_set(snapshot)
+        if not snapshot.ready or self._sets.get(entry.id, snapshot) == found:
+            if not snapshot.ready:
+                self._sets.pop(entry.id, None)
+            return
+        self._sets[entry.id] = found
+        waiting = [self.get(task_id) for task_id in self.backlog.waiting_for(entry.id)]
+        strict = [each for each in waiting if each.request.determinism is Determinism.STRICT and each.continues is None]
+        for task in strict:
+            task.replica_set = task.replica_set or found
+        leaving = [task.id for task in strict if not determinism.may_stay(task.replica_set, snapshot)]
+        for task_id in self.backlog.withdraw(entry.id, leaving):
+            task = self.get(task_id)
+            if task.replica_set is not None:
+                why = determinism.departure(task.replica_set, snapshot)
+                text = f"no pool is left of the replica set that this strict task waited for; pool {entry.id!r}: {why}"
+                hint = "send the task again: it is queued for what is served now"
+                self._fail(task, ErrorCode.POOL_UNAVAILABLE, text, hint)
 
     def _learned(self, entry: PoolEntry) -> None:
         """An engine has said what it serves, or that it will not: what waits for something else is not sent to it."""
@@ -277,6 +311,7 @@ class Orchestrator:
             found = obstacles[task_id]
             if found is not None:
                 self._fail(self.get(task_id), found.code, found.message, found.hint)
+        self._hold_to_sets(entry)
         self._take_in(entry)
 
     def _enter(self, task: Task, place: Queued) -> None:

@@ -7,30 +7,16 @@ written down, and an engine of which everything that makes an answer is known. V
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import msgspec
 
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
-from contracts.tasks import Determinism, TaskRequest
+from contracts.tasks import TaskRequest
 from orchestratord.admission import Refusal
+from orchestratord.determinism import repeatable
 from orchestratord.task import Run
-
-PINNED = (
-    "engine",
-    "engine_version",
-    "engine_digest",
-    "model_digest",
-    "sampler_profile_version",
-    "slots",
-    "ctx_max",
-    "argv",
-)
-"""Of a pool's snapshot: what makes the engine the same. That it says the same is compared."""
-PLACES = frozenset({"--port", "--host", "--api-key", "--api-key-file", "--log-file"})
-"""Arguments that say where an engine listens and tells, which is new in each start."""
-MUST_BE_KNOWN = ("engine_version", "engine_digest", "model_digest")
 
 
 class WaitAgain(msgspec.Struct, frozen=True):
@@ -94,35 +80,11 @@ def fate(
     return WaitAgain(open_to, left_ms)
 
 
-def repeatable(request: TaskRequest, served: PoolSnapshot) -> bool:
-    """Whether the same engine would give the same answer, and could be told from another one."""
-    known = all(getattr(served, name) is not None for name in MUST_BE_KNOWN)
-    return request.determinism is Determinism.STRICT and served.slots == 1 and known
-
-
 def outlives_a_stop(request: TaskRequest, first_text_ms: float | None, run: Run | None) -> bool:
     """Whether a task can be left to the next run of the daemon: it has sent nothing, or could be run again."""
     if first_text_ms is None or run is None:
         return True
     return run.served is not None and repeatable(request, run.served)
-
-
-def difference(before: PoolSnapshot, now: PoolSnapshot) -> str | None:
-    """What makes the engine another one than before, in words; None where an answer would be the same."""
-    facts = [(name, _fact(before, name), _fact(now, name)) for name in PINNED]
-    changed = [f"{name} was {was} and is {is_now}" for name, was, is_now in facts if was != is_now]
-    return ", ".join(changed) or None
-
-
-def comparable(argv: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that an answer may depend on."""
-    pairs = zip(argv, ("", *argv), strict=False)
-    return tuple(word for word, before in pairs if before not in PLACES and word.partition("=")[0] not in PLACES)
-
-
-def _fact(served: PoolSnapshot, name: str) -> object:
-    fact = getattr(served, name)
-    return comparable(fact) if name == "argv" else fact
 
 
 def _end(code: ErrorCode, message: str, hint: str) -> EndNow:

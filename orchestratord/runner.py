@@ -18,7 +18,7 @@ from adapters.base import Adapter, Finished
 from contracts.config import Config, Mode
 from contracts.errors import ErrorCode
 from contracts.events import Metrics
-from orchestratord import admission, asking, retry
+from orchestratord import admission, asking, determinism, retry
 from orchestratord.attempt import Attempt
 from orchestratord.backlog import Backlog
 from orchestratord.clock import Clock
@@ -211,7 +211,10 @@ class Runner:
         try:
             entered = task.admission
             name = entered.caller.correlation_id
-            generation = asking.generation_of(task.request, entered.seed, attempt.seat, name, task.asked)
+            drawn = asking.drawn_on(attempt.entry, task.request)
+            generation = asking.generation_of(
+                task.request, entered.seed, attempt.seat, name, asked=task.asked, drawn=drawn
+            )
             source = attempt.source(self._vouching)
             outcome = hopeless or await relay(task, source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
@@ -282,7 +285,8 @@ class Runner:
             view = entry.view
             same = retry.seen_before(task.tried, entry.id, entry.start)
             serves = admission.serves(view.snapshot, task.request.model_ref)
-            if view.accepts and serves and not (same and entry.usable) and not admission.obstacle(task.request, view):
+            fits = serves and determinism.may_stay(task.replica_set, view.snapshot)
+            if view.accepts and fits and not (same and entry.usable) and not admission.obstacle(task.request, view):
                 fit.append(entry.id)
         return frozenset(fit)
 

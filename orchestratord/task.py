@@ -22,6 +22,7 @@ from contracts.receipts import SlotUse
 from contracts.tasks import OnDisconnect, Priority, StreamLinks, TaskAccepted, TaskRequest, TaskState, TaskStatus
 from orchestratord.continuation import Continuation
 from orchestratord.demand import UNKNOWN, Demand
+from orchestratord.determinism import ReplicaSet
 from orchestratord.standing import Standing
 from orchestratord.stream_log import StreamLog, pieces_of
 
@@ -54,6 +55,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     on_time_probability: float | None = None
     """That the answer is complete before the deadline; None without one."""
     demand: Demand = UNKNOWN
+    replica_set: ReplicaSet | None = None
+    """The only one whose pools may run it, where it is strict; None where none was known yet, or any pool may."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +115,8 @@ class Task:
         self.admission = admission
         self._keeps = keeps
         self.state = TaskState.QUEUED
+        self.replica_set = admission.replica_set
+        """As admitted, or as the first of its pools showed that was ready."""
         self.log = StreamLog()
         self.log.ahead = None if keeps is None else keeps.sends(self)
         self.run: Run | None = None

@@ -14,6 +14,7 @@ from contracts.base import Problem
 from contracts.config.document import Config, Outbound
 from contracts.config.pools import Pool
 from contracts.config.values import MODES, Engine, Mode, Profile
+from contracts.sampler_profiles import PROFILES
 
 
 def problems(config: Config) -> list[Problem]:
@@ -115,6 +116,9 @@ def _overlaps(pools: tuple[Pool, ...]) -> list[Problem]:
 def _pool_problems(config: Config, pool: Pool, path: str) -> list[Problem]:
     found = [*_mode_problems(pool, path), *_device_problems(config, pool, path), *_exec_problems(pool, path)]
     found += _split_problems(pool, f"{path}.tensor_split")
+    if pool.sampler_profile_version not in PROFILES:
+        text, known = f"there is no sampler profile {pool.sampler_profile_version!r}", ", ".join(sorted(PROFILES))
+        found.append(Problem(path=f"{path}.sampler_profile_version", message=text, hint=f"valid here: {known}"))
     if config.profile is Profile.TRIAL and not _fits_trial(pool):
         named = pool.provisioning.package.name if pool.mode is Mode.PACKAGE and pool.provisioning.package else None
         what = f"mode {pool.mode}" if named is None else f"the package {named!r}"

@@ -28,6 +28,7 @@ from contracts.pools import (
     PoolState,
     QueueInfo,
     SessionPolicy,
+    StrictInfo,
 )
 from contracts.tasks import Workload
 
@@ -80,6 +81,7 @@ CAPABILITY = Capability(
     engine_digest="sha256:78dcbbfcc861ee3377554325dc12864829a76ec3de6f1882886d4a82a2def7f5",
     model_id="haiku",
     model_digest=DIGEST,
+    strict=StrictInfo(available=True, replica_set="set-64f1f2d8f0c3a5b7"),
 )
 NO_POOL = refusal(ErrorCode.NOT_FOUND, "there is no pool 'triall'", "did you mean 'trial'?")
 AWAY = refusal(ErrorCode.POOL_UNAVAILABLE, "pool-managerd cannot be reached", "systemctl --user status pool-managerd")

@@ -15,10 +15,20 @@ from contracts.errors import ErrorCode
 from contracts.examples.base import CORRELATION_ID, DIGEST, ENGINE_VERSION, TASK, Example, Given, refusal
 from contracts.examples.poem import END, POEM, STARTED
 from contracts.receipts import EngineIdentity, Link, Receipt, ReceiptPage, SlotUse
+from contracts.sampler_profiles import V1
 from contracts.tasks import Determinism, TaskRequest, TaskState
 
 LIST: dict[str, Any] = {"method": "get", "path": "/v1/receipts"}
 
+DRAWN = {
+    "temperature": V1.temperature,
+    "top_p": V1.top_p,
+    "top_k": V1.top_k,
+    "min_p": V1.min_p,
+    "repeat_penalty": V1.repeat_penalty,
+    **V1.further["llamacpp"],
+}
+"""What the sampler profile adds."""
 RECEIPT = Receipt(
     number=1,
     previous=None,
@@ -31,7 +41,7 @@ RECEIPT = Receipt(
     determinism=Determinism.BEST_EFFORT,
     request=Raw(canonical(convert(POEM, TaskRequest))),
     seed=7,
-    sent={"cache_prompt": True, "id_slot": 0, "n_predict": 3, "seed": 7, "stream": True},
+    sent={"cache_prompt": True, "id_slot": 0, "n_predict": 3, "seed": 7, "stream": True, **DRAWN},
     engine=EngineIdentity(
         engine=Engine.LLAMACPP,
         engine_version=ENGINE_VERSION,

@@ -30,6 +30,7 @@ from contracts.pools import (
     ReloadRequest,
     SessionPolicy,
 )
+from orchestratord import determinism
 from orchestratord.catalog import CatalogView
 from orchestratord.errors import api_error
 from orchestratord.http.edge import json_response
@@ -206,6 +207,7 @@ class ControlRoutes:
             engine_digest=snapshot.engine_digest,
             model_id=snapshot.model_id,
             model_digest=snapshot.model_digest,
+            strict=determinism.told(entry.view.snapshot, entry.view.workloads, entry.view.features),
         )
 
 

@@ -30,6 +30,7 @@ VOLATILE = {
     "decode_time_ms",
     "ended_ms",
     "engine_digest",
+    "replica_set",
     "engine_version",
     "artifact_id",
     "at_ms",

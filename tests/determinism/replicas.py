@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adapters.base import Adapter, Generation
+from adapters.drawing import Drawing
 
 SEEDS = (0, 1, 2, 41, 42, 2**31 - 1, 2**31, 2**32 - 2, *random.Random(64).sample(range(3, 2**32 - 2), 56))
 MANY = len(SEEDS) // 2
@@ -57,14 +58,22 @@ class Finding:
         return f"{self.engine:<10} {self.way:<36} {digits}{other}"
 
 
-async def streams(adapter: Adapter, *, plus: int = 0) -> dict[int, Stream]:
-    """Every seed's stream; ``plus`` asks for other seeds in their places."""
-    return {seed: await _stream(adapter, (seed + plus) % (2**32 - 1)) for seed in SEEDS}
+async def streams(adapter: Adapter, drawn: Drawing, *, plus: int = 0) -> dict[int, Stream]:
+    """Every seed's stream, as ``drawn`` tells; ``plus`` asks for other seeds in their places."""
+    return {seed: await stream_of(adapter, drawn, (seed + plus) % (2**32 - 1)) for seed in SEEDS}
 
 
-async def _stream(adapter: Adapter, seed: int) -> Stream:
+async def stream_of(adapter: Adapter, drawn: Drawing, seed: int) -> Stream:
+    """One seed's stream."""
     pieces: list[str] = []
-    asked = Generation(prompt=PROMPT, max_tokens=TOKENS, seed=seed, cache_prompt=False)
+    asked = Generation(
+        prompt=PROMPT,
+        max_tokens=TOKENS,
+        seed=seed,
+        cache_prompt=False,
+        sampling=drawn.sampling,
+        further=drawn.further,
+    )
     async with adapter.submit(asked) as batches:
         async for batch in batches:
             pieces += batch.texts

@@ -73,6 +73,12 @@ async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
             "slots": 4,
             "workloads": ["completion", "chat"],
             "sampler_profile_version": "v1",
+            "strict": {
+                "available": False,
+                "why": "strict determinism needs one slot, and pool 'p' has 4",
+                "hint": "use a pool with slots: 1, or determinism best_effort",
+                "replica_set": None,
+            },
             "queue": {"capacity": 8, "policy": "reject", "depth": 0, "batch_share": 0.0},
             "devices": ["GPU-1"],
             "ready": True,

@@ -130,7 +130,7 @@ def test_a_record_says_what_was_asked_who_served_it_how_long_it_took_and_what_ca
     assert plain["engine"] == {
         "engine": "llamacpp",
         "engine_version": "b1",
-        "engine_digest": None,
+        "engine_digest": "sha256:e",
         "provisioning_mode": "package",
         "pool_id": "p",
         "replica_id": "p-0",

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 from contracts.errors import RETRIABLE, ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Determinism, TaskRequest
-from orchestratord.recovery import (
-    EndNow,
-    Fate,
-    RunAgain,
-    WaitAgain,
-    comparable,
-    difference,
-    fate,
-    outlives_a_stop,
-    repeatable,
-)
+from orchestratord.determinism import comparable, difference, repeatable
+from orchestratord.recovery import EndNow, Fate, RunAgain, WaitAgain, fate, outlives_a_stop
 from orchestratord.task import Run
 from tests.unit.orchestratord.world import request, snapshot
 

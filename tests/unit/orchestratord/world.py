@@ -33,7 +33,7 @@ from tests.support.virtual_loop import LoopClock, pass_time
 GATES_OK = Gates(model=GateState.OK, engine=GateState.OK, health=GateState.OK)
 MODEL = "file:/models/m.gguf"
 CALLER = Caller("corr-1", "localhost")
-SERVES = Props(workloads=(Workload.COMPLETION, Workload.CHAT), features=("stream",))
+SERVES = Props(workloads=(Workload.COMPLETION, Workload.CHAT), features=("stream", "seed", "cache_prompt"))
 """What a scripted engine says of itself."""
 STOPPED_WELL = Finished(reason=FinishReason.STOP, tokens_in=3, tokens_out=2, decode_ms=5.0)
 
@@ -71,6 +71,7 @@ def snapshot(pool_id: str = "p", state: PoolState = PoolState.READY, **changes: 
         "ctx_max": 4096,
         "slots": 1,
         "engine_version": "b1",
+        "engine_digest": "sha256:e",
         "endpoint": Endpoint(url=f"http://{pool_id}") if live else None,
         "gates": GATES_OK if live else Gates(),
     }
