@@ -449,13 +449,16 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
         for _ in range(8):
             await ended(await here.submit())
         await here.submit()
-        refusal = await refusal_of(here, deadline_ms=500)
+        refusal = await refusal_of(here, deadline_ms=7_000)
         assert (refusal.code, refusal.policy_label) == (ErrorCode.ADMISSION_REJECT, "deadline")
         assert refusal.retry_after_ms == pytest.approx(5_000, rel=0.1)
         assert refusal.message == (
             f"the task would start in about {refusal.retry_after_ms} ms and be done in about "
-            f"{refusal.message.split()[-8]} ms, after its deadline of 500 ms"
+            f"{refusal.message.split()[-8]} ms, after its deadline of 7000 ms"
         )
+        assert refusal.retriable is None
+        never = await refusal_of(here, deadline_ms=500)
+        assert (never.code, never.policy_label, never.retriable) == (ErrorCode.ADMISSION_REJECT, "deadline", False)
         assert (await here.submit(deadline_ms=15_000)).accepted.on_time_probability == 1.0
 
 
@@ -682,7 +685,7 @@ async def test_what_waits_for_a_pool_that_will_not_come_back_is_told_so(state: P
         error = PoolError(cause=Cause.GPU_LOST, message="the GPU fell off the bus", hint="reboot")
         here.orchestrator.report(snapshot(revision=2, state=state, last_error=error))
         told = error_of(waiting.log.read(0))
-        assert told["code"] == "POOL_UNAVAILABLE"
+        assert (told["code"], told["retriable"]) == ("POOL_UNAVAILABLE", state is not PoolState.BROKEN)
         assert told["message"] == f"no pool is left that could run this task: pool 'p' is {state}"
         assert told.get("hint") == ("reboot" if state in FAILING else None)  # elsewhere the last error is history
         assert not running.finished
