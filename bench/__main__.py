@@ -26,7 +26,20 @@ from bench.figures import Figures
 from bench.load import ask_many
 from bench.report import as_json, figures_table, notes, targets_table
 from bench.rows import STREAMS, shown
-from bench.scenarios import burst, cancel, first_token, gap, memory, paced, queue_depth, queued, saturated, start, waits
+from bench.scenarios import (
+    burst,
+    cancel,
+    durability,
+    first_token,
+    gap,
+    memory,
+    paced,
+    queue_depth,
+    queued,
+    saturated,
+    start,
+    waits,
+)
 from bench.setup import QUICK, Bench, Size, running
 from tests.standin.loops import uvloop_factory
 
@@ -49,6 +62,7 @@ SCENARIOS = {
     "queued": queued.measure,
     "depth": queue_depth.measure,
     "waits": waits.measure,
+    "durability": durability.measure,
     "memory": memory.measure,
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.figures import Figures
 
 STREAMS = (1, 8, 64, 256)
+KEPT = ("memory", "process", "machine")
 DIRECT = {"LiteLLM": "direct, OpenAI"}
 """What stands before an engine of another wire than the usual one is compared with that engine."""
 Values = dict[str, float]
@@ -108,6 +109,9 @@ ROWS = (
     Row("wait_inside", "predicted wait: in the band of four fifths, %", _median("wait_inside"), 1),
     Row("start", "start to the first 200, ms", _median("start")),
     Row("queued_kb", "a queued task with an open stream, KB", _median("queued_kb"), 1),
+    *(Row(f"durable_cpu_{n}", f"durability {n}: CPU of a short task, us", _median(f"durable_cpu_{n}")) for n in KEPT),
+    *(Row(f"durable_{n}", f"durability {n}: that CPU beside memory's", _median(f"durable_{n}"), 2) for n in KEPT[1:]),
+    *(Row(f"durable_first_{n}", f"durability {n}: first token p50, us", _median(f"durable_first_{n}")) for n in KEPT),
     Row("rss_before", "RSS before load, MB", _median("rss_before")),
     Row("rss_after", "RSS after load, MB", _last("rss_after")),
 )

@@ -85,7 +85,7 @@ class Receipt(Message, frozen=True, kw_only=True):
     seed: int
     sent: dict[str, Any] | None
     """The body that the engine was sent, without its texts and what is another in each request: the sampling that
-    really held. Null where nothing was sent, or where that is not known after a restart."""
+    really held. Null where nothing was sent."""
     engine: EngineIdentity | None
     """Null where the task never got a slot."""
     slot: SlotUse | None
@@ -114,7 +114,7 @@ class Receipt(Message, frozen=True, kw_only=True):
     """The schema of the request as text, whose members stand as the client wrote them: some engines generate in that
     order, and ``request`` has lost it. Null where there is none."""
     interrupted: bool = False
-    """Whether orchestratord ended while it ran: then ``pieces`` and the text are what had been kept until then."""
+    """Whether orchestratord ended while it ran. Where it could not go on, ``pieces`` and the text are what was kept."""
     version: int = 2
 
 

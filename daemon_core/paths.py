@@ -73,7 +73,7 @@ class Paths(Message, frozen=True, kw_only=True):
 
     @property
     def proof(self) -> Path:
-        """Proof bundles, a directory each."""
+        """Proofs of tasks, a file each."""
         return self.data / "proof"
 
     @property
@@ -85,6 +85,11 @@ class Paths(Message, frozen=True, kw_only=True):
     def handles(self) -> Path:
         """What a restarted pool manager needs to find its engines again."""
         return self.state / "handles"
+
+    @property
+    def prepared(self) -> Path:
+        """The engine of each pool as it was prepared last, a file each."""
+        return self.state / "prepared"
 
     @property
     def engines(self) -> Path:

@@ -16,13 +16,14 @@ import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from engine_provisioner import cli as provisioning
-from llama_orch.commands import models, receipts, sessions
+from llama_orch.commands import models, proof, receipts, sessions
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
 from llama_orch.commands.pools import pools
 from llama_orch.commands.reload import reload
+from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     *provisioning.COMMANDS,
     up,
     run,
+    replay,
     tasks,
     cancel,
     pools,
@@ -60,6 +62,7 @@ def build_app() -> typer.Typer:
     app.add_typer(models.group(), name="models")
     app.add_typer(sessions.group(), name="sessions")
     app.add_typer(receipts.group(), name="receipts")
+    app.add_typer(proof.group(), name="proof")
     return app
 
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 
-from contracts.artifacts import Artifact
+from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest
 from contracts.base import Message, Strict
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
 from contracts.errors import ErrorBody
@@ -165,6 +165,23 @@ class ApiClient:
     async def artifact(self, artifact_id: str) -> Artifact:
         """What is kept under this id."""
         return await self._get(f"/v1/artifacts/{_segment(artifact_id)}", Artifact)
+
+    async def put_artifact(self, request: ArtifactRequest) -> ArtifactInfo:
+        """Have a JSON value kept under the hash of what it says."""
+        return await self._post("/v1/artifacts", request, ArtifactInfo)
+
+    async def stream_bytes(self, task_id: str, limit: int) -> bytes | None:
+        """The stream of a task that has ended, as it is sent; None where it is longer than ``limit`` bytes."""
+        data = bytearray()
+        async with self._open_stream(task_id, -1) as response:
+            try:
+                async for chunk in response.content.iter_any():
+                    data += chunk
+                    if len(data) > limit:
+                        return None
+            except aiohttp.ClientError as error:
+                raise ApiError(UNREACHABLE, f"the connection broke: {_cause(error)}", retriable=True) from error
+        return bytes(data)
 
     async def session(self, session_id: str) -> SessionInfo:
         """How long a session lives, and what it has left."""

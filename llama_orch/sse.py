@@ -61,5 +61,5 @@ def _event(block: bytes) -> StreamEvent | None:
         return None
     try:
         return decoder.decode(b"\n".join(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SseError(f"the event {kind.decode(errors='replace')!r} cannot be read: {error}") from error

@@ -54,6 +54,8 @@ CLOSE_TIMEOUT_S = 5.0
 """How long open connections get to take their last bytes."""
 STATUS_EVERY_S = 2.0
 MAX_SEED = 2**32 - 2
+MEMORY_BYTES = 64 << 20
+"""What ended tasks and receipts take at most where they are kept in memory alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,12 +140,20 @@ async def keeping_tasks(config: Config, context: DaemonContext, clock: Clock) ->
     """The task store for the length of the block. Raises StartupError where its file cannot be used."""
     kept = config.store
     path = None if kept.durability is Durability.MEMORY else context.paths.tasks_db
-    bounds = Bounds(tasks=config.server.keep_finished, max_bytes=kept.max_bytes, max_age_ms=kept.max_age_ms)
+    most = kept.max_bytes if path is not None else min(kept.max_bytes, MEMORY_BYTES)
+    bounds = Bounds(tasks=config.server.keep_finished, max_bytes=most, max_age_ms=kept.max_age_ms)
     recorder = Recorder(config.profile, context.redactor, clock.unix_ms)
     seal = recorder.seal if config.artifacts.records else None
     try:
         database = Database.opened(path)
-        keeper = Keeper(database, clock=clock, bounds=bounds, durability=kept.durability, seal=seal)
+        keeper = Keeper(
+            database,
+            clock=clock,
+            bounds=bounds,
+            durability=kept.durability,
+            seal=seal,
+            redactor=context.redactor,
+        )
     except DatabaseError as error:
         raise StartupError(error.message, error.hint) from error
     try:

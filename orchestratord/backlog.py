@@ -133,20 +133,32 @@ class Backlog:
             self.remove(place.evicted)
         home = home if home in may_run else None
         lane = self._lane(priority, may_run, home if hold_until_ms is not None else None, parked=parked)
-        self._arrivals += 1
-        entry = Entry(
-            task_id=task_id,
-            number=self._arrivals,
-            lane=lane,
-            charged_to=place.charged_to,
-            wish=wish,
-            demand=demand,
-            home=home,
-            hold_until_ms=hold_until_ms if lane.elsewhere and not parked else None,
-            parked=parked,
-        )
-        self._enter(entry)
+        until = hold_until_ms if lane.elsewhere and not parked else None
+        self._arrive(task_id, lane, place.charged_to, wish, demand=demand, home=home, until=until, parked=parked)
         return place
+
+    def take_up(
+        self,
+        task_id: str,
+        priority: Priority,
+        pools: Collection[str],
+        wish: Placement = ANYWHERE,
+        *,
+        demand: Demand = UNKNOWN,
+        parked: bool = False,
+    ) -> Queued:
+        """Queue a task that was let in before a restart, as ``offer`` does, whatever the bounds are now.
+
+        It was promised its turn: beyond the bound it is charged to none, and nobody gives way to it.
+        """
+        may_run = frozenset(pools)
+        place = self.place(priority, may_run)
+        free = isinstance(place, Queued) and place.evicted is None
+        charged_to = place.charged_to if isinstance(place, Queued) and free else None
+        position = self.ahead_of_new(priority, may_run)
+        lane = self._lane(priority, may_run, parked=parked)
+        self._arrive(task_id, lane, charged_to, wish, demand=demand, parked=parked)
+        return Queued(position=position, charged_to=charged_to or min(may_run))
 
     def unpark(self, task_id: str, home: str | None, hold_until_ms: float | None) -> None:
         """Its earlier turn is over: a parked task waits like any other from now on, by the number it has."""
@@ -317,6 +329,32 @@ class Backlog:
             self._move(entry, entry.lane.pools | {pool_id}, home=entry.home, hold_until_ms=entry.hold_until_ms)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _arrive(
+        self,
+        task_id: str,
+        lane: Lane,
+        charged_to: str | None,
+        wish: Placement,
+        *,
+        demand: Demand,
+        parked: bool,
+        home: str | None = None,
+        until: float | None = None,
+    ) -> None:
+        self._arrivals += 1
+        entry = Entry(
+            task_id=task_id,
+            number=self._arrivals,
+            lane=lane,
+            charged_to=charged_to,
+            wish=wish,
+            demand=demand,
+            home=home,
+            hold_until_ms=until,
+            parked=parked,
+        )
+        self._enter(entry)
 
     def _enter(self, entry: Entry) -> None:
         """Put an entry where it says that it stands."""

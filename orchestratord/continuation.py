@@ -24,6 +24,8 @@ class Continuation:
         self._sent = sent
         self._text = "".join(sent)
         self._seen = 0
+        self._empty = sum(not piece for piece in sent)
+        """Empty pieces that may come again; more of them are new."""
 
     @property
     def over(self) -> bool:
@@ -34,12 +36,15 @@ class Continuation:
         """What of these is new. Raises DiffersError."""
         fresh = []
         for text in texts:
+            if not text and (self._empty or not self.over):
+                self._empty = max(0, self._empty - 1)
+                continue
             due = self._text[self._seen : self._seen + len(text)]
             if text[: len(due)] != due:
                 agreed = next(n for n, (a, b) in enumerate(zip(due, text, strict=False)) if a != b)
                 raise DiffersError(self._number(self._seen + agreed))
             self._seen += len(due)
-            if len(due) < len(text):
+            if len(due) < len(text) or not text:
                 fresh.append(text[len(due) :])
         return fresh
 

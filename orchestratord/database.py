@@ -1,8 +1,9 @@
 """Tasks, their streams and their receipts in one SQLite file.
 
-Decides the schema, what belongs into one transaction, and what is done about a file that cannot be read: it is moved
-aside and said, never overwritten. What is let go is ``retention``'s to decide, what becomes of found tasks
-``recovery``'s. Blocking, though for tens of microseconds only: what waits for a disk is done by ``disk`` in a thread.
+Decides the schema, what belongs into one transaction, and which file can be used: one that another process holds, that
+a newer llama-orch wrote or that is another program's is refused; one that cannot be read is moved aside and said, never
+overwritten. What is let go is ``retention``'s to decide, what becomes of found tasks ``recovery``'s. Blocking, though
+for tens of microseconds only: what waits for a disk is done by ``disk`` in a thread.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +28,53 @@ from orchestratord.retention import Old, Totals
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+APPLICATION_ID = 0x6C6C6F74
+"""Tells our files from others'."""
+MIGRATIONS = (
+    """
 CREATE TABLE tasks (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, -- the order of admission
+  number INTEGER PRIMARY KEY,               -- the order of admission
   id TEXT NOT NULL UNIQUE,
   state TEXT NOT NULL,
-  admission BLOB NOT NULL,                  -- orchestratord.kept.Entered, JSON
-  past BLOB,                                -- orchestratord.kept.Past, JSON, once it has sent a token or has ended
-  stream BLOB,                              -- its frames but for the last, once it has ended
+  followed INTEGER NOT NULL DEFAULT 0,      -- whether somebody has read its stream
   ended_ms INTEGER,                         -- Unix milliseconds
-  size INTEGER NOT NULL DEFAULT 0           -- of all this, in bytes, once it has ended
+  size INTEGER NOT NULL DEFAULT 0,          -- of all that belongs to it, in bytes, once it has ended
+  past BLOB                                 -- orchestratord.kept.Past, JSON, once it has sent a token or has ended
 );
-CREATE INDEX tasks_of_state ON tasks (state, number);
 CREATE INDEX tasks_by_end ON tasks (ended_ms, number) WHERE ended_ms IS NOT NULL;
-CREATE TABLE journal (                      -- what a running strict task has sent
-  part INTEGER PRIMARY KEY AUTOINCREMENT,
+CREATE TABLE admissions (                   -- apart, since a long prompt is written once and read seldom
+  number INTEGER PRIMARY KEY,
+  entered BLOB NOT NULL                     -- orchestratord.kept.Entered, JSON
+);
+CREATE TABLE streams (
+  number INTEGER PRIMARY KEY,
+  frames BLOB NOT NULL                      -- all but the last, once the task has ended
+);
+CREATE TABLE journal (                      -- what a strict task has sent that has not ended
+  part INTEGER PRIMARY KEY,
   task_id TEXT NOT NULL,
   frames BLOB NOT NULL
 );
 CREATE INDEX journal_of_task ON journal (task_id, part);
 CREATE TABLE receipts (
   number INTEGER PRIMARY KEY,
-  id TEXT NOT NULL UNIQUE,                  -- sha256 of the content, 64 digits
+  id BLOB NOT NULL UNIQUE,                  -- sha256 of the content
   task_id TEXT NOT NULL,
   ended_ms INTEGER NOT NULL,
   content BLOB NOT NULL
 );
-CREATE INDEX receipts_of_task ON receipts (task_id);
-"""
-OPEN_STATES = (TaskState.QUEUED.value, TaskState.RUNNING.value)
-
+""",
+)
+"""Each brings the schema from its number to the next. What is here is never changed, only added to."""
+LOG_BYTES = 8 << 20
+"""What SQLite's log keeps on the disk once all of it is in the file."""
+SPARE_PAGES = 256
+"""So many pages without content stay in the file, for what comes next; a quarter of it, where that is more."""
+PAGES_AT_ONCE = 128
+ROW_BYTES = 320
+"""About what a task or a receipt takes beside its contents: its rows, and their places in the indices."""
+BUSY_S = 1.0
+"""How long somebody else who writes into our file is waited for: nobody should."""
 Point = Callable[[str], None]
 """Told before and after each write, by its name; for tests that end the process there."""
 
@@ -76,9 +95,10 @@ class Row(msgspec.Struct, frozen=True):
     number: int
     id: str
     state: str
-    admission: bytes
     past: bytes | None
+    entered: bytes
     stream: bytes | None
+    followed: int
 
 
 class ReceiptRow(msgspec.Struct, frozen=True):
@@ -94,19 +114,38 @@ class ReceiptRow(msgspec.Struct, frozen=True):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """All that the end of a task writes."""
 
+    number: int
     task_id: str
     state: str
     past: bytes
     stream: bytes
     ended_ms: int
+    size: int
+    """What the task takes."""
     receipt: ReceiptRow | None
+    journaled: bool = False
+    """Whether its frames stand in the journal as well."""
 
 
 DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
-_RECEIPTS = "SELECT number, id, task_id, ended_ms, content FROM receipts"
+_RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM receipts"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
-_TASKS = "SELECT number, id, state, admission, past, stream FROM tasks"
-_HEADS = "SELECT number, id, state, admission, past, NULL FROM tasks"
+_TASKS = (
+    "SELECT number, id, state, past, entered, frames, followed FROM tasks JOIN admissions USING (number)"
+    " LEFT JOIN streams USING (number)"
+)
+_ENDED = "SELECT state, past FROM tasks WHERE ended_ms IS NOT NULL"
+_FORGET = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NULL)",
+    "DELETE FROM journal WHERE task_id = ?",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL",
+)
+_LET_GO = (
+    "DELETE FROM admissions WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM streams WHERE number = (SELECT number FROM tasks WHERE id = ? AND ended_ms IS NOT NULL)",
+    "DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL",
+)
 
 
 def _no_point(_: str) -> None: ...
@@ -127,7 +166,7 @@ class Database:
     def opened(cls, path: Path | None, point: Point = _no_point) -> Database:
         """Open the file, or make it; one that cannot be read is moved aside first. Raises DatabaseError."""
         if path is None:
-            return cls(None, _ready(sqlite3.connect(":memory:", isolation_level=None)), None, point)
+            return cls(None, _ready(sqlite3.connect(":memory:", isolation_level=None), None), None, point)
         try:
             make_private_dir(path.parent)
             lock = _locked(path)
@@ -155,20 +194,27 @@ class Database:
         self._connection.close()
         aside = set_aside(self.path)
         log.error("the damaged task store stands in %s now, and what had ended is not known any more", aside)
-        lock, self._lock = self._lock, None
-        fresh = Database(self.path, _looked_at(self.path), lock, self._point)
+        fresh = Database(self.path, _looked_at(self.path), self._lock, self._point)
+        self._lock = None
         fresh.writes = self.writes
         return fresh
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    def admit(self, task_id: str, admission: bytes) -> None:
-        """A task has entered the queue."""
-        self._one("admit", "INSERT INTO tasks (id, state, admission) VALUES (?, 'queued', ?)", (task_id, admission))
+    def admit(self, task_id: str, entered: bytes) -> int:
+        """A task has entered the queue; answers with its number."""
+        with self._transaction("admit") as run:
+            number = run("INSERT INTO tasks (id, state) VALUES (?, 'queued')", (task_id,)).lastrowid
+            run("INSERT INTO admissions VALUES (?, ?)", (number, entered))
+        return number or 0
 
     def speak(self, task_id: str, past: bytes) -> None:
         """A task is about to send its first token."""
         self._one("speak", "UPDATE tasks SET state = 'running', past = ? WHERE id = ?", (past, task_id))
+
+    def follow(self, task_id: str) -> None:
+        """Somebody reads a task's stream."""
+        self._one("follow", "UPDATE tasks SET followed = 1 WHERE id = ?", (task_id,))
 
     def append(self, task_id: str, frames: bytes) -> None:
         """A strict task is about to send these frames."""
@@ -176,7 +222,9 @@ class Database:
 
     def forget(self, task_id: str) -> None:
         """A task without an end cannot be gone on with."""
-        self._one("forget", "DELETE FROM tasks WHERE id = ? AND ended_ms IS NULL", (task_id,))
+        with self._transaction("forget") as run:
+            for statement in _FORGET:
+                run(statement, (task_id,))
 
     def unsay(self, task_id: str) -> None:
         """What a task was about to send when it had sent no token is of no account."""
@@ -185,15 +233,19 @@ class Database:
     def end(self, ending: Ending) -> None:
         """A task's end, its whole stream and its receipt: all of it, or nothing."""
         with self._transaction("end") as run:
-            size = len(ending.past) + len(ending.stream)
             run(
-                "UPDATE tasks SET state = ?, past = ?, stream = ?, ended_ms = ?, size = ? + length(admission)"
-                " WHERE id = ?",
-                (ending.state, ending.past, ending.stream, ending.ended_ms, size, ending.task_id),
+                "UPDATE tasks SET state = ?, past = ?, ended_ms = ?, size = ? WHERE number = ?",
+                (ending.state, ending.past, ending.ended_ms, ending.size, ending.number),
             )
-            run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
+            run("INSERT INTO streams VALUES (?, ?)", (ending.number, ending.stream))
+            if ending.journaled:
+                run("DELETE FROM journal WHERE task_id = ?", (ending.task_id,))
             if ending.receipt is not None:
                 run(_NEW_RECEIPT, _values(ending.receipt))
+
+    def tell(self, task_id: str, past: bytes) -> None:
+        """Something more is known of a task that has ended."""
+        self._one("tell", "UPDATE tasks SET past = ? WHERE id = ? AND ended_ms IS NOT NULL", (past, task_id))
 
     def task(self, task_id: str) -> Row | None:
         """A task by its id."""
@@ -201,16 +253,15 @@ class Database:
 
     def unended(self) -> list[Row]:
         """The tasks that have had no end, in the order of their admission."""
-        query = _TASKS + " WHERE state IN (?, ?) ORDER BY number"
-        return [Row(*row) for row in self._select(query, OPEN_STATES)]
+        return [Row(*row) for row in self._select(_TASKS + " WHERE ended_ms IS NULL ORDER BY number")]
 
-    def newest(self, state: TaskState | None, limit: int) -> list[Row]:
-        """The newest tasks, without their streams."""
+    def newest(self, state: TaskState | None, limit: int) -> list[tuple[TaskState, bytes]]:
+        """The states and the pasts of the newest tasks that have ended."""
         if state is None:
-            found = self._select(_HEADS + " ORDER BY number DESC LIMIT ?", (limit,))
+            found = self._select(_ENDED + " ORDER BY number DESC LIMIT ?", (limit,))
         else:
-            found = self._select(_HEADS + " WHERE state = ? ORDER BY number DESC LIMIT ?", (state.value, limit))
-        return [Row(*row) for row in found]
+            found = self._select(_ENDED + " AND state = ? ORDER BY number DESC LIMIT ?", (state.value, limit))
+        return [(TaskState(how), past) for how, past in found]
 
     def journal(self, task_id: str) -> bytes:
         """What a task without an end has sent."""
@@ -221,7 +272,9 @@ class Database:
 
     def receipt(self, digest: str) -> ReceiptRow | None:
         """A receipt by the digits of its id."""
-        found = self._select(_RECEIPTS + " WHERE id = ?", (digest,))
+        if not _DIGEST.fullmatch(digest):
+            return None
+        found = self._select(_RECEIPTS + " WHERE id = ?", (bytes.fromhex(digest),))
         return next((ReceiptRow(*row) for row in found), None)
 
     def receipts(self, after: int, limit: int) -> list[ReceiptRow]:
@@ -239,8 +292,9 @@ class Database:
     def totals(self) -> Totals:
         """What ended tasks and receipts take together."""
         [(tasks, task_bytes)] = self._select("SELECT count(*), total(size) FROM tasks WHERE ended_ms IS NOT NULL")
-        [(receipts, receipt_bytes)] = self._select("SELECT count(*), total(length(content)) FROM receipts")
-        return Totals(tasks=tasks, receipts=receipts, size=round(task_bytes + receipt_bytes))
+        [(receipts, content_bytes)] = self._select("SELECT count(*), total(length(content)) FROM receipts")
+        size = round(task_bytes + content_bytes) + receipts * ROW_BYTES
+        return Totals(tasks=tasks, receipts=receipts, size=size)
 
     def oldest_tasks(self, limit: int) -> list[Old[str]]:
         """The tasks that ended first."""
@@ -249,17 +303,26 @@ class Database:
 
     def oldest_receipts(self, limit: int) -> list[Old[int]]:
         """The receipts that were written first, by their numbers."""
-        query = "SELECT number, ended_ms, length(content) FROM receipts ORDER BY number LIMIT ?"
-        return [Old(*row) for row in self._select(query, (limit,))]
+        query = "SELECT number, ended_ms, length(content) + ? FROM receipts ORDER BY number LIMIT ?"
+        return [Old(*row) for row in self._select(query, (ROW_BYTES, limit))]
 
     def let_go(self, task_ids: Sequence[str], receipts_below: int | None) -> None:
-        """Forget ended tasks, and the receipts below a number; the file gives back what they took."""
+        """Forget ended tasks, and the receipts below a number."""
         with self._transaction("let_go") as run:
             for task_id in task_ids:
-                run("DELETE FROM tasks WHERE id = ? AND ended_ms IS NOT NULL", (task_id,))
+                for statement in _LET_GO:
+                    run(statement, (task_id,))
             if receipts_below is not None:
                 run("DELETE FROM receipts WHERE number < ?", (receipts_below,))
-        self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+    def shrink(self) -> bool:
+        """Give a little of what nothing stands in back to the disk; whether there is more."""
+        [(pages,)] = self._select("PRAGMA page_count")
+        [(free,)] = self._select("PRAGMA freelist_count")
+        spare = int(free) - max(SPARE_PAGES, int(pages) // 4)
+        if spare > 0:
+            self._select(f"PRAGMA incremental_vacuum({min(spare, PAGES_AT_ONCE)})")
+        return spare > PAGES_AT_ONCE
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -273,7 +336,7 @@ class Database:
         self._point(f"after {name}")
 
     @contextmanager
-    def _transaction(self, name: str) -> Iterator[Callable[..., object]]:
+    def _transaction(self, name: str) -> Iterator[Callable[..., sqlite3.Cursor]]:
         self._point(f"before {name}")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -282,7 +345,8 @@ class Database:
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise _database_error(self.path, error) from error
@@ -297,7 +361,7 @@ class Database:
 
 
 def _values(row: ReceiptRow) -> tuple[Any, ...]:
-    return (row.number, row.id, row.task_id, row.ended_ms, row.content)
+    return (row.number, bytes.fromhex(row.id), row.task_id, row.ended_ms, row.content)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -330,43 +394,70 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _looked_at(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
     except (OSError, sqlite3.Error) as error:
         raise _trouble(path, str(error)) from error
     try:
-        return _ready(connection)
+        _ready(connection, path)
+        _settled(path.parent)
     except sqlite3.Error as error:
         connection.close()
         raise _database_error(path, error) from error
+    except OSError as error:
+        connection.close()
+        raise _trouble(path, error.strerror or str(error)) from error
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
-def _ready(connection: sqlite3.Connection) -> sqlite3.Connection:
+def _ready(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connection:
+    """A connection whose file has the present schema. Raises sqlite3.Error, DatabaseError."""
     run = connection.execute
-    version = run("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        text = f"the task store has version {version}, and this llama-orch knows {SCHEMA_VERSION}"
-        raise DatabaseError(text, "use the newer llama-orch, or move tasks.sqlite3 away")
-    if version == 0:
+    version = _number(connection, "PRAGMA user_version")
+    foreign = _number(connection, "PRAGMA application_id") != APPLICATION_ID
+    if foreign and (version or _number(connection, "SELECT count(*) FROM sqlite_schema")):
+        text = f"{path} is a database of another program"
+        raise DatabaseError(text, "move it away, or give orchestratord another place by paths.data")
+    if version > len(MIGRATIONS):
+        text = f"{path} was written by a newer llama-orch: it has schema {version}, and this one knows"
+        raise DatabaseError(f"{text} {len(MIGRATIONS)}", "update llama-orch, or move the file away to begin a new one")
+    if foreign:
         run("PRAGMA auto_vacuum = INCREMENTAL")
-    run("PRAGMA journal_mode = WAL")
+    mode = run("PRAGMA journal_mode = WAL").fetchone()[0]
+    if path is not None and mode != "wal":
+        text = f"{path} is on a file system that keeps no write-ahead log"
+        raise DatabaseError(text, "set paths.data to a directory on a disk of this machine")
     run("PRAGMA synchronous = NORMAL")
     run("PRAGMA wal_autocheckpoint = 0")
-    found = run("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(found)
-    if version == 0:
-        connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+    run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+    for number in range(version, len(MIGRATIONS)):
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1}"
+        connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}{marks};COMMIT;")
     return connection
+
+
+def _number(connection: sqlite3.Connection, question: str) -> int:
+    return int(connection.execute(question).fetchone()[0])
+
+
+def _settled(folder: Path) -> None:
+    """What is new in a folder keeps its name through a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def set_aside(path: Path) -> Path:
     """Move a file and what belongs to it out of the way; answers with its new place. Raises DatabaseError."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside, number = path.with_name(f"{path.name}.damaged-{moment}"), 1
+    while aside.exists():
         number += 1
+        aside = path.with_name(f"{path.name}.damaged-{moment}-{number}")
     try:
         for suffix in ("-wal", "-shm", ""):
             beside = path.with_name(path.name + suffix)
@@ -377,11 +468,11 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 
 def _database_error(path: Path | None, error: sqlite3.Error) -> DatabaseError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # none: not the file, but how we asked
     if code in _DAMAGED:
         return DatabaseError(f"the task store {path} is damaged: {error}", "", damaged=True)
     return _trouble(path, str(error))

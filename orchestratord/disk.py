@@ -1,7 +1,7 @@
-"""What waits for a disk on behalf of the task store: in one thread, never in the event loop.
+"""What waits for a disk on behalf of the task store: in threads, never in the event loop.
 
-Decides only that those who wait at one moment share one flush. Moving what was written from SQLite's log into its file
-takes a connection of its own, so that writers go on meanwhile.
+Decides only that those who wait at one moment share one flush, and that none of them waits behind a checkpoint. That
+one, which moves what was written from SQLite's log into its file, has a connection of its own, so that writers go on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -23,10 +24,10 @@ class Disk:
         self._written = written
         self._flushed = -1
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="task-store")
+        self._thread = ThreadPoolExecutor(max_workers=2, thread_name_prefix="task-store")
 
     def close(self) -> None:
-        """End the thread, when it has done what it was given."""
+        """End the threads, when they have done what they were given."""
         self._thread.shutdown()
 
     async def flushed(self) -> None:
@@ -37,6 +38,11 @@ class Disk:
                 upto = self._written()
                 await self._do(_flush, self._wal)
                 self._flushed = upto
+
+    def flush(self) -> None:
+        """The same, while everything waits; what cannot be flushed then is said by nobody."""
+        with suppress(OSError):
+            _flush(self._wal)
 
     async def tidied(self) -> None:
         """Move what was written into the file itself, so that its log stays short. Raises sqlite3.Error."""

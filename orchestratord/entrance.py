@@ -18,7 +18,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import TaskForecast, TaskRequest
-from orchestratord import admission, context, deadlines, excerpt
+from orchestratord import admission, context, deadlines, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
@@ -161,7 +161,7 @@ class Entrance:
 
     def _known(self, request: TaskRequest) -> Task | None:
         task = None if request.task_id is None else self._store.get(request.task_id)
-        if task is not None and task.request != request:
+        if task is not None and not kept.asks_the_same(task, request):
             hint = "use a new task_id for a new request"
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task

@@ -22,14 +22,16 @@ from contracts.artifacts import ID_PREFIX, ArtifactKind
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
+from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
-from contracts.tasks import Determinism, TaskState
+from contracts.tasks import Determinism, OnDisconnect, TaskState
+from daemon_core.redaction import Redactor
 from orchestratord import kept, retention
 from orchestratord.clock import Clock
-from orchestratord.database import Database, DatabaseError, Ending, ReceiptRow, Row
+from orchestratord.database import ROW_BYTES, Database, DatabaseError, Ending, ReceiptRow, Row
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
-from orchestratord.kept import Moment
+from orchestratord.kept import Entered, Moment
 from orchestratord.records import TAGS
 from orchestratord.retention import Bounds, Totals
 from orchestratord.shelf import Head, Sealed
@@ -41,15 +43,35 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 """Makes the receipt of a task that ends with this event; None where it cannot be made."""
 
 UPKEEP_S = 2.0
-AT_ONCE = 256
+LOOK_MS = 60_000.0
+AT_ONCE = 32
 """So many are let go in one step, so that no step is long."""
+DISK = "look at the disk below paths.data"
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
 
 
+_CLEAN, _CUT = b'"redacted":false', b'"cut":true'
+"""As only a receipt itself can say it: in a text the quotation marks are escaped."""
+
+
 class _Redacted(msgspec.Struct):
     redacted: bool = False
+
+
+NOWHERE = 0
+
+
+class Living(msgspec.Struct, frozen=True):
+    """A task without an end, and what is written of its admission."""
+
+    task: Task
+    entered: Entered
+    number: int
+    """Its row's; NOWHERE where a new file did not take it yet."""
+    size: int
+    """Of that in bytes."""
 
 
 class Keeper:
@@ -63,21 +85,35 @@ class Keeper:
         bounds: Bounds,
         durability: Durability = Durability.MEMORY,
         seal: Seal | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._bounds = bounds
-        self._durability = durability
+        self._machine = durability is Durability.MACHINE
+        self._untold: list[Callable[[], None]] = []
+        """What tells of ends that are not on the disk yet."""
+        self._news = asyncio.Event()
         self._seal = seal
+        self._redactor = redactor or Redactor()
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
-        self._live: dict[str, tuple[Task, frozenset[str]]] = {}
+        self._live: dict[str, Living] = {}
+        self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
+        """The latest reports on which a task ran, and what is kept of them."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
         """Ended tasks whose end is not written yet."""
         self._said = ""
-        self._tidied = 0
+        self._tidied = self._looked = 0
+        """How much was written when checkpoints were made, and what is due was looked for, the last time."""
+        self._looked_ms = 0.0
         self._totals = Totals()
         self._next = CHAIN_START
-        self._open()
+        try:
+            self._open()
+        except DatabaseError as error:
+            if not error.damaged:
+                raise
+            self._begin_anew()
 
     @property
     def durable(self) -> bool:
@@ -94,39 +130,86 @@ class Keeper:
         self._database.close()
 
     async def run(self) -> None:
-        """Look after the file, until this is cancelled."""
+        """Look after the file, and tell of ends when they are on the disk, until this is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_of_ends(), name="ends")
+                await self._upkeep()
+        finally:
+            if self._untold and self._disk is not None:
+                self._disk.flush()
+            self._tell()
+
+    async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
-            self._settle_debts()
-            self._let_go()
+            await self.look_after()
             if self._disk is not None and self._tidied != self._database.writes:
                 self._tidied = self._database.writes
                 with suppress(sqlite3.Error):  # the next time will do; a damaged file shows itself when it is written
                     await self._disk.tidied()
 
+    async def look_after(self) -> None:
+        """Write what is owed, and let go what is due: after a write, or because time has passed."""
+        self._settle_debts()
+        now_ms = self._clock.monotonic_ms()
+        if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
+            await self._let_go()
+            self._looked, self._looked_ms = self._database.writes, now_ms
+
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
     def admits(self, task: Task, pools: frozenset[str]) -> None:
         """A task enters the queue. Raises ApiError where it cannot be kept."""
+        entered = kept.entered(task.admission, pools, self._redactor)
         try:
-            self._written(lambda: self._database.admit(task.id, kept.entered(task.admission, pools)))
+            self._live[task.id] = self._written(lambda: self._admit(task, entered))
         except DatabaseError as error:
             text = f"the task cannot be kept: {error.message}"
             raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
-        self._live[task.id] = task, pools
+
+    async def _tell_of_ends(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            untold = len(self._untold)
+            await self.settled()
+            self._tell(untold)
+
+    def _tell(self, count: int | None = None) -> None:
+        """Tell of the ends that wait for it, the first ones first."""
+        telling, self._untold = self._untold[:count], self._untold[len(self._untold[:count]) :]
+        for tell in telling:
+            tell()
+
+    def told(self, tell: Callable[[], None]) -> None:
+        """Have this called when what was written is as durable as was configured; at once, where it is."""
+        if self._machine:
+            self._untold.append(tell)
+            self._news.set()
+        else:
+            tell()
+
+    async def settled(self) -> None:
+        """Return when what was written is as durable as was configured, or cannot be."""
+        if self._machine and self._disk is not None:
+            try:
+                await self._disk.flushed()
+            except OSError as error:
+                self._complain(DatabaseError(f"the disk does not take what was written: {error.strerror}", DISK))
 
     async def admitted(self) -> None:
         """Return when what was admitted is as durable as was configured. Raises ApiError where the disk fails."""
-        if self._disk is not None and self._durability is Durability.MACHINE:
+        if self._machine and self._disk is not None:
             try:
                 await self._disk.flushed()
             except OSError as error:
                 text = f"the task cannot be kept: the disk does not take it: {error.strerror}"
-                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, "look at the disk below paths.data") from error
+                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, DISK) from error
 
-    def adopt(self, task: Task, pools: frozenset[str]) -> None:
+    def adopt(self, task: Task, entered: Entered, row: Row) -> None:
         """A task that a former run has written down lives on."""
-        self._live[task.id] = task, pools
+        self._live[task.id] = Living(task, entered, row.number, len(row.entered))
 
     def forget(self, task_id: str) -> None:
         """A task of a former run cannot be read."""
@@ -136,9 +219,15 @@ class Keeper:
         """A task of a former run had sent no token: it starts from the beginning."""
         self._try(lambda: self._database.unsay(task_id))
 
+    def follows(self, task: Task) -> None:
+        """Somebody reads the stream of a task that ends when nobody does: after a restart they are waited for."""
+        task.followed = True
+        if task.on_disconnect is OnDisconnect.CANCEL and (task.state is TaskState.QUEUED or task.log.ahead is not None):
+            self._try(lambda: self._database.follow(task.id))
+
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
-        self._try(lambda: self._database.speak(task.id, kept.past(task)))
+        self._try(lambda: self._database.speak(task.id, self._past(task)))
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -146,11 +235,17 @@ class Keeper:
             return None
         return partial(self._append, task.id)
 
+    def freed(self, task: Task) -> None:
+        """The engine has let go of a task that had ended."""
+        if task.finished and task.id not in self._owed:
+            past = self._past(task, task.artifact_id, ended=True)
+            self._try(lambda: self._database.tell(task.id, past))
+
     def ends(self, task: Task, event: End | StreamError) -> str | None:
         """Its end, its stream and its receipt in one step; answers with the receipt's id."""
         self._settle_debts()
         try:
-            return self._end(task, event)
+            return self._written(lambda: self._end(task, event))  # sealed anew where a new chain begins
         except DatabaseError as error:
             self._owed[task.id] = task, event
             self._complain(error)
@@ -160,11 +255,11 @@ class Keeper:
 
     def unended(self) -> list[Row]:
         """What a former run has left without an end, in the order of admission."""
-        return self._database.unended()
+        return self._read(self._database.unended, [])
 
     def journal(self, task_id: str) -> bytes:
         """What such a task has sent, where it was written down ahead."""
-        return self._database.journal(task_id)
+        return self._read(lambda: self._database.journal(task_id), b"")
 
     def task(self, task_id: str) -> Task | None:
         """A task that has ended, with its stream."""
@@ -175,8 +270,9 @@ class Keeper:
 
     def newest(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks that have ended, without their streams."""
-        rows: list[Row] = self._read(lambda: self._database.newest(state, limit), [])
-        return [task for task in map(self._ended, rows) if task is not None]
+        rows: list[tuple[TaskState, bytes]] = self._read(lambda: self._database.newest(state, limit), [])
+        found = [task for task in (self._told(*row) for row in rows) if task is not None]
+        return [*found, *(task for task, _ in self._owed.values() if state in {None, task.state})]
 
     # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------
 
@@ -218,99 +314,172 @@ class Keeper:
         self._totals = self._database.totals()
 
     def _append(self, task_id: str, frames: bytes) -> None:
-        self._try(lambda: self._database.append(task_id, frames))
+        if task_id in self._live and self._live[task_id].entered.veil is None:
+            self._try(lambda: self._database.append(task_id, frames))
+
+    def _admit(self, task: Task, entered: Entered) -> Living:
+        written = kept.written(entered)
+        return Living(task, entered, self._database.admit(task.id, written), len(written))
 
     def _end(self, task: Task, event: End | StreamError) -> str | None:
         sealed = None if self._seal is None else self._seal(task, event, self._next)
         artifact_id = None if sealed is None else sealed.id
-        now_ms, stream, past = self._clock.unix_ms(), task.log.read(0), kept.past(task, artifact_id)
+        now_ms, past = self._clock.unix_ms(), self._past(task, artifact_id, ended=True)
         receipt = None
         if sealed is not None:
             receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
-        ending = Ending(task_id=task.id, state=task.state, past=past, stream=stream, ended_ms=now_ms, receipt=receipt)
-        self._written(lambda: self._database.end(ending))
-        self._live.pop(task.id, None)
-        size = len(past) + len(stream)
+        living, stream = self._live[task.id], self._stream(task, sealed)
+        if living.number == NOWHERE:
+            living = self._live[task.id] = self._admit(task, living.entered)
+        size = ROW_BYTES + living.size + len(past) + len(stream)
+        self._database.end(
+            Ending(
+                number=living.number,
+                task_id=task.id,
+                state=task.state,
+                past=past,
+                stream=stream,
+                ended_ms=now_ms,
+                size=size,
+                receipt=receipt,
+                journaled=task.log.ahead is not None,
+            )
+        )
+        del self._live[task.id]
         totals = self._totals
         self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
         if receipt is not None:
             self._next = Link(number=receipt.number + 1, previous=artifact_id)
-            self._totals = Totals(totals.tasks + 1, totals.receipts + 1, totals.size + size + len(receipt.content))
+            size += len(receipt.content) + ROW_BYTES
+            self._totals = Totals(totals.tasks + 1, totals.receipts + 1, totals.size + size)
         return artifact_id
+
+    def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
+        living, run = self._live.get(task.id), task.run
+        brief = kept.brief(task.admission if living is None else living.entered.admission) if ended else None
+        served = None if run is None or run.served is None else self._lasting(run.served)
+        past = kept.past(task, artifact_id, brief, served=served)
+        # What was clean when it came in, and who served it, were looked at once.
+        clean = living is not None and living.entered.veil is None and not isinstance(task.outcome, StreamError)
+        return past if clean else kept.without_names(past, self._redactor)
+
+    def _lasting(self, served: PoolSnapshot) -> PoolSnapshot:
+        """What is kept of an engine; the same report serves many tasks."""
+        known = self._served.get(served.pool_id)
+        if known is None or known[0] is not served:
+            known = self._served[served.pool_id] = served, kept.lasting(served, self._redactor)
+        return known[1]
+
+    def _stream(self, task: Task, receipt: Sealed | None) -> bytes:
+        """Its stream, without secrets. Its receipt has looked for them already, where it has the text."""
+        frames = task.log.read(0)
+        if receipt is not None and _CLEAN in receipt.content and _CUT not in receipt.content:
+            return frames
+        return kept.without_secrets(frames, self._redactor)
 
     def _settle_debts(self) -> None:
         """Write the ends that could not be written when they came."""
         for task_id, (task, event) in list(self._owed.items()):
             try:
-                task.artifact_id = self._end(task, event)
+                task.artifact_id = self._written(partial(self._end, task, event))
             except DatabaseError as error:
                 self._complain(error)
                 return
             del self._owed[task_id]
         self._said = "" if self._said and not self._owed else self._said
 
-    def _let_go(self) -> None:
-        """What is too old or too much goes."""
-        now_ms = self._clock.unix_ms()
+    async def _let_go(self) -> None:
+        """What is too old or too much goes, a little at a time."""
         try:
-            while True:
-                tasks, receipts = self._database.oldest_tasks(AT_ONCE), self._database.oldest_receipts(AT_ONCE)
-                due = retention.due(tasks, receipts, self._totals, self._bounds, now_ms)
-                if not due.task_ids and due.receipts_below is None:
-                    return
-                self._database.let_go(due.task_ids, due.receipts_below)
-                self._totals = due.left
-                if not self._bounds.passed_by(due.left):
-                    return  # of what is merely old the rest goes next time
+            more = True
+            while more:
+                more = self._let_some_go() or self._database.shrink()
+                await asyncio.sleep(0)
         except DatabaseError as error:
             self._complain(error)
 
+    def _let_some_go(self) -> bool:
+        tasks, receipts = self._database.oldest_tasks(AT_ONCE), self._database.oldest_receipts(AT_ONCE)
+        due = retention.due(tasks, receipts, self._totals, self._bounds, self._clock.unix_ms())
+        if not due.task_ids and due.receipts_below is None:
+            return False
+        self._database.let_go(due.task_ids, due.receipts_below)
+        self._totals = due.left
+        return True
+
     def _ended(self, row: Row) -> Task | None:
         """The task of a row, where it has ended; one that lives is its owner's to tell of."""
-        now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
-        if row.past is None or row.state in {TaskState.QUEUED, TaskState.RUNNING}:
+        state = TaskState(row.state)
+        if row.past is None or state in {TaskState.QUEUED, TaskState.RUNNING}:
             return None
         try:
-            entered, past = kept.read_entered(row.admission, now), kept.read_past(row.past)
+            entered, past = kept.read_entered(row.entered, self._now), kept.read_past(row.past)
         except msgspec.MsgspecError as error:
             log.warning("the task %s cannot be read from the task store: %s", row.id, error)
             return None
-        return kept.ended_task(entered.admission, TaskState(row.state), past, row.stream)
+        task = kept.ended_task(entered.admission, state, past, row.stream)
+        task.veil = entered.veil
+        return task
 
-    def _written(self, write: Callable[[], None]) -> None:
+    def _told(self, state: TaskState, data: bytes) -> Task | None:
+        """What there is to tell of a task that has ended."""
+        try:
+            past = kept.read_past(data)
+        except msgspec.MsgspecError as error:
+            log.warning("a task cannot be read from the task store: %s", error)
+            return None
+        if past.brief is None:  # pragma: no cover - what has ended has it
+            return None
+        return kept.ended_task(kept.since(past.brief, self._now), state, past, None)
+
+    @property
+    def _now(self) -> Moment:
+        return Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
+
+    def _written(self, write: Callable[[], T]) -> T:
         """Write; into a new file where this one is damaged. Raises DatabaseError."""
         try:
-            write()
+            return write()
         except DatabaseError as error:
             if not error.damaged:
                 raise
             self._begin_anew()
-            write()
+            return write()
 
     def _begin_anew(self) -> None:
-        """The file is damaged: it is set aside, and the tasks that live are written into a new one."""
-        path = self._database.path
-        if path is None:
+        """The file is damaged: it is set aside, and the tasks that live are written into a new one.
+
+        Raises DatabaseError.
+        """
+        if self._database.path is None:  # pragma: no cover - memory is not damaged
             return
-        log.error("the task store %s is damaged while it is used: a new one is begun", path)
+        log.error("the task store %s is damaged while it is used: a new one is begun", self._database.path)
         self._database = self._database.replaced()
         self._open()
-        for task, pools in self._live.values():
-            self._database.admit(task.id, kept.entered(task.admission, pools))
-            if task.first_text_ms is not None:
-                self._database.speak(task.id, kept.past(task))
+        lost = {task_id: msgspec.structs.replace(living, number=NOWHERE) for task_id, living in self._live.items()}
+        self._live = dict(lost)
+        for task_id, living in lost.items():
+            self._live[task_id] = self._admit(living.task, living.entered)
+            if living.task.first_text_ms is not None:
+                self._database.speak(task_id, self._past(living.task))
+            if living.task.log.ahead is not None and living.entered.veil is None:
+                self._database.append(task_id, living.task.log.read(0))
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _try(self, write: Callable[[], object]) -> None:
         try:
             self._written(write)
         except DatabaseError as error:
             self._complain(error)
 
     def _read(self, read: Callable[[], T], otherwise: T) -> T:
+        """What is read; a damaged file has nothing to tell, and is not asked again."""
         try:
             return read()
         except DatabaseError as error:
-            self._complain(error)
+            if error.damaged:
+                self._try(self._begin_anew)
+            else:
+                self._complain(error)
             return otherwise
 
     def _complain(self, error: DatabaseError) -> None:

@@ -2,18 +2,26 @@
 
 Decides what has to be kept of a task so that the next run of the daemon can go on with it, or tell of it: all of its
 admission, and how far it came. Monotonic moments mean nothing to another process, so spans are kept and moments are
-counted from the wall clock. Never keeps an engine's key. Values in, values out.
+counted from the wall clock. Never keeps an engine's key, nor a secret that a client has sent: a request that holds one
+is kept without it, under a *veil*, the hash of what it was, by which the same request is known again; and so is a text.
+Values in, values out.
 """
 
 from __future__ import annotations
 
-import msgspec
+import hashlib
+from typing import Any
 
+import msgspec
+from msgspec import Raw
+
+from contracts.artifacts import canonical
 from contracts.base import Message
 from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
-from contracts.tasks import TaskState
-from orchestratord.stream_log import StreamLog
+from contracts.tasks import Placement, Sampling, TaskRequest, TaskState
+from daemon_core.redaction import Redactor
+from orchestratord.stream_log import StreamLog, pieces_of, with_pieces
 from orchestratord.task import Admission, Keeps, Run, Story, Task
 
 
@@ -23,6 +31,8 @@ class Entered(Message, frozen=True, kw_only=True):
     admission: Admission
     pools: tuple[str, ...]
     """Those that may run it."""
+    veil: str | None = None
+    """Set where the request held a secret, which is not in it any more."""
 
 
 class Past(Message, frozen=True, kw_only=True):
@@ -36,6 +46,10 @@ class Past(Message, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    sent: Any = None
+    """What its engine was asked for, without texts, until the task has ended: then its receipt says it."""
+    brief: Admission | None = None
+    """The admission without the texts of its request, once the task has ended: enough to tell of it."""
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -46,28 +60,78 @@ class Moment(msgspec.Struct, frozen=True):
 
     def monotonic_of(self, unix_ms: int) -> float:
         """What the monotonic clock would have shown then, had it run already."""
-        return self.monotonic_ms - (self.unix_ms - unix_ms)
+        return self.monotonic_ms - max(0, self.unix_ms - unix_ms)  # the wall clock may have been set back
 
 
 _encoder = msgspec.json.Encoder()
+_INNOCENT = (b'"max_tokens":', b'"expected_tokens":', b'"first_token_ms":', b'"kv_bytes_per_token":')
 _entered = msgspec.json.Decoder(Entered)
 _past = msgspec.json.Decoder(Past)
 
 
-def entered(admission: Admission, pools: frozenset[str]) -> bytes:
+def veil_of(request: TaskRequest) -> str:
+    """What a request is known by."""
+    return hashlib.sha256(_encoder.encode(request)).hexdigest()
+
+
+def asks_the_same(task: Task, request: TaskRequest) -> bool:
+    """Whether a request is the one that a task was made of."""
+    return task.request == request if task.veil is None else task.veil == veil_of(request)
+
+
+def entered(admission: Admission, pools: frozenset[str], redactor: Redactor) -> Entered:
     """What is written at an admission."""
-    return _encoder.encode(Entered(admission=admission, pools=tuple(sorted(pools))))
+    request, names = admission.request, tuple(sorted(pools))
+    encoded = _encoder.encode(request)
+    if not redactor.harmless(_values(encoded)):
+        plain = msgspec.json.decode(encoded)
+        clean = redactor.value(plain)
+        if clean != plain:
+            hidden = msgspec.structs.replace(admission, request=msgspec.convert(clean, TaskRequest))
+            return Entered(admission=hidden, pools=names, veil=veil_of(request))
+    return Entered(admission=admission, pools=names)
 
 
-def past(task: Task, artifact_id: str | None = None) -> bytes:
-    """What is written of a task that is about to send its first token, or its terminal event."""
+def without_names(past: bytes, redactor: Redactor) -> bytes:
+    """A past without the secrets that others may have put into names and messages."""
+    text = _values(past)
+    if redactor.harmless(text) or redactor.text(text) == text:
+        return past
+    return _encoder.encode(redactor.value(msgspec.json.decode(past)))
+
+
+def _values(encoded: bytes) -> str:
+    """JSON of ours without those names of fields that look as if a secret followed. In a text they are escaped."""
+    for name in _INNOCENT:
+        encoded = encoded.replace(name, b"")
+    return encoded.decode()
+
+
+def written(entered: Entered) -> bytes:
+    """As it stands in the file."""
+    return _encoder.encode(entered)
+
+
+def past(
+    task: Task,
+    artifact_id: str | None = None,
+    brief: Admission | None = None,
+    *,
+    served: PoolSnapshot | None = None,
+) -> bytes:
+    """What is written of a task that is about to send its first token, or its terminal event.
+
+    ``served``: what is kept of who served it, where somebody has looked at that before.
+    """
     story, since_ms = task.story, task.admission.at_ms
     run, end = story.run, story.end
+    if run is not None:
+        run = msgspec.structs.replace(run, served=served or _bare(run.served))
     if end is not None and artifact_id is not None:
         end = msgspec.structs.replace(end, artifact_id=artifact_id)
     return _encoder.encode(
         Past(
-            run=None if run is None else msgspec.structs.replace(run, served=_without_key(run.served)),
+            run=run,
             replicas=story.replicas,
             run_after_ms=None if run is None else run.at_ms - since_ms,
             first_text_after_ms=None if story.first_text_ms is None else story.first_text_ms - since_ms,
@@ -75,15 +139,41 @@ def past(task: Task, artifact_id: str | None = None) -> bytes:
             artifact_id=artifact_id,
             end=end,
             error=story.error,
+            sent=None if story.sent is None or end is not None or story.error is not None else Raw(story.sent),
+            brief=brief,
         )
     )
+
+
+def brief(admission: Admission) -> Admission:
+    """An admission without what may be long."""
+    request = msgspec.structs.replace(
+        admission.request, prompt=None, inputs=None, messages=None, sampling=Sampling(), placement=Placement()
+    )
+    return msgspec.structs.replace(admission, request=request)
+
+
+def without_secrets(frames: bytes, redactor: Redactor) -> bytes:
+    """A stream as it may be written.
+
+    A secret may reach over several pieces: where there is one, the first piece has the whole text without it, and the
+    others are empty, so that their numbers stay.
+    """
+    pieces = pieces_of(frames)
+    text = "".join(pieces)
+    clean = redactor.text(text)
+    return frames if clean == text else with_pieces(frames, [clean, *[""] * (len(pieces) - 1)])
 
 
 def read_entered(data: bytes, now: Moment) -> Entered:
     """An admission, with its moment by this process's clock. Raises msgspec.MsgspecError."""
     found = _entered.decode(data)
-    at_ms = now.monotonic_of(found.admission.created_ms)
-    return msgspec.structs.replace(found, admission=msgspec.structs.replace(found.admission, at_ms=at_ms))
+    return msgspec.structs.replace(found, admission=since(found.admission, now))
+
+
+def since(admission: Admission, now: Moment) -> Admission:
+    """An admission of a former run, with its moment by this process's clock."""
+    return msgspec.structs.replace(admission, at_ms=now.monotonic_of(admission.created_ms))
 
 
 def read_past(data: bytes) -> Past:
@@ -117,8 +207,17 @@ def _story(admission: Admission, found: Past) -> Story:
         artifact_id=found.artifact_id,
         end=found.end,
         error=found.error,
+        sent=None if found.sent is None else canonical(found.sent),
     )
 
 
-def _without_key(served: PoolSnapshot | None) -> PoolSnapshot | None:
-    return None if served is None else msgspec.structs.replace(served, endpoint=None)
+def lasting(served: PoolSnapshot, redactor: Redactor) -> PoolSnapshot:
+    """What is kept of an engine: not its key, nor what was measured, nor a secret in the name of its model."""
+    bare = _bare(served) or served
+    plain = _encoder.encode(bare)
+    clean = without_names(plain, redactor)
+    return bare if clean is plain else msgspec.json.decode(clean, type=PoolSnapshot)
+
+
+def _bare(served: PoolSnapshot | None) -> PoolSnapshot | None:
+    return None if served is None else msgspec.structs.replace(served, endpoint=None, device_use=(), last_error=None)

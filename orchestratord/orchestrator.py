@@ -38,6 +38,9 @@ from orchestratord.turns import Turns
 
 log = logging.getLogger(__name__)
 
+RETURN_MS = 60_000
+"""So long at least whoever has read a stream before a restart has to come back: they have to notice it first."""
+
 
 class Orchestrator:
     """Admission to last token, for all tasks of this daemon."""
@@ -114,6 +117,10 @@ class Orchestrator:
             enter=self._enter,
             end=self._end_found,
         ).take_up()
+        grace_ms = max(self._config.server.disconnect_grace_ms, RETURN_MS)
+        for task in self._store.live:
+            if task.followed:
+                self._grace(task, grace_ms)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until ``stopping`` is set; then end what the next run cannot go on with, and leave it the rest."""
@@ -165,6 +172,10 @@ class Orchestrator:
             self._locate(task)
         return chosen
 
+    async def settled(self) -> None:
+        """Return when all that can be told by now is as durable as was configured."""
+        await self._keeper.settled()
+
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
         if not task.finished:
@@ -178,14 +189,20 @@ class Orchestrator:
         unsubscribe = task.log.subscribe(wake)
         _drop(self._graces, task.id)
         self.attendant.concern(task)
+        if not task.followed and not task.finished:
+            self._keeper.follows(task)
         try:
             yield
         finally:
             unsubscribe()
-            if not task.log.over and not task.log.readers and task.on_disconnect is OnDisconnect.CANCEL:
-                grace_s = self._config.server.disconnect_grace_ms / 1000
-                loop = asyncio.get_running_loop()
-                self._graces[task.id] = loop.call_later(grace_s, self.cancel, task, "disconnect")
+            if not task.log.over and not task.log.readers:
+                self._grace(task, self._config.server.disconnect_grace_ms)
+
+    def _grace(self, task: Task, grace_ms: float) -> None:
+        """Nobody reads the task's stream: whoever did has so long to come back."""
+        if task.on_disconnect is OnDisconnect.CANCEL:
+            loop = asyncio.get_running_loop()
+            self._graces[task.id] = loop.call_later(grace_ms / 1000, self.cancel, task, "disconnect")
 
     # --- pools --------------------------------------------------------------------------------------------------------
 
@@ -206,8 +223,12 @@ class Orchestrator:
         self.runner.pump()
 
     def _strand(self, refusal: Refusal) -> None:
-        """End the tasks that wait for pools of which none is left: nobody would ever answer them."""
-        for task_id in self.backlog.unserved([each.id for each in self._pools if each.view.accepts]):
+        """End the tasks that wait for pools of which none is left: nobody would ever answer them.
+
+        After a restart a pool that was not seen yet may still come; ``attendant`` loses its patience where none does.
+        """
+        hopeful = [each.id for each in self._pools if each.view.accepts or not each.seen]
+        for task_id in self.backlog.unserved(hopeful):
             self._refuse(self.get(task_id), refusal)
 
     def _turn_away(self, entry: PoolEntry) -> None:
@@ -234,7 +255,8 @@ class Orchestrator:
             return
         self._offers[entry.id] = offer
         others = [self.get(task_id) for task_id in self.backlog.barred_from(entry.id)] if view.accepts else []
-        joining = [task for task in others if not retry.seen_before(task.tried, entry.id, entry.start)]
+        free = [task for task in others if task.continues is None]  # what goes on where it was can do so there alone
+        joining = [task for task in free if not retry.seen_before(task.tried, entry.id, entry.start)]
         self.backlog.extend(entry.id, [task.id for task in joining if admission.joins(task.request, view)])
 
     def _learned(self, entry: PoolEntry) -> None:

@@ -67,6 +67,8 @@ class PoolEntry:
         """Set when it has said what it is, or is mute."""
         self.model: str | None = None
         """What an engine that somebody else runs said that it serves, when pool-managerd had found it ready."""
+        self.seen = False
+        """Whether the present pool-managerd has said more than that it is stopped: it may not have begun with it."""
         self.suspect = False
         """A generation just failed in a way that a dead engine would explain; nothing is sent until that is settled."""
 
@@ -173,6 +175,7 @@ class PoolDirectory:
             return None
         before = entry.snapshot
         entry.snapshot = snapshot = _named(snapshot, before)
+        entry.seen = entry.seen or snapshot.state is not PoolState.STOPPED
         if snapshot.endpoint != before.endpoint:
             entry.adapter = self._adapter(entry, snapshot.endpoint)
             entry.restarted()
@@ -192,6 +195,9 @@ class PoolDirectory:
     def linked(self, state: LinkState) -> None:
         """Whether pool-managerd can be reached has changed."""
         self.managed = state is LinkState.UP
+        if self.managed:
+            for entry in self:
+                entry.seen = False
         self.ever_managed = self.ever_managed or self.managed
 
     def noticed(self, notices: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ written down, and an engine of which everything that makes an answer is known. V
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -26,10 +26,10 @@ PINNED = (
     "slots",
     "ctx_max",
     "argv",
-    "devices",
-    "driver_version",
 )
-"""Of a pool's snapshot: what an answer may depend on."""
+"""Of a pool's snapshot: what makes the engine the same. That it says the same is compared."""
+PLACES = frozenset({"--port", "--host", "--api-key", "--api-key-file", "--log-file"})
+"""Arguments that say where an engine listens and tells, which is new in each start."""
 MUST_BE_KNOWN = ("engine_version", "engine_digest", "model_digest")
 
 
@@ -65,11 +65,12 @@ def fate(
     ran_on: PoolSnapshot | None,
     sent: bool,
     journaled: bool,
+    veiled: bool = False,
 ) -> Fate:
     """What becomes of a task that was admitted ``age_ms`` ago for ``pools``.
 
     ``known_pools``: those of the present configuration. ``sent``: it had begun to send tokens, on ``ran_on``;
-    ``journaled``: all of them were written down.
+    ``journaled``: all of them were written down. ``veiled``: its request was not, for the sake of a secret in it.
     """
     left_ms = None if request.deadline_ms is None else request.deadline_ms - age_ms
     open_to = frozenset(pools).intersection(known_pools)
@@ -77,8 +78,14 @@ def fate(
         text = "orchestratord ended while this task ran, and what it had sent cannot be gone on from"
         return _end(ErrorCode.WORKER_RESET, text, "send the task again")
     if left_ms is not None and left_ms <= 0:
+        code = ErrorCode.DECODE_TIMEOUT if sent else ErrorCode.ADMISSION_REJECT
         text = f"the deadline of {request.deadline_ms} ms passed while orchestratord was not running"
-        return _end(ErrorCode.ADMISSION_REJECT, text, "allow a later deadline_ms")
+        return _end(code, text, "allow a later deadline_ms")
+    if veiled:
+        text = (
+            "orchestratord was restarted, and a secret in the request, which is never written to a disk, is not known"
+        )
+        return _end(ErrorCode.WORKER_RESET, f"{text} any more", "send the task again")
     if not open_to:
         text = f"no pool is left that could run this task: {', '.join(sorted(pools))} left the configuration"
         return _end(ErrorCode.POOL_UNAVAILABLE, text, "GET /v1/pools lists those that are there")
@@ -102,11 +109,22 @@ def outlives_a_stop(request: TaskRequest, first_text_ms: float | None, run: Run 
 
 def difference(before: PoolSnapshot, now: PoolSnapshot) -> str | None:
     """What makes the engine another one than before, in words; None where an answer would be the same."""
-    changed = [name for name in PINNED if getattr(before, name) != getattr(now, name)]
-    if not changed:
-        return None
-    return ", ".join(f"{name} was {getattr(before, name)} and is {getattr(now, name)}" for name in changed)
+    facts = [(name, _fact(before, name), _fact(now, name)) for name in PINNED]
+    changed = [f"{name} was {was} and is {is_now}" for name, was, is_now in facts if was != is_now]
+    return ", ".join(changed) or None
+
+
+def comparable(argv: Sequence[str]) -> tuple[str, ...]:
+    """The arguments that an answer may depend on."""
+    pairs = zip(argv, ("", *argv), strict=False)
+    return tuple(word for word, before in pairs if before not in PLACES and word.partition("=")[0] not in PLACES)
+
+
+def _fact(served: PoolSnapshot, name: str) -> object:
+    fact = getattr(served, name)
+    return comparable(fact) if name == "argv" else fact
 
 
 def _end(code: ErrorCode, message: str, hint: str) -> EndNow:
-    return EndNow(Refusal(code=code, message=message, hint=hint))
+    retry_after_ms = 0 if code is ErrorCode.WORKER_RESET else None
+    return EndNow(Refusal(code=code, message=message, hint=hint, retry_after_ms=retry_after_ms))

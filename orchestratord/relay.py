@@ -61,6 +61,8 @@ async def relay(
                 if batch.texts:
                     watchdog.token()
                     first = task.first_text_ms is None
+                    if first:
+                        await task.speaks(clock.monotonic_ms())
                     task.texts(batch.texts, clock.monotonic_ms())
                     if first:  # it goes out before the rest of what has come is looked at, or the books are kept
                         await asyncio.sleep(0)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from contracts.errors import ErrorCode
 from orchestratord import kept, recovery
 from orchestratord.admission import Refusal
-from orchestratord.backlog import Backlog, Full, Queued
+from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
 from orchestratord.database import Row
 from orchestratord.keeper import Keeper
@@ -63,7 +62,7 @@ class Restart:
     def _take_up(self, row: Row) -> None:
         now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
         try:
-            entered = kept.read_entered(row.admission, now)
+            entered = kept.read_entered(row.entered, now)
             past = Past() if row.past is None else kept.read_past(row.past)
         except msgspec.MsgspecError as error:
             log.warning("the task %s cannot be read from the task store, and is lost: %s", row.id, error)
@@ -79,14 +78,15 @@ class Restart:
             ran_on=None if past.run is None else past.run.served,
             sent=row.past is not None,
             journaled=bool(frames),
+            veiled=entered.veil is not None,
         )
         sent = row.past is not None
         task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
+        task.veil, task.followed = entered.veil, bool(row.followed)
+        self._keeper.adopt(task, entered, row)
         if isinstance(fate, EndNow):
-            self._keeper.adopt(task, frozenset(entered.pools))
             self._end(task, fate.refusal)
             return
-        self._keeper.adopt(task, fate.pools)
         if isinstance(fate, RunAgain):
             task.run_again()
         elif frames:
@@ -97,20 +97,10 @@ class Restart:
         request = entered.admission.request
         views = [entry.view for entry in self._pools.of(pools)]
         bid = self._turns.bid(request, views, None)
-        place = self._backlog.offer(
-            task.id,
-            request.priority,
-            pools,
-            request.placement,
-            demand=entered.admission.demand,
-            home=bid.home,
-            hold_until_ms=bid.hold_until_ms,
-            parked=bid.parked,
+        demand = entered.admission.demand
+        place = self._backlog.take_up(
+            task.id, request.priority, pools, request.placement, demand=demand, parked=bid.parked
         )
-        if isinstance(place, Full):
-            text = f"the queue of pool {place.pool_id!r} is shorter than before the restart, and full"
-            self._end(task, Refusal(code=ErrorCode.ADMISSION_REJECT, message=text, hint="send the task again later"))
-            return
         self._turns.enter(task.id, bid)
         self._outlook.arrived(task, pools)
         self._enter(task, place)

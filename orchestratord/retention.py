@@ -53,10 +53,15 @@ class Due(msgspec.Struct, frozen=True):
 
 def due(tasks: Sequence[Old[str]], receipts: Sequence[Old[int]], totals: Totals, bounds: Bounds, now_ms: int) -> Due:
     """``tasks`` and ``receipts``: the oldest of each, oldest first; of longer rows the rest is looked at next time."""
-    left, gone, below = totals, [], None
+    left, below = totals, None
+    gone: list[str] = []
     old_tasks = list(reversed(tasks))
     old_receipts = list(reversed(receipts))
     while old_tasks or (old_receipts and left.receipts > 1):
+        more_tasks = not old_tasks and left.tasks > 0
+        more_receipts = not old_receipts and left.receipts > 1 and not left.tasks > bounds.tasks
+        if (gone or below is not None) and (more_tasks or more_receipts):
+            break  # what follows in the longer row may be older than what is left of the other
         task = old_tasks[-1] if old_tasks else None
         receipt = old_receipts[-1] if old_receipts and left.receipts > 1 else None
         # Too many tasks is no reason to let a receipt go.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -156,6 +156,12 @@ def text_of(frames: bytes) -> str:
 def pieces_of(frames: bytes) -> list[str]:
     """The texts of a stream's ``token`` events."""
     return [msgspec.json.decode(b'"%b"' % piece, type=str) for piece in _PIECE.findall(frames)]
+
+
+def with_pieces(frames: bytes, pieces: Sequence[str]) -> bytes:
+    """A stream with other texts in its ``token`` events."""
+    texts = iter(pieces)
+    return _PIECE.sub(lambda _: b'\ndata: {"t":%b,"i":' % _encode(next(texts)), frames)
 
 
 def _frame(name: bytes, event: Message) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -81,6 +82,12 @@ class Keeps(Protocol):
     def ends(self, task: Task, event: End | StreamError) -> str | None:
         """It is about to send its terminal event; answers with the id of its receipt, where it leaves one."""
 
+    def told(self, tell: Callable[[], None]) -> None:
+        """Have this called when what was written is as durable as was configured; at once, where it is."""
+
+    async def settled(self) -> None:
+        """Return then."""
+
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
     """What has become of a task so far. Moments in monotonic milliseconds."""
@@ -92,6 +99,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    sent: bytes | None = None
 
 
 class Task:
@@ -125,6 +133,10 @@ class Task:
         """What it had sent before it was run again."""
         self.continues: PoolSnapshot | None = None
         """The engine of which alone it may take what follows; None where any will do."""
+        self.followed = False
+        """Whether somebody has read its stream."""
+        self.veil: str | None = None
+        """Set where the request was read again without a secret in it: what it is known by."""
         self.interrupted = False
         """The daemon ended while it ran."""
 
@@ -139,6 +151,7 @@ class Task:
         task.run, task.replicas = story.run, list(story.replicas)
         task.first_text_ms, task.slot_free_ms = story.first_text_ms, story.slot_free_ms
         task.artifact_id, task._end, task._error = story.artifact_id, story.end, story.error
+        task.sent = story.sent
         task.interrupted = state is TaskState.RUNNING
         return task
 
@@ -159,8 +172,8 @@ class Task:
 
     @property
     def finished(self) -> bool:
-        """Whether the terminal event was sent."""
-        return self.log.closed
+        """Whether it has had its end, though nobody may have been told yet."""
+        return self._end is not None or self._error is not None
 
     @property
     def kept_bytes(self) -> int:
@@ -220,12 +233,19 @@ class Task:
 
     def tell(self, event: Metrics) -> None:
         """Something is worth saying; behind the terminal event nothing is."""
-        if not self.log.closed:
+        if not self.finished:
             self.log.metrics(event)
 
     def asked(self, settings: bytes) -> None:
         """Its engine is about to be sent this."""
         self.sent = settings
+
+    async def speaks(self, now_ms: float) -> None:
+        """It is about to send its first token; return when that it has begun to speak is durable."""
+        self.first_text_ms = now_ms
+        if self._keeps is not None:
+            self._keeps.speaks(self)
+            await self._keeps.settled()
 
     def texts(self, texts: list[str], now_ms: float) -> None:
         """Everything that one engine read brought. Raises DiffersError where it contradicts what was sent before."""
@@ -274,9 +294,7 @@ class Task:
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,
         )
-        if self._keeps is not None:
-            self.artifact_id = self._keeps.ends(self, self._error)
-        self.log.finish(self._error)
+        self._end_with(self._error)
 
     # --- what it tells ------------------------------------------------------------------------------------------------
 
@@ -347,6 +365,7 @@ class Task:
             artifact_id=self.artifact_id,
             end=self._end,
             error=self._error,
+            sent=self.sent,
         )
 
     @property
@@ -385,8 +404,14 @@ class Task:
             finish_reason=reason,
             stream_sha256=self.log.text_sha256,
         )
-        if self._keeps is not None:
-            self.artifact_id = self._keeps.ends(self, self._end)
-            if self.artifact_id is not None:
-                self._end = msgspec.structs.replace(self._end, artifact_id=self.artifact_id)
-        self.log.finish(self._end)
+        self._end_with(self._end)
+
+    def _end_with(self, event: End | StreamError) -> None:
+        """Write the end down, and then tell of it."""
+        if self._keeps is None:
+            self.log.finish(event)
+            return
+        self.artifact_id = self._keeps.ends(self, event)
+        if isinstance(event, End) and self.artifact_id is not None:
+            self._end = event = msgspec.structs.replace(event, artifact_id=self.artifact_id)
+        self._keeps.told(partial(self.log.finish, event))

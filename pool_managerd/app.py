@@ -107,7 +107,7 @@ async def run(context: DaemonContext, parts: Parts) -> None:
     Raises StartupError where another instance runs, or a directory or the socket is of no use.
     """
     paths = context.paths
-    for directory in (paths.state, paths.logs, paths.handles, paths.runtime, paths.engines):
+    for directory in (paths.state, paths.logs, paths.handles, paths.prepared, paths.runtime, paths.engines):
         make_private_dir(directory)
     with single_instance(paths.state / LOCK):
         await parts.server.start()
@@ -261,7 +261,7 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     host = engine_provisioner.host.Host(
         environ=context.environ, catalog=catalog, cache=context.paths.cache, policy=context.config.policy
     )
-    return lambda _pool: ProvisionedEngines(context.config.profile, host)
+    return lambda _pool: ProvisionedEngines(context.config.profile, host, context.paths.prepared)
 
 
 def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:

@@ -1,12 +1,20 @@
 """Fits the provisioners to what a pool's steps need: their errors become StepErrors with the same cause and mend.
 
-Decides nothing.
+Decides nothing. What was prepared for a pool stays on the disk, without secrets: a proof of its answers has it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+
+from catalog_core.atomic import write_atomic
 from contracts.config import Engine, Pool, Profile
 from contracts.engines import Finding, Plan, PreparedEngine, ResolvedModel
+from daemon_core.redaction import Redactor, secrets_of
 from engine_provisioner.base import EngineProvider
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
@@ -15,6 +23,8 @@ from model_provisioner.errors import ModelError
 from model_provisioner.provisioner import ModelProvisioner
 from pool_managerd.errors import StepError
 from pool_managerd.host import Progress
+
+_log = logging.getLogger(__name__)
 
 
 class ProvisionedModels:
@@ -42,11 +52,12 @@ class ProvisionedModels:
 
 
 class ProvisionedEngines:
-    """One pool's engine by way of ``engine_provisioner``."""
+    """One pool's engine by way of ``engine_provisioner``. ``kept`` is where what was prepared is written down."""
 
-    def __init__(self, profile: Profile, host: Host) -> None:
+    def __init__(self, profile: Profile, host: Host, kept: Path) -> None:
         self._profile = profile
         self._host = host
+        self._kept = kept
 
     def plan(self, pool: Pool) -> Plan:
         """See ``pool_managerd.host.Engines``."""
@@ -65,9 +76,20 @@ class ProvisionedEngines:
     async def ensure(self, pool: Pool, progress: Progress) -> PreparedEngine:
         """See ``pool_managerd.host.Engines``."""
         try:
-            return await self._provider(pool).ensure(pool, progress)
+            engine = await self._provider(pool).ensure(pool, progress)
         except ProvisionError as error:
             raise _step_error(error) from error
+        await asyncio.to_thread(self._keep, pool, engine)
+        return engine
+
+    def _keep(self, pool: Pool, engine: PreparedEngine) -> None:
+        """Write down what was prepared; an engine starts without that, too."""
+        redactor = Redactor((*secrets_of(self._host.environ), *secrets_of(pool.env)))
+        shown = msgspec.json.encode(redactor.value(msgspec.to_builtins(engine)))
+        try:
+            write_atomic(self._kept / f"{pool.id}.json", msgspec.json.format(shown, indent=1) + b"\n")
+        except OSError as error:
+            _log.warning("cannot write what was prepared: %s", error, extra={"pool_id": pool.id})
 
     def _provider(self, pool: Pool) -> EngineProvider:
         return provider_for(pool, self._profile, self._host)

@@ -16,6 +16,7 @@ from bench.load import Target
 from bench.processes import READY_S, free_port, process, reachable
 from bench.systems.base import MAX_STREAMS, MAX_TOKENS, POST, System
 from bench.systems.engine import Engine
+from contracts.config import Durability
 
 TOKEN = "a-token-for-the-length-of-a-run"  # noqa: S105 - guards a server on loopback
 WITHOUT_UVLOOP = (
@@ -72,10 +73,12 @@ class Daemons:
 
 
 @asynccontextmanager
-async def daemons(folder: Path, pools: list[PoolOf], *, uvloop: bool) -> AsyncIterator[Daemons]:
+async def daemons(
+    folder: Path, pools: list[PoolOf], *, uvloop: bool, durability: Durability = Durability.PROCESS
+) -> AsyncIterator[Daemons]:
     """Both daemons for the length of the block; it begins when they were started, not when they are ready."""
     port = free_port()
-    config = _written(folder, _config(port, pools))
+    config = _written(folder, _config(port, pools, durability))
     environ = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "run"), "LLORCH_API_TOKEN": TOKEN}
     async with AsyncExitStack() as stack:
         pids = []
@@ -105,7 +108,7 @@ def _written(folder: Path, config: Mapping[str, object]) -> Path:
     return path
 
 
-def _config(port: int, pools: list[PoolOf]) -> Mapping[str, object]:
+def _config(port: int, pools: list[PoolOf], durability: Durability) -> Mapping[str, object]:
     made = [
         {
             "id": pool.name,
@@ -119,7 +122,7 @@ def _config(port: int, pools: list[PoolOf]) -> Mapping[str, object]:
         for pool in pools
     ]
     server = {"bind": f"127.0.0.1:{port}", "max_streams_per_client": 4 * MAX_STREAMS}
-    return {"profile": "trial", "server": server, "pools": made}
+    return {"profile": "trial", "server": server, "store": {"durability": durability}, "pools": made}
 
 
 def fast(engine: Engine) -> PoolOf:

@@ -145,6 +145,8 @@ class SseWriter:
         try:
             await self._first()
             await self._rest()
+            if self._stream.parted:
+                transport.close()  # without the end of the body, so that nobody takes this for the end
         except _SlowReaderError:
             transport.abort()
             return False
@@ -173,6 +175,9 @@ class SseWriter:
             if self._waiting:
                 await self._taken(self._writer.drain())
             frames = self._stream.read(self._offset, WRITE_BYTES)
+            if self._stream.parted and self._ends_with(frames):
+                await self._taken(self._response.write(frames))
+                return
             if self._ends_with(frames):
                 self._ended = True
                 await self._taken(self._response.write_eof(frames))  # the last frames and the end in one write

@@ -65,11 +65,14 @@ class TaskRoutes:
             raise api_error(ErrorCode.INVALID_PARAMS, f"{state!r} is no task state", hint, field="state")
         count = number(request, "limit", 50, least=1, most=1000)
         tasks = self._orchestrator.select(TaskState(state) if state else None, count)
+        await self._orchestrator.settled()
         return json_response(TaskList(tasks=tuple(task.status for task in tasks)))
 
     async def status(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks/{id}``."""
-        return json_response(self._orchestrator.get(request.match_info["task_id"]).status)
+        task = self._orchestrator.get(request.match_info["task_id"])
+        await self._orchestrator.settled()
+        return json_response(task.status)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/tasks/{id}/stream``, from the start or after ``Last-Event-ID``."""
@@ -81,6 +84,7 @@ class TaskRoutes:
     async def cancel(self, request: web.Request) -> web.Response:
         """``POST /v1/tasks/{id}/cancel``: 204, however often."""
         self._orchestrator.cancel(self._orchestrator.get(request.match_info["task_id"]), "client")
+        await self._orchestrator.settled()
         return web.Response(status=204)
 
 

@@ -29,4 +29,4 @@ Feature: Artifacts
     And llama-orch is up
     When Ann asks with the token in her prompt
     Then Ann's record says that something was taken out
-    And the token is in no file of the records
+    And the token is in no receipt

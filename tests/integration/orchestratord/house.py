@@ -44,12 +44,13 @@ EVENT_STREAM = "text/event-stream"
 BODY: dict[str, Any] = {"model_ref": MODEL, "prompt": "hello", "max_tokens": 8}
 
 
-def keeper_in(folder: Path, settings: Config, recorder: Recorder) -> Keeper:
+def keeper_in(folder: Path, settings: Config, recorder: Recorder, redactor: Redactor) -> Keeper:
     """A task store on this disk."""
     bounds = Bounds(tasks=settings.server.keep_finished, max_bytes=1 << 30, max_age_ms=1 << 40)
     seal = recorder.seal if settings.artifacts.records else None
     database = Database.opened(folder / "data" / "tasks.sqlite3")
-    return Keeper(database, clock=SystemClock(), bounds=bounds, durability=settings.store.durability, seal=seal)
+    durability = settings.store.durability
+    return Keeper(database, clock=SystemClock(), bounds=bounds, durability=durability, seal=seal, redactor=redactor)
 
 
 class House:
@@ -73,7 +74,7 @@ class House:
         ids, seeds = itertools.count(1), itertools.count(100)
         sources = Sources(new_id=lambda: f"n{next(ids)}", new_seed=lambda: next(seeds))
         recorder = Recorder(settings.profile, redactor, SystemClock().unix_ms)
-        self.keeper = keeper_in(folder, settings, recorder)
+        self.keeper = keeper_in(folder, settings, recorder, redactor)
         manager = LinkedManager()
         self.jobs = Jobs(manager.works_for)
         observer = Observer(self.metrics, self.jobs)

@@ -20,6 +20,7 @@ def test_the_defaults_are_those_of_xdg() -> None:
         (paths.proof, "/home/ann/.local/share/llama-orch/proof"),
         (paths.logs, "/home/ann/.local/state/llama-orch/logs"),
         (paths.handles, "/home/ann/.local/state/llama-orch/handles"),
+        (paths.prepared, "/home/ann/.local/state/llama-orch/prepared"),
         (paths.engines, "/run/user/1000/llama-orch/engines"),
         (paths.socket, "/run/user/1000/llama-orch/pool-managerd.sock"),
     )

@@ -5,13 +5,14 @@ tests/integration/llama_orch runs the same client against the real one.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from contracts.artifacts import ArtifactInfo, ArtifactRequest, canonical
 from contracts.catalog import CatalogModel, CatalogModels
 from contracts.config import Engine, FullPolicy, Mode, Profile
 from contracts.errors import STATUS, ErrorBody, ErrorCode
@@ -41,7 +42,7 @@ from contracts.tasks import (
     Workload,
 )
 from orchestratord.http.receipts import ReceiptRoutes
-from orchestratord.shelf import artifact_of
+from orchestratord.shelf import Head, artifact_of, sealed
 from tests.support.memory_ledger import MemoryLedger
 
 TOKEN = "t0ken-of-the-fake"
@@ -80,6 +81,12 @@ class FakeDaemon:
         self.ledger = MemoryLedger()
         self.left: dict[str, str | None] = {}
         """The ids of the receipts of the tasks that are known; while it is empty every task is."""
+        self.leaves: Callable[[str], str] | None = None
+        """Has a task leave its receipt when somebody asks for its state."""
+        self.kept: dict[str, tuple[str, ...]] | None = None
+        """The streams of tasks of former days; None: they have the one answer, too."""
+        self.given: list[ArtifactRequest] = []
+        """What was to be kept."""
         self.models: dict[str, CatalogModel] = {}
         self.model_next: list[CatalogModel] = []
         """How the model is from one look to the next, once something was asked of it; the last one stays."""
@@ -102,6 +109,7 @@ class FakeDaemon:
                 web.delete("/v1/sessions/{id}", self._session),
                 *ReceiptRoutes(self.ledger).table(),
                 web.get("/v1/artifacts/{id}", self._artifact),
+                web.post("/v1/artifacts", self._put_artifact),
                 web.get("/v1/tasks", self._list),
                 web.post("/v1/tasks", self._submit),
                 web.get("/v1/tasks/{id}/stream", self._stream),
@@ -197,6 +205,12 @@ class FakeDaemon:
             )
         return answer(artifact_of(found))
 
+    async def _put_artifact(self, request: web.Request) -> web.Response:
+        given = msgspec.json.decode(await request.read(), type=ArtifactRequest)
+        self.given.append(given)
+        made = sealed(canonical(msgspec.json.decode(given.content)), Head(kind=given.kind, created_ms=0))
+        return answer(ArtifactInfo(id=made.id, kind=given.kind, created_ms=0, size_bytes=len(made.content)), 201)
+
     def health(self, state: PoolState | None = None, model_ref: str = "/haiku.gguf", **more: object) -> PoolHealth:
         """The one pool."""
         state = state or self.pool_state
@@ -254,7 +268,18 @@ class FakeDaemon:
         last = request.headers.get("Last-Event-ID")
         self.last_event_ids.append(last)
         after = -1 if self.forgetful else int(last or -1)
-        return await self._write(request, request.match_info["id"], after=after)
+        task_id = request.match_info["id"]
+        if self.kept is not None and not any(task.task_id == task_id for task in self.requests):
+            return await self._write_kept(request, task_id)
+        return await self._write(request, task_id, after=after)
+
+    async def _write_kept(self, request: web.Request, task_id: str) -> web.StreamResponse:
+        pieces = (self.kept or {}).get(task_id)
+        if pieces is None:
+            return refusal(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint="it was forgotten")
+        tokens = (frame("token", Token(t=text, i=i), i) for i, text in enumerate(pieces))
+        body = frame("started", started(task_id)) + b"".join(tokens) + frame("end", end("".join(pieces)))
+        return web.Response(body=body, content_type="text/event-stream")
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self.canceled.set()
@@ -262,7 +287,9 @@ class FakeDaemon:
 
     async def _task(self, request: web.Request) -> web.Response:
         task_id = request.match_info["id"]
-        if self.left and task_id not in self.left:
+        if self.leaves is not None and any(task.task_id == task_id for task in self.requests):
+            self.leaves(task_id)
+        if self.left and task_id not in self.left and not any(task.task_id == task_id for task in self.requests):
             return refusal(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint="it was forgotten")
         return answer(
             TaskStatus(

@@ -38,6 +38,8 @@ def test_data_on_several_lines_is_one_event() -> None:
 def test_what_is_no_event_of_ours_is_told() -> None:
     with pytest.raises(SseError, match="the event 'token' cannot be read"):
         SseParser().feed(b"event: token\ndata: <html>\n\n")
+    with pytest.raises(SseError, match="the event 'token' cannot be read"):
+        SseParser().feed(b'event: token\ndata: {"t":"\xff","i":1}\n\n')
 
 
 def test_an_event_without_end_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The record that a task leaves: what stands in it, and what never does."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -47,6 +48,12 @@ class Sealing:
 
     def sends(self, task: Task) -> None:
         """And nothing ahead."""
+
+    def told(self, tell: Callable[[], None]) -> None:
+        tell()
+
+    async def settled(self) -> None:
+        """It is at once."""
 
     def ends(self, task: Task, event: End | StreamError) -> str:
         record = record_of(

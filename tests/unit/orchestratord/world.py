@@ -5,16 +5,18 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
 from adapters.base import Adapter, Batch, EngineError, Finished, Generation, Health, Props
-from contracts.config import Config, Engine, Mode, Pool, Profile, Queue, Server, Timeouts
+from contracts.config import Config, Durability, Engine, Mode, Pool, Profile, Queue, Server, Timeouts
 from contracts.events import FinishReason
 from contracts.pools import Endpoint, Gates, GateState, PoolSnapshot, PoolState
 from contracts.tasks import TaskRequest, Workload
+from daemon_core.redaction import Redactor
 from orchestratord.database import Database
 from orchestratord.entrance import Sources
 from orchestratord.keeper import Keeper
@@ -23,6 +25,7 @@ from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
 from orchestratord.orchestrator import Orchestrator
 from orchestratord.pools import LinkState, PoolDirectory
+from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.task import Caller, Task
 from tests.support.virtual_loop import LoopClock, pass_time
@@ -307,7 +310,14 @@ def ticking(text: str, every_s: float, times: int, then: Step | None = None) -> 
 class World:
     """One orchestrator and its engines."""
 
-    def __init__(self, settings: Config, engines: dict[str, ScriptedAdapter], manager: Manager | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config,
+        engines: dict[str, ScriptedAdapter],
+        manager: Manager | None = None,
+        tasks: Path | None = None,
+        point: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.config = settings
         self.engines = engines
         self.metrics = Metrics()
@@ -318,7 +328,10 @@ class World:
         sources = Sources(new_id=lambda: f"n{next(numbers)}", new_seed=lambda: 4242)
         observer = Observer(self.metrics)
         bounds = Bounds(tasks=settings.server.keep_finished, max_bytes=1 << 30, max_age_ms=1 << 40)
-        self.keeper = Keeper(Database.opened(None), clock=LoopClock(), bounds=bounds)
+        durability = Durability.MEMORY if tasks is None else Durability.PROCESS
+        seal = None if tasks is None else Recorder(settings.profile, Redactor(), LoopClock().unix_ms).seal
+        database = Database.opened(tasks, point)
+        self.keeper = Keeper(database, clock=LoopClock(), bounds=bounds, durability=durability, seal=seal)
         self.orchestrator = Orchestrator(
             settings, self.pools, LoopClock(), sources, observer, keeper=self.keeper, manager=manager
         )
@@ -352,15 +365,21 @@ async def world(
     slots: int = 1,
     snapshots: Callable[[str], PoolSnapshot] | None = None,
     manager: Manager | None = None,
+    tasks: Path | None = None,
+    point: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[World]:
-    """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped."""
+    """A running orchestrator; every pool is reported ready unless asked otherwise. On leaving it is stopped.
+
+    With ``tasks`` it keeps them in that file, and goes on with those that it finds there.
+    """
     settings = settings or config()
     engines = engines or {each.id: ScriptedAdapter(*scripts) for each in settings.pools}
-    made = World(settings, engines, manager)
+    made = World(settings, engines, manager, tasks, point)
     mistakes: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
     try:
         async with asyncio.TaskGroup() as group:
+            made.orchestrator.take_up()
             group.create_task(made.orchestrator.run(made.stopping))
             await asyncio.sleep(0)
             if ready:
