@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters import parameters
+from adapters import parameters, schemas
 from contracts.base import nearest
 from contracts.config import FullPolicy, Mode
 from contracts.engines import ModelState
@@ -189,7 +189,8 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
         return _invalid("placement.pool_id", "pool_id goes with mode pin only", 'use "mode": "pin", or prefer: [..]')
     if request.sampling.json_schema is not None and request.sampling.grammar is not None:
         return _invalid("sampling.grammar", "json_schema and grammar exclude each other", "keep one of them")
-    return None
+    found = None if request.sampling.json_schema is None else schemas.flaw(request.sampling.json_schema)
+    return None if found is None else _invalid("sampling.json_schema", f"{found.where}: {found.what}", found.hint)
 
 
 def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:

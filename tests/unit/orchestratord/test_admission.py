@@ -101,8 +101,14 @@ def admitted(task: TaskRequest, *views: PoolView) -> set[str]:
             "json_schema and grammar exclude each other",
             "keep one of them",
         ),
+        (
+            {"sampling": Sampling(json_schema={"properties": {"a": {"$ref": "#/nope"}}})},
+            "sampling.json_schema",
+            "#/properties/a: $ref '#/nope' leads nowhere",
+            "a reference is a pointer within the schema: #/$defs/name",
+        ),
     ],
-    ids=["nothing", "two", "chat-prompt", "embedding-prompt", "pin-nowhere", "pool-no-pin", "schema-grammar"],
+    ids=["nothing", "two", "chat-prompt", "embedding-prompt", "pin-nowhere", "pool-no-pin", "schema-grammar", "schema"],
 )
 def test_wrong_input_names_the_field(changes: dict[str, Any], field: str, message: str, hint: str | None) -> None:
     found = refused(request(**changes), view())
