@@ -176,6 +176,10 @@ class Orchestrator:
         """Return when all that can be told by now is as durable as was configured."""
         await self._keeper.settled()
 
+    def held_back(self, refusal: Refusal, caller: Caller) -> None:
+        """A client may not open one more stream."""
+        self._observer.held_back(refusal, caller)
+
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
         if not task.finished:

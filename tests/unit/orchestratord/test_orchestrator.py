@@ -23,6 +23,7 @@ from contracts.tasks import (
 )
 from orchestratord.admission import FAILING
 from orchestratord.errors import ApiError
+from orchestratord.observer import Observer
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import (
@@ -400,6 +401,32 @@ async def test_a_mistake_of_ours_ends_one_task_and_nothing_else(caplog: pytest.L
         }
         assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
     assert "ZeroDivisionError: oops" in caplog.text
+
+
+@pytest.mark.req("HP-08")
+@pytest.mark.parametrize("where", ["seat", "ended", "done"])
+async def test_a_mistake_around_a_run_ends_no_more_than_its_task(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    wrong = [True]
+
+    def once(owner: object, name: str) -> None:
+        right = getattr(owner, name)
+
+        def mistaken(*given: Any) -> Any:  # noqa: ANN401 - whatever it takes and gives
+            if wrong:
+                raise ZeroDivisionError(wrong.pop())
+            return right(*given)
+
+        monkeypatch.setattr(owner, name, mistaken)
+
+    async with world(Script(), Script()) as here:
+        once(here.orchestrator.turns if where != "done" else Observer, where)
+        first = await ended(await here.submit())
+        assert (events_of(first)[-1] == "error") is (where == "seat")
+        assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
+        assert here.orchestrator.runner.active("p") == 0
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_mistake_while_looking_at_an_engine_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
