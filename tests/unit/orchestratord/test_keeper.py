@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from contracts.artifacts import Artifact
 from contracts.config import Durability, Profile
 from contracts.errors import ErrorCode
 from contracts.events import End, FinishReason, Started
 from contracts.pools import Endpoint
 from contracts.receipts import Link, Receipt
 from contracts.tasks import Determinism, TaskState
+from daemon_core.chain import Copy, Fault, verify
 from daemon_core.redaction import Redactor
 from orchestratord import kept
 from orchestratord.database import Database, DatabaseError, Row
@@ -24,6 +27,7 @@ from orchestratord.keeper import Keeper
 from orchestratord.kept import Moment
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
+from orchestratord.shelf import artifact_of
 from orchestratord.task import Admission, Caller, Run, Task
 from tests.unit.orchestratord.world import STOPPED_WELL, request, snapshot
 
@@ -234,6 +238,38 @@ def test_each_receipt_names_the_one_before_also_in_the_next_process(place: Place
     assert msgspec.json.decode(found.content, type=Receipt).task_id == "a1"
     assert keeper.get("sha256:" + "0" * 64) is None
     assert keeper.get("nonsense") is None
+
+
+@pytest.mark.req("HP-21")
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        pytest.param(b"\x00\xff", id="bytes"),
+        pytest.param("hello", id="text"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"{}", id="object"),
+        pytest.param(12, id="integer"),
+        pytest.param(b'{"number":NaN}', id="nan"),
+        pytest.param(b'{"number":1,"a":"\xff"}', id="no-utf8"),
+        pytest.param(b"[" * 9000, id="deep"),
+    ],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_receipt_that_is_none_any_more_hides_no_other_one(place: Place, rubbish: object, number: int) -> None:
+    for name in ("a", "b", "c"):
+        place.task(name).cancel(place.clock.monotonic)
+    with sqlite3.connect(place.path) as file:
+        file.execute("UPDATE receipts SET content = ?, ended_ms = 'never' WHERE number = ?", (rubbish, number))
+    file.close()
+    found = place.keeper.read(0, 10)
+    seen = verify((Copy(id=each.id, receipt=msgspec.Raw(each.content)) for each in found), place.keeper.first)
+    assert [(each.number, each.fault) for each in seen.breaks] == [(number, Fault.UNREADABLE)]
+    assert seen.holds == 2
+    assert msgspec.json.decode(found[number - 1].content) == {"number": number}
+    artifact = msgspec.json.decode(msgspec.json.encode(artifact_of(found[number - 1])), type=Artifact)
+    assert artifact.created_ms == 0
+    assert place.keeper.get(artifact.id) == found[number - 1]
 
 
 def test_without_receipts_tasks_are_kept_all_the_same(place: Place) -> None:
