@@ -157,6 +157,7 @@ class Keeper:
 
     async def look_after(self) -> None:
         """Write what is owed, and let go what is due: after a write, or because time has passed."""
+        self._try(self._database.hold)
         self._settle_debts()
         now_ms = self._clock.monotonic_ms()
         if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:

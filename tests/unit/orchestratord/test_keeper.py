@@ -5,6 +5,7 @@ import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +260,8 @@ def test_each_receipt_names_the_one_before_also_in_the_next_process(place: Place
 def test_a_receipt_that_is_none_any_more_hides_no_other_one(place: Place, rubbish: object, number: int) -> None:
     for name in ("a", "b", "c"):
         place.task(name).cancel(place.clock.monotonic)
-    with sqlite3.connect(place.path) as file:
+    with closing(sqlite3.connect(place.path)) as file, file:
         file.execute("UPDATE receipts SET content = ?, ended_ms = 'never' WHERE number = ?", (rubbish, number))
-    file.close()
     found = place.keeper.read(0, 10)
     seen = verify((Copy(id=each.id, receipt=msgspec.Raw(each.content)) for each in found), place.keeper.first)
     assert [(each.number, each.fault) for each in seen.breaks] == [(number, Fault.UNREADABLE)]
@@ -495,6 +495,37 @@ def test_a_file_that_is_damaged_while_it_is_used_loses_nobody_who_lives(place: P
     ended = keeper.task("waits")
     assert ended is not None
     assert ended.state is TaskState.CANCELED
+
+
+@pytest.mark.req("HP-13")
+@pytest.mark.parametrize("by", ["nothing", "empty", "alone", "another"])
+async def test_a_file_that_is_taken_away_while_it_is_used_loses_nothing(
+    place: Place, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.task("ended").cancel(place.clock.monotonic)
+    strict = place.task("strict", determinism=Determinism.STRICT)
+    place.runs(strict, "one")
+    for suffix in ("",) if by == "alone" else ("", "-wal", "-shm"):
+        place.path.with_name(place.path.name + suffix).unlink()
+    if by == "empty":
+        place.path.touch()
+    if by == "another":
+        place.path.write_bytes(b"another one" * 99)
+    await place.keeper.look_after()
+    await place.keeper.look_after()
+    strict.texts([" two"], place.clock.monotonic)
+    place.task("late").cancel(place.clock.monotonic)
+    assert caplog.text.count("was taken away while it was used") == 1
+    assert place.path.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(place.path)) as other:  # as a process finds it that comes after kill -9
+        assert other.execute("SELECT count(*) FROM receipts").fetchall() == [(2,)]
+    keeper = place.again()
+    assert [row.id for row in keeper.unended()] == ["strict"]
+    assert keeper.journal("strict") == strict.log.read(0)
+    assert keeper.task("ended") is not None
+    assert [number for number, _, _ in place.chain()] == [1, 2]
+    aside = [each.read_bytes() for each in place.path.parent.glob("*.damaged-*Z")]
+    assert aside == {"empty": [b""], "another": [b"another one" * 99]}.get(by, [])
 
 
 def test_a_file_that_is_damaged_when_it_is_found_makes_place_for_a_new_one(place: Place) -> None:
