@@ -69,6 +69,8 @@ CREATE TABLE receipts (
 """Each brings the schema from its number to the next. What is here is never changed, only added to."""
 LOG_BYTES = 8 << 20
 """What SQLite's log keeps on the disk once all of it is in the file."""
+LARGEST = 2**63 - 1
+"""The last number that SQLite knows."""
 SPARE_PAGES = 256
 """So many pages without content stay in the file, for what comes next; a quarter of it, where that is more."""
 PAGES_AT_ONCE = 128
@@ -319,8 +321,11 @@ class Database:
         return [ReceiptRow(*row) for row in self._select(query, (after, limit))]
 
     def last_receipt(self) -> ReceiptRow | None:
-        """The newest."""
+        """The newest. Raises DatabaseError: where none can come after it, too, which only damage or a hand can do."""
         found = self._select(_RECEIPTS + " ORDER BY number DESC LIMIT 1")
+        if found and found[0][0] >= LARGEST:
+            message = f"the task store {self.path} is damaged: no receipt can come after number {LARGEST}"
+            raise DatabaseError(message, "", damaged=True)
         return next((ReceiptRow(*row) for row in found), None)
 
     # --- what is let go -----------------------------------------------------------------------------------------------

@@ -497,6 +497,18 @@ def test_a_file_that_is_damaged_while_it_is_used_loses_nobody_who_lives(place: P
     assert ended.state is TaskState.CANCELED
 
 
+@pytest.mark.req("HP-21")
+def test_a_chain_that_no_receipt_can_go_on_begins_anew(place: Place) -> None:
+    place.task("ended").cancel(place.clock.monotonic)
+    place.task("waits")
+    with closing(sqlite3.connect(place.path)) as file, file:
+        file.execute("UPDATE receipts SET number = ?", (2**63 - 1,))
+    place.again()
+    place.task("late").cancel(place.clock.monotonic)
+    assert [number for number, _, _ in place.chain()] == [1]
+    assert len(list(place.path.parent.glob("*.damaged-*Z"))) == 1
+
+
 @pytest.mark.req("HP-13")
 @pytest.mark.parametrize("by", ["nothing", "empty", "alone", "another"])
 async def test_a_file_that_is_taken_away_while_it_is_used_loses_nothing(
