@@ -20,6 +20,8 @@ from llama_orch.client import ApiClient
 from llama_orch.errors import ApiError
 
 PAGE = 500
+LARGEST = 2**63 - 1
+"""No number is behind it."""
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 
@@ -39,13 +41,14 @@ def receipt_of(artifact: Artifact) -> Receipt:
 
 
 async def pages(client: ApiClient, after: int = 0) -> AsyncGenerator[ReceiptPage]:
-    """The chain from behind this number on, to its end; the last page is empty."""
+    """The chain from behind this number on, to its end, or to a receipt that stands elsewhere than it says."""
     while True:
         page = await client.receipts(after, PAGE)
         yield page
-        if not page.receipts:
+        reached = receipt_number(page.receipts[-1]) if page.receipts else 0
+        if not after < reached < LARGEST:
             return
-        after = max(after + 1, receipt_number(page.receipts[-1]))
+        after = reached
 
 
 async def newest(client: ApiClient, limit: int) -> list[Artifact]:

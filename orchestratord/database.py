@@ -14,7 +14,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -69,6 +69,8 @@ CREATE TABLE receipts (
 """Each brings the schema from its number to the next. What is here is never changed, only added to."""
 LOG_BYTES = 8 << 20
 """What SQLite's log keeps on the disk once all of it is in the file."""
+LARGEST = 2**63 - 1
+"""The last number that SQLite knows."""
 SPARE_PAGES = 256
 """So many pages without content stay in the file, for what comes next; a quarter of it, where that is more."""
 PAGES_AT_ONCE = 128
@@ -137,6 +139,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
+TAKEN = "the task store %s was taken away while it was used; all that was known of it has been written there again%s"
 _RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM receipts"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEW_RECEIPT = "INSERT INTO receipts (number, id, task_id, ended_ms, content) VALUES (?, ?, ?, ?, ?)"
@@ -169,6 +172,7 @@ class Database:
         self._lock = lock
         self._point = point
         self._damaged = Damaged.NOT
+        self._file = _identity(path)
         self.writes = 0
         """How many transactions were committed."""
 
@@ -207,7 +211,31 @@ class Database:
             log.error(DAMAGED, f"the task store {self.path} is damaged", set_aside(self.path))
             self._damaged = Damaged.ASIDE
         self._connection = _looked_at(self.path)
-        self._damaged = Damaged.NOT
+        self._damaged, self._file = Damaged.NOT, _identity(self.path)
+
+    def hold(self) -> None:
+        """Be in the file of this name, also where that one was taken away or replaced. Raises DatabaseError."""
+        if self.path is None or self._damaged is not Damaged.NOT or _identity(self.path) == self._file:
+            return
+        copy = self.path.with_name(f"{self.path.name}.copy")
+        try:
+            copy.unlink(missing_ok=True)
+            os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with closing(sqlite3.connect(copy)) as target:
+                self._connection.backup(target)
+            aside = set_aside(self.path)
+            copy.replace(self.path)
+            moved = _looked_at(self.path)
+        except sqlite3.Error as error:
+            raise _database_error(self.path, error) from error
+        except OSError as error:
+            raise _trouble(self.path, error.strerror or str(error)) from error
+        finally:
+            with suppress(OSError):
+                copy.unlink(missing_ok=True)
+        self._connection.close()  # it sees that its file is another one, and leaves the log of the new one alone
+        self._connection, self._file = moved, _identity(self.path)
+        log.error(TAKEN, self.path, f"; what stood there is in {aside} now" if aside.exists() else "")
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -293,8 +321,11 @@ class Database:
         return [ReceiptRow(*row) for row in self._select(query, (after, limit))]
 
     def last_receipt(self) -> ReceiptRow | None:
-        """The newest."""
+        """The newest. Raises DatabaseError: where none can come after it, too, which only damage or a hand can do."""
         found = self._select(_RECEIPTS + " ORDER BY number DESC LIMIT 1")
+        if found and found[0][0] >= LARGEST:
+            message = f"the task store {self.path} is damaged: no receipt can come after number {LARGEST}"
+            raise DatabaseError(message, "", damaged=True)
         return next((ReceiptRow(*row) for row in found), None)
 
     # --- what is let go -----------------------------------------------------------------------------------------------
@@ -468,6 +499,15 @@ def _settled(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file has this name; None where none has."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def set_aside(path: Path) -> Path:

@@ -56,8 +56,8 @@ _CLEAN, _CUT = b'"redacted":false', b'"cut":true'
 """As only a receipt itself can say it: in a text the quotation marks are escaped."""
 
 
-class _Redacted(msgspec.Struct):
-    redacted: bool = False
+class _Numbered(msgspec.Struct):
+    number: int
 
 
 NOWHERE = 0
@@ -157,6 +157,7 @@ class Keeper:
 
     async def look_after(self) -> None:
         """Write what is owed, and let go what is due: after a write, or because time has passed."""
+        self._try(self._database.hold)
         self._settle_debts()
         now_ms = self._clock.monotonic_ms()
         if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
@@ -303,7 +304,11 @@ class Keeper:
         oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
-        return msgspec.json.decode(oldest[0].content, type=Link)
+        found = _sealed(oldest[0])
+        try:
+            return msgspec.json.decode(found.content, type=Link)
+        except msgspec.DecodeError:
+            return Link(number=oldest[0].number, previous=None)
 
     @property
     def last(self) -> int:
@@ -533,6 +538,15 @@ class Keeper:
 
 
 def _sealed(row: ReceiptRow) -> Sealed:
-    redacted = msgspec.json.decode(row.content, type=_Redacted).redacted
-    head = Head(kind=ArtifactKind.TRACE, created_ms=row.ended_ms, tags=TAGS, redacted=redacted)
-    return Sealed(name=row.id, content=row.content, head=head)
+    """A receipt as it stands in the file. What cannot be told of stands for its place alone: it is no receipt then."""
+    stored: object = row.content  # whoever may write the file may write anything: SQLite's types bind nobody
+    content, redacted = stored if isinstance(stored, bytes) else str(stored).encode(), False
+    try:
+        told = msgspec.json.decode(content)  # all of it: a byte that is no text spoils the whole answer
+        redacted = bool(told.get("redacted"))
+        msgspec.convert(told, _Numbered)
+    except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
+        content = msgspec.json.encode(_Numbered(number=row.number))
+    when: object = row.ended_ms
+    head = Head(kind=ArtifactKind.TRACE, created_ms=when if isinstance(when, int) else 0, tags=TAGS, redacted=redacted)
+    return Sealed(name=row.id, content=content, head=head)

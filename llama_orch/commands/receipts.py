@@ -18,6 +18,7 @@ from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE
 from llama_orch import receipt_chain as chain
 from llama_orch import receipt_words as words
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
+from llama_orch.errors import ApiError
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
 
@@ -43,7 +44,7 @@ def listed(
     found = asyncio.run(_newest(find_session(config, url), limit))
     out = Output(as_json=as_json)
     out.data({"receipts": found})
-    out.table(words.COLUMNS, [words.row(each.id, chain.receipt_of(each)) for each in found], NONE)
+    out.table(words.COLUMNS, [_row(each) for each in found], NONE)
 
 
 def show(
@@ -130,6 +131,15 @@ def group() -> typer.Typer:
     for name, command in (("list", listed), ("show", show), ("export", export), ("verify", check)):
         app.command(name)(command)
     return app
+
+
+def _row(artifact: Artifact) -> tuple[object, ...]:
+    """One that cannot be read hides none of the others."""
+    try:
+        return words.row(artifact.id, chain.receipt_of(artifact))
+    except ApiError:
+        blank = len(words.COLUMNS) - 3
+        return (chain.receipt_number(artifact), "(no receipt)", *([None] * blank), artifact.id)
 
 
 async def _newest(session: Session, limit: int) -> list[Artifact]:

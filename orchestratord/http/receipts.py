@@ -56,7 +56,10 @@ def _page(ledger: Ledger, after: int, limit: int) -> Iterator[Sealed]:
         if len(found) < min(limit, _AT_A_TIME):
             return
         limit -= len(found)
-        after = _number_of(found[-1])
+        reached = _number_of(found[-1])
+        if reached <= after:  # it does not stand where it says: from here nothing leads on
+            return
+        after = reached
 
 
 def _number_of(sealed: Sealed) -> int:

@@ -222,6 +222,35 @@ async def test_a_daemon_that_changed_a_receipt_is_found_out(fake: FakeDaemon, cl
     )
 
 
+async def test_a_receipt_that_stands_elsewhere_than_it_says_ends_the_reading(
+    fake: FakeDaemon, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = [leave(fake, f"poem-{number}") for number in range(3)][-1]
+    kept, asked = fake.ledger.read, []
+
+    def read(after: int, limit: int) -> list[Sealed]:
+        asked.append(after)
+        assert len(asked) < 9, "it is read without end"
+        return kept(after, limit) or [last]  # its row has the largest number that there is
+
+    monkeypatch.setattr(fake.ledger, "read", read)
+    done = await cli("receipts", "verify")
+    assert (done.status, done.stdout.splitlines()[0]) == (1, "number 3: it stands where number 4 should")
+    assert (await cli("receipts", "export")).stdout.count("poem-2") == 2, "as it stands there"
+
+
+async def test_one_that_cannot_be_read_hides_no_other_one_of_the_list(fake: FakeDaemon, cli: Cli) -> None:
+    made = [leave(fake, f"poem-{number}") for number in range(3)]
+    fake.ledger.tamper(1, msgspec.structs.replace(made[1], content=b'{"number":2}'))
+    done = await cli("receipts", "list")
+    assert done.status == 0
+    rows = [row.split("\t") for row in done.stdout.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["poem-2", "(no receipt)", "poem-0"]
+    assert (rows[1][0], rows[1][-1]) == ("2", made[1].id)
+    done = await cli("receipts", "verify")
+    assert (done.status, done.stdout.splitlines()[0]) == (1, "number 2: what stands there is no receipt")
+
+
 async def test_many_breaks_are_counted(fake: FakeDaemon, cli: Cli, tmp_path: Path) -> None:
     leave(fake)
     (tmp_path / "chain.jsonl").write_text("not a receipt\n" * 30)

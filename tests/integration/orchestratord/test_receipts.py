@@ -19,6 +19,7 @@ from orchestratord.auth import Authenticator
 from orchestratord.http import receipts as receipts_module
 from orchestratord.http.edge import make_edge
 from orchestratord.http.receipts import ReceiptRoutes
+from orchestratord.shelf import Sealed
 from tests.integration.orchestratord.house import TOKEN, House, house, read_until, tokens_in
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
@@ -95,6 +96,22 @@ async def test_a_page_is_no_heavier_than_an_answer_should_be(monkeypatch: pytest
         assert numbers(await page(client, after=2)) == [3, 4]
         monkeypatch.setattr(receipts_module, "MAX_PAGE_BYTES", 1)
         assert numbers(await page(client, after=4)) == [5], "one at least, or nobody would ever get on"
+
+
+async def test_a_page_ends_where_a_receipt_stands_elsewhere_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = MemoryLedger()
+    ledger.write_some(1)
+    [only] = ledger.read(0, 1)
+    asked: list[int] = []
+
+    def read(after: int, limit: int) -> list[Sealed]:
+        asked.append(after)
+        assert len(asked) < 9, "it is read without end"
+        return [only] * limit
+
+    monkeypatch.setattr(ledger, "read", read)
+    async with serving(ledger) as client:
+        assert set(numbers(await page(client, limit=1000))) == {1}
 
 
 async def test_without_receipts_the_page_is_empty() -> None:

@@ -2,20 +2,24 @@
 
 import asyncio
 import errno
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from contracts.artifacts import Artifact
 from contracts.config import Durability, Profile
 from contracts.errors import ErrorCode
 from contracts.events import End, FinishReason, Started
 from contracts.pools import Endpoint
 from contracts.receipts import Link, Receipt
 from contracts.tasks import Determinism, TaskState
+from daemon_core.chain import Copy, Fault, verify
 from daemon_core.redaction import Redactor
 from orchestratord import kept
 from orchestratord.database import Database, DatabaseError, Row
@@ -24,6 +28,7 @@ from orchestratord.keeper import Keeper
 from orchestratord.kept import Moment
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
+from orchestratord.shelf import artifact_of
 from orchestratord.task import Admission, Caller, Run, Task
 from tests.unit.orchestratord.world import STOPPED_WELL, request, snapshot
 
@@ -234,6 +239,37 @@ def test_each_receipt_names_the_one_before_also_in_the_next_process(place: Place
     assert msgspec.json.decode(found.content, type=Receipt).task_id == "a1"
     assert keeper.get("sha256:" + "0" * 64) is None
     assert keeper.get("nonsense") is None
+
+
+@pytest.mark.req("HP-21")
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        pytest.param(b"\x00\xff", id="bytes"),
+        pytest.param("hello", id="text"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"{}", id="object"),
+        pytest.param(12, id="integer"),
+        pytest.param(b'{"number":NaN}', id="nan"),
+        pytest.param(b'{"number":1,"a":"\xff"}', id="no-utf8"),
+        pytest.param(b"[" * 9000, id="deep"),
+    ],
+)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_receipt_that_is_none_any_more_hides_no_other_one(place: Place, rubbish: object, number: int) -> None:
+    for name in ("a", "b", "c"):
+        place.task(name).cancel(place.clock.monotonic)
+    with closing(sqlite3.connect(place.path)) as file, file:
+        file.execute("UPDATE receipts SET content = ?, ended_ms = 'never' WHERE number = ?", (rubbish, number))
+    found = place.keeper.read(0, 10)
+    seen = verify((Copy(id=each.id, receipt=msgspec.Raw(each.content)) for each in found), place.keeper.first)
+    assert [(each.number, each.fault) for each in seen.breaks] == [(number, Fault.UNREADABLE)]
+    assert seen.holds == 2
+    assert msgspec.json.decode(found[number - 1].content) == {"number": number}
+    artifact = msgspec.json.decode(msgspec.json.encode(artifact_of(found[number - 1])), type=Artifact)
+    assert artifact.created_ms == 0
+    assert place.keeper.get(artifact.id) == found[number - 1]
 
 
 def test_without_receipts_tasks_are_kept_all_the_same(place: Place) -> None:
@@ -459,6 +495,49 @@ def test_a_file_that_is_damaged_while_it_is_used_loses_nobody_who_lives(place: P
     ended = keeper.task("waits")
     assert ended is not None
     assert ended.state is TaskState.CANCELED
+
+
+@pytest.mark.req("HP-21")
+def test_a_chain_that_no_receipt_can_go_on_begins_anew(place: Place) -> None:
+    place.task("ended").cancel(place.clock.monotonic)
+    place.task("waits")
+    with closing(sqlite3.connect(place.path)) as file, file:
+        file.execute("UPDATE receipts SET number = ?", (2**63 - 1,))
+    place.again()
+    place.task("late").cancel(place.clock.monotonic)
+    assert [number for number, _, _ in place.chain()] == [1]
+    assert len(list(place.path.parent.glob("*.damaged-*Z"))) == 1
+
+
+@pytest.mark.req("HP-13")
+@pytest.mark.parametrize("by", ["nothing", "empty", "alone", "another"])
+async def test_a_file_that_is_taken_away_while_it_is_used_loses_nothing(
+    place: Place, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.task("ended").cancel(place.clock.monotonic)
+    strict = place.task("strict", determinism=Determinism.STRICT)
+    place.runs(strict, "one")
+    for suffix in ("",) if by == "alone" else ("", "-wal", "-shm"):
+        place.path.with_name(place.path.name + suffix).unlink()
+    if by == "empty":
+        place.path.touch()
+    if by == "another":
+        place.path.write_bytes(b"another one" * 99)
+    await place.keeper.look_after()
+    await place.keeper.look_after()
+    strict.texts([" two"], place.clock.monotonic)
+    place.task("late").cancel(place.clock.monotonic)
+    assert caplog.text.count("was taken away while it was used") == 1
+    assert place.path.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(place.path)) as other:  # as a process finds it that comes after kill -9
+        assert other.execute("SELECT count(*) FROM receipts").fetchall() == [(2,)]
+    keeper = place.again()
+    assert [row.id for row in keeper.unended()] == ["strict"]
+    assert keeper.journal("strict") == strict.log.read(0)
+    assert keeper.task("ended") is not None
+    assert [number for number, _, _ in place.chain()] == [1, 2]
+    aside = [each.read_bytes() for each in place.path.parent.glob("*.damaged-*Z")]
+    assert aside == {"empty": [b""], "another": [b"another one" * 99]}.get(by, [])
 
 
 def test_a_file_that_is_damaged_when_it_is_found_makes_place_for_a_new_one(place: Place) -> None:
