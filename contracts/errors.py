@@ -71,7 +71,7 @@ MEANING: MappingProxyType[ErrorCode, str] = MappingProxyType(
         ErrorCode.QUEUE_FULL_DROP_LRU: "the queue is full, and by its policy this task gives way",
         ErrorCode.BUDGET_EXHAUSTED: "the session's budget is spent; `policy_label` names which",
         ErrorCode.POOL_UNREADY: "a pool serves the model and is not ready",
-        ErrorCode.POOL_UNAVAILABLE: "no pool may run it, or pool-managerd cannot be asked",
+        ErrorCode.POOL_UNAVAILABLE: "no pool may run it, pool-managerd cannot be asked, or the task store not written",
         ErrorCode.REPLICA_EXHAUSTED: "the engine itself says that it is overloaded",
         ErrorCode.MODEL_UNAVAILABLE: "no pool serves the model, it is Retired, or its source cannot be reached",
         ErrorCode.INTERNAL: "a mistake of ours; the log has it under the correlation id",

@@ -62,7 +62,7 @@ def test_every_fact_of_the_engine_that_changed_is_named(field: str, value: objec
 def test_what_was_sent_and_the_use_of_the_slot_are_compared_member_by_member() -> None:
     assert RECEIPT.sent is not None
     assert RECEIPT.slot is not None
-    sent = {**RECEIPT.sent, "n_predict": 4, "top_k": 1}
+    sent = {**RECEIPT.sent, "n_predict": 4, "zeal": 1}
     del sent["stream"]
     now = facts_of(replace(RECEIPT, sent=sent, slot=replace(RECEIPT.slot, cached_tokens=9, slot=1)))
     assert changes(THEN, now) == (
@@ -70,7 +70,7 @@ def test_what_was_sent_and_the_use_of_the_slot_are_compared_member_by_member() -
         Change(fact="cached_tokens", recorded=1, now=9),
         Change(fact="sent.n_predict", recorded=3, now=4),
         Change(fact="sent.stream", recorded=True, now=None),
-        Change(fact="sent.top_k", recorded=None, now=1),
+        Change(fact="sent.zeal", recorded=None, now=1),
     )
 
 
