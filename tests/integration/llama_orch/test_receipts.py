@@ -268,6 +268,9 @@ async def test_an_id_that_was_kept_elsewhere_anchors_the_chain(fake: FakeDaemon,
     anew = await cli("receipts", "verify", "--expect", kept.id)
     assert anew.status == 1
     assert f"the receipt {kept.id} is not in this chain" in anew.stdout
+    leave(fake, "poem-3")
+    anew = await cli("receipts", "verify", "--expect", kept.id)
+    assert anew.stdout.endswith("1 receipt holds: number 3; it is not the chain that was expected\n")
     wrong = await cli("receipts", "verify", "--expect", "sha256:short")
     assert (wrong.status, wrong.stdout) == (2, "")
     assert "'sha256:short' is no id of a receipt" in wrong.stderr
