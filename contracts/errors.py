@@ -85,6 +85,7 @@ ERROR_NUMBER: MappingProxyType[ErrorCode, int] = MappingProxyType(
     {ErrorCode.MISSING_TOKEN: 40101, ErrorCode.BAD_TOKEN: 40102}
 )
 
+# A single refusal may know better: of a deadline that the task alone passes, of a pool that only a person mends.
 RETRIABLE: frozenset[ErrorCode] = frozenset(
     {
         ErrorCode.ADMISSION_REJECT,

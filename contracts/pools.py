@@ -56,6 +56,8 @@ class Cause(StrEnum):
     ENGINE_BUILD = "engine_build"
     CONTAINER_RUNTIME = "container_runtime"
     ENGINE_EXIT = "engine_exit"
+    ENGINE_FLAGS = "engine_flags"
+    """The engine does not take an argument: only another configuration mends that."""
     ENGINE_UNHEALTHY = "engine_unhealthy"
     START_TIMEOUT = "start_timeout"
     NO_GPU = "no_gpu"

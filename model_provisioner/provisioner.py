@@ -290,7 +290,7 @@ def require_active(entry: ModelEntry) -> None:
     """Raises ModelError where a model was taken out of use."""
     if entry.state is ModelState.RETIRED:
         why = entry.state_reason or "an operator took it out of use"
-        hint = "give the pool another model; `llama-orch models pull` with its reference brings this one back"
+        hint = f"`llama-orch models activate {entry.id}` brings it back; or give the pool another model"
         raise ModelError(Cause.MODEL_RETIRED, f"the model {entry.id} is Retired: {why}", hint)
 
 

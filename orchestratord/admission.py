@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters import drawing, parameters
+from adapters import drawing, parameters, schemas
 from contracts.base import nearest
 from contracts.config import FullPolicy, Mode
 from contracts.engines import ModelState
@@ -23,7 +23,6 @@ from contracts.tasks import Determinism, PlacementMode, TaskRequest, Workload
 from orchestratord import determinism
 from orchestratord.backlog import Full
 from orchestratord.context import certainly_fits
-from orchestratord.prediction import TOO_LATE, Forecast
 from orchestratord.rates import Wait
 
 COMING = frozenset(
@@ -92,6 +91,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None = None
     retry_after_ms: int | None = None
     policy_label: PolicyLabel | None = None
+    retriable: bool | None = None
+    """Whether the same may succeed later; None: as its code says."""
 
 
 def eligible(request: TaskRequest, views: Sequence[PoolView], now_ms: int) -> Eligible | Refusal:
@@ -191,7 +192,8 @@ def wrong_input(request: TaskRequest) -> Refusal | None:
         return _invalid("placement.pool_id", "pool_id goes with mode pin only", 'use "mode": "pin", or prefer: [..]')
     if request.sampling.json_schema is not None and request.sampling.grammar is not None:
         return _invalid("sampling.grammar", "json_schema and grammar exclude each other", "keep one of them")
-    return None
+    found = None if request.sampling.json_schema is None else schemas.flaw(request.sampling.json_schema)
+    return None if found is None else _invalid("sampling.json_schema", f"{found.where}: {found.what}", found.hint)
 
 
 def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> Refusal:
@@ -206,34 +208,6 @@ def context_refusal(request: TaskRequest, prompt_tokens: int, ctx_max: int) -> R
         return _invalid(field, f"the prompt has {prompt_tokens} tokens and the context holds {ctx_max}", hint)
     text = f"{prompt_tokens} prompt tokens and max_tokens {request.max_tokens} exceed the context of {ctx_max}"
     return _invalid("max_tokens", text, f"ask for at most {ctx_max - prompt_tokens}, or leave max_tokens out")
-
-
-def too_late(request: TaskRequest, forecast: Forecast) -> Refusal | None:
-    """Why a task is not let in: its answer would hardly be complete in time (less often than ``TOO_LATE``)."""
-    if request.deadline_ms is None or forecast.on_time(request.deadline_ms) >= TOO_LATE:
-        return None
-    text = f"the task would start in about {forecast.start_ms} ms and be done in about {forecast.end_ms} ms"
-    return Refusal(
-        code=ErrorCode.ADMISSION_REJECT,
-        message=f"{text}, after its deadline of {request.deadline_ms} ms",
-        hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
-        retry_after_ms=max(1, forecast.start_ms),
-        policy_label=PolicyLabel.DEADLINE,
-    )
-
-
-def hopeless(request: TaskRequest, forecast: Forecast, left_ms: float) -> Refusal | None:
-    """Why a waiting task is ended before its deadline, with ``left_ms`` to go: it will hardly be in time any more."""
-    if forecast.on_time(left_ms) >= TOO_LATE:
-        return None
-    text = f"the deadline of {request.deadline_ms} ms cannot be met any more: the answer would come"
-    return Refusal(
-        code=ErrorCode.ADMISSION_REJECT,
-        message=f"{text} {max(1, round(forecast.end_ms - left_ms))} ms too late",
-        hint="allow a later deadline_ms, or send it when less is queued",
-        retry_after_ms=max(1, forecast.start_ms),
-        policy_label=PolicyLabel.DEADLINE,
-    )
 
 
 def queue_full(place: Full, engine: str, retry_after_ms: int) -> Refusal:
@@ -397,4 +371,10 @@ def _unready(views: Sequence[PoolView], now_ms: int) -> Refusal:
         pool_id=chosen.pool_id,
         engine=chosen.engine,
         retry_after_ms=retry,
+        retriable=lasting(views),
     )
+
+
+def lasting(views: Sequence[PoolView]) -> bool | None:
+    """False where every one of these pools is broken: a person has to mend them, and then ask for a start."""
+    return False if all(view.snapshot.state is PoolState.BROKEN for view in views) else None

@@ -1,6 +1,6 @@
 """Looks after the tasks that wait: tells those who listen where they stand, and ends those that wait in vain.
 
-Decides nothing that ``standing`` (what is worth telling), ``admission`` (what can no longer be in time) and the
+Decides nothing that ``standing`` (what is worth telling), ``deadlines`` (what can no longer be in time) and the
 configuration (how long a pool may be out of service) do not. Takes a few tasks at a time, so that however many wait,
 no token is late because of it.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from contracts.config import Config
-from orchestratord import admission
+from orchestratord import admission, deadlines
 from orchestratord.admission import Refusal
 from orchestratord.backlog import Backlog, Lane
 from orchestratord.clock import Clock
@@ -96,7 +96,7 @@ class Attendant:
         if deadline_ms is not None:
             left_ms = task.admission.at_ms + deadline_ms - now_ms
             on_time = forecast.on_time(left_ms)
-            refusal = admission.hopeless(task.request, forecast, left_ms)
+            refusal = deadlines.hopeless(task.request, forecast, left_ms)
             if refusal is not None:
                 self._refuse(task, refusal)
                 return

@@ -18,7 +18,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import Determinism, TaskForecast, TaskRequest
-from orchestratord import admission, context, determinism, excerpt, kept
+from orchestratord import admission, context, deadlines, determinism, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
 from orchestratord.backlog import Backlog, Full, Queued
@@ -246,7 +246,7 @@ class Entrance:
             raise ApiError(admission.queue_full(place, engine, self._outlook.place_ms(pools, told=not asks)))
         bid = self._turns.bid(request, fitting.views, fitting.tokens)
         forecast = self._outlook.of_new(demand, pools, request.session_id if bid.parked else None)
-        late = admission.too_late(request, forecast)
+        late = deadlines.too_late(request, forecast)
         if late is not None:
             raise ApiError(late)
         no_turn = self._turns.refusal(request, bid, 0 if bid.ask is None else forecast.end_ms)

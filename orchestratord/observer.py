@@ -59,14 +59,21 @@ class Observer:
 
     def rejected(self, refusal: Refusal, caller: Caller) -> None:
         """A task was refused."""
+        self._metrics.rejected.labels(refusal.engine or "unknown", refusal.code).inc()
+        self._refused("task", refusal, caller)
+
+    def held_back(self, refusal: Refusal, caller: Caller) -> None:
+        """A stream was refused, of a task or before there was one."""
+        self._refused("stream", refusal, caller)
+
+    def _refused(self, what: str, refusal: Refusal, caller: Caller) -> None:
         engine = refusal.engine or "unknown"
-        self._metrics.rejected.labels(engine, refusal.code).inc()
         if STATUS[refusal.code] == TOO_MANY_REQUESTS:
             self._metrics.backpressure.labels(engine, refusal.policy_label or "unknown").inc()
         extra = {"code": refusal.code, "engine": engine, "engine_version": "none"}
         extra |= {"pool_id": refusal.pool_id or "none", "replica_id": "none"}
         extra |= {"correlation_id": caller.correlation_id, "identity": caller.identity}
-        log.info("task refused: %s", refusal.message, extra=extra)
+        log.info("%s refused: %s", what, refusal.message, extra=extra)
 
     def started(self, task: Task) -> None:
         """A task got a slot."""

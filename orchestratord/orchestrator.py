@@ -184,6 +184,10 @@ class Orchestrator:
         """Return when all that can be told by now is as durable as was configured."""
         await self._keeper.settled()
 
+    def held_back(self, refusal: Refusal, caller: Caller) -> None:
+        """A client may not open one more stream."""
+        self._observer.held_back(refusal, caller)
+
     def cancel(self, task: Task, reason: str) -> None:
         """End a task now, wherever it stands; of one that has ended nothing changes. No token follows."""
         if not task.finished:
@@ -224,21 +228,22 @@ class Orchestrator:
         self._observer.pool_changed(entry)
         error = snapshot.last_error if snapshot.state in FAILING else None
         text = f"no pool is left that could run this task: pool {entry.id!r} is {snapshot.state}"
-        self._strand(ErrorCode.POOL_UNAVAILABLE, text, error.hint if error else None)
+        hint, retriable = error.hint if error else None, admission.lasting([entry.view])
+        self._strand(Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=text, hint=hint, retriable=retriable))
         self._turn_away(entry)
         self._hold_to_sets(entry)
         self._take_in(entry)
         self.runner.reported(entry)
         self.runner.pump()
 
-    def _strand(self, code: ErrorCode, message: str, hint: str | None) -> None:
+    def _strand(self, refusal: Refusal) -> None:
         """End the tasks that wait for pools of which none is left: nobody would ever answer them.
 
         After a restart a pool that was not seen yet may still come; ``attendant`` loses its patience where none does.
         """
         hopeful = [each.id for each in self._pools if each.view.accepts or not each.seen]
         for task_id in self.backlog.unserved(hopeful):
-            self._fail(self.get(task_id), code, message, hint)
+            self._refuse(self.get(task_id), refusal)
 
     def _turn_away(self, entry: PoolEntry) -> None:
         """A reloaded pool may serve another model: what waits for the old one must not get the new one's answer."""
@@ -303,14 +308,14 @@ class Orchestrator:
         view = entry.view
         silent = admission.silence(view)
         if silent is not None:
-            self._strand(silent.code, silent.message, silent.hint)
+            self._strand(silent)
             return
         waiting = {task_id: self.get(task_id).request for task_id in self.backlog.waiting_for(entry.id)}
         obstacles = {task_id: admission.obstacle(request, view) for task_id, request in waiting.items()}
         for task_id in self.backlog.withdraw(entry.id, [each for each, found in obstacles.items() if found]):
             found = obstacles[task_id]
             if found is not None:
-                self._fail(self.get(task_id), found.code, found.message, found.hint)
+                self._refuse(self.get(task_id), found)
         self._hold_to_sets(entry)
         self._take_in(entry)
 
@@ -335,12 +340,8 @@ class Orchestrator:
     def _taken(self, pool_id: str) -> int:
         return self.runner.taken(pool_id)
 
-    def _fail(
-        self, task: Task, code: ErrorCode, message: str, hint: str | None, retry_after_ms: int | None = None
-    ) -> None:
-        task.fail(code, message, hint, retry_after_ms)
-        self._observer.failed(task, code)
-        self._settled(task)
+    def _fail(self, task: Task, code: ErrorCode, message: str, hint: str | None) -> None:
+        self._refuse(task, Refusal(code=code, message=message, hint=hint))
 
     def _end_found(self, task: Task, refusal: Refusal) -> None:
         """A task that a former run has left cannot be gone on with."""
@@ -349,7 +350,10 @@ class Orchestrator:
 
     def _refuse(self, task: Task, refusal: Refusal) -> None:
         """A task that was let in is refused after all."""
-        self._fail(task, refusal.code, refusal.message, refusal.hint, refusal.retry_after_ms)
+        after_ms, retriable = refusal.retry_after_ms, refusal.retriable
+        task.fail(refusal.code, refusal.message, refusal.hint, after_ms, retriable=retriable)
+        self._observer.failed(task, refusal.code)
+        self._settled(task)
 
     def _overdue(self, task: Task) -> None:
         """The deadline has passed: of a waiting task nothing can come any more, and a running one has had its time."""

@@ -71,6 +71,15 @@ class Forecast:
         """When the answer is complete."""
         return round(_quantile(self.starts, 0.5) + sum(self.services) / len(self.services))
 
+    @property
+    def run_ms(self) -> int:
+        """What the task takes once it has a slot, in the mean; at least a moment."""
+        return max(1, math.ceil(sum(self.services) / len(self.services)))
+
+    def in_time_alone(self, within_ms: float) -> float:
+        """The probability that the run takes no longer than that."""
+        return bisect_right(self.services, within_ms) / len(self.services)
+
     def on_time(self, within_ms: float) -> float:
         """The probability that the answer is complete within so many milliseconds."""
         fits = sum(bisect_right(self.services, within_ms - start) for start in self.starts)

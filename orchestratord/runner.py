@@ -184,8 +184,14 @@ class Runner:
     def _launch(self, task: Task, assignment: Assignment, entry: PoolEntry, adapter: Adapter) -> None:
         now_ms = self._clock.monotonic_ms()
         hold = self._occupancy.take(entry.id, adapter, now_ms)
-        seat = self._seating.seat(task, entry, adapter)
-        run = self._begin(task, entry, seat, now_ms)
+        try:
+            seat = self._seating.seat(task, entry, adapter)
+            run = self._begin(task, entry, seat, now_ms)
+        except Exception:  # as with a generation; nothing was sent, and nobody else would end it
+            log.exception("task %s could not be started", task.id)
+            self._occupancy.free(hold)
+            self._end_badly(task)
+            return
         attempt = Attempt(task, assignment.entry, entry, adapter, hold=hold, seat=seat, run=run)
         running = self._group.create_task(self._generate(attempt), name=task.id)
         self._running[task.id] = running
@@ -225,12 +231,24 @@ class Runner:
             return
         now_ms = self._clock.monotonic_ms()
         attempt.outcome, attempt.ended_ms = outcome, now_ms
-        change = self._report(attempt, now_ms)
-        if isinstance(outcome, Finished):  # the engine itself has ended it: the next one need not wait for the books
-            self._free(attempt, None)
-        if change is not None:
-            task.tell(change)
-        self._conclude(attempt, outcome, now_ms)
+        try:
+            change = self._report(attempt, now_ms)
+            if isinstance(
+                outcome, Finished
+            ):  # the engine itself has ended it: the next one need not wait for the books
+                self._free(attempt, None)
+            if change is not None:
+                task.tell(change)
+            self._conclude(attempt, outcome, now_ms)
+        except Exception:  # the same
+            log.exception("the end of task %s could not be carried out", task.id)
+            self._end_badly(task)
+
+    def _end_badly(self, task: Task) -> None:
+        """Our own mistake ends a task, where it has no end yet."""
+        if not task.finished:
+            task.fail(ErrorCode.INTERNAL, "internal error; the log has the details")
+            self._settled(task)
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
@@ -240,8 +258,10 @@ class Runner:
         if isinstance(outcome, Finished):
             self._looks.worked(attempt.adapter)
             task.done(outcome, now_ms)
-            self._observer.done(task)
-            self._settled(task)
+            try:
+                self._observer.done(task)
+            finally:
+                self._settled(task)
             return
         self._suspect(attempt, outcome)
         early = task.log.tokens == 0
@@ -250,8 +270,10 @@ class Runner:
         verdict = retry.verdict(outcome, task.replicas) if early else outcome
         retry_ms = 0 if verdict is outcome and outcome.code is ErrorCode.WORKER_RESET else None
         task.fail(verdict.code, verdict.message, verdict.hint, retry_ms)
-        self._observer.failed(task, verdict.code)
-        self._settled(task)
+        try:
+            self._observer.failed(task, verdict.code)
+        finally:
+            self._settled(task)
 
     def _suspect(self, attempt: Attempt, failed: Failed) -> None:
         """Draw the conclusions about the engine; what was lost with a former one says nothing about this one."""

@@ -267,6 +267,8 @@ class Book:
         need, _ = _need(ask, left)
         if need <= left:
             return None
+        if need > budget:
+            return _never(ask, need, budget)
         waits = 0 if session is None else session.reserved
         others = f", {waits} of them set aside for turns that are not over" if waits else ""
         room, waiting = left - ask.prompt_tokens, need <= left + waits
@@ -282,6 +284,7 @@ class Book:
             # Behind turns that give back what they do not use it may fit; else the session has to end first.
             retry_after_ms=max(1, round(turn_ms) if waiting else ttl_ms),
             policy_label=PolicyLabel.SESSION_TOKENS,
+            retriable=True if waiting else None,
         )
 
     def _no_room(self, turn_ms: float) -> Refusal:
@@ -325,6 +328,18 @@ def _other_model(session: Session, ask: Ask) -> Refusal:
         message=f"session {session.id!r} goes on with model {session.model_ref!r}, not with {ask.model_ref!r}",
         hint="use another session_id for another model, or DELETE the session first",
         field="session_id",
+    )
+
+
+def _never(ask: Ask, need: int, budget: int) -> Refusal:
+    """It does not fit into a new session either: the request is wrong, as one is that no context holds."""
+    room = budget - ask.prompt_tokens
+    return Refusal(
+        code=ErrorCode.INVALID_PARAMS,
+        message=f"this turn may take {need} tokens, and a whole session has {budget}",
+        hint=f"ask for at most {room} max_tokens" if room > 0 else "shorten the prompt, or raise sessions.token_budget",
+        field="max_tokens" if room > 0 else "session_id",
+        policy_label=PolicyLabel.SESSION_TOKENS,
     )
 
 

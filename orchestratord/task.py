@@ -290,13 +290,21 @@ class Task:
         self.state = TaskState.CANCELED
         self._close(FinishReason.CANCELED, None, None, None, now_ms)
 
-    def fail(self, code: ErrorCode, message: str, hint: str | None = None, retry_after_ms: int | None = None) -> None:
-        """The task cannot be brought to a good end."""
+    def fail(
+        self,
+        code: ErrorCode,
+        message: str,
+        hint: str | None = None,
+        retry_after_ms: int | None = None,
+        *,
+        retriable: bool | None = None,
+    ) -> None:
+        """The task cannot be brought to a good end; ``retriable`` where that is not as its code says."""
         self.state = TaskState.FAILED
         self._error = StreamError(
             code=code,
             message=message,
-            retriable=code in RETRIABLE,
+            retriable=code in RETRIABLE if retriable is None else retriable,
             hint=UNSET if hint is None else hint,
             retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,
             engine=UNSET if self.run is None else self.run.engine,

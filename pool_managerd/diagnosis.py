@@ -239,9 +239,9 @@ _WORDS: MappingProxyType[Mark, tuple[Cause, str, str]] = MappingProxyType(
             "it is started again; if it comes back, update the engine and the driver, and report it to its project",
         ),
         Mark.BAD_FLAG: (
-            Cause.ENGINE_EXIT,
+            Cause.ENGINE_FLAGS,
             "the engine does not take one of its arguments",
-            "its last lines name it: correct pools[].flags, or use a version of the engine that has it",
+            "its last lines name it: correct pools[].flags, or use an engine that has it, and start again",
         ),
         Mark.LIBRARY: (
             Cause.ENGINE_EXIT,

@@ -6,8 +6,8 @@ starts, stops or waits for anything: the owner does.
 
 Invariants, held by property tests: a gate is ok only when those before it are; ready is reached from probing alone, or
 from ready by a proved successor; but for a successor at most one engine exists, and a new one is started only after the
-former is known to be gone; the breaker opens after ``max_failures`` in a row and only then; a pool whose GPU failed
-starts nothing before every GPU of its mask answers again.
+former is known to be gone; the breaker opens after ``max_failures`` in a row, or at once where only another
+configuration helps, and only then; a pool whose GPU failed starts nothing before every GPU of its mask answers again.
 """
 
 from __future__ import annotations
@@ -219,6 +219,8 @@ def _failing(life: Life, failure: Failure, now: int) -> Life:
 
 _OF_A_GPU = frozenset({Cause.GPU_LOST, Cause.GPU_ERROR})
 """What another start on the same GPU does not mend."""
+_OF_THE_CONFIGURATION = frozenset({Cause.ENGINE_FLAGS})
+"""What no other start mends."""
 
 
 def _devices_failed(life: Life, failure: Failure, now: int) -> Outcome:
@@ -273,7 +275,7 @@ def _gone(life: Life, now: int, draw: float) -> Outcome:
         due = now + (decision.delay_ms if decision.delay_ms is not None else life.rules.max_ms)
         after = replace(life, stopping=False, failures=decision.failures, healthy_ms=0, due=due)
         return after, (AwaitDevices(run=life.run, due=due),)
-    if decision.delay_ms is None:
+    if decision.delay_ms is None or (life.error is not None and life.error.cause in _OF_THE_CONFIGURATION):
         return replace(life, state=PoolState.BROKEN, failures=decision.failures), ()
     due = now + decision.delay_ms
     after = replace(life, state=PoolState.BACKOFF, failures=decision.failures, due=due)

@@ -13,8 +13,6 @@ from msgspec.structs import replace
 from contracts.engines import ModelEntry, ModelState
 from contracts.pools import Cause, PoolError, PoolSnapshot
 
-HINT = "reload the pool with another model, or bring this one back: `llama-orch models pull` with its reference"
-
 
 class Retired:
     """The models that are Retired, by id, each with why."""
@@ -47,4 +45,5 @@ class Retired:
 def _error(entry: ModelEntry, now_ms: int) -> PoolError:
     why = f" ({entry.state_reason})" if entry.state_reason else ""
     text = f"{entry.id} was taken out of use{why}; an engine that has it goes on until its pool is reloaded or drained"
-    return PoolError(cause=Cause.MODEL_RETIRED, message=text, hint=HINT, at_ms=now_ms)
+    hint = f"`llama-orch models activate {entry.id}` brings it back; or reload the pool with another model"
+    return PoolError(cause=Cause.MODEL_RETIRED, message=text, hint=hint, at_ms=now_ms)

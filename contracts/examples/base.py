@@ -125,13 +125,14 @@ def refusal(
     hint: str | None = None,
     *,
     retry_after_ms: int | None = None,
+    retriable: bool | None = None,
     **context: str,
 ) -> ErrorBody:
     """The body of a refusal; what follows from its code is filled in."""
     return ErrorBody(
         code=code,
         message=message,
-        retriable=code in RETRIABLE,
+        retriable=code in RETRIABLE if retriable is None else retriable,
         correlation_id=CORRELATION_ID,
         hint=UNSET if hint is None else hint,
         retry_after_ms=UNSET if retry_after_ms is None else retry_after_ms,

@@ -28,13 +28,13 @@ _HALVED = re.compile(rb"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)", re.IGNORE
 _FRAMEWORK_CODES = {404: ErrorCode.NOT_FOUND, 413: ErrorCode.PAYLOAD_TOO_LARGE}
 
 
-def response_of(refusal: Refusal, correlation_id: str, *, retriable: bool | None = None) -> web.Response:
+def response_of(refusal: Refusal, correlation_id: str) -> web.Response:
     """Status, headers and body of a refusal."""
     status = STATUS[refusal.code]
     body = ErrorBody(
         code=refusal.code,
         message=refusal.message,
-        retriable=refusal.code in RETRIABLE if retriable is None else retriable,
+        retriable=refusal.code in RETRIABLE if refusal.retriable is None else refusal.retriable,
         correlation_id=correlation_id,
         hint=UNSET if refusal.hint is None else refusal.hint,
         retry_after_ms=UNSET if refusal.retry_after_ms is None else refusal.retry_after_ms,

@@ -19,9 +19,10 @@ from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.http.edge import CORRELATION_ID, IDENTITY
 from orchestratord.http.sse_writer import Patience, SseResponse, SseWriter
 from orchestratord.orchestrator import Orchestrator
-from orchestratord.task import Task
+from orchestratord.task import Caller, Task
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class Streams:
         client = request.remote or ""
         taken = self._places.setdefault(client, [])
         if len(taken) >= self._limits.max_streams_per_client:
-            raise ApiError(self._no_place(taken))
+            refusal = self._no_place(taken)
+            self._orchestrator.held_back(refusal, Caller(request[CORRELATION_ID], request[IDENTITY]))
+            raise ApiError(refusal)
         place = Place()
         taken.append(place)
         try:

@@ -117,10 +117,23 @@ async def test_a_deadline_that_cannot_be_met_is_refused_with_the_prediction(
 ) -> None:
     async with StandIn(STUCK) as engine, house(tmp_path, engine.url, report=ONE_SLOT) as here:
         running = await occupied(here)
-        body = await refused(here, deadline_ms=1)
+        body = await refused(here, max_tokens=1, deadline_ms=40)
         assert body["policy_label"] == "deadline"
         operator_sees("admission/deadline", shown(body))
         assert await here.cancel(running) == 204
+
+
+@pytest.mark.req("HP-04")
+async def test_a_deadline_that_the_task_alone_passes_is_refused_for_good(
+    tmp_path: Path, operator_sees: OperatorSees
+) -> None:
+    async with StandIn(Knobs(tokens=8)) as engine, house(tmp_path, engine.url, report=ONE_SLOT) as here:
+        async with here.client.post("/v1/tasks", json=BODY | {"deadline_ms": 1}) as answer:
+            body = await answer.json()
+            assert (answer.status, body["policy_label"], body["retriable"]) == (429, "deadline", False)
+            assert int(answer.headers["X-Backoff-Ms"]) > 1
+        operator_sees("admission/deadline-too-short", shown(body))
+        assert await here.submit(deadline_ms=body["retry_after_ms"])
 
 
 @pytest.mark.req("HP-02", "HP-04")

@@ -107,7 +107,8 @@ async def test_a_spent_budget_is_said_with_what_is_left(tmp_path: Path, operator
         end = frames[-1].data
         left = 30 - end["tokens_in"] - end["tokens_out"]
         assert frames[-2].data == {"tokens_budget_remaining": left}
-        status, headers, body = await posted(here, max_tokens=28)
+        assert (await posted(here, max_tokens=28))[0] == 400  # no session holds that
+        status, headers, body = await posted(here, max_tokens=left)
         assert (status, body["code"], body["policy_label"]) == (429, "BUDGET_EXHAUSTED", "session_tokens")
         assert int(headers["Retry-After"]) > 590
         assert headers["X-Budget-Tokens-Remaining"] == str(left)

@@ -214,6 +214,10 @@ async def test_one_client_has_only_so_many_streams(tmp_path: Path) -> None:
             await two.read()
         assert events_of(await here.stream(task_id))[-1] == "end"
         assert engine.stats.requests == 1
+        async with here.client.get("/metrics") as answer:
+            said = await answer.text()
+        counted = [line for line in said.splitlines() if 'policy="max_streams_per_client"' in line]
+        assert [line.rpartition(" ")[2] for line in counted if "_created" not in line] == ["2.0"]
 
 
 @pytest.mark.req("HP-04")

@@ -19,6 +19,7 @@ import pytest
 from contracts.pools import Cause, Endpoint, GateState, PoolState
 from tests.integration.pool_managerd.home import Home, marked
 from tests.integration.pool_managerd.support import alive, until
+from tests.plugins.failures import OperatorSees
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
@@ -159,7 +160,7 @@ async def test_an_engine_that_cannot_load_its_model_says_so_in_its_own_words(
             "engine",
             "xllamacpp",
         ),
-        ({"flags": ["--no-such-flag"]}, Cause.ENGINE_EXIT, "health", "--no-such-flag"),
+        ({"flags": ["--no-such-flag"]}, Cause.ENGINE_FLAGS, "health", "--no-such-flag"),
     ],
     ids=["missing-model", "no-gguf", "no-such-engine", "bad-flag"],
 )
@@ -390,3 +391,19 @@ async def test_hup_says_what_waits_for_a_restart_and_touches_no_engine(home: Hom
     await manager.logged("the configuration stays as it was", "config.json:1")
     ready = await home.ready()
     assert (home.engine(), ready.restarts, ready.ctx_max) == (engine, 0, 256)
+
+
+@pytest.mark.req("PM-01")
+async def test_a_flag_that_the_engine_does_not_take_is_told_at_once_and_tried_once(
+    home: Home, operator_sees: OperatorSees
+) -> None:
+    home.document["pools"][0]["flags"] = ["--override-kv", "a.b=int:1"]
+    home.write()
+    await home.start()
+    async with home.follow() as follower:
+        last = follower.history[-1]
+        broken = last if last.state is PoolState.BROKEN else await follower.reached(PoolState.BROKEN)
+    assert broken.last_error is not None
+    assert (broken.last_error.cause, broken.restarts) == (Cause.ENGINE_FLAGS, 0)
+    error = broken.last_error
+    operator_sees("supervision/flags", f"trial: {error.cause}: {error.message}\nhint: {error.hint}")

@@ -37,7 +37,7 @@ def test_each_byte_is_hashed_once_as_it_is_written(folder: Folder, monkeypatch: 
 
 
 @pytest.mark.req("MP-04")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=50), st.booleans()), max_size=8))
 def test_the_digest_is_that_of_the_bytes_whoever_wrote_them(folder: Folder, pieces: list[tuple[bytes, bool]]) -> None:
     """Each piece is written by the same process, or by a new one that finds the others."""

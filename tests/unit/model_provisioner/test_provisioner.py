@@ -420,9 +420,7 @@ async def test_a_retired_model_is_refused_and_stays_retired(
     assert error.cause is Cause.MODEL_RETIRED
     operator_sees("model/retired", error.render())
     assert error.message == "the model haiku is Retired: its licence ended"
-    assert error.hint == (
-        "give the pool another model; `llama-orch models pull` with its reference brings this one back"
-    )
+    assert error.hint == "`llama-orch models activate haiku` brings it back; or give the pool another model"
 
 
 @pytest.mark.req("CAT-03")

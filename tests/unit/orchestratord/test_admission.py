@@ -26,17 +26,14 @@ from orchestratord.admission import (
     Refusal,
     eligible,
     evicted,
-    hopeless,
     outage,
     over_rate,
     queue_full,
     rated,
     serves,
-    too_late,
     wrong_input,
 )
 from orchestratord.backlog import Full
-from orchestratord.prediction import Forecast
 from orchestratord.rates import Wait
 from tests.unit.orchestratord.world import MODEL, request, snapshot
 
@@ -104,8 +101,14 @@ def admitted(task: TaskRequest, *views: PoolView) -> set[str]:
             "json_schema and grammar exclude each other",
             "keep one of them",
         ),
+        (
+            {"sampling": Sampling(json_schema={"properties": {"a": {"$ref": "#/nope"}}})},
+            "sampling.json_schema",
+            "#/properties/a: $ref '#/nope' leads nowhere",
+            "a reference is a pointer within the schema: #/$defs/name",
+        ),
     ],
-    ids=["nothing", "two", "chat-prompt", "embedding-prompt", "pin-nowhere", "pool-no-pin", "schema-grammar"],
+    ids=["nothing", "two", "chat-prompt", "embedding-prompt", "pin-nowhere", "pool-no-pin", "schema-grammar", "schema"],
 )
 def test_wrong_input_names_the_field(changes: dict[str, Any], field: str, message: str, hint: str | None) -> None:
     found = refused(request(**changes), view())
@@ -297,48 +300,15 @@ def test_a_retry_that_is_due_is_never_negative() -> None:
     assert refused(request(), late).retry_after_ms == 0
 
 
-# --- deadlines, queues and rates -------------------------------------------------------------------------------------
+@pytest.mark.req("HP-08")
+def test_a_pool_that_only_a_person_mends_is_not_worth_another_try() -> None:
+    broken = view(state=PoolState.BROKEN, gates=NO_ENGINE)
+    found = refused(request(), broken)
+    assert (found.code, found.retriable) == (ErrorCode.POOL_UNREADY, False)
+    assert refused(request(), broken, view("q", state=PoolState.STOPPED)).retriable is None
 
 
-def foretold(starts: tuple[float, ...], services: tuple[float, ...] = (500.0,)) -> Forecast:
-    return Forecast(starts, lambda: services, "p")
-
-
-@pytest.mark.req("HP-03", "HP-04")
-def test_a_deadline_that_would_hardly_be_met_is_refused_with_the_prediction() -> None:
-    late = foretold((1_000.0,) * 20)
-    assert too_late(request(), foretold((1e9,))) is None
-    assert too_late(request(deadline_ms=1_500), late) is None
-    assert too_late(request(deadline_ms=1_499), late) == Refusal(
-        code=ErrorCode.ADMISSION_REJECT,
-        message="the task would start in about 1000 ms and be done in about 1500 ms, after its deadline of 1499 ms",
-        hint="try again later, allow a later deadline_ms, or ask for fewer tokens",
-        retry_after_ms=1_000,
-        policy_label=PolicyLabel.DEADLINE,
-    )
-
-
-def test_a_deadline_that_is_met_once_in_twenty_times_is_worth_trying() -> None:
-    assert too_late(request(deadline_ms=1_000), foretold((100.0,) + (1_000.0,) * 19)) is None
-    assert too_late(request(deadline_ms=1_000), foretold((100.0,) + (1_000.0,) * 20)) is not None
-
-
-def test_a_task_too_long_for_its_deadline_is_told_to_wait_at_least_a_moment() -> None:
-    found = too_late(request(deadline_ms=400), foretold((0.0,)))
-    assert found is not None
-    assert found.retry_after_ms == 1
-
-
-@pytest.mark.req("HP-04")
-def test_a_waiting_task_is_told_by_how_much_it_would_be_late() -> None:
-    assert hopeless(request(deadline_ms=2_000), foretold((200.0,)), 700.0) is None
-    assert hopeless(request(deadline_ms=2_000), foretold((300.0,)), 700.0) == Refusal(
-        code=ErrorCode.ADMISSION_REJECT,
-        message="the deadline of 2000 ms cannot be met any more: the answer would come 100 ms too late",
-        hint="allow a later deadline_ms, or send it when less is queued",
-        retry_after_ms=300,
-        policy_label=PolicyLabel.DEADLINE,
-    )
+# --- queues and rates -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.req("HP-02", "HP-04")

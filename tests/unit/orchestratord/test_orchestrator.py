@@ -23,6 +23,7 @@ from contracts.tasks import (
 )
 from orchestratord.admission import FAILING
 from orchestratord.errors import ApiError, api_error
+from orchestratord.observer import Observer
 from orchestratord.task import Caller
 from tests.support.virtual_loop import pass_time, settle
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
@@ -404,6 +405,32 @@ async def test_a_mistake_of_ours_ends_one_task_and_nothing_else(caplog: pytest.L
     assert "ZeroDivisionError: oops" in caplog.text
 
 
+@pytest.mark.req("HP-08")
+@pytest.mark.parametrize("where", ["seat", "ended", "done"])
+async def test_a_mistake_around_a_run_ends_no_more_than_its_task(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    wrong = [True]
+
+    def once(owner: object, name: str) -> None:
+        right = getattr(owner, name)
+
+        def mistaken(*given: Any) -> Any:  # noqa: ANN401 - whatever it takes and gives
+            if wrong:
+                raise ZeroDivisionError(wrong.pop())
+            return right(*given)
+
+        monkeypatch.setattr(owner, name, mistaken)
+
+    async with world(Script(), Script()) as here:
+        once(here.orchestrator.turns if where != "done" else Observer, where)
+        first = await ended(await here.submit())
+        assert (events_of(first)[-1] == "error") is (where == "seat")
+        assert end_of(await ended(await here.submit()))["finish_reason"] == "stop"
+        assert here.orchestrator.runner.active("p") == 0
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_a_mistake_while_looking_at_an_engine_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with world(Script([EngineError(Failure.BROKEN, "gone")]), Script()) as here:
         here.engines["p"].healths = [ZeroDivisionError("oops"), Health.OK]
@@ -451,13 +478,16 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
         for _ in range(8):
             await ended(await here.submit())
         await here.submit()
-        refusal = await refusal_of(here, deadline_ms=500)
+        refusal = await refusal_of(here, deadline_ms=7_000)
         assert (refusal.code, refusal.policy_label) == (ErrorCode.ADMISSION_REJECT, "deadline")
         assert refusal.retry_after_ms == pytest.approx(5_000, rel=0.1)
         assert refusal.message == (
             f"the task would start in about {refusal.retry_after_ms} ms and be done in about "
-            f"{refusal.message.split()[-8]} ms, after its deadline of 500 ms"
+            f"{refusal.message.split()[-8]} ms, after its deadline of 7000 ms"
         )
+        assert refusal.retriable is None
+        never = await refusal_of(here, deadline_ms=500)
+        assert (never.code, never.policy_label, never.retriable) == (ErrorCode.ADMISSION_REJECT, "deadline", False)
         assert (await here.submit(deadline_ms=15_000)).accepted.on_time_probability == 1.0
 
 
@@ -684,7 +714,7 @@ async def test_what_waits_for_a_pool_that_will_not_come_back_is_told_so(state: P
         error = PoolError(cause=Cause.GPU_LOST, message="the GPU fell off the bus", hint="reboot")
         here.orchestrator.report(snapshot(revision=2, state=state, last_error=error))
         told = error_of(waiting.log.read(0))
-        assert told["code"] == "POOL_UNAVAILABLE"
+        assert (told["code"], told["retriable"]) == ("POOL_UNAVAILABLE", state is not PoolState.BROKEN)
         assert told["message"] == f"no pool is left that could run this task: pool 'p' is {state}"
         assert told.get("hint") == ("reboot" if state in FAILING else None)  # elsewhere the last error is history
         assert not running.finished

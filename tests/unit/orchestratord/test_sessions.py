@@ -183,7 +183,7 @@ def test_what_a_turn_may_use_is_set_aside_and_what_it_did_not_use_is_given_back(
         "session 's' has 100 of 100 tokens left, 70 of them set aside for turns that are not over; "
         "this turn may take 31"
     )
-    assert refusal.retry_after_ms == 700  # by then that turn may be over
+    assert (refusal.retry_after_ms, refusal.retriable) == (700, True)  # by then that turn may be over
     book.began(turn, HOME, 0)
     book.concluded(turn, Used(tokens=35))
     assert book.budgets(turn.session, 0) == SessionBudgets(tokens_remaining=65)
@@ -207,7 +207,7 @@ def test_a_turn_that_names_no_bound_gets_what_is_left() -> None:
     book.over(turn, 0)
     refusal = refused(book, 100, ask(prompt_tokens=10, max_tokens=None))
     assert refusal.hint == "shorten the prompt, or DELETE the session and go on in a new one"
-    assert refusal.retry_after_ms == 599_900  # the session has to end first
+    assert (refusal.retry_after_ms, refusal.retriable) == (599_900, None)  # the session has to end first
 
 
 @pytest.mark.req("HP-16")
@@ -215,6 +215,27 @@ def test_a_first_turn_over_the_budget_is_refused_and_begins_no_session() -> None
     book = Book(Sessions(token_budget=12))
     assert refused(book).policy_label == "session_tokens"
     assert not book
+
+
+@pytest.mark.req("HP-04", "HP-16")
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "most", "hint", "field"),
+    [
+        (2, 400, "ask for at most 298 max_tokens", "max_tokens"),
+        (300, 1, "shorten the prompt, or raise sessions.token_budget", "session_id"),
+        (301, None, "shorten the prompt, or raise sessions.token_budget", "session_id"),
+    ],
+)
+def test_a_turn_that_no_session_holds_is_wrong_and_told_no_time(
+    prompt: int, most: int | None, hint: str, field: str, *, begun: bool
+) -> None:
+    book = Book(Sessions(token_budget=300))
+    if begun:
+        enter(book, wanted=ask(prompt_tokens=10, max_tokens=10))
+    refusal = refused(book, wanted=ask(prompt_tokens=prompt, max_tokens=most))
+    assert (refusal.code, refusal.retry_after_ms, refusal.retriable) == (ErrorCode.INVALID_PARAMS, None, None)
+    assert (refusal.hint, refusal.field) == (hint, field)
 
 
 @pytest.mark.req("HP-16")

@@ -79,7 +79,7 @@ def test_the_surer_evidence_wins(surer: tuple[Cause, dict[str, Any]], other: tup
         (Mark.VRAM_SHORT, Cause.VRAM_SHORT, "the engine refused to start"),
         (Mark.HOST_OOM, Cause.HOST_OOM, "the engine could not get host memory while it started"),
         (Mark.GPU_FAULT, Cause.ENGINE_EXIT, "the engine did on the GPU what it must not"),
-        (Mark.BAD_FLAG, Cause.ENGINE_EXIT, "the engine does not take one of its arguments"),
+        (Mark.BAD_FLAG, Cause.ENGINE_FLAGS, "the engine does not take one of its arguments"),
         (Mark.LIBRARY, Cause.ENGINE_EXIT, "the engine lacks a shared library"),
         (Mark.BAD_MODEL, Cause.MODEL_INVALID, "the engine cannot load this model"),
         (Mark.MODEL_FAILED, Cause.ENGINE_EXIT, "the engine exited with status 1 while it started"),

@@ -103,6 +103,15 @@ def test_a_failure_ends_the_engine_before_the_next_start_is_timed() -> None:
     assert effects == (l.StageModel(run=life.run, model_ref="file:/m"),)
 
 
+@pytest.mark.req("PM-01")
+def test_what_only_another_configuration_mends_is_not_tried_again_until_somebody_asks() -> None:
+    refused = l.EngineExited(run=0, message="it does not take one of its arguments", cause=Cause.ENGINE_FLAGS)
+    life, effects = drive(new(), l.Start(), STAGED, ENSURED, SPAWNED, refused, GONE)
+    assert (life.state, life.failures, effects) == (PoolState.BROKEN, 1, ())
+    life, _ = drive(life, l.RestartAsked())
+    assert life.state is PoolState.STAGING_MODEL
+
+
 def test_the_breaker_opens_after_max_failures_and_a_restart_closes_it() -> None:
     life = new()
     life, _ = drive(life, l.Start(), BROKE, GONE, FIRED, BROKE, GONE, FIRED, BROKE, GONE)
@@ -498,7 +507,8 @@ class Machine:
             assert 0 < after.due - self.now <= RULES.max_ms or before.state is PoolState.BACKOFF
             assert after.failures < RULES.max_failures
         if after.state is PoolState.BROKEN:
-            assert after.failures == RULES.max_failures
+            never = after.error is not None and after.error.cause is Cause.ENGINE_FLAGS
+            assert after.failures <= RULES.max_failures if never else after.failures == RULES.max_failures
         if after.state is PoolState.STAGING_MODEL and before.state is not PoolState.STAGING_MODEL:
             assert self.engines == 0
             assert after.run > before.run
