@@ -86,7 +86,7 @@ receipt 2, {made.id}
   request     completion of haiku, interactive, best_effort, seed 7
   max_tokens  3
   prompt      Write a haiku about snow.
-  sent        {{"cache_prompt":true,"id_slot":0,"n_predict":3,"seed":7,"stream":true}}
+  sent        {canonical(RECEIPT.sent).decode()}
   served by   pool trial, replica trial-0
   engine      llamacpp xllamacpp-2026.10.11549
   its digest  sha256:78dcbbfcc861ee3377554325dc12864829a76ec3de6f1882886d4a82a2def7f5
