@@ -32,7 +32,8 @@ from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
 from orchestratord.clock import Clock, SystemClock
-from orchestratord.database import Database, DatabaseError
+from orchestratord.database import Database
+from orchestratord.database_file import DatabaseError
 from orchestratord.entrance import Sources
 from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app

@@ -1,21 +1,18 @@
 """Tasks, their streams and their receipts in one SQLite file.
 
-Decides the schema, what belongs into one transaction, and which file can be used: one that another process holds, that
-a newer llama-orch wrote or that is another program's is refused; one that cannot be read is moved aside and said, never
-overwritten. What is let go is ``retention``'s to decide, what becomes of found tasks ``recovery``'s. Blocking, though
-for tens of microseconds only: what waits for a disk is done by ``disk`` in a thread.
+Decides what belongs into one transaction. How the file looks, and which one can be used, is ``database_file``'s; what
+is let go is ``retention``'s to decide, what becomes of found tasks ``recovery``'s. Blocking, though for tens of
+microseconds only: what waits for a disk is done by ``disk`` in a thread.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,50 +22,22 @@ import msgspec
 from contracts.tasks import TaskState
 from daemon_core.errors import PathsError
 from daemon_core.paths import make_private_dir
+from orchestratord.database_file import (
+    DAMAGED,
+    DatabaseError,
+    connected,
+    database_error,
+    identity,
+    locked,
+    looked_at,
+    ready,
+    set_aside,
+    trouble,
+)
 from orchestratord.retention import Old, Totals
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x6C6C6F74
-"""Tells our files from others'."""
-MIGRATIONS = (
-    """
-CREATE TABLE tasks (
-  number INTEGER PRIMARY KEY,               -- the order of admission
-  id TEXT NOT NULL UNIQUE,
-  state TEXT NOT NULL,
-  followed INTEGER NOT NULL DEFAULT 0,      -- whether somebody has read its stream
-  ended_ms INTEGER,                         -- Unix milliseconds
-  size INTEGER NOT NULL DEFAULT 0,          -- of all that belongs to it, in bytes, once it has ended
-  past BLOB                                 -- orchestratord.kept.Past, JSON, once it has sent a token or has ended
-);
-CREATE INDEX tasks_by_end ON tasks (ended_ms, number) WHERE ended_ms IS NOT NULL;
-CREATE TABLE admissions (                   -- apart, since a long prompt is written once and read seldom
-  number INTEGER PRIMARY KEY,
-  entered BLOB NOT NULL                     -- orchestratord.kept.Entered, JSON
-);
-CREATE TABLE streams (
-  number INTEGER PRIMARY KEY,
-  frames BLOB NOT NULL                      -- all but the last, once the task has ended
-);
-CREATE TABLE journal (                      -- what a strict task has sent that has not ended
-  part INTEGER PRIMARY KEY,
-  task_id TEXT NOT NULL,
-  frames BLOB NOT NULL
-);
-CREATE INDEX journal_of_task ON journal (task_id, part);
-CREATE TABLE receipts (
-  number INTEGER PRIMARY KEY,
-  id BLOB NOT NULL UNIQUE,                  -- sha256 of the content
-  task_id TEXT NOT NULL,
-  ended_ms INTEGER NOT NULL,
-  content BLOB NOT NULL
-);
-""",
-)
-"""Each brings the schema from its number to the next. What is here is never changed, only added to."""
-LOG_BYTES = 8 << 20
-"""What SQLite's log keeps on the disk once all of it is in the file."""
 LARGEST = 2**63 - 1
 """The last number that SQLite knows."""
 SPARE_PAGES = 256
@@ -76,20 +45,8 @@ SPARE_PAGES = 256
 PAGES_AT_ONCE = 128
 ROW_BYTES = 320
 """About what a task or a receipt takes beside its contents: its rows, and their places in the indices."""
-BUSY_S = 1.0
-"""How long somebody else who writes into our file is waited for: nobody should."""
 Point = Callable[[str], None]
 """Told before and after each write, by its name; for tests that end the process there."""
-
-
-class DatabaseError(Exception):
-    """The file cannot be used, in words for an operator. ``damaged``: what stands in it cannot be trusted."""
-
-    def __init__(self, message: str, hint: str, *, damaged: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.damaged = damaged
 
 
 class Damaged(Enum):
@@ -138,7 +95,6 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its frames stand in the journal as well."""
 
 
-DAMAGED = "%s; it stands in %s now, and the tasks and receipts in it are not known any more"
 TAKEN = "the task store %s was taken away while it was used; all that was known of it has been written there again%s"
 _RECEIPTS = "SELECT number, lower(hex(id)), task_id, ended_ms, content FROM receipts"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -172,7 +128,7 @@ class Database:
         self._lock = lock
         self._point = point
         self._damaged = Damaged.NOT
-        self._file = _identity(path)
+        self._file = identity(path)
         self.writes = 0
         """How many transactions were committed."""
 
@@ -180,16 +136,16 @@ class Database:
     def opened(cls, path: Path | None, point: Point = _no_point) -> Database:
         """Open the file, or make it; one that cannot be read is moved aside first. Raises DatabaseError."""
         if path is None:
-            return cls(None, _ready(sqlite3.connect(":memory:", isolation_level=None), None), None, point)
+            return cls(None, ready(sqlite3.connect(":memory:", isolation_level=None), None), None, point)
         try:
             make_private_dir(path.parent)
-            lock = _locked(path)
+            lock = locked(path)
         except PathsError as error:
             raise DatabaseError(error.message, error.hint or "") from error
         except OSError as error:
-            raise _trouble(path, error.strerror or str(error)) from error
+            raise trouble(path, error.strerror or str(error)) from error
         try:
-            return cls(path, _connected(path), lock, point)
+            return cls(path, connected(path), lock, point)
         except BaseException:
             os.close(lock)
             raise
@@ -210,12 +166,12 @@ class Database:
             self._damaged = Damaged.HERE
             log.error(DAMAGED, f"the task store {self.path} is damaged", set_aside(self.path))
             self._damaged = Damaged.ASIDE
-        self._connection = _looked_at(self.path)
-        self._damaged, self._file = Damaged.NOT, _identity(self.path)
+        self._connection = looked_at(self.path)
+        self._damaged, self._file = Damaged.NOT, identity(self.path)
 
     def hold(self) -> None:
         """Be in the file of this name, also where that one was taken away or replaced. Raises DatabaseError."""
-        if self.path is None or self._damaged is not Damaged.NOT or _identity(self.path) == self._file:
+        if self.path is None or self._damaged is not Damaged.NOT or identity(self.path) == self._file:
             return
         copy = self.path.with_name(f"{self.path.name}.copy")
         try:
@@ -225,16 +181,16 @@ class Database:
                 self._connection.backup(target)
             aside = set_aside(self.path)
             copy.replace(self.path)
-            moved = _looked_at(self.path)
+            moved = looked_at(self.path)
         except sqlite3.Error as error:
-            raise _database_error(self.path, error) from error
+            raise database_error(self.path, error) from error
         except OSError as error:
-            raise _trouble(self.path, error.strerror or str(error)) from error
+            raise trouble(self.path, error.strerror or str(error)) from error
         finally:
             with suppress(OSError):
                 copy.unlink(missing_ok=True)
         self._connection.close()  # it sees that its file is another one, and leaves the log of the new one alone
-        self._connection, self._file = moved, _identity(self.path)
+        self._connection, self._file = moved, identity(self.path)
         log.error(TAKEN, self.path, f"; what stood there is in {aside} now" if aside.exists() else "")
 
     # --- tasks --------------------------------------------------------------------------------------------------------
@@ -404,140 +360,8 @@ class Database:
         """In our words; while there is no sound file, nothing can be asked or written."""
         if self._damaged is not Damaged.NOT:
             return DatabaseError(f"the task store {self.path} is damaged", "", damaged=True)
-        return _database_error(self.path, error)
+        return database_error(self.path, error)
 
 
 def _values(row: ReceiptRow) -> tuple[Any, ...]:
     return (row.number, bytes.fromhex(row.id), row.task_id, row.ended_ms, row.content)
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def _locked(path: Path) -> int:
-    """Hold the file for this process alone. Raises OSError or DatabaseError."""
-    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        text = f"another orchestratord uses {path}"
-        raise DatabaseError(text, "stop it, or give this one another place by paths.data") from None
-    return lock
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    """A connection to a sound file. Raises DatabaseError."""
-    try:
-        return _looked_at(path)
-    except DatabaseError as error:
-        if not error.damaged:
-            raise
-        aside = set_aside(path)
-        log.error(DAMAGED, error, aside)  # noqa: TRY400 - the error itself is the message
-    return _looked_at(path)
-
-
-def _looked_at(path: Path) -> sqlite3.Connection:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
-    except (OSError, sqlite3.Error) as error:
-        raise _trouble(path, str(error)) from error
-    try:
-        _ready(connection, path)
-        _settled(path.parent)
-    except sqlite3.Error as error:
-        connection.close()
-        raise _database_error(path, error) from error
-    except OSError as error:
-        connection.close()
-        raise _trouble(path, error.strerror or str(error)) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _ready(connection: sqlite3.Connection, path: Path | None) -> sqlite3.Connection:
-    """A connection whose file has the present schema. Raises sqlite3.Error, DatabaseError."""
-    run = connection.execute
-    version = _number(connection, "PRAGMA user_version")
-    foreign = _number(connection, "PRAGMA application_id") != APPLICATION_ID
-    if foreign and (version or _number(connection, "SELECT count(*) FROM sqlite_schema")):
-        text = f"{path} is a database of another program"
-        raise DatabaseError(text, "move it away, or give orchestratord another place by paths.data")
-    if version > len(MIGRATIONS):
-        text = f"{path} was written by a newer llama-orch: it has schema {version}, and this one knows"
-        raise DatabaseError(f"{text} {len(MIGRATIONS)}", "update llama-orch, or move the file away to begin a new one")
-    if foreign:
-        run("PRAGMA auto_vacuum = INCREMENTAL")
-    mode = run("PRAGMA journal_mode = WAL").fetchone()[0]
-    if path is not None and mode != "wal":
-        text = f"{path} is on a file system that keeps no write-ahead log"
-        raise DatabaseError(text, "set paths.data to a directory on a disk of this machine")
-    run("PRAGMA synchronous = NORMAL")
-    run("PRAGMA wal_autocheckpoint = 0")
-    run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-    for number in range(version, len(MIGRATIONS)):
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1}"
-        connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[number]}{marks};COMMIT;")
-    # Otherwise one that is killed again and again before it looks after its file would have a log without bound.
-    with suppress(sqlite3.OperationalError):  # a disk that takes nothing shows itself when it is written to
-        run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return connection
-
-
-def _number(connection: sqlite3.Connection, question: str) -> int:
-    return int(connection.execute(question).fetchone()[0])
-
-
-def _settled(folder: Path) -> None:
-    """What is new in a folder keeps its name through a power cut. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Which file has this name; None where none has."""
-    try:
-        found = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)
-
-
-def set_aside(path: Path) -> Path:
-    """Move a file and what belongs to it out of the way; answers with its new place. Raises DatabaseError."""
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside, number = path.with_name(f"{path.name}.damaged-{moment}"), 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.damaged-{moment}-{number}")
-    try:
-        for suffix in ("-wal", "-shm", ""):
-            beside = path.with_name(path.name + suffix)
-            if beside.exists():
-                beside.replace(aside.with_name(aside.name + suffix))
-    except OSError as error:
-        raise _trouble(path, error.strerror or str(error)) from error
-    return aside
-
-
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-
-
-def _database_error(path: Path | None, error: sqlite3.Error) -> DatabaseError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # none: not the file, but how we asked
-    if code in _DAMAGED:
-        return DatabaseError(f"the task store {path} is damaged: {error}", "", damaged=True)
-    return _trouble(path, str(error))
-
-
-def _trouble(path: Path | None, why: str) -> DatabaseError:
-    where = "memory" if path is None else str(path.parent)
-    hint = f"make room in {where} and let this user write there, or lower store.max_bytes"
-    return DatabaseError(f"the task store {path or 'in memory'} cannot be written: {why}", hint)

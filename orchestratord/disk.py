@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from orchestratord.database import LOG_BYTES
+from orchestratord.database_file import LOG_BYTES
 
 ROUNDS = 8
 """So often a checkpoint looks whether more was written meanwhile: only a log that is in the file as a whole can begin

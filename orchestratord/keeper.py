@@ -28,7 +28,8 @@ from contracts.tasks import Determinism, OnDisconnect, TaskState
 from daemon_core.redaction import Redactor
 from orchestratord import kept, retention
 from orchestratord.clock import Clock
-from orchestratord.database import ROW_BYTES, Database, DatabaseError, Ending, ReceiptRow, Row
+from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
+from orchestratord.database_file import DatabaseError
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
 from orchestratord.kept import Entered, Moment

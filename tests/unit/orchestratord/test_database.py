@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 
 from contracts.tasks import TaskState
-from orchestratord.database import (
-    APPLICATION_ID,
-    MIGRATIONS,
-    ROW_BYTES,
-    Database,
-    DatabaseError,
-    Ending,
-    ReceiptRow,
-)
+from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow
+from orchestratord.database_file import APPLICATION_ID, MIGRATIONS, DatabaseError
 from orchestratord.retention import Totals
 
 
@@ -311,7 +304,8 @@ def test_a_folder_that_cannot_be_used_is_refused_with_its_mend(tmp_path: Path) -
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from orchestratord.database import Database, DatabaseError, Ending
+from orchestratord.database import Database, Ending
+from orchestratord.database_file import DatabaseError
 database = Database.opened(Path(sys.argv[1]))
 first = database.admit("first", b"")
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))

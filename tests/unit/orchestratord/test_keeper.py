@@ -22,7 +22,8 @@ from contracts.tasks import Determinism, TaskState
 from daemon_core.chain import Copy, Fault, verify
 from daemon_core.redaction import Redactor
 from orchestratord import kept
-from orchestratord.database import Database, DatabaseError, Row
+from orchestratord.database import Database, Row
+from orchestratord.database_file import DatabaseError
 from orchestratord.errors import ApiError
 from orchestratord.keeper import Keeper
 from orchestratord.kept import Moment
@@ -449,7 +450,7 @@ def test_a_disk_that_cannot_be_read_at_the_start_passes_over_nobody(
 # --- a damaged file ---
 
 
-@pytest.mark.parametrize("step", ["set_aside", "_looked_at"])
+@pytest.mark.parametrize("step", ["set_aside", "looked_at"])
 def test_a_damaged_file_that_cannot_be_replaced_at_once_is_replaced_later(
     place: Place, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
