@@ -12,7 +12,7 @@ import msgspec
 
 from contracts.receipts import EngineIdentity, Receipt, SlotUse
 from contracts.tasks import TaskRequest
-from daemon_core.chain import Break, Verdict
+from daemon_core.chain import Break, Fault, Verdict
 
 SHOWN_BREAKS = 20
 """More are counted."""
@@ -77,6 +77,8 @@ def verdict_line(seen: Verdict) -> str:
     if seen.first is None or seen.last is None:
         return "there are no receipts"
     span = f"number {seen.first}" if seen.first == seen.last else f"numbers {seen.first} to {seen.last}"
+    if seen.breaks and all(each.fault is Fault.UNKNOWN for each in seen.breaks):
+        return f"{_count(seen.holds)} {_verb(seen.holds)}: {span}; it is not the chain that was expected"
     if seen.breaks:
         places = len(seen.breaks)
         broken = "in one place" if places == 1 else f"in {places} places"

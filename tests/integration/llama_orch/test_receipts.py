@@ -86,7 +86,7 @@ receipt 2, {made.id}
   request     completion of haiku, interactive, best_effort, seed 7
   max_tokens  3
   prompt      Write a haiku about snow.
-  sent        {{"cache_prompt":true,"id_slot":0,"n_predict":3,"seed":7,"stream":true}}
+  sent        {canonical(RECEIPT.sent).decode()}
   served by   pool trial, replica trial-0
   engine      llamacpp xllamacpp-2026.10.11549
   its digest  sha256:78dcbbfcc861ee3377554325dc12864829a76ec3de6f1882886d4a82a2def7f5
@@ -268,6 +268,9 @@ async def test_an_id_that_was_kept_elsewhere_anchors_the_chain(fake: FakeDaemon,
     anew = await cli("receipts", "verify", "--expect", kept.id)
     assert anew.status == 1
     assert f"the receipt {kept.id} is not in this chain" in anew.stdout
+    leave(fake, "poem-3")
+    anew = await cli("receipts", "verify", "--expect", kept.id)
+    assert anew.stdout.endswith("1 receipt holds: number 3; it is not the chain that was expected\n")
     wrong = await cli("receipts", "verify", "--expect", "sha256:short")
     assert (wrong.status, wrong.stdout) == (2, "")
     assert "'sha256:short' is no id of a receipt" in wrong.stderr
