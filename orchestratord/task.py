@@ -350,7 +350,7 @@ class Task:
             pool_id=run.pool_id if run else None,
             replica_id=run.replica_id if run else None,
             seed=entered.seed,
-            queue_time_ms=self.since_admission(run.at_ms) if run else None,
+            queue_time_ms=self.since_admission(self._waited_until),
             first_token_ms=self.since_admission(self.first_text_ms),
             decode_time_ms=end.decode_time_ms if end else None,
             tokens_in=end.tokens_in if end else None,
@@ -364,6 +364,13 @@ class Task:
             slot_free_ms=None if self.slot_free_ms is None else round(self.slot_free_ms),
             artifact_id=self.artifact_id,
         )
+
+    @property
+    def _waited_until(self) -> float | None:
+        """Of several runs the last: it had the others' waits. Of one that goes on behind a token, that token."""
+        if self.run is None or self.first_text_ms is None:
+            return None if self.run is None else self.run.at_ms
+        return min(self.run.at_ms, self.first_text_ms)
 
     def since_admission(self, moment_ms: float | None) -> int | None:
         """How long after its admission that was, in milliseconds."""
@@ -408,7 +415,7 @@ class Task:
         """Close with ``end``; what the engine did not say is what was seen here."""
         if decode_ms is None or not 0 <= decode_ms < math.inf:
             decode_ms = 0.0 if self.first_text_ms is None else now_ms - self.first_text_ms
-        waited_until = self.run.at_ms if self.run else now_ms  # of several runs the last: it had the others' waits
+        waited_until = now_ms if self._waited_until is None else self._waited_until
         self._end = End(
             tokens_in=max(0, tokens_in or 0),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),

@@ -160,6 +160,9 @@ async def test_a_strict_task_goes_on_where_it_ran_and_nowhere_else(before: Path,
         assert [len(engine.asked) for engine in engines.values()].count(1) == 1
         assert engines[place].asked[0].seed == 5
         assert task.attempts == 2
+        assert task.status.queue_time_ms == said.end.queue_time_ms
+        assert said.end.first_token_ms is not None
+        assert said.end.queue_time_ms <= said.end.first_token_ms  # what came after it was no waiting
 
 
 @pytest.mark.parametrize(
