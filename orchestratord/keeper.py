@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from contracts.artifacts import ID_PREFIX, ArtifactKind
+from contracts.artifacts import ID_PREFIX
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
@@ -26,16 +26,15 @@ from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
 from contracts.tasks import Determinism, OnDisconnect, TaskState
 from daemon_core.redaction import Redactor
-from orchestratord import kept, retention
+from orchestratord import kept, remembered, retention
 from orchestratord.clock import Clock
 from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
 from orchestratord.database_file import DatabaseError
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
 from orchestratord.kept import Entered, Moment
-from orchestratord.records import TAGS
 from orchestratord.retention import Bounds, Totals
-from orchestratord.shelf import Head, Sealed
+from orchestratord.shelf import Sealed
 from orchestratord.task import Task
 
 log = logging.getLogger(__name__)
@@ -55,10 +54,6 @@ T = TypeVar("T")
 
 _CLEAN, _CUT = b'"redacted":false', b'"cut":true'
 """As only a receipt itself can say it: in a text the quotation marks are escaped."""
-
-
-class _Numbered(msgspec.Struct):
-    number: int
 
 
 NOWHERE = 0
@@ -284,12 +279,12 @@ class Keeper:
         if task_id in self._owed:
             return self._owed[task_id][0]
         row = self._read(lambda: self._database.task(task_id), None)
-        return None if row is None else self._ended(row)
+        return None if row is None else remembered.ended_task(row, self._now)
 
     def newest(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks that have ended, without their streams."""
         rows: list[tuple[TaskState, bytes]] = self._read(lambda: self._database.newest(state, limit), [])
-        found = [task for task in (self._told(*row) for row in rows) if task is not None]
+        found = [task for task in (remembered.told(*row, self._now) for row in rows) if task is not None]
         return [*found, *(task for task, _ in self._owed.values() if state in {None, task.state})]
 
     # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------
@@ -305,11 +300,7 @@ class Keeper:
         oldest: list[ReceiptRow] = self._read(lambda: self._database.receipts(0, 1), [])
         if not oldest:
             return None
-        found = _sealed(oldest[0])
-        try:
-            return msgspec.json.decode(found.content, type=Link)
-        except msgspec.DecodeError:
-            return Link(number=oldest[0].number, previous=None)
+        return remembered.place(oldest[0])
 
     @property
     def last(self) -> int:
@@ -320,12 +311,12 @@ class Keeper:
         """A receipt by its id."""
         digest = artifact_id.removeprefix(ID_PREFIX)
         row = self._read(lambda: self._database.receipt(digest), None) if digest != artifact_id else None
-        return None if row is None else _sealed(row)
+        return None if row is None else remembered.sealed(row)
 
     def read(self, after: int, limit: int) -> list[Sealed]:
         """Those with greater numbers, in their order."""
         rows: list[ReceiptRow] = self._read(lambda: self._database.receipts(after, limit), [])
-        return [_sealed(row) for row in rows]
+        return [remembered.sealed(row) for row in rows]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -457,31 +448,6 @@ class Keeper:
         self._totals = due.left
         return True
 
-    def _ended(self, row: Row) -> Task | None:
-        """The task of a row, where it has ended; one that lives is its owner's to tell of."""
-        state = TaskState(row.state)
-        if row.past is None or state in {TaskState.QUEUED, TaskState.RUNNING}:
-            return None
-        try:
-            entered, past = kept.read_entered(row.entered, self._now), kept.read_past(row.past)
-        except msgspec.MsgspecError as error:
-            log.warning("the task %s cannot be read from the task store: %s", row.id, error)
-            return None
-        task = kept.ended_task(entered.admission, state, past, row.stream)
-        task.veil = entered.veil
-        return task
-
-    def _told(self, state: TaskState, data: bytes) -> Task | None:
-        """What there is to tell of a task that has ended."""
-        try:
-            past = kept.read_past(data)
-        except msgspec.MsgspecError as error:
-            log.warning("a task cannot be read from the task store: %s", error)
-            return None
-        if past.brief is None:  # pragma: no cover - what has ended has it
-            return None
-        return kept.ended_task(kept.since(past.brief, self._now), state, past, None)
-
     @property
     def _now(self) -> Moment:
         return Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
@@ -536,18 +502,3 @@ class Keeper:
         if error.message != self._said:
             log.error("%s; %s", error.message, error.hint)
         self._said = error.message
-
-
-def _sealed(row: ReceiptRow) -> Sealed:
-    """A receipt as it stands in the file. What cannot be told of stands for its place alone: it is no receipt then."""
-    stored: object = row.content  # whoever may write the file may write anything: SQLite's types bind nobody
-    content, redacted = stored if isinstance(stored, bytes) else str(stored).encode(), False
-    try:
-        told = msgspec.json.decode(content)  # all of it: a byte that is no text spoils the whole answer
-        redacted = bool(told.get("redacted"))
-        msgspec.convert(told, _Numbered)
-    except (msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
-        content = msgspec.json.encode(_Numbered(number=row.number))
-    when: object = row.ended_ms
-    head = Head(kind=ArtifactKind.TRACE, created_ms=when if isinstance(when, int) else 0, tags=TAGS, redacted=redacted)
-    return Sealed(name=row.id, content=content, head=head)
