@@ -30,7 +30,7 @@ Feature: Backpressure
     Given an engine "gpu0" with 1 slot that serves "haiku"
     And llama-orch is up
     And Ann reads an answer of 400 tokens
-    When Ben asks for 4 tokens within 1 ms
+    When Ben asks for 4 tokens within 100 ms
     Then the refusal is 429 ADMISSION_REJECT
     And it names the policy "deadline" and a time to come back
 

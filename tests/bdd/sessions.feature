@@ -39,7 +39,7 @@ Feature: Sessions
     And llama-orch is up
     When Ann takes a turn in "talk"
     Then the session "talk" has less than 40 tokens left
-    When Ann asks for 30 tokens more in "talk"
+    When Ann asks for 20 tokens more in "talk"
     Then the refusal is 429 BUDGET_EXHAUSTED
     And it names "session_tokens"
 

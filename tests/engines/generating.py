@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from adapters.base import Adapter, EngineError, Finished, Generation
+from adapters.drawing import drawing
+from contracts.config import Engine
+from contracts.sampler_profiles import PROFILES
 
 
 @dataclass
@@ -31,3 +36,10 @@ async def generate(adapter: Adapter, generation: Generation) -> Answer:
     except EngineError as error:
         answer.failure = error
     return answer
+
+
+async def under_profile(adapter: Adapter, engine: Engine, generation: Generation) -> Generation:
+    """The same as the product asks for it: tokens drawn by the usual sampler profile, as far as the engine takes it."""
+    features = (await adapter.props()).features
+    drawn = drawing(PROFILES["v1"], engine, generation.workload, generation.sampling, features)
+    return msgspec.structs.replace(generation, sampling=drawn.sampling, further=drawn.further)

@@ -17,7 +17,7 @@ from contracts.config import Engine
 from contracts.events import FinishReason
 from contracts.pools import Endpoint
 from contracts.tasks import ChatMessage, Role, Workload
-from tests.engines.generating import Answer, generate
+from tests.engines.generating import Answer, generate, under_profile
 from tests.integration.orchestratord.house import house
 from tests.support.real_ray_serve import RealRayServe, real_ray_serve
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
@@ -79,7 +79,8 @@ async def test_a_stream_passes_through(adapter: Adapter, generation: Generation)
 
 @pytest.mark.req("HP-10")
 async def test_our_stream_is_the_same_as_of_any_engine(serve: RealRayServe, adapter: Adapter, tmp_path: Path) -> None:
-    direct = await generate(adapter, Generation(prompt="rain", max_tokens=20, seed=7))
+    asked = await under_profile(adapter, Engine.OPENAI, Generation(prompt="rain", max_tokens=20, seed=7))
+    direct = await generate(adapter, asked)
     async with house(tmp_path, serve.url, pool(engine=Engine.OPENAI)) as here:
         stream = await here.stream(await here.submit(prompt="rain", max_tokens=20, seed=7))
     assert events_of(stream) == ["started", *["token"] * 20, "end"]

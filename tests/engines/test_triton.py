@@ -18,7 +18,7 @@ from contracts.config import Engine, Timeouts
 from contracts.events import FinishReason
 from contracts.pools import Endpoint
 from contracts.tasks import Sampling, Workload
-from tests.engines.generating import generate
+from tests.engines.generating import generate, under_profile
 from tests.integration.orchestratord.house import house, json_of, read_until
 from tests.support.raw_http import raw
 from tests.support.real_triton import COUNTS, VLLM_BACKEND, RealTriton, real_triton, write_toy
@@ -228,7 +228,9 @@ async def test_a_server_that_is_stopped_ends_its_streams_and_takes_no_more(alone
 
 @pytest.mark.req("HP-10")
 async def test_our_stream_is_the_same_as_of_any_engine(alone: RealTriton, tmp_path: Path, http: EngineHttp) -> None:
-    direct = await generate(adapter_at(alone, http), Generation(prompt="rain", max_tokens=20, seed=7))
+    adapter = adapter_at(alone, http)
+    asked = await under_profile(adapter, Engine.TRITON, Generation(prompt="rain", max_tokens=20, seed=7))
+    direct = await generate(adapter, asked)
     async with house(tmp_path, alone.url, pool(engine=Engine.TRITON)) as here:
         stream = await here.stream(await here.submit(prompt="rain", max_tokens=20, seed=7))
     assert events_of(stream) == ["started", *["token"] * 20, "end"]

@@ -24,7 +24,7 @@ from contracts.config import Engine, Timeouts
 from contracts.events import FinishReason
 from contracts.pools import Endpoint
 from contracts.tasks import ChatMessage, Role, Sampling, Workload
-from tests.engines.generating import generate
+from tests.engines.generating import generate, under_profile
 from tests.integration.orchestratord.house import house, read_until, tokens_in
 from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllm
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
@@ -134,7 +134,9 @@ async def test_a_grammar_and_a_schema_bind_the_text(vllm: RealVllm, http: Engine
 
 @pytest.mark.req("HP-10")
 async def test_our_stream_is_the_same_as_of_any_engine(vllm: RealVllm, http: EngineHttp, tmp_path: Path) -> None:
-    direct = await generate(adapter_at(vllm, http), Generation(prompt="rain", max_tokens=20, seed=7))
+    adapter = adapter_at(vllm, http)
+    asked = await under_profile(adapter, Engine.VLLM, Generation(prompt="rain", max_tokens=20, seed=7))
+    direct = await generate(adapter, asked)
     async with house(tmp_path, vllm.url, pool(engine=Engine.VLLM)) as here:
         stream = await here.stream(await here.submit(prompt="rain", max_tokens=20, seed=7))
     events = events_of(stream)

@@ -109,7 +109,9 @@ class House:
 
     def report(self, url: str, pool_id: str = "p", **changes: Any) -> None:  # noqa: ANN401 - any field of the snapshot
         """The pool's engine serves at ``url``."""
-        fields: dict[str, Any] = {"endpoint": Endpoint(url=url), "slots": 4, "ctx_max": 1 << 20} | changes
+        engine = next(each.engine for each in self.config.pools if each.id == pool_id)
+        fields: dict[str, Any] = {"endpoint": Endpoint(url=url), "engine": engine, "slots": 4, "ctx_max": 1 << 20}
+        fields |= changes
         self.orchestrator.report(snapshot(pool_id, **fields))
 
     # --- a client ---
