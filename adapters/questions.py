@@ -19,6 +19,7 @@ from adapters.http_address import Address
 KEEP_ALIVE_S = 3.0
 """Shorter than the 5 s after which llama-server and vLLM close an idle connection: a question should not meet that."""
 
+Place = tuple[str, int, bool]
 TlsOf = Callable[[Address], Awaitable[ssl.SSLContext | None]]
 
 
@@ -35,7 +36,10 @@ class Answered(msgspec.Struct, frozen=True):
 
 class _Idle(msgspec.Struct, frozen=True):
     connection: EngineConnection
-    since_s: float
+    until_s: float
+    """By the loop's clock: where the loop was held up, it may be asked for later."""
+    closing: asyncio.TimerHandle
+    """Closes it: an engine that is to stop waits for those who are connected."""
 
 
 class Questions:
@@ -44,7 +48,7 @@ class Questions:
     def __init__(self, tls: TlsOf, connect_s: float) -> None:
         self._tls = tls
         self._connect_s = connect_s
-        self._idle: dict[tuple[str, int, bool], _Idle] = {}
+        self._idle: dict[Place, _Idle] = {}
 
     async def ask(self, address: Address, request: bytes, limit: int, *, again: bool) -> Answered:
         """Ask, and read the answer or what makes its body longer than ``limit``.
@@ -64,8 +68,8 @@ class Questions:
 
     def close(self) -> None:
         """Close what was kept."""
-        while self._idle:
-            self._idle.popitem()[1].connection.close()
+        for place in list(self._idle):
+            self._drop(place)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -92,17 +96,26 @@ class Questions:
         idle = self._idle.pop(_place(address), None)
         if idle is None:
             return None
-        if idle.connection.reusable and asyncio.get_running_loop().time() - idle.since_s < KEEP_ALIVE_S:
+        idle.closing.cancel()
+        if idle.connection.reusable and asyncio.get_running_loop().time() < idle.until_s:
             return idle.connection
         idle.connection.close()
         return None
 
     def _keep(self, address: Address, connection: EngineConnection) -> None:
-        if connection.reusable and _place(address) not in self._idle:
-            self._idle[_place(address)] = _Idle(connection, asyncio.get_running_loop().time())
+        place = _place(address)
+        if connection.reusable and place not in self._idle:
+            loop = asyncio.get_running_loop()
+            until_s = loop.time() + KEEP_ALIVE_S
+            self._idle[place] = _Idle(connection, until_s, loop.call_at(until_s, self._drop, place))
         else:
             connection.close()
 
+    def _drop(self, place: Place) -> None:
+        idle = self._idle.pop(place)
+        idle.closing.cancel()
+        idle.connection.close()
 
-def _place(address: Address) -> tuple[str, int, bool]:
+
+def _place(address: Address) -> Place:
     return address.host, address.port, address.tls

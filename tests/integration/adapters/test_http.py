@@ -55,6 +55,11 @@ class Server:
             await writer.wait_closed()
         closed.set()
 
+    async def left(self) -> None:
+        """Wait until every client has closed its connection."""
+        for closed in self._open.values():
+            await closed.wait()
+
     async def close(self) -> None:
         for writer, closed in self._open.items():
             writer.transport.abort()
@@ -294,6 +299,16 @@ async def test_a_kept_connection_is_not_used_for_long(http: EngineHttp, monkeypa
         for _ in range(3):
             assert (await get(http, url)).a == 1
     assert engine.connections == 3
+
+
+async def test_a_kept_connection_is_closed_though_nothing_more_is_asked(
+    http: EngineHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is to stop waits for those who are connected, and one that came back has another port."""
+    monkeypatch.setattr(questions, "KEEP_ALIVE_S", 0.05)
+    async with serving(OK, close=False) as engine:
+        assert (await get(http, engine.url)).a == 1
+        await engine.left()
 
 
 async def test_a_generation_never_meets_the_close_of_an_earlier_one(http: EngineHttp) -> None:
