@@ -43,8 +43,9 @@ async def ill_luck(house: House, chance: random.Random, every_s: float, deeds: D
         await asyncio.sleep(every_s * (0.5 + chance.random()))
         pool_id = chance.choice(POOLS)
         deeds.harm(pool_id)
-        if await house.kill(pool_id):
-            deeds.counted["killed"] += 1
+        while not await house.kill(pool_id):  # an operator has ended it just now, and the next one comes
+            await asyncio.sleep(0.02)
+        deeds.counted["killed"] += 1
 
 
 async def operate(house: House, chance: random.Random, every_s: float, deeds: Deeds) -> None:

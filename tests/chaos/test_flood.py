@@ -28,8 +28,8 @@ def well_ended(outcome: Outcome, tasks: int) -> None:
 async def test_a_flood_over_two_real_engines_that_are_killed(tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "model.gguf", layers=4, dim=256)
     made = real(tmp_path / "house", model, slots=2)
-    outcome = await play(made, tasks=200, at_once=24, seed=1, every_s=1.5, longest=40)
-    well_ended(outcome, tasks=200)
+    outcome = await play(made, tasks=250, at_once=24, seed=1, every_s=0.8, longest=40)
+    well_ended(outcome, tasks=250)
 
 
 @pytest.mark.slow
