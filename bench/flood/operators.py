@@ -43,8 +43,10 @@ async def ill_luck(house: House, chance: random.Random, every_s: float, deeds: D
         await asyncio.sleep(every_s * (0.5 + chance.random()))
         pool_id = chance.choice(POOLS)
         deeds.harm(pool_id)
-        while not await house.kill(pool_id):  # an operator has ended it just now, and the next one comes
-            await asyncio.sleep(0.02)
+        while True:
+            if await house.kill(pool_id):
+                break
+            await asyncio.sleep(0.02)  # an operator has ended it just now, and the next one comes
         deeds.counted["killed"] += 1
 
 
