@@ -60,7 +60,7 @@ def fate(
     """
     left_ms = None if request.deadline_ms is None else request.deadline_ms - age_ms
     open_to = frozenset(pools).intersection(known_pools)
-    if sent and (ran_on is None or not (journaled and repeatable(request, ran_on) and ran_on.pool_id in open_to)):
+    if sent and (ran_on is None or not (journaled and repeatable(request, ran_on) and ran_on.pool_id in known_pools)):
         text = "orchestratord ended while this task ran, and what it had sent cannot be gone on from"
         return _end(ErrorCode.WORKER_RESET, text, "send the task again")
     if left_ms is not None and left_ms <= 0:
@@ -72,11 +72,11 @@ def fate(
             "orchestratord was restarted, and a secret in the request, which is never written to a disk, is not known"
         )
         return _end(ErrorCode.WORKER_RESET, f"{text} any more", "send the task again")
+    if sent and ran_on is not None:
+        return RunAgain(frozenset({ran_on.pool_id}), left_ms)
     if not open_to:
         text = f"no pool is left that could run this task: {', '.join(sorted(pools))} left the configuration"
         return _end(ErrorCode.POOL_UNAVAILABLE, text, "GET /v1/pools lists those that are there")
-    if sent and ran_on is not None:
-        return RunAgain(frozenset({ran_on.pool_id}), left_ms)
     return WaitAgain(open_to, left_ms)
 
 

@@ -67,6 +67,9 @@ def test_a_deadline_counts_on_while_nobody_was_there(age_ms: int, left_ms: int |
 @pytest.mark.req("HP-12")
 def test_a_strict_task_is_run_again_behind_what_was_sent_where_it_ran() -> None:
     assert began(pools=["p", "q"]) == RunAgain(frozenset({"p"}), None)
+    # A pool that came into service while it waited is none of those that were written down.
+    assert began(pools=["q"]) == RunAgain(frozenset({"p"}), None)
+    assert error_of(began(known_pools=["q"])) is ErrorCode.WORKER_RESET
 
 
 def test_a_strict_task_whose_deadline_passed_ends_as_one_that_ran() -> None:
