@@ -1,9 +1,8 @@
-"""Work that waits until there is a moment for it, instead of being done while somebody waits for a first token.
+"""Log lines that wait until there is a moment for them, instead of being written while somebody waits for a token.
 
-Above all log lines. Decides when they are written: a little later, once a turn of the loop finds little to do or they
-have waited long enough, a few in each turn; and at once where a line is a warning or worse, comes from another thread,
-or finds too many before it. Never changes the order of lines, and loses none where the
-process ends by itself.
+Decides when they are written: a little later, once a turn of the loop finds little to do or they have waited long
+enough, a few in each turn; and at once where a line is a warning or worse, comes from another thread, or finds too many
+before it. Never changes the order of lines, and loses none where the process ends by itself.
 """
 
 from __future__ import annotations
@@ -25,18 +24,6 @@ LONGEST_S = 0.5
 LINES_AT_ONCE = 8
 """So many take less time than a client notices."""
 MOST_LINES = 10_000
-
-
-async def leisure() -> None:
-    """Return once a turn of the loop finds little to do, or it has been waited for long enough."""
-    loop = asyncio.get_running_loop()
-    latest = loop.time() + LONGEST_S
-    while True:
-        began = loop.time()
-        await asyncio.sleep(0)
-        if loop.time() - began <= BUSY_S or began >= latest:
-            return
-        await asyncio.sleep(PAUSE_S)
 
 
 class Unhurried(logging.Handler):
