@@ -40,7 +40,10 @@ class DaemonContext:
     notifier: Notifier
     environ: Mapping[str, str]
     stopping: asyncio.Event
-    """Set by SIGTERM and SIGINT: drain and return. A second signal cancels ``serve``."""
+    """Set by SIGTERM, SIGINT and SIGUSR2: drain and return. A second signal cancels ``serve``."""
+    returning: asyncio.Event
+    """Set before ``stopping`` by SIGUSR2, the service manager's signal for a restart: the next start follows at once,
+    and what it can take over may go on."""
     reload: asyncio.Event
     """Set by SIGHUP; whoever acts on it clears it."""
 
@@ -74,6 +77,7 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
                 notifier=notifier,
                 environ=environ,
                 stopping=asyncio.Event(),
+                returning=asyncio.Event(),
                 reload=asyncio.Event(),
             )
             return runner.run(_run(name, context, serve))
@@ -125,11 +129,13 @@ def _attach_signals(context: DaemonContext, main: asyncio.Task[None]) -> None:
         if context.stopping.is_set():
             main.cancel()
             return
-        _log.info("%s: stopping", number.name)
+        if number is signal.SIGUSR2:
+            context.returning.set()
+        _log.info("%s: stopping%s", number.name, ", to be started again" if context.returning.is_set() else "")
         context.notifier.stopping()
         context.stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, context.reload.set)
 

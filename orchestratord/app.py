@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-
-from aiohttp import web
 
 from adapters.base import Adapter
 from adapters.http import EngineHttp
@@ -35,10 +32,10 @@ from orchestratord.clock import Clock, SystemClock
 from orchestratord.database import Database
 from orchestratord.database_file import DatabaseError
 from orchestratord.entrance import Sources
-from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.keeper import Keeper
+from orchestratord.listener import listening
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
@@ -52,8 +49,6 @@ from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
 log = logging.getLogger(__name__)
 
 NAME = "orchestratord"
-CLOSE_TIMEOUT_S = 5.0
-"""How long open connections get to take their last bytes."""
 STATUS_EVERY_S = 2.0
 MAX_SEED = 2**32 - 2
 MEMORY_BYTES = 64 << 20
@@ -129,7 +124,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         async with asyncio.TaskGroup() as group:
             keeping_up = group.create_task(keeper.run(), name="task-store")
             following = group.create_task(link.run(), name="pool-link")
-            async with _listening(app, host, port) as url:
+            async with listening(app, host, port) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
@@ -196,29 +191,6 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
         text = "there is no token, and auth.optional is false, so nobody could use the API"
         hint = "llama-orch init makes a token; or set LLORCH_API_TOKEN, auth.token_file or auth.optional: true"
         raise StartupError(text, hint, EXIT_CONFIG)
-
-
-@asynccontextmanager
-async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serve HTTP for the length of the block; answers with the URL."""
-    # A handler whose client has gone is cancelled: that is how a lost listener is noticed at once.
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S, logger=malformed.logger()
-    )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            text = f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}"
-            hint = "stop what uses the port (ss -ltnp shows it), or set server.bind"
-            raise StartupError(text, hint) from error
-        address = runner.addresses[0]
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        yield f"http://{shown}:{address[1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def _tell_status(context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator) -> None:

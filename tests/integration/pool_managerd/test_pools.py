@@ -127,6 +127,7 @@ class World:
             notifier=Notifier({}),
             environ=environ,
             stopping=asyncio.Event(),
+            returning=asyncio.Event(),
             reload=asyncio.Event(),
         )
         self.history: list[PoolSnapshot] = []
