@@ -45,6 +45,7 @@ from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
+from orchestratord.vigil import Vigil, vigil_at
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
     keeping = keeping_tasks(config, context, clock, opened)
-    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http, keeping as keeper:
+    async with unhurried_logs(), archive, EngineHttp(redactor=context.redactor) as http, keeping as (keeper, vigil):
 
         def adapter_of(pool: Pool, endpoint: Endpoint) -> Adapter:
             if endpoint.api_key is not None:
@@ -91,7 +92,9 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         manager = LinkedManager()
         jobs = Jobs(manager.works_for)
         observer = Observer(metrics, jobs)
-        orchestrator = Orchestrator(config, pools, clock, sources, observer, keeper=keeper, manager=manager)
+        orchestrator = Orchestrator(
+            config, pools, clock, sources, observer, keeper=keeper, manager=manager, vigil=vigil
+        )
         catalog = CatalogView(context.paths.catalog, pools)
         metrics.watch(pools, orchestrator.backlog, lambda: catalog.entries)
         link = PoolLink(
@@ -141,8 +144,11 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
 @asynccontextmanager
 async def keeping_tasks(
     config: Config, context: DaemonContext, clock: Clock, opened: Opened = Database.opened
-) -> AsyncIterator[Keeper]:
-    """The task store for the length of the block. Raises StartupError where its file cannot be used."""
+) -> AsyncIterator[tuple[Keeper, Vigil]]:
+    """The task store, and what watches which task ends the daemon, for the length of the block.
+
+    Raises StartupError where the store's file cannot be used.
+    """
     kept = config.store
     path = None if kept.durability is Durability.MEMORY else context.paths.tasks_db
     most = kept.max_bytes if path is not None else min(kept.max_bytes, MEMORY_BYTES)
@@ -162,7 +168,8 @@ async def keeping_tasks(
     except DatabaseError as error:
         raise StartupError(error.message, error.hint) from error
     try:
-        yield keeper
+        with vigil_at(None if path is None else path.with_suffix(".starts")) as vigil:
+            yield keeper, vigil
     finally:
         keeper.close()
 

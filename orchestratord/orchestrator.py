@@ -36,6 +36,7 @@ from orchestratord.runner import Runner
 from orchestratord.store import TaskStore
 from orchestratord.task import Caller, Task
 from orchestratord.turns import Turns
+from orchestratord.vigil import Vigil, Watched
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,14 @@ class Orchestrator:
         *,
         keeper: Keeper,
         manager: Manager | None = None,
+        vigil: Vigil | None = None,
     ) -> None:
         self._config = config
         self._pools = pools
         self._clock = clock
         self._observer = observer
         self._keeper = keeper
+        self._vigil = vigil or Vigil()
         self._store = TaskStore(keeper)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._graces: dict[str, asyncio.TimerHandle] = {}
@@ -73,6 +76,7 @@ class Orchestrator:
         self.backlog = Backlog({pool.id: pool.queue for pool in config.pools})
         self.turns = Turns(config.sessions, pools, self.backlog, clock=clock, find=self._store.get, fail=self._fail)
         self.outlook = Outlook(config, pools, self.backlog, clock, taken=self._taken, find=self._store.get)
+        learning = Learning(self.outlook, self.turns)
         self.runner = Runner(
             config,
             pools,
@@ -82,7 +86,7 @@ class Orchestrator:
             learned=self._learned,
             clock=clock,
             observer=observer,
-            seating=Learning(self.outlook, self.turns),
+            seating=Watched(learning, self._vigil) if self._vigil.careful else learning,
             manager=manager,
         )
         self.turns.floor = self.runner
@@ -117,6 +121,7 @@ class Orchestrator:
             self.turns,
             self.outlook,
             clock=self._clock,
+            vigil=self._vigil,
             enter=self._enter,
             end=self._end_found,
         ).take_up()

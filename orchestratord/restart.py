@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from orchestratord import kept, recovery
+from orchestratord import crash_loop, kept, recovery
 from orchestratord.admission import Refusal
 from orchestratord.backlog import Backlog, Queued
 from orchestratord.clock import Clock
@@ -23,6 +23,7 @@ from orchestratord.pools import PoolDirectory
 from orchestratord.recovery import EndNow, RunAgain
 from orchestratord.task import Task
 from orchestratord.turns import Turns
+from orchestratord.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Restart:
         outlook: Outlook,
         *,
         clock: Clock,
+        vigil: Vigil,
         enter: Callable[[Task, Queued], None],
         end: Callable[[Task, Refusal], None],
     ) -> None:
@@ -48,6 +50,7 @@ class Restart:
         self._turns = turns
         self._outlook = outlook
         self._clock = clock
+        self._vigil = vigil
         self._enter = enter
         self._end = end
 
@@ -55,7 +58,8 @@ class Restart:
         """Every task that has had no end waits again, or ends."""
         rows = self._keeper.unended()
         for row in rows:
-            self._take_up(row)
+            with self._vigil.watching(row.id):
+                self._take_up(row)
         if rows:
             log.info("%d tasks of the former run taken up: %d wait again", len(rows), len(self._backlog))
 
@@ -84,6 +88,11 @@ class Restart:
         task = kept.open_task(admission, past, frames, self._keeper) if sent else Task(admission, self._keeper)
         task.veil, task.followed = entered.veil, bool(row.followed)
         self._keeper.adopt(task, entered, row)
+        if self._vigil.condemns(task.id):
+            refusal = crash_loop.refusal(self._vigil.starts)
+            log.error("task %s: %s", task.id, refusal.message)
+            self._end(task, refusal)
+            return
         if isinstance(fate, EndNow):
             self._end(task, fate.refusal)
             return

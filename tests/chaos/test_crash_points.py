@@ -23,9 +23,10 @@ import pytest_asyncio
 
 from bench.kill import verdict
 from bench.kill.clients import STRICT_PROMPTS, STRICT_TOKENS, Book, Client, Plan, crowd, undisturbed
-from bench.kill.house import House, house
+from bench.kill.house import LLAMAS, House, house
 from bench.kill.play import end_cleanly
 from orchestratord import database
+from orchestratord.crash_loop import CAREFUL_FROM, ENDS
 from tests.support.installation import LIMIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.req("HP-17", "HP-21", "PM-07")]
@@ -171,6 +172,28 @@ async def test_a_death_while_the_oldest_are_let_go(lab: Lab, moment: str, tmp_pa
     left = len(verdict.numbers_in(made.store))
     assert (left == known) if moment == "before" else (KEPT <= left < known)
     await well(lab, clients, book)
+
+
+@in_one_loop
+async def test_a_task_that_ends_the_daemon_whenever_it_runs_is_given_up_and_the_others_are_not(lab: Lab) -> None:
+    made = lab.house
+    await crash(made, "before speak", 1)
+    one_at_a_time = {"mode": "pin", "pool_id": LLAMAS[0]}
+    body = {"model_ref": made.model, "prompt": "a sea", "max_tokens": 30, "placement": one_at_a_time}
+    async with made.session() as session:
+        for name in ("poison", "innocent"):
+            async with session.post("/v1/tasks", json=body | {"task_id": name}) as answer:
+                assert answer.status == 202
+        for _ in range(CAREFUL_FROM - 1 + ENDS - 1):
+            assert await made.orchestrator.ended(LIMIT_S) == -signal.SIGKILL
+            await made.orchestrator.start(CRASHING, "--crash-at", "before speak")
+        await dies(made)
+        ends = {}
+        for name in ("poison", "innocent"):
+            async with session.get(f"/v1/tasks/{name}/stream") as answer:
+                ends[name] = await answer.text()
+    assert f"orchestratord has ended {ENDS} times in a row while this task ran" in ends["poison"]
+    assert "event: end" in ends["innocent"]
 
 
 def damage(store: Path, task_id: str) -> None:
