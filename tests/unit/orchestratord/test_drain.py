@@ -9,7 +9,7 @@ from adapters.base import EngineError, Failure
 from contracts.errors import ErrorCode
 from contracts.tasks import TaskState
 from orchestratord.errors import ApiError
-from tests.support.loops import pass_time
+from tests.support.virtual_loop import pass_time
 from tests.unit.orchestratord.test_orchestrator import end_of
 from tests.unit.orchestratord.test_restart import SPEAKING, codes
 from tests.unit.orchestratord.world import (
