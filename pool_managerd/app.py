@@ -63,6 +63,7 @@ from pool_managerd.snapshot import snapshot
 from pool_managerd.stock import Stock, StockWatch
 from pool_managerd.supervisor import SupervisedPool, Supervisor
 from pool_managerd.vram_memory import VramMemory
+from pool_managerd.wall_clock import WallClock
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
@@ -148,13 +149,14 @@ def assemble(
 ) -> Parts:
     """Put the parts together; needs a running loop, starts nothing. Without ``stock`` no ``catalog.*`` is answered."""
     config, paths = context.config, context.paths
-    wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
+    loop = asyncio.get_running_loop()
+    wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
     lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
-    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms) for pool in config.pools)
+    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_clock.offset_ms) for pool in config.pools)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
-    watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
+    watch = GpuWatch(gpus, loop) if config.profile is Profile.HOME else None
     condemned, retired = Condemned(), Retired()
     host = Host(
         profile=config.profile,
@@ -171,10 +173,9 @@ def assemble(
         redactor=context.redactor,
         environ=context.environ,
         boot_id=boot_id,
-        wall_offset_ms=wall_offset_ms,
+        wall_clock=wall_clock,
     )
     sources = {pool.id: engines(pool) for pool in config.pools}
-    loop = asyncio.get_running_loop()
     feed = LogFeed(loop.time, loop.call_later)
     pools = {}
     for pool in config.pools:

@@ -352,7 +352,8 @@ class Attempt:
             self._host.files.write(handle)
         except OSError as error:
             text = f"cannot write the engine's handle: {error.strerror or error}"
-            raise StepError(Cause.INTERNAL, text, "llama-orch doctor says more") from error
+            hint = f"make room on the disk, and see that this user owns {self._host.files.folder}"
+            raise StepError(Cause.INTERNAL, text, hint) from error
 
     def _external(self, url: str) -> Endpoint:
         external = self._pool.provisioning.external

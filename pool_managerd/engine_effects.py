@@ -179,7 +179,7 @@ class EngineEffects:
 
     def publish(self, life: Life) -> None:
         """Show the pool as it is now."""
-        offset, redact = self._host.wall_offset_ms, self._host.redactor.text
+        offset, redact = self._host.wall_clock.offset_ms, self._host.redactor.text
         gpus = self._serving.gpus
         seen = snapshot(self._pool, life, wall_offset_ms=offset, gpus=gpus, use=self._use, redact=redact)
         seen = self._host.retired.show(seen)

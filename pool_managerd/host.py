@@ -21,6 +21,7 @@ from pool_managerd.hub import Hub
 from pool_managerd.probe import Prober
 from pool_managerd.retired import Retired
 from pool_managerd.room import Room
+from pool_managerd.wall_clock import WallClock
 
 Progress = Callable[[str], None]
 
@@ -64,5 +65,4 @@ class Host:
     environ: Mapping[str, str]
     boot_id: str
     retired: Retired = field(default_factory=Retired)
-    wall_offset_ms: int
-    """Unix milliseconds minus the loop's: what turns one into the other for people."""
+    wall_clock: WallClock
