@@ -1,7 +1,8 @@
 """Wires pool-managerd together by constructor arguments, and runs it.
 
 Decides the order of start and stop: the socket answers before any pool is ready, and on the way out nobody may connect
-any more, then all engines end at once, then the rest. Holds no policy about pools.
+any more, then work may end for a while, then all engines end at once, then the rest. Before a restart the engines that
+outlive us go on. Holds no policy about pools.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from pool_managerd.container import Containers, MachineContainers
 from pool_managerd.devices import Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
+from pool_managerd.engine_scopes import EngineScopes
 from pool_managerd.gpu import Gpus, NvmlGpus
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
@@ -62,12 +64,17 @@ from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
 from pool_managerd.stock import Stock, StockWatch
 from pool_managerd.supervisor import SupervisedPool, Supervisor
+from pool_managerd.taking_over import TakingOver
 from pool_managerd.vram_memory import VramMemory
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
 
 LOCK = "pool-managerd.lock"
+ORCHESTRATOR = "orchestratord"
+DRAIN_S = 15.0
+"""How long work may go on at a stop while somebody follows the pools, who says when there is none. With the longest
+stop of an engine it stays below the unit's TimeoutStopSec."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +109,7 @@ class Parts:
 
 
 async def run(context: DaemonContext, parts: Parts) -> None:
-    """Serve until the context says stop; at the end no engine is left.
+    """Serve until the context says stop; at the end no engine is left, but before a restart those that outlive us.
 
     Raises StartupError where another instance runs, or a directory or the socket is of no use.
     """
@@ -129,7 +136,12 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         await context.stopping.wait()
         parts.server.stop_accepting()
         longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
-        if not await parts.supervisor.stop(longest_ms / 1000 + KILL_WAIT_S):
+        patience_s = longest_ms / 1000 + KILL_WAIT_S
+        if context.returning.is_set():
+            ended = await parts.supervisor.step_aside(patience_s)
+        else:
+            ended = await parts.supervisor.stop(patience_s, DRAIN_S if parts.server.followed_by(ORCHESTRATOR) else 0.0)
+        if not ended:
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
@@ -154,6 +166,7 @@ def assemble(
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
+    taking_over = TakingOver()
     watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
     condemned, retired = Condemned(), Retired()
     host = Host(
@@ -166,6 +179,8 @@ def assemble(
         retired=retired,
         room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
+        scopes=EngineScopes(context.environ),
+        taking_over=taking_over,
         files=files,
         hub=hub,
         redactor=context.redactor,
@@ -182,7 +197,14 @@ def assemble(
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(
-        pools=pools, files=files, containers=containers, hub=hub, watch=watch, condemned=condemned, boot_id=boot_id
+        pools=pools,
+        files=files,
+        containers=containers,
+        hub=hub,
+        watch=watch,
+        condemned=condemned,
+        taking_over=taking_over,
+        boot_id=boot_id,
     )
     catalog, beside = (None, ()) if stock is None else _catalog_of(stock, context, hub, retired, supervisor)
     methods = PoolMethods(
@@ -194,6 +216,7 @@ def assemble(
         engines=sources,
         feed=feed,
         logs=paths.logs,
+        taking_over=taking_over,
         catalog=catalog,
     )
     return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)
