@@ -1,14 +1,17 @@
-"""Log lines: JSON for machines, readable text on a terminal, secrets in neither.
+"""Log lines: fields and a sentence for the journal, JSON for machines, readable text on a terminal, secrets in none.
 
-Decides how a line looks. Redaction happens to the record, before any formatter: a formatter would split or escape a
-secret into something that no pattern finds. Costs nothing where nothing is logged, and per token nothing is.
+Decides how a line looks and where it goes. Redaction happens to the record, before any formatter: a formatter would
+split or escape a secret into something that no pattern finds. Costs nothing where nothing is logged, and per token
+nothing is.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -16,10 +19,15 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from contracts import config
+from daemon_core import journal
+from daemon_core.journal import Journal
+from daemon_core.journal_entry import ENGINE_SOURCE, TIME_MS, Field, encoded, field_name, prefixed, priority
 from daemon_core.redaction import Redactor, names_a_secret
 
 FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
 """``text`` or ``json``, where the configuration says ``auto``: whoever starts a daemon knows who reads its output."""
+
+STDERR = 2
 
 _STANDARD = frozenset({*RESERVED_ATTRS, "taskName"})
 
@@ -28,20 +36,71 @@ def setup(name: str, config: config.Logging, redactor: Redactor, stream: TextIO 
     """Send every log line of this process to ``stream`` (default: standard error), redacted.
 
     ``name`` is the program's; JSON lines carry it as ``service``. Fields given as ``extra=`` become members of a JSON
-    line (``pool_id``, ``correlation_id``, ...) and ``key=value`` at the end of a readable one.
+    line (``pool_id``, ``correlation_id``, ...) and ``key=value`` at the end of a readable one. Where standard error is
+    the journal's, lines go there by themselves, and their fields are the journal's.
     """
+    to_journal = stream is None and journal.reads(STDERR, os.environ)
     stream = stream or sys.stderr
     wanted = os.environ.get(FORMAT_VARIABLE, "auto") if config.format == "auto" else config.format
-    readable = wanted == "text" or (wanted != "json" and stream.isatty())
-    handler = RedactingHandler(stream, redactor)
-    handler.setFormatter(_TextFormatter() if readable else _json_formatter(name))
+    handler: RedactingHandler
+    if to_journal:
+        handler = _in_use() or JournalHandler(name, stream, redactor)
+        handler.setFormatter(_json_formatter(name) if wanted == "json" else logging.Formatter())
+    else:
+        readable = wanted == "text" or (wanted != "json" and stream.isatty())
+        handler = RedactingHandler(stream, redactor)
+        handler.setFormatter(_TextFormatter() if readable else _json_formatter(name))
+    _install(handler)
+    logging.getLogger().setLevel(config.level.upper())
+    logging.captureWarnings(capture=True)
+
+
+def _in_use() -> JournalHandler | None:
+    """The way to the journal that there is already, with what waits in it."""
+    for each in logging.getLogger().handlers:
+        target = each
+        if isinstance(each, Passing):
+            each.flush()
+            target = each.target
+        if isinstance(target, JournalHandler):
+            return target
+    return None
+
+
+def _install(handler: RedactingHandler) -> None:
+    """Have a handler write the lines from now on, in place of the former one."""
     root = logging.getLogger()
     for old in root.handlers[:]:
+        if isinstance(old, Passing):
+            old.turn_to(handler)
+            return
         if isinstance(old, RedactingHandler):
             root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(config.level.upper())
-    logging.captureWarnings(capture=True)
+
+
+def complain(text: str, stream: TextIO | None = None) -> None:
+    """Say on standard error why the program ends: in the journal an error, where nothing can be logged any more.
+
+    Not as an entry of its own: the journal asks whose it is when it reads it, and the program is gone by then.
+    """
+    to_journal = stream is None and journal.reads(STDERR, os.environ)
+    stream = stream or sys.stderr
+    stream.write(prefixed(text, logging.ERROR) if to_journal else f"{text}\n")
+    stream.flush()
+
+
+class Passing(logging.Handler):
+    """Passes records on to ``target``, which a later ``setup`` may replace."""
+
+    def __init__(self, target: RedactingHandler) -> None:
+        super().__init__()
+        self.target = target
+
+    def turn_to(self, target: RedactingHandler) -> None:
+        """Pass what comes from now on to another one."""
+        self.flush()
+        self.target = target
 
 
 class RedactingHandler(logging.StreamHandler[TextIO]):
@@ -58,6 +117,10 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
             self.handleError(record)
             return
+        self.write(clean)
+
+    def write(self, clean: logging.LogRecord) -> None:
+        """Write a record without secrets."""
         super().emit(clean)
 
     def _redacted(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -86,6 +149,75 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
             self.stream.write(text)
         except (OSError, ValueError):
             return  # nobody reads standard error any more
+
+
+class JournalHandler(RedactingHandler):
+    """Writes to the journal, as entries with fields; to ``stream`` where it cannot be reached."""
+
+    def __init__(self, name: str, stream: TextIO, redactor: Redactor, address: str | None = None) -> None:
+        super().__init__(stream, redactor)
+        self._name = name
+        self._journal = Journal(self._about_loss, address or journal.ADDRESS)
+
+    def write(self, clean: logging.LogRecord) -> None:
+        """See ``RedactingHandler``."""
+        try:
+            entry = encoded(_fields(self._name, clean, self.format(clean)))
+        except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
+            self.handleError(clean)
+            return
+        if not self._journal.send(entry):
+            self._write_without(clean)
+
+    def flush(self) -> None:
+        """Wait for the journal, but not for long."""
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Write nothing any more."""
+        self._journal.close()
+        super().close()
+
+    def _write_without(self, clean: logging.LogRecord) -> None:
+        """Standard error is a socket to the same journal, which may not read: nobody waits for it either."""
+        data = prefixed(self.format(clean), clean.levelno).encode(errors="backslashreplace")
+        try:
+            with socket.socket(fileno=os.dup(self.stream.fileno())) as plain:
+                plain.sendall(data, socket.MSG_DONTWAIT)
+        except (OSError, ValueError):
+            self._journal.lose()
+
+    def _about_loss(self, lines: int) -> bytes:
+        text = f"{lines} log lines were lost: the journal took none for a while"
+        return encoded(
+            (
+                ("MESSAGE", text),
+                ("PRIORITY", str(priority(logging.WARNING))),
+                ("SYSLOG_IDENTIFIER", self._name),
+                ("LOGGER", __name__),
+                (field_name("lost_lines"), str(lines)),
+            )
+        )
+
+
+def _fields(name: str, record: logging.LogRecord, message: str) -> Iterator[Field]:
+    """The fields of an entry. Those that the journal adds itself (unit, pid, time, host) are not among them."""
+    extra = _extra(record)
+    of_engine = extra.get("source") == ENGINE_SOURCE
+    yield "MESSAGE", message
+    yield "PRIORITY", str(priority(record.levelno))
+    yield "SYSLOG_IDENTIFIER", f"{ENGINE_SOURCE}-{extra.get('pool_id')}" if of_engine else name
+    yield "LOGGER", record.name
+    yield TIME_MS, f"{record.created * 1000:.0f}"
+    yield "CODE_FILE", record.pathname
+    yield "CODE_LINE", str(record.lineno)
+    yield "CODE_FUNC", record.funcName or ""
+    for key, value in extra.items():
+        if isinstance(value, list | tuple):
+            for each in value:
+                yield field_name(key), str(each)
+        elif value is not None:
+            yield field_name(key), value if isinstance(value, str) else str(value)
 
 
 class _TextFormatter(logging.Formatter):
