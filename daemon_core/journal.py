@@ -141,7 +141,8 @@ class Journal:
                 self._lost += lines
             elif not self._waiting:
                 self._tell_of_loss()
-            self._changed.notify_all()
+            if not self._waiting:
+                self._changed.notify_all()
 
     def _put(self, entry: bytes, flags: int) -> None:
         if len(entry) <= MAX_DATAGRAM_BYTES:

@@ -57,7 +57,7 @@ def encoded(fields: Iterable[Field]) -> bytes:
             data = value.encode(errors="backslashreplace")
             long += (name.encode(), b"\n", len(data).to_bytes(8, "little"), data, b"\n")
         else:
-            plain += (name, "=", value, "\n")
+            plain.append(f"{name}={value}\n")
     short = "".join(plain).encode(errors="backslashreplace")
     return b"".join((short, *long)) if long else short
 

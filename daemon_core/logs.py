@@ -7,16 +7,16 @@ nothing is.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+import msgspec
 
 from contracts import config
 from daemon_core import journal
@@ -29,7 +29,7 @@ FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
 
 STDERR = 2
 
-_STANDARD = frozenset({*RESERVED_ATTRS, "taskName"})
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 
 
 def setup(name: str, config: config.Logging, redactor: Redactor, stream: TextIO | None = None) -> None:
@@ -45,11 +45,11 @@ def setup(name: str, config: config.Logging, redactor: Redactor, stream: TextIO 
     handler: RedactingHandler
     if to_journal:
         handler = _in_use() or JournalHandler(name, stream, redactor)
-        handler.setFormatter(_json_formatter(name) if wanted == "json" else logging.Formatter())
+        handler.setFormatter(_JsonFormatter(name) if wanted == "json" else logging.Formatter())
     else:
         readable = wanted == "text" or (wanted != "json" and stream.isatty())
         handler = RedactingHandler(stream, redactor)
-        handler.setFormatter(_TextFormatter() if readable else _json_formatter(name))
+        handler.setFormatter(_TextFormatter() if readable else _JsonFormatter(name))
     _install(handler)
     logging.getLogger().setLevel(config.level.upper())
     logging.captureWarnings(capture=True)
@@ -113,17 +113,17 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Redact the message with its arguments, the extra fields, the exception's text and the stack."""
         try:
-            clean = self._redacted(record)
+            clean, extra = self._redacted(record)
         except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
             self.handleError(record)
             return
-        self.write(clean)
+        self.write(clean, extra)
 
-    def write(self, clean: logging.LogRecord) -> None:
-        """Write a record without secrets."""
+    def write(self, clean: logging.LogRecord, extra: Mapping[str, object]) -> None:  # noqa: ARG002 - who writes fields needs it
+        """Write a record without secrets, whose extra fields are these."""
         super().emit(clean)
 
-    def _redacted(self, record: logging.LogRecord) -> logging.LogRecord:
+    def _redacted(self, record: logging.LogRecord) -> tuple[logging.LogRecord, dict[str, object]]:
         clean = logging.LogRecord.__new__(type(record))
         vars(clean).update(vars(record))
         message, extra = record.getMessage(), _extra(record)
@@ -138,8 +138,9 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
         clean.stack_info = self._redactor.text(record.stack_info) if record.stack_info else None
         for key, value in extra.items():
             if not (harmless and isinstance(value, str)) or names_a_secret(key):
-                setattr(clean, key, self._redactor.member(key, value))
-        return clean
+                extra[key] = self._redactor.member(key, value)
+        vars(clean).update(extra)
+        return clean, extra
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say that a record could not be written without showing it: logging's own report prints the arguments."""
@@ -159,10 +160,10 @@ class JournalHandler(RedactingHandler):
         self._name = name
         self._journal = Journal(self._about_loss, address or journal.ADDRESS)
 
-    def write(self, clean: logging.LogRecord) -> None:
+    def write(self, clean: logging.LogRecord, extra: Mapping[str, object]) -> None:
         """See ``RedactingHandler``."""
         try:
-            entry = encoded(_fields(self._name, clean, self.format(clean)))
+            entry = encoded(_fields(self._name, clean, self.format(clean), extra))
         except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
             self.handleError(clean)
             return
@@ -200,24 +201,27 @@ class JournalHandler(RedactingHandler):
         )
 
 
-def _fields(name: str, record: logging.LogRecord, message: str) -> Iterator[Field]:
+def _fields(name: str, record: logging.LogRecord, message: str, extra: Mapping[str, object]) -> list[Field]:
     """The fields of an entry. Those that the journal adds itself (unit, pid, time, host) are not among them."""
-    extra = _extra(record)
     of_engine = extra.get("source") == ENGINE_SOURCE
-    yield "MESSAGE", message
-    yield "PRIORITY", str(priority(record.levelno))
-    yield "SYSLOG_IDENTIFIER", f"{ENGINE_SOURCE}-{extra.get('pool_id')}" if of_engine else name
-    yield "LOGGER", record.name
-    yield TIME_MS, f"{record.created * 1000:.0f}"
-    yield "CODE_FILE", record.pathname
-    yield "CODE_LINE", str(record.lineno)
-    yield "CODE_FUNC", record.funcName or ""
+    fields = [
+        ("MESSAGE", message),
+        ("PRIORITY", str(priority(record.levelno))),
+        ("SYSLOG_IDENTIFIER", f"{ENGINE_SOURCE}-{extra.get('pool_id')}" if of_engine else name),
+        ("LOGGER", record.name),
+        (TIME_MS, f"{record.created * 1000:.0f}"),
+        ("CODE_FILE", record.pathname),
+        ("CODE_LINE", str(record.lineno)),
+        ("CODE_FUNC", record.funcName or ""),
+    ]
     for key, value in extra.items():
-        if isinstance(value, list | tuple):
-            for each in value:
-                yield field_name(key), str(each)
+        if isinstance(value, str):
+            fields.append((field_name(key), value))
+        elif isinstance(value, list | tuple):
+            fields += [(field_name(key), str(each)) for each in value]
         elif value is not None:
-            yield field_name(key), value if isinstance(value, str) else str(value)
+            fields.append((field_name(key), str(value)))
+    return fields
 
 
 class _TextFormatter(logging.Formatter):
@@ -232,27 +236,32 @@ class _TextFormatter(logging.Formatter):
         return "  ".join([super().formatMessage(record), *pairs])
 
 
-def _json_formatter(name: str) -> JsonFormatter:
-    return _JsonFormatter(
-        ["levelname", "name", "message"],
-        rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"},
-        static_fields={"service": name},
-        reserved_attrs=sorted(_STANDARD),
-        json_ensure_ascii=False,
-    )
-
-
-class _JsonFormatter(JsonFormatter):
+class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339, UTC, milliseconds), level, logger, message, service, extra fields."""
 
-    def add_fields(
-        self, log_data: dict[str, object], record: logging.LogRecord, message_dict: dict[str, object]
-    ) -> None:
-        """Put the time first, where people look for it."""
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line. The time stands first, where people look for it."""
         moment = datetime.fromtimestamp(record.created, tz=UTC)
-        log_data["time"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        super().add_fields(log_data, record, message_dict)
-        log_data["level"] = record.levelname.lower()
+        line: dict[str, object] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "service": self._service,
+            **_extra(record),
+        }
+        if record.exc_text:
+            line["exception"] = record.exc_text
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        try:
+            return msgspec.json.encode(line).decode()
+        except (UnicodeEncodeError, OverflowError):  # half a character of a file's name, a number of more than 64 bits
+            return json.dumps(line)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

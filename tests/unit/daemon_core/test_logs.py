@@ -55,6 +55,13 @@ def test_a_json_line_has_the_usual_fields_and_the_extra_ones() -> None:
     }
 
 
+def test_what_is_no_text_and_no_small_number_is_a_json_line_as_well() -> None:
+    stream, log = lines("json")
+    log.info("a\udcff", extra={"size": 1 << 80, "of": {"text": "\udcff"}})
+    record = json.loads(stream.getvalue())
+    assert (record["message"], record["size"], record["of"]) == ("a\udcff", 1 << 80, {"text": "\udcff"})
+
+
 def test_a_readable_line_reads() -> None:
     stream, log = lines("text")
     log.warning("pool is slow", extra={"pool_id": "gpu0"})
