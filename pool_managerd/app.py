@@ -204,7 +204,7 @@ def assemble(
     feed = LogFeed(loop.time, loop.call_later)
     pools = {}
     for pool in config.pools:
-        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed)
+        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed, engine=pool.engine)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(

@@ -219,7 +219,7 @@ class Supervisor:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
         self._condemned.happened(event)
         level = logging.ERROR if event.fatal else logging.WARNING
-        _log.log(level, "%s (%s)", event.message, event.hint)
+        _log.log(level, "%s (%s)", event.message, event.hint, extra={"gpu": event.uuid, "cause": event.cause})
         for pool in self._pools.values():
             if event.fatal and event.uuid in pool.effects.mask:
                 pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))
@@ -230,4 +230,4 @@ def _pids(leftover: Leftover) -> str:
 
 
 def _say(instance: str, level: int, text: str, *args: object) -> None:
-    _log.log(level, f"{instance}: {text}", *args, extra={"pool_id": pool_of(instance)})
+    _log.log(level, f"pool {instance}: {text}", *args, extra={"pool_id": pool_of(instance)})
