@@ -16,7 +16,7 @@ import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from engine_provisioner import cli as provisioning
-from llama_orch.commands import models, proof, receipts, sessions
+from llama_orch.commands import models, proof, receipts, sessions, units
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
@@ -63,6 +63,7 @@ def build_app() -> typer.Typer:
     app.add_typer(sessions.group(), name="sessions")
     app.add_typer(receipts.group(), name="receipts")
     app.add_typer(proof.group(), name="proof")
+    app.add_typer(units.group(), name="units")
     return app
 
 
