@@ -27,6 +27,7 @@ from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
+from llama_orch.commands.top import top
 from llama_orch.commands.up import up
 from llama_orch.commands.version import version
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
@@ -42,6 +43,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     tasks,
     cancel,
     pools,
+    top,
     drain,
     reload,
     token,
