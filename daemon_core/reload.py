@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from daemon_core import config_file, logs
 from daemon_core.config_change import needs_restart
@@ -17,12 +18,17 @@ from daemon_core.errors import ConfigFileError
 _log = logging.getLogger(__name__)
 
 
-async def follow_reloads(context: DaemonContext, name: str) -> None:
-    """Serve SIGHUP until cancelled; ``name`` is the daemon's."""
+async def follow_reloads(context: DaemonContext, name: str, renew: Callable[[], None] | None = None) -> None:
+    """Serve SIGHUP until cancelled; ``name`` is the daemon's.
+
+    ``renew`` reads again what the configuration names, whether that itself can be read or not.
+    """
     while True:
         await context.reload.wait()
         context.reload.clear()
         context.notifier.reloading()
+        if renew is not None:
+            renew()
         try:
             read = await asyncio.to_thread(config_file.load, context.config_path)
         except ConfigFileError as error:

@@ -45,6 +45,7 @@ from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
+from orchestratord.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
     metrics, clock = Metrics(), SystemClock()
+    certificate = certificate_of(config, context, clock)
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
     keeping = keeping_tasks(config, context, clock, opened)
@@ -124,18 +126,27 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         async with asyncio.TaskGroup() as group:
             keeping_up = group.create_task(keeper.run(), name="task-store")
             following = group.create_task(link.run(), name="pool-link")
-            async with listening(app, host, port) as url:
+            async with listening(
+                app, host, port, limits=config.server, certificate=certificate, auth=config.auth
+            ) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
                 resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloading = group.create_task(follow_reloads(context, NAME), name="reload")
+                reloading = group.create_task(follow_reloads(context, NAME, certificate.renew if certificate else None))
                 await orchestrator.run(context.stopping)
                 for each in (reloading, resting, status, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
+    """What the port proves itself with. Raises StartupError where it cannot."""
+    if config.server.tls is None:
+        return None
+    return Certificate(config.server.tls, context.config_path.parent, context.environ, clock.unix_ms)
 
 
 @asynccontextmanager
