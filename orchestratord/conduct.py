@@ -24,11 +24,11 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     body_s: float
     idle_s: float
     header_bytes: int
+    soonest_s: float = 0.0
+    """No bound is met sooner than so long after a look that met none, whatever begins in between."""
 
-    @property
-    def soonest_s(self) -> float:
-        """No bound is met sooner than so long after a look that met none, whatever begins in between."""
-        return min(self.header_s, self.body_s, self.idle_s)
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "soonest_s", min(self.header_s, self.body_s, self.idle_s))
 
 
 class Phase(StrEnum):
@@ -85,9 +85,10 @@ class Conduct:
                 return None
             self.phase = Phase.REST
         if self.phase is not Phase.HEAD:
-            data = data.lstrip(LINE_BREAK)
-            if not data:
-                return None
+            if data[0] in LINE_BREAK:
+                data = data.lstrip(LINE_BREAK)
+                if not data:
+                    return None
             self._begin(now)
         return self._count(data)
 
@@ -138,7 +139,7 @@ class Conduct:
         """Count what belongs to the head; what stands behind it may be as long as it likes."""
         if self._whole:
             return None
-        at_seam = (self._seam + data[:3]).find(BLANK)
+        at_seam = (self._seam + data[:3]).find(BLANK) if self._seam else -1
         end = data.find(BLANK)
         if at_seam >= 0:
             self._whole = True

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Self
 from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
 
@@ -21,6 +21,7 @@ from contracts.config import Server
 from orchestratord.conduct import Bounds, Conduct, Fault
 from orchestratord.http import last_words, malformed
 from orchestratord.http.errors import response_of
+from orchestratord.peers import NOBODY
 from orchestratord.spells import Spells
 
 log = logging.getLogger(__name__)
@@ -31,23 +32,30 @@ FAREWELL_S = 1.0
 """So long a client that was cut off may go on sending, so that it can read why: data nobody reads would reset it."""
 _TOO_MANY = "Too many headers"
 
+Enter = Callable[["Connection", asyncio.Transport], str | None]
+
 
 class Watch(msgspec.Struct, frozen=True):
     """What all connections of one listener share."""
 
     limits: Server
+    bounds: Bounds
+    """The same, for one connection."""
     spells: Spells
     """What was told of which client in the log."""
+    log: logging.Logger
+    """For aiohttp."""
 
-    @property
-    def bounds(self) -> Bounds:
-        """What one connection may do."""
-        return Bounds(
-            header_s=self.limits.header_timeout_ms / 1000,
-            body_s=self.limits.body_timeout_ms / 1000,
-            idle_s=self.limits.keep_alive_ms / 1000,
-            header_bytes=self.limits.max_header_bytes,
+    @classmethod
+    def over(cls, limits: Server) -> Self:
+        """A watch that nothing has happened to."""
+        bounds = Bounds(
+            header_s=limits.header_timeout_ms / 1000,
+            body_s=limits.body_timeout_ms / 1000,
+            idle_s=limits.keep_alive_ms / 1000,
+            header_bytes=limits.max_header_bytes,
         )
+        return cls(limits, bounds, Spells(), malformed.logger())
 
     def tell(self, kind: str, client: str, text: str, level: int = logging.INFO) -> None:
         """One line for each client and spell."""
@@ -60,37 +68,41 @@ class Watch(msgspec.Struct, frozen=True):
 class Connection(web.RequestHandler):
     """aiohttp's protocol with a watch on its client."""
 
-    __slots__ = ("body", "bounds", "client", "conduct", "left", "loop", "over", "watch", "watching")
+    __slots__ = ("body", "client", "conduct", "enter", "leave", "loop", "over", "watch", "watching")
 
-    def __init__(self, server: web.Server, watch: Watch, bounds: Bounds, client: str, left: Callable[[], None]) -> None:
-        """``left`` is called once when the connection is gone, if it ever came to be."""
+    def __init__(self, server: web.Server, watch: Watch, enter: Enter, leave: Callable[[str], None]) -> None:
+        """``enter`` names the client, or turns it away; ``leave`` is called when one that was named is gone."""
         self.loop = asyncio.get_running_loop()
         super().__init__(
             server,
             loop=self.loop,
-            access_log=log,
-            access_log_class=_Answered,
-            logger=malformed.logger(),
+            access_log=None,  # type: ignore[arg-type] # aiohttp's own way to have none
+            logger=watch.log,
             keepalive_timeout=AIOHTTP_IDLE_S,
             max_line_size=watch.limits.max_header_bytes,
             max_field_size=watch.limits.max_header_bytes,
             max_headers=watch.limits.max_headers,
         )
         self.watch = watch
-        self.bounds = bounds
-        self.client = client
-        self.left = left
-        self.conduct = Conduct(bounds, self.loop.time())
+        self.enter = enter
+        self.leave = leave
+        self.client: str | None = None
+        self.conduct = Conduct(watch.bounds, self.loop.time())
         self.body: StreamReader | None = None
         self.watching: asyncio.TimerHandle | None = None
         self.over = False
 
     # --- what the loop says -------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # of a stream, always
         """It is open; over TLS, the handshake is done."""
+        self.transport = transport
+        self.client = self.enter(self, transport)
+        if self.client is None:
+            self.over = True
+            return
         super().connection_made(transport)
-        self.watching = self.loop.call_at(self.loop.time() + self.bounds.soonest_s, self._look)
+        self.watching = self.loop.call_later(self.watch.bounds.soonest_s, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -105,10 +117,12 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
+        if self.client is None:
+            return
         if self.watching is not None:
             self.watching.cancel()
         super().connection_lost(exc)
-        self.left()
+        self.leave(self.client)
 
     # --- what aiohttp says --------------------------------------------------------------------------------------------
 
@@ -121,8 +135,8 @@ class Connection(web.RequestHandler):
         """Its answer has begun."""
         self.conduct.begun = True
 
-    def answered(self) -> None:
-        """It has been answered."""
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:  # noqa: ARG002 - aiohttp's
+        """It has been answered: what aiohttp calls then. There is no access log."""
         self.conduct.answered(self.loop.time(), body_open=self._body_open)
 
     def handle_error(
@@ -138,7 +152,7 @@ class Connection(web.RequestHandler):
         large = isinstance(exc, LineTooLong) or exc.message.startswith(_TOO_MANY)
         correlation_id = str(uuid4())
         refusal = last_words.large_head(self.watch.limits) if large else last_words.no_http()
-        self.watch.tell("malformed", self.client, f"bytes that are no HTTP: {type(exc).__name__}")
+        self.watch.tell("malformed", self.client or NOBODY, f"bytes that are no HTTP: {type(exc).__name__}")
         response = response_of(refusal, correlation_id)
         response.set_status(431 if large else 400)
         response.headers.update({"X-Correlation-Id": correlation_id, "Server": "llama-orch"})
@@ -169,19 +183,10 @@ class Connection(web.RequestHandler):
         if said is None:
             transport.close()
             return
-        self.watch.tell(fault, self.client, f"cut off: {fault}")
+        self.watch.tell(fault, self.client or NOBODY, f"cut off: {fault}")
         transport.write(said)
         if transport.can_write_eof():
             transport.write_eof()
             self.loop.call_later(FAREWELL_S, transport.abort)
         else:
             transport.close()
-
-
-class _Answered(AbstractAccessLogger):
-    """No log: what aiohttp calls when an answer has been written."""
-
-    def log(self, request: web.BaseRequest, _response: web.StreamResponse, _time: float) -> None:
-        """An answer has been written."""
-        if isinstance(request.protocol, Connection):
-            request.protocol.answered()

@@ -16,8 +16,9 @@ from orchestratord.admission import Refusal
 from orchestratord.auth import LOCALHOST, Authenticator
 from orchestratord.errors import ApiError, api_error
 from orchestratord.failures import Blocked, Failures
+from orchestratord.http.connection import Connection
 from orchestratord.http.cors import Cors
-from orchestratord.peers import client_of, origin_of
+from orchestratord.peers import NOBODY, client_of, origin_of
 from orchestratord.web_pages import stranger
 
 log = logging.getLogger(__name__)
@@ -38,19 +39,15 @@ class Door:
     def identify(self, request: web.Request) -> str:
         """The caller's identity. Raises ApiError where it has none, or may not have its token looked at."""
         headers = request.headers
-        # Some proxies add a header of their own behind the client's instead of extending it: all of them count.
-        forwarded = headers.getall("X-Forwarded-For", ())
-        forwarded_for = ", ".join(forwarded) if forwarded else None
-        client = client_of(origin_of(request.remote, forwarded_for, trust_proxy=self._authenticator.trust_proxy))
-        request[CLIENT] = client
+        client = request[CLIENT] = self._client(request)
         authorization = headers.get("Authorization")
         if authorization is None:
-            return self._without_token(request, forwarded_for)
+            return self._without_token(request)
         now = asyncio.get_running_loop().time()
         blocked = self._failures.look(client, now)
         if blocked is not None and not self._failures.knows(client, now):
             raise ApiError(self._waits(blocked))
-        found = self._authenticator.check(authorization, request.remote, forwarded_for)
+        found = self._authenticator.check(authorization, request.remote, None)  # the token is all that counts
         if not isinstance(found, Refusal):
             self._failures.succeeded(client, now)
             return found
@@ -59,8 +56,16 @@ class Door:
             log.warning(text, client, self._failures.per_minute, extra={"client": client})
         raise ApiError(found if blocked is None else self._waits(blocked))
 
-    def _without_token(self, request: web.Request, forwarded_for: str | None) -> str:
-        found = self._authenticator.check(None, request.remote, forwarded_for)
+    def _client(self, request: web.Request) -> str:
+        connection = request.protocol
+        if not self._authenticator.trust_proxy and isinstance(connection, Connection):
+            return connection.client or NOBODY
+        return client_of(
+            origin_of(request.remote, _forwarded_for(request), trust_proxy=self._authenticator.trust_proxy)
+        )
+
+    def _without_token(self, request: web.Request) -> str:
+        found = self._authenticator.check(None, request.remote, _forwarded_for(request))
         if isinstance(found, Refusal):
             raise ApiError(found)
         if found == LOCALHOST:
@@ -81,3 +86,9 @@ class Door:
             retry_after_ms=blocked.retry_ms,
             policy_label=PolicyLabel.AUTH_FAILURES,
         )
+
+
+def _forwarded_for(request: web.Request) -> str | None:
+    """All that proxies added. Some add a header of their own behind the client's instead of extending it."""
+    forwarded = request.headers.getall("X-Forwarded-For", ())
+    return ", ".join(forwarded) if forwarded else None
