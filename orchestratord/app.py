@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
 from orchestratord.status_line import Present, status_line
+from orchestratord.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         context.redactor.register(token.value)
         log.info("token %s from %s", token.fingerprint, token.source)
     metrics, clock = Metrics(), SystemClock()
+    certificate = certificate_of(config, context, clock)
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
     keeping = keeping_tasks(config, context, clock, opened)
@@ -135,20 +137,27 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             beats = context.heartbeats
             keeping_up = group.create_task(keeper.run(beats), name="task-store")
             following = group.create_task(link.run(beats), name="pool-link")
-            async with listening(app, host, port, kept_port(context, host, port)) as url:
+            kept = kept_port(context, host, port)
+            async with listening(
+                app, host, port, kept, limits=config.server, certificate=certificate, auth=config.auth
+            ) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
-                status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
-                resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure)
-                reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
-                extending = group.create_task(_ask_for_time(context, orchestrator), name="stop")
+                beside = _beside(context, pools, orchestrator, certificate)
+                running = [group.create_task(work, name=name) for name, work in beside.items()]
                 await orchestrator.run(context.stopping, context.hurry, beats)
-                for each in (extending, reloading, resting, status, keeping_up):
+                for each in (*running, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
+    """What the port proves itself with. Raises StartupError where it cannot."""
+    if config.server.tls is None:
+        return None
+    return Certificate(config.server.tls, context.config_path.parent, context.environ, clock.unix_ms)
 
 
 @asynccontextmanager
@@ -204,6 +213,20 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
         text = "there is no token, and auth.optional is false, so nobody could use the API"
         hint = "llama-orch init makes a token; or set LLORCH_API_TOKEN, auth.token_file or auth.optional: true"
         raise StartupError(text, hint, EXIT_CONFIG)
+
+
+def _beside(
+    context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator, certificate: Certificate | None
+) -> dict[str, Coroutine[None, None, None]]:
+    """What runs while the port is open."""
+    renewed = () if certificate is None else (certificate.renew,)
+    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=renewed)
+    return {
+        "status": _tell_status(context, pools, orchestrator),
+        "rest": give_back_at_rest(lambda: orchestrator.rested, give_back),
+        "reload": follow_reloads(context, NAME, reloadable),
+        "stop": _ask_for_time(context, orchestrator),
+    }
 
 
 async def _ask_for_time(context: DaemonContext, orchestrator: Orchestrator) -> None:

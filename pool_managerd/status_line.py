@@ -30,9 +30,9 @@ def _doing(pool: PoolSnapshot) -> str:
         case PoolState.ENSURING_ENGINE:
             return _ensuring(pool)
         case PoolState.STARTING:
-            return f"starting {pool.engine}"
+            return f"starting {_name(pool)}"
         case PoolState.PROBING:
-            return f"waiting for {pool.engine} to load the model and answer"
+            return f"waiting for {_name(pool)} to load the model and answer"
         case PoolState.DRAINING:
             return "draining"
         case PoolState.BACKOFF | PoolState.FAILED | PoolState.BROKEN | PoolState.QUARANTINED:
@@ -42,7 +42,7 @@ def _doing(pool: PoolSnapshot) -> str:
 
 
 def _ensuring(pool: PoolSnapshot) -> str:
-    name = "llama.cpp" if pool.engine is Engine.LLAMACPP else str(pool.engine)
+    name = _name(pool)
     match pool.provisioning_mode:
         case Mode.SOURCE:
             return f"building {name}"
@@ -54,3 +54,7 @@ def _ensuring(pool: PoolSnapshot) -> str:
             return f"installing {name}"
         case _:
             return f"preparing {name}"
+
+
+def _name(pool: PoolSnapshot) -> str:
+    return "llama.cpp" if pool.engine is Engine.LLAMACPP else str(pool.engine)

@@ -91,7 +91,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
-                    group.create_task(pool.owner.run(), name=f"{pool_id}: owner")
+                    self._heartbeats.guard(group.create_task(pool.owner.run(), name=f"{pool_id}: owner"))
                     self._heartbeats.ask(f"the owner of pool {pool_id}", pool.owner.ping)
                 for leftover in found.end:
                     group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
