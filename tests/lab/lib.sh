@@ -30,8 +30,8 @@ install_units() {
   local bindir units=$HOME/.config/systemd/user unit
   bindir=$(sed -e 's/%/%%/g' -e 's/[&|]/\\&/g' <<< "$1") # for systemd, and for sed below
   mkdir -p "$units"
-  for unit in "$CHECKOUT"/systemd/*.{service,target}; do
-    sed "/^ExecStart=/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
+  for unit in "$CHECKOUT"/systemd/*.*; do
+    sed "/^Exec/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
   done
   systemctl --user daemon-reload
 }
