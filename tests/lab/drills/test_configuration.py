@@ -35,10 +35,10 @@ def restart_broken(played: Played) -> None:
 DRILLS = (
     Drill(
         name="reload-broken",
-        done="A typo in the configuration, then `systemctl --user reload` of both daemons, while a stream runs. Later it is mended "
-        "and read again.",
-        client="Nothing: the stream goes on, tasks are served as before. For the operator the reload fails (exit status 1), and "
-        "`systemctl --user status` says that the configuration was not taken over.",
+        done="A typo in the configuration, then `systemctl --user reload` of both daemons, while a stream runs. Later "
+        "it is mended and read again.",
+        client="Nothing: the stream goes on, tasks are served as before. For the operator the reload fails (exit "
+        "status 1), and `systemctl --user status` says that the configuration was not taken over.",
         journal=(
             "the configuration stays as it was",
             "pools[0].devicse: unknown field 'devicse'",
@@ -73,7 +73,8 @@ wait
             "orchestratord: another orchestratord uses /home/lab/.local/share/llama-orch/tasks.sqlite3",
             "pool-managerd: another pool-managerd already runs here",
         ),
-        left="The second ones end with exit status 1. The first ones, the engine and their files are the same as before.",
+        left="The second ones end with exit status 1. The first ones, the engine and their files are the same as "
+        "before.",
         script=r"""
 before="$(main_pid orchestratord) $(main_pid pool-managerd) $(engines)"
 find "$XDG_RUNTIME_DIR/llama-orch" | sort > ~/files
@@ -91,7 +92,8 @@ find "$XDG_RUNTIME_DIR/llama-orch" | sort | cmp - ~/files
     ),
     Drill(
         name="restart-broken",
-        done="A typo in the configuration, then `systemctl --user restart` of both daemons. Then it is mended, and the target started.",
+        done="A typo in the configuration, then `systemctl --user restart` of both daemons. Then it is mended, and the "
+        "target started.",
         client="The port is closed until the configuration is mended. Then tasks are served at once.",
         journal=(
             "orchestratord: /home/lab/.config/llama-orch/config.yaml",
@@ -99,7 +101,8 @@ find "$XDG_RUNTIME_DIR/llama-orch" | sort | cmp - ~/files
             "pools[0].devicse: unknown field 'devicse'",
             "taking over the engine that runs on port",
         ),
-        left="Both end with exit status 78, which is not tried again. The engine is left alone meanwhile, and taken over afterwards.",
+        left="Both end with exit status 78, which is not tried again. The engine is left alone meanwhile, and taken "
+        "over afterwards.",
         script=r"""
 engine=$(engines)
 sed -i 's/devices:/devicse:/' "$config"

@@ -30,8 +30,10 @@ def cut(played: Played) -> None:
 DRILLS = (
     Drill(
         name="reboot",
-        done="The machine is shut down in order while a task runs and another waits, and boots. The user lingers, and does not log in.",
-        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place, and runs after the boot.",
+        done="The machine is shut down in order while a task runs and another waits, and boots. The user lingers, and "
+        "does not log in.",
+        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place, and "
+        "runs after the boot.",
         journal=("SIGTERM: stopping", "1 tasks of the former run taken up: 1 wait again", "pool gpu0 is ready"),
         left="No process outlives the shutdown, and no file of an engine.",
         script=r"""
@@ -56,8 +58,8 @@ wait
     Drill(
         name="power-cut",
         done="The machine loses its power while a task runs and another waits, and boots.",
-        client="The running task, read on with `Last-Event-ID`, says `WORKER_RESET`, retriable. The one that waited keeps its place, and "
-        "runs.",
+        client="The running task, read on with `Last-Event-ID`, says `WORKER_RESET`, retriable. The one that waited "
+        "keeps its place, and runs.",
         journal=(
             "ended: WORKER_RESET: orchestratord ended while this task ran",
             "2 tasks of the former run taken up: 1 wait again",
@@ -86,7 +88,8 @@ wait
         done="The machine boots, and the user does not linger. Later they log in.",
         client="The port is closed until the user logs in; then tasks are served.",
         journal=("pool gpu0 is ready",),
-        left="Nothing of ours runs before the log-in. `loginctl enable-linger` is what a machine needs that serves without one.",
+        left="Nothing of ours runs before the log-in. `loginctl enable-linger` is what a machine needs that serves "
+        "without one.",
         script=r"""
 hand shut-down
 hand no-linger
