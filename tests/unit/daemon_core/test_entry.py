@@ -58,11 +58,13 @@ def test_a_signal_lets_it_drain(start: Start, number: signal.Signals) -> None:
     assert json.loads(stderr)["message"] == f"{number.name}: stopping"
 
 
-def test_a_second_signal_does_not_wait(start: Start) -> None:
+def test_a_second_signal_hurries_and_a_third_does_not_wait(start: Start) -> None:
     process = start("mode=never-drains")
     assert first_line(process) == "ready"
     process.terminate()
     assert first_line(process) == "draining"
+    process.terminate()
+    assert first_line(process) == "hurried"
     process.terminate()
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 1
@@ -88,6 +90,26 @@ def test_a_wrong_configuration_ends_with_78_and_no_traceback(start: Start, tmp_p
         f"testd: {tmp_path}/config.yaml:2: pools[0].engine: "
         "'openal' is not one of: llamacpp, vllm, tgi, triton, openai\n"
     )
+
+
+@pytest.mark.req("HP-26")
+def test_a_configuration_can_be_checked_without_a_start(start: Start, tmp_path: Path) -> None:
+    good = start("--check-config")
+    assert good.communicate(timeout=10) == ("", "")
+    bad = start("--check-config", config="profile: holiday\n")
+    stdout, stderr = bad.communicate(timeout=10)
+    assert (good.returncode, bad.returncode, stdout) == (0, 78, "")
+    assert f"{tmp_path}/config.yaml:1: profile: 'holiday' is not one of" in stderr
+
+
+def test_a_hang_that_the_watchdog_ends_shows_where(start: Start) -> None:
+    process = start()
+    assert first_line(process) == "ready"
+    process.send_signal(signal.SIGABRT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in stderr
+    assert "in run_daemon" in stderr
 
 
 def test_a_startup_error_is_one_line_a_hint_and_its_status(start: Start) -> None:
