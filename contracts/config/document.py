@@ -18,6 +18,7 @@ class Server(Strict, frozen=True, kw_only=True):
     """The HTTP listener of orchestratord, and the limits it puts on its clients."""
 
     bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
+    """Where it listens; an address that others can reach needs a token."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
     """Bytes of a request's body; more is answered with PAYLOAD_TOO_LARGE."""
     max_streams_per_client: Annotated[int, Meta(ge=1)] = 256

@@ -135,7 +135,7 @@ class Pool(Strict, frozen=True, kw_only=True):
     model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
     """What the model's file must be; anything else is set aside."""
     devices: tuple[int | str, ...] = ()
-    """Left out: every GPU of the machine, where this is its only pool."""
+    """Its GPUs, by index or UUID as ``nvidia-smi -L`` prints them. Left out: all, where it is the only pool."""
     share: bool = False
     """This pool may share its devices with another pool that says so too."""
     tensor_split: tuple[float, ...] | None = None

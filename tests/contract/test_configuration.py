@@ -1,0 +1,67 @@
+"""docs/configuration.md names every field of the configuration with all that holds for it; nobody writes it by hand."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from contracts.config import END
+from tools import config_reference as reference
+
+pytestmark = pytest.mark.req("HP-26", "HP-27")
+
+
+def test_every_field_says_what_it_does() -> None:
+    assert reference.without_words() == []
+
+
+def test_every_field_and_every_block_stands_in_the_page_once() -> None:
+    page = reference.page()
+    paths = [path for path, _, _ in reference.fields()]
+    assert [path for path in paths if page.count(f"| `{path}` |") != 1] == []
+    blocks = [path for path, _ in reference.blocks() if path]
+    assert [path for path in blocks if page.count(f"\n## `{path}`\n") != 1] == []
+    anchors = {path: path.translate({ord(sign): None for sign in "[]."}) for path in blocks}
+    assert [path for path, anchor in anchors.items() if f"(#{anchor})" not in page] == []
+
+
+def row(path: str) -> list[str]:
+    line = next(line for line in reference.page().splitlines() if line.startswith(f"| `{path}` |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_row_has_type_bounds_default_words_and_what_a_sighup_does() -> None:
+    assert row("pools[].ctx")[1:3] == ["integer, 16 to 134217728", "`8192`"]
+    assert row("pools[].queue.full_policy")[1:3] == ["`reject` or `drop-lru`", '`"reject"`']
+    assert row("pools[].engine")[2] == "**required**"
+    assert row("pools[].model_sha256")[1:3] == ["text, 64 hexadecimal digits", "left out"]
+    assert row("store.max_age_ms")[1:3] == ["milliseconds, from 1", "`2592000000` (30 days)"]
+    assert row("store.max_bytes")[1:3] == ["bytes, from 1048576", "`1073741824` (1 GiB)"]
+    assert row("logging.level")[1] == "text: `debug` or `info` or `warning` or `error`"
+    assert all(cell for path, _, _ in reference.fields() for cell in row(path)), "no cell of a value is empty"
+
+
+def test_the_schema_shows_editors_the_same_words() -> None:
+    words = reference.read_words()
+    schema = reference.described({"$defs": {"Pool": {"properties": {"ctx": {}, "id": {"description": "short"}}}}})
+    shown = schema["$defs"]["Pool"]["properties"]
+    assert shown["ctx"]["description"] == words["Pool", "ctx"]
+    assert shown["id"]["description"] == f"{words['Pool', 'id']} (short)"
+
+
+def test_words_are_taken_from_behind_the_field_that_they_are_of() -> None:
+    source = 'class A:\n    x: int\n    y: int = 1\n    """Of y."""\n    Z = "z"\n    """Of Z."""\n'
+    tree = ast.parse(source).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    assert list(reference._attributes(tree)) == [("y", "Of y."), ("Z", "Of Z.")]  # noqa: SLF001 - its own small part
+
+
+def test_a_pattern_that_the_page_cannot_say_is_a_fault_of_the_page() -> None:
+    unsaid = [
+        path
+        for path, _, field in reference.fields()
+        for kind in [reference._bare(field.type)]  # noqa: SLF001 - what the page is made from
+        if (getattr(kind, "pattern", None) or "").endswith(END) and row(path)[1] == "text" and ":" not in row(path)[3]
+    ]
+    assert unsaid == []
