@@ -16,7 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
-from tools import config_reference, engine_tables, reference_pages
+from tools import config_reference, engine_tables, grafana_dashboard, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -31,6 +31,7 @@ def documents() -> dict[Path, str]:
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
         **config_reference.documents(),
         **engine_tables.documents(),
+        **grafana_dashboard.documents(),
         **reference_pages.documents(),
     }
 
