@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
+from pathlib import Path
 
 import pytest
 
 from contracts.config import END
 from tools import config_reference as reference
 
+DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = pytest.mark.req("HP-26", "HP-27")
 
 
@@ -65,3 +68,19 @@ def test_a_pattern_that_the_page_cannot_say_is_a_fault_of_the_page() -> None:
         if (getattr(kind, "pattern", None) or "").endswith(END) and row(path)[1] == "text" and ":" not in row(path)[3]
     ]
     assert unsaid == []
+
+
+def test_every_setting_that_a_page_names_is_one() -> None:
+    known = {path.replace("[]", "") for path, _, _ in reference.fields()} | {
+        path.replace("[]", "") for path, _ in reference.blocks()
+    }
+    known |= {path.removeprefix("pools.") for path in known}
+    sections = {path.partition(".")[0] for path in known if "." in path or path in {"limits", "server"}}
+    named = re.compile(rf"`((?:pools\[\]\.)?(?:{'|'.join(sorted(sections))})\.[a-z_.]+(?<!\.json))`")
+    wrong = [
+        f"{page.name}: {name}"
+        for page in sorted(DOCS.glob("*.md"))
+        for name in named.findall(page.read_text())
+        if name.replace("pools[].", "") not in known
+    ]
+    assert wrong == []
