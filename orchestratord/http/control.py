@@ -175,6 +175,7 @@ class ControlRoutes:
                 active=self._orchestrator.runner.active(entry.id),
                 slots=entry.slots,
                 vram_free_bytes=snapshot.vram_free_bytes if snapshot.device_use else None,
+                devices=snapshot.device_use,
             ),
             model_ref=snapshot.model_ref,
             next_model_ref=snapshot.next_model_ref,
