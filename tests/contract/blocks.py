@@ -32,7 +32,6 @@ CANNOT = {
 MARKS = {
     "root": "needs root, and a distribution's package manager",
     "gpu": "needs an NVIDIA GPU",
-    "network": "needs the internet",
     "later": "is another program's, or changes what other blocks need",
     "lab": "tests/lab/test_documents.py plays it in a service manager of its own",
     "backup": "tests/contract/test_backup.py plays it, on two machines",
