@@ -102,6 +102,16 @@ def test_every_alert_fires_in_one_of_its_tests() -> None:
     assert fired == set(ALERTS)
 
 
+def test_the_operators_page_names_every_alert() -> None:
+    page = (FOLDER.parents[1] / "docs/operations.md").read_text()
+    assert set(re.findall(r"`(LlamaOrch\w+)`", page)) == set(ALERTS)
+
+
+def test_the_rules_know_the_pools_of_the_home_profile() -> None:
+    home = yaml.safe_load((FOLDER.parent / "home-profile/config.yaml").read_text())
+    assert {rule["labels"]["pool_id"] for rule in RULES if "record" in rule} == {pool["id"] for pool in home["pools"]}
+
+
 @pytest.mark.needs("promtool")
 async def test_promtool_runs_the_tests_of_the_alerts_and_reads_every_query(tmp_path: Path) -> None:
     await said_by("promtool", "test", "rules", FOLDER / "alerts_test.yml")
