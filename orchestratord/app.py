@@ -20,7 +20,7 @@ from contracts.config import Config, Durability, Pool, is_loopback, split_bind
 from contracts.pools import Endpoint
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
-from daemon_core.reload import follow_reloads
+from daemon_core.reload import Reloadable, follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
@@ -35,7 +35,8 @@ from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.keeper import Keeper
-from orchestratord.listener import listening
+from orchestratord.kept_port import kept_port
+from orchestratord.listener import CLOSE_TIMEOUT_S, listening
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
@@ -45,14 +46,23 @@ from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
+from orchestratord.status_line import Present, status_line
 
 log = logging.getLogger(__name__)
 
 NAME = "orchestratord"
-STATUS_EVERY_S = 2.0
+STATUS_EVERY_S = 1.0
+STOP_MARGIN_S = 10.0
+"""What a stop takes besides the drain and the last bytes of connections."""
 MAX_SEED = 2**32 - 2
 MEMORY_BYTES = 64 << 20
 """What ended tasks and receipts take at most where they are kept in memory alone."""
+
+AT_ONCE = frozenset(
+    {"limits", "sessions", "server.drain_ms", "server.disconnect_grace_ms", "pools.queue", "pools.timeouts"}
+)
+"""What a reload applies; see ``daemon_core.config_change``."""
+ELSEWHERE = frozenset({"models"})
 
 Opened = Callable[[Path | None], Database]
 """See ``Database.opened``."""
@@ -122,18 +132,21 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         except DatabaseError as error:
             raise StartupError(error.message, error.hint) from error
         async with asyncio.TaskGroup() as group:
-            keeping_up = group.create_task(keeper.run(), name="task-store")
-            following = group.create_task(link.run(), name="pool-link")
-            async with listening(app, host, port) as url:
+            beats = context.heartbeats
+            keeping_up = group.create_task(keeper.run(beats), name="task-store")
+            following = group.create_task(link.run(beats), name="pool-link")
+            async with listening(app, host, port, kept_port(context, host, port)) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
                 resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloading = group.create_task(follow_reloads(context, NAME), name="reload")
-                await orchestrator.run(context.stopping)
-                for each in (reloading, resting, status, keeping_up):
+                reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure)
+                reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
+                extending = group.create_task(_ask_for_time(context, orchestrator), name="stop")
+                await orchestrator.run(context.stopping, context.hurry, beats)
+                for each in (extending, reloading, resting, status, keeping_up):
                     each.cancel()
             following.cancel()
 
@@ -193,13 +206,25 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
         raise StartupError(text, hint, EXIT_CONFIG)
 
 
+async def _ask_for_time(context: DaemonContext, orchestrator: Orchestrator) -> None:
+    """A drain may take longer than the unit gives a stop, where the configuration says so."""
+    await context.stopping.wait()
+    context.notifier.extend(orchestrator.config.server.drain_ms / 1000 + CLOSE_TIMEOUT_S + STOP_MARGIN_S)
+
+
 async def _tell_status(context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator) -> None:
     """Keep the line that ``systemctl status`` shows up to date."""
     shown = ""
     while True:
-        ready = sum(1 for entry in pools if entry.usable)
-        total = sum(1 for _ in pools)
-        line = f"{ready}/{total} pools ready, {len(orchestrator.backlog)} queued"
+        now = Present(
+            ready=sum(1 for entry in pools if entry.usable),
+            pools=sum(1 for _ in pools),
+            managed=pools.managed,
+            queued=len(orchestrator.backlog),
+            running=orchestrator.runner.running,
+            draining=orchestrator.draining,
+        )
+        line = status_line(now)
         if line != shown:
             context.notifier.status(line)
             shown = line

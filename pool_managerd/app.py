@@ -22,10 +22,11 @@ from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
 from contracts.pools import Cause, PoolState
+from daemon_core.deadline import in_time
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
-from daemon_core.reload import follow_reloads
+from daemon_core.reload import Reloadable, follow_reloads
 from daemon_core.version import version
 from engine_provisioner.gpu_sharing import shared_gpus
 from model_provisioner import events
@@ -60,14 +61,19 @@ from pool_managerd.room import Room
 from pool_managerd.rpc_methods import NAME, PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
+from pool_managerd.status_line import status_line
 from pool_managerd.stock import Stock, StockWatch
-from pool_managerd.supervisor import SupervisedPool, Supervisor
+from pool_managerd.supervisor import KILL_S, SupervisedPool, Supervisor
 from pool_managerd.vram_memory import VramMemory
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
 
 LOCK = "pool-managerd.lock"
+RELOADABLE = Reloadable(
+    elsewhere=frozenset({"server", "auth", "limits", "sessions", "artifacts", "store", "pools.queue"})
+)
+"""What of a changed configuration is not ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +119,7 @@ async def run(context: DaemonContext, parts: Parts) -> None:
         await parts.server.start()
         _log.info("listening on %s, profile %s", paths.socket, context.config.profile)
         unsubscribe = parts.hub.subscribe(_status_of(context, parts.hub))
-        context.notifier.ready(_ready_line(parts.hub))
+        context.notifier.ready(_line(context, parts.hub))
         try:
             await _until_stopped(context, parts)
         finally:
@@ -124,12 +130,16 @@ async def run(context: DaemonContext, parts: Parts) -> None:
 async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
-        reloading = group.create_task(follow_reloads(context, NAME), name="reload")
-        beside = [group.create_task(work()) for work in parts.beside]
+        reloading = group.create_task(follow_reloads(context, NAME, RELOADABLE), name="reload")
+        beside = [group.create_task(work(), name=work.__qualname__) for work in parts.beside]
+        for each in (running, *beside):
+            context.heartbeats.guard(each)
+        context.heartbeats.ask("the socket's server", parts.server.ping)
         await context.stopping.wait()
         parts.server.stop_accepting()
-        longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
-        if not await parts.supervisor.stop(longest_ms / 1000 + KILL_WAIT_S):
+        longest_s = max(pool.timeouts.stop_ms for pool in context.config.pools) / 1000 + KILL_WAIT_S
+        context.notifier.extend(longest_s + KILL_S)
+        if not await in_time(parts.supervisor.stop(longest_s), context.hurry):
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
@@ -182,7 +192,14 @@ def assemble(
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(
-        pools=pools, files=files, containers=containers, hub=hub, watch=watch, condemned=condemned, boot_id=boot_id
+        pools=pools,
+        files=files,
+        containers=containers,
+        hub=hub,
+        watch=watch,
+        condemned=condemned,
+        boot_id=boot_id,
+        heartbeats=context.heartbeats,
     )
     catalog, beside = (None, ()) if stock is None else _catalog_of(stock, context, hub, retired, supervisor)
     methods = PoolMethods(
@@ -290,18 +307,17 @@ def _unix_ms() -> int:
 # --- what systemd and the operator see --------------------------------------------------------------------------------
 
 
-def _ready_line(hub: Hub) -> str:
-    pools = hub.pools().pools
-    return f"{sum(pool.ready for pool in pools)}/{len(pools)} pools ready"
+def _line(context: DaemonContext, hub: Hub) -> str:
+    return status_line(hub.pools().pools, stopping=context.stopping.is_set())
 
 
 def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:
     """Keeps the unit's status line true, saying nothing twice."""
-    said = _ready_line(hub)
+    said = _line(context, hub)
 
     def tell(_frame: bytes) -> None:
         nonlocal said
-        line = _ready_line(hub)
+        line = _line(context, hub)
         if line != said:
             said = line
             context.notifier.status(line)

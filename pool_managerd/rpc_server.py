@@ -75,6 +75,11 @@ class RpcServer:
             hint = "set paths.runtime to a directory of yours with a short name"
             raise StartupError(f"cannot listen on {self._path}: {error.strerror or error}", hint) from error
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` where new connections are taken."""
+        if self._server is not None and self._server.is_serving():
+            answer()
+
     def stop_accepting(self) -> None:
         """Take no new connection; those that are there go on."""
         if self._server is not None:

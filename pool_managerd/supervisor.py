@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon_core.heartbeat import Heartbeats
 from pool_managerd import proc, process
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
@@ -54,7 +55,9 @@ class Supervisor:
         watch: GpuWatch | None,
         condemned: Condemned,
         boot_id: str,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
+        self._heartbeats = heartbeats or Heartbeats()
         self._pools = pools
         self._files = files
         self._containers = containers
@@ -79,7 +82,8 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
-                    group.create_task(pool.owner.run(), name=f"{pool_id}: owner")
+                    self._heartbeats.guard(group.create_task(pool.owner.run(), name=f"{pool_id}: owner"))
+                    self._heartbeats.ask(f"the owner of pool {pool_id}", pool.owner.ping)
                 for leftover in found.end:
                     group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
                 for handle in found.remove:

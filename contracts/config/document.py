@@ -31,6 +31,8 @@ class Server(Strict, frozen=True, kw_only=True):
     """A reader that does not take what was written for it within this time is cut off; it may come back."""
     keep_finished: Annotated[int, Meta(ge=1)] = 1_000
     """How many finished tasks, with their streams, can still be read."""
+    drain_ms: Annotated[int, Meta(ge=0, le=600_000)] = 20_000
+    """At a stop or a restart running tasks have so long to end by themselves."""
 
 
 class Auth(Strict, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ def make_http_app(
     sessions = SessionRoutes(orchestrator.turns)
     app.on_response_prepare.append(sessions.tell_budgets)
     app.add_routes(sessions.table())
-    app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
+    app.add_routes(ControlRoutes(pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
     app.add_routes(ArtifactRoutes(archive, ledger).table())
     app.add_routes(ReceiptRoutes(ledger).table())

@@ -20,7 +20,7 @@ install_units() {
   bindir=$(sed -e 's/%/%%/g' -e 's/[&|]/\\&/g' <<< "$1") # for systemd, and for sed below
   mkdir -p "$units"
   for unit in "$CHECKOUT"/systemd/*.{service,target}; do
-    sed "/^ExecStart=/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
+    sed "/^Exec/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
   done
   systemctl --user daemon-reload
 }
