@@ -16,7 +16,7 @@ from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.doctor.checks import CHECKS
 from llama_orch.doctor.checks.base import Check
 from llama_orch.doctor.examine import examine_bounded
-from llama_orch.doctor.machine import Machine
+from llama_orch.doctor.machine import Machine, with_home
 from llama_orch.doctor.report import exit_status, journal_line, lines, report_of, summary
 from llama_orch.output import Output
 
@@ -45,7 +45,7 @@ def doctor(
         out.table(("CHECK", "ABOUT"), [(each.name, each.about) for each in chosen], "")
         out.data([{"check": each.name, "about": each.about} for each in chosen])
         return 0
-    environ = dict(os.environ)
+    environ = with_home(os.environ)
     machine = Machine(config_path=config or default_config_path(environ), url=url, environ=environ)
     results = asyncio.run(examine_bounded(machine, chosen))
     out.data(report_of(results, version()))

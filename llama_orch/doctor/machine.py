@@ -32,7 +32,7 @@ TEXT_BYTES = 4 * 1024 * 1024
 
 
 class Machine:
-    """What the checks look at. ``in_container`` is for tests; left out it is seen."""
+    """What the checks look at. ``uid`` is for tests; left out it is that of this process."""
 
     def __init__(
         self,
@@ -152,6 +152,17 @@ class Unwaited(ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - its parent's signature
         """Nothing is waited for."""
+
+
+def with_home(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with a HOME, also for a user that the system has no entry for: then it is the root directory."""
+    found = dict(environ)
+    if not found.get("HOME", "").startswith("/"):
+        try:
+            found["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            found["HOME"] = "/"
+    return found
 
 
 def owner(path: Path) -> int | None:

@@ -60,4 +60,6 @@ def _descriptors(process: Path) -> list[Path]:
     return list((process / "fd").iterdir())
 
 
-CHECK = Check(name="ports", about="orchestratord's address is free, or orchestratord's own", run=_run, at_start=False)
+CHECK = Check(
+    name="ports", about="the address of orchestratord is free, or orchestratord's own", run=_run, at_start=False
+)

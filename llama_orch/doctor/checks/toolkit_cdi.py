@@ -13,6 +13,7 @@ from llama_orch.doctor.checks.engine import LIMIT_S, preflights
 from llama_orch.doctor.judge import engine, toolkit_cdi
 from llama_orch.doctor.machine import Look, Machine
 from llama_orch.doctor.nvml import asked
+from llama_orch.doctor.runtimes import docker, podman
 
 
 async def _run(look: Look) -> Sequence[Result]:
@@ -23,7 +24,8 @@ async def _run(look: Look) -> Sequence[Result]:
     said = await asked(look)
     files = await asyncio.to_thread(_files, machine)
     found = engine.devices(await preflights(look))
-    return toolkit_cdi.judge(files, found, said.driver, needs.containers, needs.no_gpu)
+    works = (await podman(look)).detection.usable or (await docker(look)).detection.usable
+    return toolkit_cdi.judge(files, found, said.driver, needs.containers, needs.no_gpu, runtime=works)
 
 
 def _files(machine: Machine) -> list[toolkit_cdi.File]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from contracts.base import Message
 from contracts.engines import Finding
-from llama_orch.doctor.base import Kind, Result, ok
+from llama_orch.doctor.base import Kind, Result, ok, skipped
 
 CHECK = "engine"
 
@@ -51,4 +51,6 @@ def _one(seen: Seen) -> list[Result]:
         for finding in seen.findings
         if finding.check not in TOLD_ELSEWHERE and _NO_RUNTIME not in finding.message
     ]
+    if not found and seen.findings:
+        return [skipped(CHECK, f"pool {seen.pool_id}: another check says what is in the way of {seen.about}")]
     return found or [ok(CHECK, f"pool {seen.pool_id}: {seen.about}")]

@@ -23,6 +23,12 @@ FOREIGN_HOME = Kind(
     why="what is written there belongs to the wrong user, who cannot use it any more",
     mend="log in as the user: sudo machinectl shell USER@, or su - USER; not sudo -E",
 )
+NO_HOME = Kind(
+    id="session.no-home",
+    what="HOME is not set, or is not there",
+    why="configuration, token, models and tasks live in it; the daemons and this shell must mean the same one",
+    mend="log in as the user: sudo machinectl shell USER@; in a container set HOME to a directory that stays",
+)
 FOREIGN_RUNTIME = Kind(
     id="session.foreign-runtime",
     what="XDG_RUNTIME_DIR is another user's directory, or is not there",
@@ -66,7 +72,9 @@ def judge(facts: Facts) -> list[Result]:
     found = []
     if facts.uid == 0:
         found.append(ROOT.found(ROOT.what))
-    elif facts.home_owner not in {None, facts.uid, 0}:
+    elif facts.home_owner is None:
+        found.append(NO_HOME.found(f"HOME={facts.home} is not there" if facts.home else "HOME is not set"))
+    elif facts.home_owner not in {facts.uid, 0}:
         text = f"{facts.home} belongs to user {facts.home_owner}, and this is {facts.user} ({facts.uid})"
         found.append(FOREIGN_HOME.found(text))
     if not facts.runtime:

@@ -53,9 +53,18 @@ def driver_in(text: str) -> str | None:
 
 
 def judge(
-    files: Sequence[File], found: Sequence[Finding], driver: str | None, pools: tuple[str, ...], no_gpu: str | None
+    files: Sequence[File],
+    found: Sequence[Finding],
+    driver: str | None,
+    pools: tuple[str, ...],
+    no_gpu: str | None,
+    *,
+    runtime: bool = True,
 ) -> list[Result]:
-    """``found`` is what the preflight said of the devices; ``pools`` are those in containers."""
+    """``found`` is what the preflight said of the devices; ``pools`` are those in containers.
+
+    ``runtime`` says whether a container runtime works: without one nobody has asked for devices.
+    """
     if not pools or no_gpu is not None:
         return [skipped(CHECK, no_gpu or "no pool runs in a container")]
     results = [MISSING.found(finding.message, finding.hint) for finding in found]
@@ -66,6 +75,8 @@ def judge(
     for device, paths in _twice(files):
         results.append(CONTRADICTED.found(f"{device} stands in {' and in '.join(paths)}", f"sudo rm {paths[-1]}"))
     names = ", ".join(file.offers.path for file in files if file.offers.problem is None)
+    if not results and not runtime:
+        return [skipped(CHECK, "no container runtime works: the check podman says why")]
     return results or [ok(CHECK, names or "the runtime gives GPUs by its own means")]
 
 
