@@ -1,0 +1,220 @@
+import errno
+from typing import Any
+
+import pytest
+
+from llama_orch.doctor.judge import clock, daemons, environment, lan, linger, ports, session, units, versions
+from llama_orch.errors import UNREACHABLE, ApiError
+from tests.unit.llama_orch.doctor.support import ids
+
+TEMPLATE = """# a comment
+[Service]
+ExecStart="@BINDIR@/orchestratord" --config %E/llama-orch/config.yaml
+Restart=on-failure
+"""
+BINDIR = "/home/ada/venv/bin"
+INSTALLED = TEMPLATE.replace("@BINDIR@", BINDIR)
+
+
+def unit(installed: str = INSTALLED, *, there: bool = True) -> units.Unit:
+    return units.Unit(name="orchestratord.service", template=TEMPLATE, installed=installed, programs_there=there)
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        (INSTALLED, True),
+        (INSTALLED.replace("# a comment\n", "\n# another\n"), True),
+        (INSTALLED.replace("on-failure", "always"), False),
+        (INSTALLED + "MemoryMax=1G\n", False),
+        (TEMPLATE.replace("@BINDIR@", "/opt/50%% of it/bin"), True),
+        (INSTALLED.replace(f"{BINDIR}/orchestratord", f"{BINDIR}/pool-managerd"), False),
+    ],
+)
+def test_a_unit_is_its_template_with_the_folder_filled_in(installed: str, expected: bool) -> None:
+    assert units.same(TEMPLATE, installed) is expected
+
+
+@pytest.mark.req("OP-01")
+@pytest.mark.parametrize(
+    ("unit", "state", "expected"),
+    [
+        (unit(), units.State(active="active"), ["ok"]),
+        (unit(), None, ["ok"]),
+        (unit(INSTALLED.replace("on-failure", "always")), None, ["out-of-date"]),
+        (unit(there=False), None, ["no-program"]),
+        (unit(INSTALLED.replace("/home/ada", "/opt")), None, ["other-program"]),
+        (unit(), units.State(active="active", reload_needed=True), ["not-reloaded"]),
+        (unit(), units.State(active="failed", result="exit-code"), ["failed"]),
+        (unit(), units.State(active="active", restarts=3), ["restarting"]),
+        (unit(), units.State(active="active", restarts=2), ["ok"]),
+    ],
+)
+def test_installed_units(unit: units.Unit, state: units.State | None, expected: list[str]) -> None:
+    states = None if state is None else {unit.name: state}
+    assert ids(units.judge([unit], states, BINDIR)) == [f"units.{each}" for each in expected]
+    assert ids(units.judge([], None, BINDIR)) == ["units.skipped"]
+
+
+def test_what_systemd_shows_is_read() -> None:
+    text = "ActiveState=failed\nResult=watchdog\nNeedDaemonReload=yes\nNRestarts=4\nEnvironment=A=b\n"
+    assert units.state_of(text) == units.State(active="failed", result="watchdog", reload_needed=True, restarts=4)
+    assert units.state_of("") == units.State()
+    assert units.program_of(TEMPLATE.replace("@BINDIR@", "/opt/50%% of it")) == "/opt/50% of it/orchestratord"
+    assert units.program_of("[Unit]\nWants=x\n") is None
+
+
+def program(here: str | None, there: str | None) -> environment.Program:
+    return environment.Program(name="nvcc", here=here, there=there)
+
+
+@pytest.mark.parametrize(
+    ("here", "programs", "expected"),
+    [
+        ({}, [program("/a/nvcc", "/b/nvcc")], ["ok"]),
+        ({}, [program("/opt/cuda/bin/nvcc", None)], ["not-on-path"]),
+        ({}, [program(None, None)], ["ok"]),  # that it is missing, the check engine says
+        ({"OPENAI_KEY": "secret"}, [], ["no-key"]),
+        ({"HF_TOKEN": "secret", "https_proxy": "secret"}, [], ["only-here"]),
+        ({"PATH": "/x", "EDITOR": "vi"}, [], ["ok"]),
+    ],
+)
+def test_what_the_units_do_not_see(
+    here: dict[str, str], programs: list[environment.Program], expected: list[str]
+) -> None:
+    found = environment.judge(here, {"PATH": "/usr/bin"}, programs, ["OPENAI_KEY"], installed=True)
+    assert ids(found) == [f"environment.{each}" for each in expected]
+    assert "secret" not in str(found)
+
+
+def test_the_mend_of_a_path_writes_a_whole_one() -> None:
+    (found,) = environment.judge({}, {"PATH": "/usr/bin"}, [program("/opt/cuda/bin/nvcc", None)], (), installed=True)
+    assert (found.mend or "").startswith("echo 'PATH=\"/opt/cuda/bin:/usr/bin\"' >> ~/.config/llama-orch/environment")
+
+
+def test_without_units_or_a_manager_there_is_nothing_to_compare() -> None:
+    assert ids(environment.judge({}, {}, (), (), installed=False)) == ["environment.skipped"]
+    assert ids(environment.judge({}, None, (), (), installed=True)) == ["environment.skipped"]
+
+
+def test_environments_are_read_as_systemd_writes_and_reads_them() -> None:
+    shown = "PATH=/usr/bin:/bin\nEMPTY=\nODD=$'a b\\n\\x41\\'\\\\'\nnonsense\n"
+    assert environment.shown_environment(shown) == {"PATH": "/usr/bin:/bin", "EMPTY": "", "ODD": "a b\nA'\\"}
+    text = "# c\nPATH=\"/a b:/c\"\n HF_TOKEN=x \nBAD NAME=1\nQ='one' 'two'\nOPEN='x\n"
+    assert environment.file_environment(text) == {"PATH": "/a b:/c", "HF_TOKEN": "x", "Q": "onetwo", "OPEN": "'x"}
+
+
+def login(**more: Any) -> session.Facts:
+    known = {"uid": 1000, "user": "ada", "home": "/home/ada", "home_owner": 1000}
+    known |= {"runtime": "/run/user/1000", "runtime_owner": 1000, "manager": "running"}
+    return session.Facts(**(known | more))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (login(), ["ok"]),
+        (login(manager=None), ["no-manager"]),
+        (login(manager=None, systemd=False), ["ok"]),
+        (login(runtime="", runtime_owner=None), ["no-runtime"]),
+        (login(runtime_owner=None), ["foreign-runtime"]),
+        (login(runtime_owner=0), ["foreign-runtime"]),
+        (login(home_owner=1001), ["foreign-home"]),
+        (login(home_owner=0), ["ok"]),  # as in many containers
+        (login(home_owner=None), ["no-home"]),
+        (login(uid=0, home_owner=0, runtime="", runtime_owner=None), ["root"]),
+    ],
+)
+def test_a_login(facts: session.Facts, expected: list[str]) -> None:
+    assert ids(session.judge(facts)) == [f"session.{each}" for each in expected]
+
+
+def test_lingering_matters_for_units_alone() -> None:
+    assert ids(linger.judge("ada", installed=False, lingers=False)) == ["linger.skipped"]
+    assert ids(linger.judge("ada", installed=True, lingers=True)) == ["linger.ok"]
+    assert ids(linger.judge("ada", installed=True, lingers=False)) == ["linger.off"]
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (clock.Facts(now_s=10 * DAY, installed_s=5 * DAY, synchronized=True), "ok"),
+        (clock.Facts(now_s=10 * DAY, installed_s=5 * DAY), "ok"),
+        (clock.Facts(now_s=10 * DAY, installed_s=5 * DAY, synchronized=False), "unsynchronized"),
+        (clock.Facts(now_s=10 * DAY, installed_s=5 * DAY, synchronized=False, in_container=True), "ok"),
+        (clock.Facts(now_s=2 * DAY, installed_s=5 * DAY, synchronized=True), "behind"),
+        (clock.Facts(now_s=4.5 * DAY, installed_s=5 * DAY, synchronized=True), "ok"),
+    ],
+)
+def test_a_clock(facts: clock.Facts, expected: str) -> None:
+    assert ids(clock.judge(facts, "1970-01-03")) == [f"clock.{expected}"]
+
+
+def daemon(started_s: float, prefix: str | None = "/venv") -> versions.Daemon:
+    return versions.Daemon(name="orchestratord", pid=7, started_s=started_s, prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("running", "said", "expected"),
+    [
+        ([], None, ["skipped"]),
+        ([daemon(200)], None, ["ok"]),
+        ([daemon(200)], "1.0", ["ok"]),
+        ([daemon(50)], "1.0", ["older"]),
+        ([daemon(50, None)], None, ["older"]),
+        ([daemon(200, "/opt/other")], None, ["other"]),
+        ([], "0.9", ["protocol"]),
+    ],
+)
+def test_daemons_of_another_version(running: list[versions.Daemon], said: str | None, expected: list[str]) -> None:
+    found = versions.judge(running, 100.0, "/venv", said, "1.0")
+    assert ids(found) == [f"versions.{each}" for each in expected]
+
+
+TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1
+   1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 4712 1
+   2: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1
+"""
+
+
+def test_a_listening_socket_is_found_by_its_port() -> None:
+    assert ports.listening_inodes(TABLE, 8080) == {"4711"}
+    assert ports.listening_inodes(TABLE, 81) == frozenset()
+    assert ports.listening_inodes("", 80) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("error", "owner", "expected", "mend"),
+    [
+        (None, None, "ok", None),
+        (errno.EADDRINUSE, ports.Owner(pid=42, command="python3 -m http.server"), "taken", "kill 42"),
+        (errno.EADDRINUSE, None, "taken", "sudo ss -ltnp"),
+        (errno.EACCES, None, "privileged", "above 1023"),
+        (errno.EADDRNOTAVAIL, None, "not-here", "ip -brief"),
+        (errno.EAFNOSUPPORT, None, "refused", "server.bind"),
+    ],
+)
+def test_an_address(error: int | None, owner: ports.Owner | None, expected: str, mend: str | None) -> None:
+    (found,) = ports.judge("127.0.0.1:8080", 8080, error, "no", owner)
+    assert found.id == f"ports.{expected}"
+    assert (mend or "") in (found.mend or "")
+
+
+@pytest.mark.req("OP-02")
+def test_the_lan_without_tls_is_a_note() -> None:
+    assert ids(lan.judge("127.0.0.1:8080", tls=False)) == ["lan.ok"]
+    assert ids(lan.judge("[::1]:8080", tls=False)) == ["lan.ok"]
+    assert ids(lan.judge("0.0.0.0:8080", tls=True)) == ["lan.ok"]
+    assert ids(lan.judge("192.168.1.5:8080", tls=False)) == ["lan.plain"]
+
+
+def test_what_the_daemons_say() -> None:
+    assert ids(daemons.unreached("u", ApiError(UNREACHABLE, "refused"))) == ["daemons.unreachable"]
+    (strange,) = daemons.unreached("u", ApiError("HTTP_502", "bad gateway"))
+    assert (strange.id, strange.why) == ("daemons.refused", "something else answers there")
+    (refused,) = daemons.unreached("u", ApiError("BAD_TOKEN", "no"))
+    assert (refused.id, refused.why) == ("daemons.refused", "the daemon refuses this user")
