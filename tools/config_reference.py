@@ -1,7 +1,7 @@
 """docs/configuration.md, and the descriptions in the schema: every field of the configuration with what it does.
 
 Decides how they are laid out. What they say is ``contracts.config``'s: its types, its bounds, and the text behind each
-field; what a SIGHUP does with a field is ``daemon_core.config_change``'s.
+field; what a SIGHUP does with a field, the daemons say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+import orchestratord.app as orchestratord
+import pool_managerd.app as pool_managerd
 from contracts.config import END, MODES, Config
+from daemon_core.reload import LOGGING
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "contracts" / "config"
@@ -285,12 +288,37 @@ def _choices(field: inspect.Field, words: Words) -> list[str]:
 
 # --- What a SIGHUP does -----------------------------------------------------------------------------------------------
 
+ORCHESTRATORD, POOL_MANAGERD = "orchestratord", "pool-managerd"
+BOTH = f"{ORCHESTRATORD} and {POOL_MANAGERD}"
+LATER = "it holds after the next start of {}; until then the log names it at every reload."
 WHEN = {
     "at once": "it holds from then on.",
-    "restart": "it holds after the next start of both daemons; the log names it until then.",
+    f"restart {ORCHESTRATORD}": LATER.format(ORCHESTRATORD),
+    f"restart {POOL_MANAGERD}": LATER.format(POOL_MANAGERD),
+    "restart both": LATER.format(BOTH),
+    f"at once; restart {POOL_MANAGERD}": f"it holds from then on, but for what {POOL_MANAGERD} does with it.",
 }
 
 
 def when_of(path: str) -> str:
     """One of ``WHEN``."""
-    return "at once" if path.startswith("logging.") else "restart"
+    section, _, rest = path.replace("[]", "").partition(".")
+    parts = {section, f"{section}.{rest.partition('.')[0]}"}
+    daemons = {
+        ORCHESTRATORD: (orchestratord.AT_ONCE, orchestratord.ELSEWHERE),
+        POOL_MANAGERD: (pool_managerd.RELOADABLE.at_once, pool_managerd.RELOADABLE.elsewhere),
+    }
+    later = [
+        name
+        for name, (at_once, elsewhere) in daemons.items()
+        if parts.isdisjoint({LOGGING, *at_once}) and parts.isdisjoint(elsewhere)
+    ]
+    match later:
+        case []:
+            return "at once"
+        case [name] if name == POOL_MANAGERD and not parts.isdisjoint(orchestratord.AT_ONCE):
+            return f"at once; restart {name}"
+        case [name]:
+            return f"restart {name}"
+        case _:
+            return "restart both"

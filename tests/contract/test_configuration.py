@@ -45,6 +45,24 @@ def test_a_row_has_type_bounds_default_words_and_what_a_sighup_does() -> None:
     assert all(cell for path, _, _ in reference.fields() for cell in row(path)), "no cell of a value is empty"
 
 
+@pytest.mark.parametrize(
+    ("path", "when"),
+    [
+        ("logging.level", "at once"),
+        ("limits.requests_per_minute", "at once"),
+        ("pools[].queue.capacity", "at once"),
+        ("pools[].timeouts.wall_ms", "at once; restart pool-managerd"),
+        ("server.bind", "restart orchestratord"),
+        ("models.max_bytes", "restart pool-managerd"),
+        ("pools[].ctx", "restart both"),
+        ("profile", "restart both"),
+    ],
+)
+def test_the_page_says_what_the_daemons_do_at_a_sighup(path: str, when: str) -> None:
+    assert row(path)[4] == when
+    assert set(reference.WHEN) >= {reference.when_of(each) for each, _, _ in reference.fields()}
+
+
 def test_the_schema_shows_editors_the_same_words() -> None:
     words = reference.read_words()
     schema = reference.described({"$defs": {"Pool": {"properties": {"ctx": {}, "id": {"description": "short"}}}}})
