@@ -217,7 +217,7 @@ def _type(kind: inspect.Type) -> str:
         case inspect.EnumType():
             return " or ".join(f"`{member.value}`" for member in bare.cls)
         case inspect.VarTupleType():
-            return f"list of {_type(bare.item_type)}"
+            return f"list: {_type(bare.item_type)}"
         case inspect.DictType():
             return "texts by name"
         case inspect.UnionType():
