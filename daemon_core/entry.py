@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -176,8 +175,7 @@ def _report(name: str, error: Exception, redactor: Redactor) -> int:
 
 def _refuse(name: str, error: StartupError, redactor: Redactor) -> int:
     """Tell the operator, on standard error, and give the exit status."""
-    sys.stderr.write(redactor.text(f"{name}: {error.render()}") + "\n")
-    sys.stderr.flush()
+    logs.complain(redactor.text(f"{name}: {error.render()}"))
     return error.exit_code
 
 

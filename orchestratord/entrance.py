@@ -239,7 +239,8 @@ class Entrance:
                 try:
                     return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
                 except EngineError as error:
-                    log.warning("pool %s could not count tokens: %s", entry.id, error.message)
+                    extra = {"pool_id": entry.id}
+                    log.warning("pool %s could not count tokens: %s", entry.id, error.message, extra=extra)
         return None
 
     def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller, *, asks: bool = False) -> Plan:

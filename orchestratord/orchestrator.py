@@ -257,7 +257,8 @@ class Orchestrator:
         """pool-managerd says how a pool is."""
         entry = self._pools.report(snapshot)
         if entry is None:
-            log.warning("pool-managerd reports pool %r, which this configuration does not have", snapshot.pool_id)
+            text = "pool-managerd reports pool %r, which this configuration does not have"
+            log.warning(text, snapshot.pool_id, extra={"pool_id": snapshot.pool_id})
             return
         self._observer.pool_changed(entry)
         error = snapshot.last_error if snapshot.state in FAILING else None

@@ -206,7 +206,7 @@ class Runner:
             seat = self._seating.seat(task, entry, adapter)
             run = self._begin(task, entry, seat, now_ms)
         except Exception:  # as with a generation; nothing was sent, and nobody else would end it
-            log.exception("task %s could not be started", task.id)
+            log.exception("task %s could not be started", task.id, extra=task.known_by | {"pool_id": entry.id})
             self._occupancy.free(hold)
             self._end_badly(task)
             return
@@ -242,7 +242,7 @@ class Runner:
             source = attempt.source(self._vouching)
             outcome = hopeless or await relay(task, source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
-            log.exception("task %s failed", task.id)
+            log.exception("task %s failed", task.id, extra=task.known_by)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")
         self._running.pop(task.id, None)  # it has ended by itself: there is no connection left to close
         if task.finished:  # it was cancelled while its connection closed
@@ -259,7 +259,7 @@ class Runner:
                 task.tell(change)
             self._conclude(attempt, outcome, now_ms)
         except Exception:  # the same
-            log.exception("the end of task %s could not be carried out", task.id)
+            log.exception("the end of task %s could not be carried out", task.id, extra=task.known_by)
             self._end_badly(task)
 
     def _end_badly(self, task: Task) -> None:
@@ -335,7 +335,8 @@ class Runner:
         try:
             return self._seating.ended(attempt.task, attempt.account(now_ms))
         except Exception:  # as with a generation
-            log.exception("what came of task %s could not be noted", attempt.task.id)
+            task = attempt.task
+            log.exception("what came of task %s could not be noted", task.id, extra=task.known_by)
             return None
 
     # --- its slot -----------------------------------------------------------------------------------------------------

@@ -364,9 +364,10 @@ class Turns:
             async with asyncio.timeout(ERASING_S):
                 await adapter.erase(taken.index)
         except (EngineError, TimeoutError) as error:
-            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, str(error) or "it did not answer")
+            why = str(error) or "it did not answer"
+            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, why, extra={"pool_id": entry.id})
         except Exception:  # as with a generation: a mistake of ours about one slot must not end all the others
-            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id)
+            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id, extra={"pool_id": entry.id})
         finally:
             self._slots.give_back(taken)
             give_back()

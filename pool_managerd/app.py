@@ -1,7 +1,8 @@
 """Wires pool-managerd together by constructor arguments, and runs it.
 
 Decides the order of start and stop: the socket answers before any pool is ready, and on the way out nobody may connect
-any more, then all engines end at once, then the rest. Holds no policy about pools.
+any more, then work may end for a while, then all engines end at once, then the rest. Before a restart the engines that
+outlive us go on. Holds no policy about pools.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from pool_managerd.container import Containers, MachineContainers
 from pool_managerd.devices import Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
+from pool_managerd.engine_scopes import EngineScopes
 from pool_managerd.gpu import Gpus, NvmlGpus
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
@@ -64,7 +66,9 @@ from pool_managerd.snapshot import snapshot
 from pool_managerd.status_line import status_line
 from pool_managerd.stock import Stock, StockWatch
 from pool_managerd.supervisor import KILL_S, SupervisedPool, Supervisor
+from pool_managerd.taking_over import TakingOver
 from pool_managerd.vram_memory import VramMemory
+from pool_managerd.wall_clock import WallClock
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
@@ -74,6 +78,10 @@ RELOADABLE = Reloadable(
     elsewhere=frozenset({"server", "auth", "limits", "sessions", "artifacts", "store", "pools.queue"})
 )
 """What of a changed configuration is not ours."""
+ORCHESTRATOR = "orchestratord"
+DRAIN_S = 15.0
+"""How long work may go on at a stop while somebody follows the pools, who says when there is none. With the longest
+stop of an engine it stays below the unit's TimeoutStopSec."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +116,7 @@ class Parts:
 
 
 async def run(context: DaemonContext, parts: Parts) -> None:
-    """Serve until the context says stop; at the end no engine is left.
+    """Serve until the context says stop; at the end no engine is left, but before a restart those that outlive us.
 
     Raises StartupError where another instance runs, or a directory or the socket is of no use.
     """
@@ -138,8 +146,13 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         await context.stopping.wait()
         parts.server.stop_accepting()
         longest_s = max(pool.timeouts.stop_ms for pool in context.config.pools) / 1000 + KILL_WAIT_S
-        context.notifier.extend(longest_s + KILL_S)
-        if not await in_time(parts.supervisor.stop(longest_s), context.hurry):
+        drain_s = DRAIN_S if parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set() else 0.0
+        context.notifier.extend(drain_s + longest_s + KILL_S)
+        if context.returning.is_set():
+            ending = parts.supervisor.step_aside(longest_s)
+        else:
+            ending = parts.supervisor.stop(longest_s, drain_s)
+        if not await in_time(ending, context.hurry):
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
@@ -158,13 +171,15 @@ def assemble(
 ) -> Parts:
     """Put the parts together; needs a running loop, starts nothing. Without ``stock`` no ``catalog.*`` is answered."""
     config, paths = context.config, context.paths
-    wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
+    loop = asyncio.get_running_loop()
+    wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
     lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
-    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms) for pool in config.pools)
+    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_clock.offset_ms) for pool in config.pools)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     containers = containers or MachineContainers(context.environ, context.redactor)
-    watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
+    taking_over = TakingOver()
+    watch = GpuWatch(gpus, loop) if config.profile is Profile.HOME else None
     condemned, retired = Condemned(), Retired()
     host = Host(
         profile=config.profile,
@@ -176,19 +191,20 @@ def assemble(
         retired=retired,
         room=Room(profile=config.profile, gpus=gpus, memory=VramMemory(paths.state)),
         containers=containers,
+        scopes=EngineScopes(context.environ),
+        taking_over=taking_over,
         files=files,
         hub=hub,
         redactor=context.redactor,
         environ=context.environ,
         boot_id=boot_id,
-        wall_offset_ms=wall_offset_ms,
+        wall_clock=wall_clock,
     )
     sources = {pool.id: engines(pool) for pool in config.pools}
-    loop = asyncio.get_running_loop()
     feed = LogFeed(loop.time, loop.call_later)
     pools = {}
     for pool in config.pools:
-        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed)
+        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed, engine=pool.engine)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(
@@ -198,6 +214,7 @@ def assemble(
         hub=hub,
         watch=watch,
         condemned=condemned,
+        taking_over=taking_over,
         boot_id=boot_id,
         heartbeats=context.heartbeats,
     )
@@ -211,6 +228,7 @@ def assemble(
         engines=sources,
         feed=feed,
         logs=paths.logs,
+        taking_over=taking_over,
         catalog=catalog,
     )
     return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)

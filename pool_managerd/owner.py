@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, assert_never
 
 from contracts.base import Message
@@ -25,6 +26,22 @@ _log = logging.getLogger(__name__)
 _SUCCESSOR = "prepare_successor"
 STOP_AGAIN_MS = 2_000
 """The pause before another try to end processes that the kernel does not let go."""
+_WORDS = MappingProxyType(
+    {
+        PoolState.STOPPED: "stopped",
+        PoolState.STAGING_MODEL: "getting its model",
+        PoolState.ENSURING_ENGINE: "getting its engine",
+        PoolState.STARTING: "starting its engine",
+        PoolState.PROBING: "trying its engine",
+        PoolState.READY: "ready",
+        PoolState.DRAINING: "draining",
+        PoolState.RELOADING: "changing its model",
+        PoolState.FAILED: "failed",
+        PoolState.BACKOFF: "waiting for its next try",
+        PoolState.BROKEN: "given up",
+        PoolState.QUARANTINED: "in quarantine",
+    }
+)
 
 
 class Effects(Protocol):
@@ -344,8 +361,9 @@ class Owner:
         if after.state in {PoolState.FAILED, PoolState.QUARANTINED} and after.error is not None:
             error, after_state = after.error, str(after.state)
             hint = f" (hint: {error.hint})" if error.hint else ""
-            text = "%s -> %s: %s: %s%s"
-            self._say(logging.WARNING, text, before.state, after_state, error.cause, error.message, hint)
+            text = f"{_WORDS[after.state]} (%s -> %s): %s: %s%s"
+            more = {"state": after_state, "cause": str(error.cause)}
+            self._say(logging.WARNING, text, before.state, after_state, error.cause, error.message, hint, more=more)
             return
         wait = ""
         if after.state is PoolState.BACKOFF and after.due is not None:
@@ -353,10 +371,19 @@ class Owner:
             wait = f": failure {after.failures} of {of}, again in {after.due - self._effects.now()} ms"
         if after.state is PoolState.BROKEN:
             wait = f": {after.failures} failures in a row, not tried again until it is restarted or reloaded"
-        self._say(logging.INFO, "%s -> %s%s", before.state, after.state, wait)
+        text, more = f"{_WORDS[after.state]} (%s -> %s)%s", {"state": str(after.state)}
+        self._say(logging.INFO, text, before.state, after.state, wait, more=more)
 
-    def _say(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
-        _log.log(level, f"{self._pool_id}: {text}", *args, extra={"pool_id": self._pool_id}, exc_info=exc_info)
+    def _say(
+        self,
+        level: int,
+        text: str,
+        *args: object,
+        exc_info: BaseException | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        extra = {"pool_id": self._pool_id, **more}
+        _log.log(level, f"pool {self._pool_id}: {text}", *args, extra=extra, exc_info=exc_info)
 
 
 def _defect(run: int, what: str, error: Exception) -> l.StepFailed:

@@ -102,5 +102,5 @@ def _tell(task: Task, client: str, slow_ms: int) -> None:
         task.id,
         client,
         slow_ms,
-        extra={"task_id": task.id, "correlation_id": task.admission.caller.correlation_id},
+        extra=task.known_by,
     )

@@ -3,10 +3,11 @@ import asyncio
 import pytest
 
 from daemon_core.deadline import in_time
+from tests.support.virtual_loop import pass_time
 
 
 async def done_after(seconds: float) -> str:
-    await asyncio.sleep(seconds)
+    await pass_time(seconds)
     return "done"
 
 

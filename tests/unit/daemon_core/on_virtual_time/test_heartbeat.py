@@ -8,6 +8,7 @@ import pytest
 
 from daemon_core.heartbeat import PATIENCE_S, Heart, Heartbeats, feed_watchdog
 from daemon_core.notify import Notifier
+from tests.support.virtual_loop import pass_time
 
 pytestmark = pytest.mark.req("OP-01")
 
@@ -36,7 +37,7 @@ async def watching(
         stop.set()
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(feed_watchdog(beats, systemd, interval_s, stop))
-        await asyncio.sleep(seconds)
+        await pass_time(seconds)
         feeding.cancel()
 
 
@@ -52,7 +53,7 @@ def spawn(
 async def lives(heart: Heart) -> None:
     while True:
         heart.beat()
-        await asyncio.sleep(0.5)
+        await pass_time(0.5)
 
 
 async def hangs(_heart: Heart) -> None:
@@ -124,7 +125,7 @@ async def test_one_with_an_inbox_answers_or_does_not(systemd: Systemd, caplog: p
 async def test_a_task_that_is_guarded_may_do_as_it_likes_but_end(systemd: Systemd) -> None:
     beats = Heartbeats()
     async with asyncio.TaskGroup() as group:
-        beats.guard(group.create_task(asyncio.sleep(50), name="pools"))
+        beats.guard(group.create_task(pass_time(50), name="pools"))
         await watching(beats, systemd, 49)
         assert set(systemd.heard_lines) == {"WATCHDOG=1"}
         await watching(beats, systemd, 5)
@@ -133,7 +134,7 @@ async def test_a_task_that_is_guarded_may_do_as_it_likes_but_end(systemd: System
 
 async def test_one_that_comes_back_has_it_fed_again(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
     async def stumbles(heart: Heart) -> None:
-        await asyncio.sleep(40)
+        await pass_time(40)
         await lives(heart)
 
     beats = Heartbeats()
