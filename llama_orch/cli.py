@@ -21,6 +21,7 @@ from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
+from llama_orch.commands.logs import logs
 from llama_orch.commands.pools import pools
 from llama_orch.commands.reload import reload
 from llama_orch.commands.replay import replay
@@ -46,6 +47,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     top,
     drain,
     reload,
+    logs,
     token,
     version,
 )
