@@ -59,8 +59,7 @@ systemctl --user is-active orchestratord pool-managerd > $here/active
 failed() { health | tee $here/health | grep -q '"last_error":{'; }
 eventually 20 failed
 ask patient 5
-admitted() { api '/v1/tasks?state=queued' | grep -q task_id; }
-eventually 10 admitted
+queued
 [ -z "$(engines)" ]
 gpus
 wait
