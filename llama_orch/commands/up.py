@@ -81,9 +81,7 @@ async def _up(session: Session, out: Output) -> int:
             if await until_up(client, daemons):
                 out.line(f"listening on {session.url}; Ctrl-C stops both daemons")
                 out.data({"url": session.url})
-        async with examining(
-            session.config_path, os.environ, out, width
-        ):  # which tells what is wrong with this machine
+        async with examining(session.config_path, os.environ, out, width):
             await daemons.changed.wait()
     finally:
         dead = daemons.dead

@@ -20,8 +20,9 @@ from daemon_core.redaction import Redactor
 from llama_orch.doctor.judge.containers import Runtime
 from llama_orch.doctor.machine import Look
 
-ANSWER_S = 8.0
+PODMAN_S = 8.0
 """Its first call after a boot sets up a user namespace and looks through its storage."""
+DOCKER_S = 5.0
 
 
 async def podman(look: Look) -> Runtime:
@@ -52,7 +53,7 @@ async def chosen(look: Look) -> Choice:
 async def _podman(look: Look) -> Runtime:
     command = Command("podman", argv.client_environ(look.machine.environ))
     try:
-        done = await command.run("info", "--format=json", timeout_s=ANSWER_S)
+        done = await command.run("info", "--format=json", timeout_s=PODMAN_S)
     except ContainerError as error:
         missing = error.cause is RuntimeCause.NO_RUNTIME
         seen = detection.not_installed("podman") if missing else _unusable("podman", error)
@@ -70,15 +71,15 @@ async def _docker(look: Look) -> Runtime:
     environ = look.machine.environ
     installed = look.machine.which("docker") is not None
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(DOCKER_S):
             seen = await DockerRuntime(environ, _redact()).detect()
             if not seen.usable:
                 return Runtime(installed=installed, detection=seen)
             command = Command("docker", argv.client_environ(environ))
-            done = await command.run("info", "--format={{json .}}", timeout_s=ANSWER_S)
+            done = await command.run("info", "--format={{json .}}", timeout_s=DOCKER_S)
             return Runtime(installed=True, detection=seen, info=msgspec.json.decode(done.stdout, type=dict))
     except TimeoutError:
-        reason = f"docker info did not answer within {ANSWER_S:g} s and was ended"
+        reason = f"docker info did not answer within {DOCKER_S:g} s and was ended"
         hint = "sudo systemctl restart docker"
         seen = Detection(runtime="docker", usable=False, reason=reason, hint=hint)
     except ContainerError as error:

@@ -50,14 +50,16 @@ def _owner(machine: Machine, port: int) -> ports.Owner | None:
     wanted = {f"socket:[{inode}]" for table in tables for inode in ports.listening_inodes(table, port)}
     for process in machine.file("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended, or is another user's
-            if wanted & {str(descriptor.readlink()) for descriptor in _descriptors(process)}:
+            if any(_leads_to(descriptor, wanted) for descriptor in (process / "fd").iterdir()):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return ports.Owner(pid=int(process.name), command=command)
     return None
 
 
-def _descriptors(process: Path) -> list[Path]:
-    return list((process / "fd").iterdir())
+def _leads_to(descriptor: Path, wanted: set[str]) -> bool:
+    with suppress(OSError):  # it was closed meanwhile
+        return str(descriptor.readlink()) in wanted
+    return False
 
 
 CHECK = Check(

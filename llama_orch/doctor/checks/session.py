@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from llama_orch.doctor.base import Result
 from llama_orch.doctor.checks.base import Check
 from llama_orch.doctor.judge import session
@@ -20,7 +22,7 @@ async def _run(look: Look) -> Sequence[Result]:
     if facts.systemd and facts.runtime:
         said = await machine.run("systemctl", "--user", "is-system-running")
         state = "" if said is None else said.last_line
-        facts = _with_manager(facts, state if state in _RUNS else None)
+        facts = replace(facts, manager=state if state in _RUNS else None)
     return session.judge(facts)
 
 
@@ -36,19 +38,6 @@ def _facts(machine: Machine) -> session.Facts:
         runtime=runtime,
         runtime_owner=owner(Path(runtime)) if runtime else None,
         systemd=booted and machine.which("systemctl") is not None,
-    )
-
-
-def _with_manager(facts: session.Facts, manager: str | None) -> session.Facts:
-    return session.Facts(
-        uid=facts.uid,
-        user=facts.user,
-        home=facts.home,
-        home_owner=facts.home_owner,
-        runtime=facts.runtime,
-        runtime_owner=facts.runtime_owner,
-        manager=manager,
-        systemd=facts.systemd,
     )
 
 

@@ -66,7 +66,7 @@ def judge(
     ``runtime`` says whether a container runtime works: without one nobody has asked for devices.
     """
     if not pools or no_gpu is not None:
-        return [skipped(CHECK, no_gpu or "no pool runs in a container")]
+        return [skipped(CHECK, (no_gpu if pools else None) or "no pool runs in a container")]
     results = [MISSING.found(finding.message, finding.hint) for finding in found]
     for file in files:
         if driver is not None and file.driver is not None and file.driver != driver and file.offers.problem is None:

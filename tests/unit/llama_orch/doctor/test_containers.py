@@ -1,6 +1,5 @@
-from typing import Any
-
 import pytest
+from msgspec.structs import replace
 
 from container_runtime.base import Detection
 from container_runtime.cdi import CdiFile
@@ -12,7 +11,7 @@ from tests.unit.llama_orch.doctor.support import ARCH, DEBIAN, ids
 POOLS = ("p0",)
 
 
-def runtime(*, usable: bool, installed: bool = True, **info: Any) -> Runtime:
+def runtime(*, usable: bool, installed: bool = True, **info: object) -> Runtime:
     hint = "" if usable else "mend it"
     seen = Detection(runtime="r", usable=usable, reason="because", hint=hint)
     return Runtime(installed=installed, detection=seen, info=info)
@@ -52,15 +51,17 @@ def test_one_runtime_must_serve_and_the_other_is_not_missed(
     ]
 
 
-def facts(**more: Any) -> subuid.Facts:
-    known = {
-        "user": "ada",
-        "uid": 1000,
-        "subuid": "ada:100000:65536\n",
-        "subgid": "ada:100000:65536\n",
-        "helpers": {"newuidmap": True, "newgidmap": True},
-    }
-    return subuid.Facts(**(known | more))
+FACTS = subuid.Facts(
+    user="ada",
+    uid=1000,
+    subuid="ada:100000:65536\n",
+    subgid="ada:100000:65536\n",
+    helpers={"newuidmap": True, "newgidmap": True},
+)
+
+
+def facts(**more: object) -> subuid.Facts:
+    return replace(FACTS, **more)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-from typing import Any
-
 import pytest
+from msgspec.structs import replace
 
 from engine_provisioner.gpu_faults import Nvml, driver_fault
 from llama_orch.doctor.judge.driver import Card, Facts, judge, library_version, module_version
@@ -9,9 +8,9 @@ from tests.unit.llama_orch.doctor.support import ARCH, DEBIAN, FEDORA, ids
 CARD = Card(address="0000:01:00.0", driver="nvidia")
 
 
-def facts(error: Nvml | None = None, **more: Any) -> Facts:
+def facts(error: Nvml | None = None, **more: object) -> Facts:
     fault = None if error is None else driver_fault(error, "NVML's words")
-    return Facts(error=error, fault=fault, **more)
+    return replace(Facts(error=error, fault=fault), **more)
 
 
 NO_LIBRARY, NO_MODULE = Nvml.LIBRARY_NOT_FOUND, Nvml.DRIVER_NOT_LOADED
@@ -64,9 +63,7 @@ def test_a_missing_uvm_device_is_a_note_and_none_in_a_container() -> None:
         ({}, ["install the NVIDIA driver", "ramdisk"]),
     ],
 )
-def test_the_mend_of_nouveau_is_in_the_words_of_the_distribution(
-    distribution: dict[str, str], words: list[str]
-) -> None:
+def test_the_mend_of_nouveau_is_in_the_distributions_words(distribution: dict[str, str], words: list[str]) -> None:
     (found,) = judge(facts(NO_LIBRARY, cards=(Card(address="0000:01:00.0", driver="nouveau"),)), distribution)
     assert found.what == "nouveau has the card 0000:01:00.0"
     assert all(word in (found.mend or "") for word in [*words, "blacklist nouveau", "reboot"])

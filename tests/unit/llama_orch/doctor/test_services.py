@@ -1,7 +1,7 @@
 import errno
-from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llama_orch.doctor.judge import clock, daemons, environment, lan, linger, ports, session, units, versions
 from llama_orch.errors import UNREACHABLE, ApiError
@@ -104,10 +104,19 @@ def test_environments_are_read_as_systemd_writes_and_reads_them() -> None:
     assert environment.file_environment(text) == {"PATH": "/a b:/c", "HF_TOKEN": "x", "Q": "onetwo", "OPEN": "'x"}
 
 
-def login(**more: Any) -> session.Facts:
-    known = {"uid": 1000, "user": "ada", "home": "/home/ada", "home_owner": 1000}
-    known |= {"runtime": "/run/user/1000", "runtime_owner": 1000, "manager": "running"}
-    return session.Facts(**(known | more))
+LOGIN = session.Facts(
+    uid=1000,
+    user="ada",
+    home="/home/ada",
+    home_owner=1000,
+    runtime="/run/user/1000",
+    runtime_owner=1000,
+    manager="running",
+)
+
+
+def login(**more: object) -> session.Facts:
+    return replace(LOGIN, **more)
 
 
 @pytest.mark.parametrize(
