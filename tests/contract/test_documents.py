@@ -62,7 +62,7 @@ def test_every_page_can_be_found_from_the_first_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_the_commands_of_the_documents_print_what_they_say(tmp_path: Path, told: Told) -> None:
     models = tmp_path / "models"
     models.mkdir()
