@@ -47,6 +47,7 @@ from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
 from orchestratord.status_line import Present, status_line
+from orchestratord.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +81,9 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
     """
     config = context.config
     host, port = split_bind(config.server.bind) or ("127.0.0.1", 8080)
-    token = find_token(config.auth, context.environ, context.config_path.parent)
-    check_exposure(config, host, token)
-    if token is not None:
-        context.redactor.register(token.value)
-        log.info("token %s from %s", token.fingerprint, token.source)
+    token = token_of(context, host)
     metrics, clock = Metrics(), SystemClock()
+    certificate = certificate_of(config, context, clock)
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
     keeping = keeping_tasks(config, context, clock, opened)
@@ -113,8 +111,8 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             on_notices=pools.noticed,
         )
         manager.link = link
-        secret = None if token is None else token.value
-        authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
+        secret, auth = None if token is None else token.value, config.auth
+        authenticator = Authenticator(secret, optional=auth.optional, trust_proxy=auth.trust_proxy)
         app = make_http_app(
             config,
             authenticator,
@@ -135,20 +133,33 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             beats = context.heartbeats
             keeping_up = group.create_task(keeper.run(beats), name="task-store")
             following = group.create_task(link.run(beats), name="pool-link")
-            async with listening(app, host, port, kept_port(context, host, port)) as url:
+            async with listening(app, config, kept_port(context, host, port), certificate) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
                 status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
                 resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure)
+                reloadable = reloadable_of(orchestrator, certificate)
                 reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
                 extending = group.create_task(_ask_for_time(context, orchestrator), name="stop")
                 await orchestrator.run(context.stopping, context.hurry, beats)
                 for each in (extending, reloading, resting, status, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+def reloadable_of(orchestrator: Orchestrator, certificate: Certificate | None) -> Reloadable:
+    """What a reload takes over."""
+    beside = () if certificate is None else (certificate.renew,)
+    return Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=beside)
+
+
+def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
+    """What the port proves itself with. Raises StartupError where it cannot."""
+    if config.server.tls is None:
+        return None
+    return Certificate(config.server.tls, context.config_path.parent, context.environ, clock.unix_ms)
 
 
 @asynccontextmanager
@@ -189,6 +200,16 @@ def _linked(state: LinkState, pools: PoolDirectory, jobs: Jobs) -> None:
 def drawn_seed() -> int:
     """A seed for a task that gives none. Never 0, which TGI refuses."""
     return 1 + secrets.randbelow(MAX_SEED)
+
+
+def token_of(context: DaemonContext, host: str) -> ApiToken | None:
+    """The token, which no log shows from here on. Raises TokenError or StartupError where one is needed."""
+    token = find_token(context.config.auth, context.environ, context.config_path.parent)
+    check_exposure(context.config, host, token)
+    if token is not None:
+        context.redactor.register(token.value)
+        log.info("token %s from %s", token.fingerprint, token.source)
+    return token
 
 
 def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:

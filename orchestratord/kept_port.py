@@ -12,7 +12,7 @@ import socket
 
 from daemon_core.descriptors import KeptSockets, name_of
 from daemon_core.entry import DaemonContext
-from orchestratord.listener import BACKLOG
+from orchestratord.accepting import BACKLOG
 
 log = logging.getLogger(__name__)
 

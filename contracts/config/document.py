@@ -14,14 +14,42 @@ from contracts.config.pools import Pool
 from contracts.config.values import END, Durability, Millis, Profile, Verdict
 
 
+class Tls(Strict, frozen=True, kw_only=True):
+    """The certificate of the HTTP listener: PEM files, read again on SIGHUP.
+
+    ``~`` is expanded; a relative path counts from the directory of the configuration.
+    """
+
+    cert_file: Annotated[str, Meta(min_length=1, description="the certificate, and behind it those of its authorities")]
+    key_file: Annotated[str, Meta(min_length=1, description="its key, without a passphrase; mode 0600")]
+
+
 class Server(Strict, frozen=True, kw_only=True):
     """The HTTP listener of orchestratord, and the limits it puts on its clients."""
 
     bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
     """Where it listens; an address that others can reach needs a token."""
+    tls: Tls | None = None
+    """With it the listener speaks HTTPS alone, TLS 1.2 or newer."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use the API from a browser, such as ``https://chat.lan``; none by default."""
+    max_connections: Annotated[int, Meta(ge=1)] = 4_096
+    """Connections at a time, of all clients together."""
+    max_connections_per_client: Annotated[int, Meta(ge=1)] = 1_024
+    """Of one address; of IPv6 one /64. Behind a trusted proxy its connections are not counted so."""
+    max_headers: Annotated[int, Meta(ge=8, le=1_000)] = 100
+    """Headers of a request."""
+    max_header_bytes: Annotated[int, Meta(ge=1_024, le=1 << 20)] = 16_384
+    """Request line and headers together."""
+    header_timeout_ms: Millis = 10_000
+    """A client that has not sent request line and headers within this time is cut off; a TLS handshake likewise."""
+    body_timeout_ms: Millis = 30_000
+    """A client whose request body does not come on within this time is cut off."""
+    keep_alive_ms: Millis = 180_000
+    """How long a connection may be idle between two requests. Longer than a proxy keeps its own ones."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
     """Bytes of a request's body; more is answered with PAYLOAD_TOO_LARGE."""
-    max_streams_per_client: Annotated[int, Meta(ge=1)] = 256
+    max_streams_per_client: Annotated[int, Meta(ge=1)] = 768
     """Streams that one client, told from others by its token, may have open at a time."""
     disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
     """How long an interactive task lives on after its last listener left."""
@@ -45,6 +73,8 @@ class Auth(Strict, frozen=True, kw_only=True):
     """Clients on this machine need no token. Everybody else still does."""
     trust_proxy: bool = False
     """Believe ``X-Forwarded-For``: only where nobody can reach the listener but through the proxy."""
+    failures_per_minute: Annotated[int, Meta(ge=1)] = 10
+    """So many wrong tokens of one address are looked at in a minute; what comes beyond them waits."""
 
 
 class Outbound(Strict, frozen=True, kw_only=True):
