@@ -1,4 +1,4 @@
-"""What docs/operations.md says to type, typed on a host of its own, in its order."""
+"""What docs/operations.md and docs/upgrade.md say to type, typed on a host of its own, in their order."""
 
 import json
 
@@ -36,7 +36,7 @@ def script(typed: list[Command]) -> str:
     return PREPARED + "".join(lines)
 
 
-def test_the_operators_page_is_typed_as_it_stands(lab: Lab) -> None:
+def test_the_operators_pages_are_typed_as_they_stand(lab: Lab) -> None:
     outcome = lab.check(script(TYPED), limit_s=180)
     said = [json.loads(line) for line in outcome.stdout.splitlines()]
     assert [text for text, _, _ in said] == [command.text for command in TYPED]
