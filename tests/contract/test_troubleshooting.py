@@ -11,6 +11,7 @@ from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from contracts.pools import Cause, PoolState
 from daemon_core import errors as of_daemons
+from daemon_core import journal_entry as entry
 from llama_orch import errors as of_the_command_line
 
 pytestmark = pytest.mark.req("OP-01")
@@ -54,3 +55,10 @@ def test_every_exit_status_has_its_row() -> None:
         if name[:5] == "EXIT_"
     }
     assert {int(status) for status in rows("exit status")} == {0, *known}
+
+
+def test_the_operators_page_names_the_journals_fields_as_they_are() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    named = set(re.findall(r"\bLLAMA_ORCH_[A-Z_]+\b", page))
+    assert named == {entry.POOL, entry.TASK_ID, entry.CORRELATION_ID, entry.SOURCE, entry.TIME_MS}
+    assert f"{entry.SOURCE}={entry.ENGINE_SOURCE}" in page
