@@ -1,9 +1,9 @@
 """``python -m bench.log_cost``: the CPU time of a log line to the journal, beside the same as JSON on standard error.
 
-*before* is what all lines were before there was a way to the journal: JSON on standard error, as python-json-logger makes
-it by default. One process; the ways take turns in blocks of lines, and another process reads as the journal would. What is
-measured is all CPU time of the process that logs: also that of the thread which sends what a busy journal did not take at
-once.
+*before* is what all lines were before there was a way to the journal: JSON on standard error, as python-json-logger
+makes it by default. One process; the ways take turns in blocks of lines, and another process reads as the journal
+would. What is measured is all CPU time of the process that logs: also that of the thread which sends what a busy
+journal did not take at once.
 """
 
 from __future__ import annotations
