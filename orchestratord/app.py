@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -138,21 +138,12 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
-                status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
-                resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloadable = reloadable_of(orchestrator, certificate)
-                reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
-                extending = group.create_task(_ask_for_time(context, orchestrator), name="stop")
+                beside = _beside(context, pools, orchestrator, certificate)
+                running = [group.create_task(work, name=name) for name, work in beside.items()]
                 await orchestrator.run(context.stopping, context.hurry, beats)
-                for each in (extending, reloading, resting, status, keeping_up):
+                for each in (*running, keeping_up):
                     each.cancel()
             following.cancel()
-
-
-def reloadable_of(orchestrator: Orchestrator, certificate: Certificate | None) -> Reloadable:
-    """What a reload takes over."""
-    beside = () if certificate is None else (certificate.renew,)
-    return Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=beside)
 
 
 def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
@@ -225,6 +216,20 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
         text = "there is no token, and auth.optional is false, so nobody could use the API"
         hint = "llama-orch init makes a token; or set LLORCH_API_TOKEN, auth.token_file or auth.optional: true"
         raise StartupError(text, hint, EXIT_CONFIG)
+
+
+def _beside(
+    context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator, certificate: Certificate | None
+) -> dict[str, Coroutine[None, None, None]]:
+    """What runs while the port is open."""
+    renewed = () if certificate is None else (certificate.renew,)
+    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=renewed)
+    return {
+        "status": _tell_status(context, pools, orchestrator),
+        "rest": give_back_at_rest(lambda: orchestrator.rested, give_back),
+        "reload": follow_reloads(context, NAME, reloadable),
+        "stop": _ask_for_time(context, orchestrator),
+    }
 
 
 async def _ask_for_time(context: DaemonContext, orchestrator: Orchestrator) -> None:

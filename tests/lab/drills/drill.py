@@ -54,7 +54,7 @@ class Played:
         return check(f"{whole}\n\n".encode(), whole=False)
 
     def resumed(self, name: str) -> Said:
-        """A stream that broke and was read on behind its last token, as one: no token is missing, none is there twice."""
+        """A stream that broke and was read on behind its last token, as one: none is missing, none is there twice."""
         first = self.cut(name)
         after = first.tokens[-1].i
         rest = check(self.files[f"{name}.rest"].encode(), after=after)

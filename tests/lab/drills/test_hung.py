@@ -1,4 +1,4 @@
-"""Drills: a part hangs: it is there, and does nothing (SIGSTOP). Every part in turn, on one host, with a stream running."""
+"""Drills: a part hangs: it is there, and does nothing (SIGSTOP). Every part in turn, with a stream running."""
 
 import pytest
 
@@ -36,8 +36,8 @@ DRILLS = (
     Drill(
         name="orchestratord-hung",
         done="`orchestratord` hangs while a stream runs. The watchdog has 2 s here, and 30 s in the unit.",
-        client="The stream stands still, until the watchdog fires and the connection breaks. Read on with `Last-Event-ID`, the "
-        "task says `WORKER_RESET`, retriable.",
+        client="The stream stands still, until the watchdog fires and the connection breaks. Read on with "
+        "`Last-Event-ID`, the task says `WORKER_RESET`, retriable.",
         journal=(
             "orchestratord.service: Watchdog timeout (limit 2s)!",
             "orchestratord.service: Failed with result 'watchdog'.",
@@ -82,9 +82,10 @@ wait
     ),
     Drill(
         name="engine-hung",
-        done="The engine hangs while a stream runs and another task waits. `timeouts.idle_ms` of the pool is 1.5 s here.",
-        client="`DECODE_TIMEOUT`, retriable, after `timeouts.idle_ms`. The task that waits is told how its start is put off, and runs "
-        "when the engine has been replaced.",
+        done="The engine hangs while a stream runs and another task waits. `timeouts.idle_ms` of the pool is 1.5 s "
+        "here.",
+        client="`DECODE_TIMEOUT`, retriable, after `timeouts.idle_ms`. The task that waits is told how its start is "
+        "put off, and runs when the engine has been replaced.",
         journal=(
             "ended: DECODE_TIMEOUT: the engine was given up after 1500 ms (idle limit)",
             "it works on in every slot for tasks that have ended; pool-managerd is asked to start it anew"

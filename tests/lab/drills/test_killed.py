@@ -41,18 +41,18 @@ def engine(played: Played) -> None:
 DRILLS = (
     Drill(
         name="orchestratord-killed",
-        done="`kill -9` of `orchestratord` while a stream runs and another task waits, which asks for `strict` determinism. When that one "
-        "runs, once more.",
-        client="The connections break without an `end`. Read on with `Last-Event-ID`, the first task says `WORKER_RESET`, retriable. "
-        "The one that waited keeps its place and runs; cut off itself, it goes on behind its last token, byte for byte "
-        "what an undisturbed run says.",
+        done="`kill -9` of `orchestratord` while a stream runs and another task waits, which asks for `strict` "
+        "determinism. When that one runs, once more.",
+        client="The connections break without an `end`. Read on with `Last-Event-ID`, the first task says "
+        "`WORKER_RESET`, retriable. The one that waited keeps its place and runs; cut off itself, it goes on behind "
+        "its last token, byte for byte what an undisturbed run says.",
         journal=(
             "orchestratord.service: Main process exited, code=killed, status=9/KILL",
             "ended: WORKER_RESET: orchestratord ended while this task ran",
             "tasks of the former run taken up",
         ),
-        left="The engine and the pool manager are the same as before. Each task has one receipt; "
-        "those of the two that were cut off say `interrupted`.",
+        left="The engine and the pool manager are the same as before. Each task has one receipt; those of the two that "
+        "were cut off say `interrupted`.",
         script=r"""
 engine=$(engines) manager=$(main_pid pool-managerd)
 ask stream 4000
@@ -87,8 +87,8 @@ eventually 10 receipt
             "gpu0: a former manager left an engine running",
             "taking over the engine that runs on port",
         ),
-        left="The engine goes on in a scope of its own, and the next manager takes it over: the same process serves. `orchestratord` "
-        "is the same as before.",
+        left="The engine goes on in a scope of its own, and the next manager takes it over: the same process serves. "
+        "`orchestratord` is the same as before.",
         script=r"""
 engine=$(engines) front=$(main_pid orchestratord)
 ask stream 300
@@ -107,13 +107,15 @@ wait
     Drill(
         name="engine-killed",
         done="`kill -9` of the engine while a stream runs and another task waits.",
-        client="The stream ends at once with `WORKER_RESET`, retriable. The task that waits runs when the engine is back.",
+        client="The stream ends at once with `WORKER_RESET`, retriable. The task that waits runs when the engine is "
+        "back.",
         journal=(
             "pool gpu0 is failed: the engine has ended while it served, and nobody asked it to",
             "failure 1 of 100, again in",
             "pool gpu0 is ready",
         ),
-        left="One engine runs, another one than before; the pool counts one restart. The daemons are the same as before.",
+        left="One engine runs, another one than before; the pool counts one restart. The daemons are the same as "
+        "before.",
         script=r"""
 before="$(main_pid orchestratord) $(main_pid pool-managerd)"
 ask stream 4000

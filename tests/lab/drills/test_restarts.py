@@ -33,10 +33,11 @@ def stopped(played: Played) -> None:
 DRILLS = (
     Drill(
         name="orchestratord-restarted",
-        done="`systemctl --user restart orchestratord` while a short task runs and a long `strict` one waits, and again when the long "
-        "one runs. `server.drain_ms` is 2500 here. Clients connect all the while.",
-        client="The short task ends as usual before the restart. The long one goes on behind its last token afterwards, byte for byte. "
-        "Nobody is refused a connection: who connects between two runs waits a moment and is served by the second.",
+        done="`systemctl --user restart orchestratord` while a short task runs and a long `strict` one waits, and "
+        "again when the long one runs. `server.drain_ms` is 2500 here. Clients connect all the while.",
+        client="The short task ends as usual before the restart. The long one goes on behind its last token "
+        "afterwards, byte for byte. Nobody is refused a connection: who connects between two runs waits a moment and "
+        "is served by the second.",
         journal=(
             "SIGUSR2: stopping, to be started again",
             "1 running tasks have 2500 ms to end (server.drain_ms)",
@@ -100,8 +101,10 @@ wait
     ),
     Drill(
         name="target-stopped",
-        done="`systemctl --user stop llama-orch.target` while a task runs and another waits; then the target is started again.",
-        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place and runs after the start.",
+        done="`systemctl --user stop llama-orch.target` while a task runs and another waits; then the target is "
+        "started again.",
+        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place and "
+        "runs after the start.",
         journal=("SIGTERM: stopping", "1 tasks of the former run taken up: 1 wait again"),
         left="Nothing of ours runs between stop and start, and no file of an engine is left.",
         script=r"""
