@@ -77,6 +77,8 @@ class Runner:
         """Fires when the next hold ends."""
         self._group = asyncio.TaskGroup()
         self._open = False
+        self._held = False
+        """Nothing starts any more."""
         self._beside: set[asyncio.Task[None]] = set()
         """What looks at engines and waits for them; it ends with us, whatever it has seen."""
         self._vouching = Vouching(self._start_beside)
@@ -106,7 +108,7 @@ class Runner:
 
     def pump(self) -> None:
         """Start everything that can start."""
-        if not self._open:
+        if not self._open or self._held:
             return
         now_ms = self._clock.monotonic_ms()
         while self._backlog and (assignment := next_assignment(self._backlog, self._replicas(), now_ms)):
@@ -115,6 +117,22 @@ class Runner:
             if task is not None and entry.adapter is not None:
                 self._launch(task, assignment, entry, entry.adapter)
         self._ring_at(next_expiry(self._backlog, self._replicas()) if self._backlog else None)
+
+    def hold(self) -> None:
+        """Start nothing more: what waits is the next run's."""
+        self._held = True
+        self._ring_at(None)
+
+    async def finished(self) -> bool:
+        """Wait until nothing runs; True then. Call ``hold`` first."""
+        while self._running:
+            await asyncio.wait(set(self._running.values()))
+        return True
+
+    @property
+    def running(self) -> int:
+        """How many tasks run."""
+        return len(self._running)
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is: ask an engine that has just started what it is."""

@@ -103,6 +103,11 @@ class Turns:
         self.floor: Floor | None = None
         """Set before the first task comes."""
 
+    def reconfigure(self, settings: Sessions) -> None:
+        """Sessions have other bounds from now on, those that live too."""
+        self._settings = settings
+        self._book.settings = settings
+
     # --- at the entrance ----------------------------------------------------------------------------------------------
 
     def counts(self, request: TaskRequest) -> bool:

@@ -75,12 +75,20 @@ class EngineContainer:
     """One engine's container. A RunningEngine.
 
     With ``tail``, only so many lines that it has printed before go into the log: its last manager has logged them all.
+    ``outlives``: see RunningEngine.
     """
 
     def __init__(
-        self, runtime: ContainerRuntime, handle: ContainerHandle, log: EngineLog, tail: int | None = None
+        self,
+        runtime: ContainerRuntime,
+        handle: ContainerHandle,
+        log: EngineLog,
+        tail: int | None = None,
+        *,
+        outlives: bool = False,
     ) -> None:
         self.handle = handle
+        self.outlives = outlives
         self._tail = tail
         self._runtime = runtime
         self._log = log
@@ -88,11 +96,19 @@ class EngineContainer:
 
     @classmethod
     async def run(
-        cls, runtime: ContainerRuntime, spec: ContainerSpec, key: str | None, log: EngineLog
+        cls,
+        runtime: ContainerRuntime,
+        spec: ContainerSpec,
+        key: str | None,
+        log: EngineLog,
+        within: tuple[str, ...] = (),
     ) -> EngineContainer:
-        """Start it. Raises StepError where it does not start; nothing of it is left then."""
+        """Start it, where there is one in a scope of its own (``within`` is what stands before the runtime's program).
+
+        Raises StepError where it does not start; nothing of it is left then.
+        """
         try:
-            return cls(runtime, await runtime.run(spec, key), log)
+            return cls(runtime, await runtime.run(spec, key, within), log, outlives=bool(within))
         except ContainerError as error:
             raise step_error(error) from error
 
@@ -119,6 +135,11 @@ class EngineContainer:
         finally:
             self._reading.cancel()
             await asyncio.wait({self._reading})
+
+    async def leave(self) -> None:
+        """See RunningEngine."""
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
 
     async def pids(self) -> frozenset[int]:
         """See RunningEngine."""

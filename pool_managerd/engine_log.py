@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -200,12 +201,12 @@ class _File:
 
     def close(self) -> None:
         """Nothing is written for now."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a line that did not fit on the disk, which has been said
+                file.close()
 
     def _rotate(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
         self.path.replace(self.path.with_name(f"{self.path.name}.1"))
         self._file = self.path.open("ab")

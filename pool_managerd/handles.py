@@ -27,6 +27,11 @@ class HandleFiles:
         self._runtime = runtime
         self._engines = engines
 
+    @property
+    def folder(self) -> Path:
+        """Where the handles are."""
+        return self._handles
+
     def marker(self, instance: str) -> str:
         """The path of an instance's handle file: what its engine carries in its environment, or as a label."""
         return str(self._handles / f"{instance}.json")

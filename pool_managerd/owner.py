@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
@@ -107,6 +108,13 @@ class Successor(Message, frozen=True, kw_only=True):
     endpoint: Endpoint
 
 
+@dataclass(frozen=True)
+class Ping:
+    """No event: only whether the inbox is still emptied."""
+
+    answer: Callable[[], None]
+
+
 class Owner:
     """The owner task of one pool."""
 
@@ -114,7 +122,7 @@ class Owner:
         self._pool_id = pool_id
         self._life = life
         self._effects = effects
-        self._inbox: asyncio.Queue[l.Event] = asyncio.Queue()
+        self._inbox: asyncio.Queue[l.Event | Ping] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
         self._retiring: asyncio.Task[None] | None = None
@@ -126,6 +134,10 @@ class Owner:
     def post(self, event: l.Event) -> None:
         """Put an event into the inbox."""
         self._inbox.put_nowait(event)
+
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Have ``answer`` called when the owner has taken all that came before: it lives."""
+        self._inbox.put_nowait(Ping(answer))
 
     def refresh(self) -> None:
         """Publish again: something that a snapshot shows beside the state has changed."""
@@ -139,7 +151,11 @@ class Owner:
         """Take events for ever. Cancel it to end it; an engine that runs then is not ended."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._take(await self._inbox.get(), group)
+                message = await self._inbox.get()
+                if isinstance(message, Ping):
+                    message.answer()
+                else:
+                    self._take(message, group)
 
     def _take(self, event: l.Event, group: asyncio.TaskGroup) -> None:
         try:

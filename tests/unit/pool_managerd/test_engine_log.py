@@ -196,3 +196,17 @@ def test_a_secret_of_an_engines_output_goes_nowhere_however_it_was_cut(around: s
     assert known not in told
     assert shaped not in told
     assert "ABCDEFGH" not in told
+
+
+@pytest.mark.req("EP-16")
+def test_the_end_of_an_engine_on_a_full_disk_costs_lines_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gpu0.log").symlink_to("/dev/full")
+    log = make(tmp_path / "gpu0.log")
+    log.feed(b"the last words\n")
+    log.end()
+    log.begin("and again")
+    log.end()
+    assert log.tail() == ""
+    assert [record.levelname for record in caplog.records if "No space left" in record.getMessage()] == ["WARNING"]
