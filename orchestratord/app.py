@@ -222,12 +222,10 @@ def _beside(
     context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator, certificate: Certificate | None
 ) -> dict[str, Coroutine[None, None, None]]:
     """What runs while the port is open."""
-    renewed = () if certificate is None else (certificate.renew,)
-    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=renewed)
     return {
         "status": _tell_status(context, pools, orchestrator),
         "rest": give_back_at_rest(lambda: orchestrator.rested, give_back),
-        "reload": follow_reloads(context, NAME, reloadable),
+        "reload": follow_reloads(context, NAME, reloadable_of(orchestrator, certificate)),
         "stop": _ask_for_time(context, orchestrator),
     }
 

@@ -42,7 +42,7 @@ async def test_tokens_come_while_the_engine_is_still_at_work(tmp_path: Path, nam
 
 @pytest.mark.parametrize("after", [0, 5], ids=["before the first token", "after it"])
 async def test_a_client_that_hangs_up_frees_its_slot(tmp_path: Path, name: str, after: int) -> None:
-    """nginx notices one that hangs up over TLS and HTTP/1.1 when it writes to it: at the next ping."""
+    """Of nginx one that hangs up over TLS and HTTP/1.1 is noticed when it writes: at the next ping."""
     knobs = Knobs(first_token_delay_ms=60_000) if after == 0 else STUCK
     async with (
         StandIn(knobs) as engine,
