@@ -146,6 +146,12 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             following.cancel()
 
 
+def reloadable_of(orchestrator: Orchestrator, certificate: Certificate | None) -> Reloadable:
+    """What a reload takes over."""
+    beside = () if certificate is None else (certificate.renew,)
+    return Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=beside)
+
+
 def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
     """What the port proves itself with. Raises StartupError where it cannot."""
     if config.server.tls is None:
