@@ -58,8 +58,9 @@ def test_every_exit_status_has_its_row() -> None:
     assert {int(status) for status in rows("exit status")} == {0, *known}
 
 
-def test_the_operators_page_names_the_journals_fields_as_they_are() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
-    named = set(re.findall(r"\bLLAMA_ORCH_[A-Z_]+\b", page))
-    assert named == {entry.POOL, entry.TASK_ID, entry.CORRELATION_ID, entry.SOURCE, entry.TIME_MS}
-    assert f"{entry.SOURCE}={entry.ENGINE_SOURCE}" in page
+def test_the_pages_name_the_journals_fields_as_they_are() -> None:
+    for name in ("operations.md", "observability.md"):
+        page = (ROOT / "docs" / name).read_text()
+        named = set(re.findall(r"\bLLAMA_ORCH_[A-Z_]+\b", page))
+        assert named == {entry.POOL, entry.TASK_ID, entry.CORRELATION_ID, entry.SOURCE, entry.TIME_MS}
+        assert f"{entry.SOURCE}={entry.ENGINE_SOURCE}" in page
