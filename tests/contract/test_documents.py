@@ -46,13 +46,26 @@ def test_every_mark_of_a_block_is_known_and_needed() -> None:
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:
+    pages = {*PAGES, *(ROOT / "docs").glob("*.md")}
     dead = [
         f"{page.name}: {link}"
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-        if not link.startswith(("http:", "https:")) and not (page.parent / link).exists()
+        for page in sorted(pages)
+        for link in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        )
+        if not link.startswith(("http:", "https:")) and not leads(page, link)
     ]
     assert dead == []
+
+
+def leads(page: Path, link: str) -> bool:
+    """Whether there is such a file, and in it such a heading."""
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    if not anchor or not target.exists():
+        return target.exists()
+    headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def test_every_page_can_be_found_from_the_first_one() -> None:
