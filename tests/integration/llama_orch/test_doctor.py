@@ -328,3 +328,11 @@ async def test_a_daemon_of_this_configuration_is_found_among_the_processes(
         assert ids(seen) == ["versions.ok" if ours else "versions.skipped"]
         assert ids(later) == ["versions.older" if ours else "versions.skipped"]
         assert (f"orchestratord ({stand_in.pid})" in seen[0].what) is ours
+
+
+async def test_a_machine_that_asks_another_one_needs_nothing_of_its_own(tmp_path: Path, url: str) -> None:
+    environ = {"HOME": str(tmp_path), "LLORCH_URL": url, "LLORCH_API_TOKEN": TOKEN, "XDG_RUNTIME_DIR": "/tmp"}
+    results = await examine(Machine(config_path=tmp_path / "none.yaml", url=None, environ=environ))
+    assert [result for result in results if result.status is Status.FAILED] == []
+    assert results[0].what == f"there is none, and this machine needs none: it asks {url}"
+    assert "pool trial is ready" in [result.what for result in results]
