@@ -16,7 +16,7 @@ import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from engine_provisioner import cli as provisioning
-from llama_orch.commands import models, proof, receipts, sessions
+from llama_orch.commands import models, proof, receipts, sessions, units
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
@@ -27,6 +27,7 @@ from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
+from llama_orch.commands.top import top
 from llama_orch.commands.up import up
 from llama_orch.commands.version import version
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
@@ -42,6 +43,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     tasks,
     cancel,
     pools,
+    top,
     drain,
     reload,
     token,
@@ -63,6 +65,7 @@ def build_app() -> typer.Typer:
     app.add_typer(sessions.group(), name="sessions")
     app.add_typer(receipts.group(), name="receipts")
     app.add_typer(proof.group(), name="proof")
+    app.add_typer(units.group(), name="units")
     return app
 
 

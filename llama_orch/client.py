@@ -91,6 +91,11 @@ class ApiClient:
         """How the pools are."""
         return await self._get("/v1/pools", PoolList)
 
+    async def metrics(self) -> str:
+        """What Prometheus is told."""
+        async with self._request("GET", "/metrics", accept="text/plain") as response:
+            return await response.text(errors="replace")
+
     async def pool_health(self, pool_id: str) -> PoolHealth:
         """How one pool is."""
         return await self._get(f"/v1/pools/{_segment(pool_id)}/health", PoolHealth)
