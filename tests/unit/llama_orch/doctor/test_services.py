@@ -216,11 +216,26 @@ def test_an_address(error: int | None, owner: ports.Owner | None, expected: str,
 
 
 @pytest.mark.req("OP-02")
-def test_the_lan_without_tls_is_a_note() -> None:
-    assert ids(lan.judge("127.0.0.1:8080", tls=False)) == ["lan.ok"]
-    assert ids(lan.judge("[::1]:8080", tls=False)) == ["lan.ok"]
-    assert ids(lan.judge("0.0.0.0:8080", tls=True)) == ["lan.ok"]
-    assert ids(lan.judge("192.168.1.5:8080", tls=False)) == ["lan.plain"]
+@pytest.mark.parametrize(
+    ("bind", "certificate", "expected"),
+    [
+        ("127.0.0.1:8080", None, "ok"),
+        ("[::1]:8080", None, "ok"),
+        ("192.168.1.5:8080", None, "plain"),
+        ("0.0.0.0:8080", lan.Certificate(path="c"), "ok"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=50 * DAY), "ok"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=23 * DAY), "certificate-expires"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=9 * DAY), "certificate-expired"),
+        ("127.0.0.1:8080", lan.Certificate(path="c", problem="no such file"), "certificate-unusable"),
+    ],
+)
+def test_what_other_machines_reach(bind: str, certificate: lan.Certificate | None, expected: str) -> None:
+    assert ids(lan.judge(bind, certificate, 10 * DAY)) == [f"lan.{expected}"]
+
+
+def test_the_end_of_a_certificate_is_read_as_openssl_prints_it() -> None:
+    assert lan.until("notAfter=Jan  2 00:00:01 1970 GMT\n") == DAY + 1
+    assert lan.until("unable to load certificate") is None
 
 
 def test_what_the_daemons_say() -> None:
