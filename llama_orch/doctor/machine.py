@@ -24,6 +24,7 @@ from daemon_core.errors import StartupError
 from daemon_core.paths import Paths
 from engine_provisioner.host import CommandError, CommandResult, Host
 from llama_orch.doctor.needs import Needs, needs_of
+from llama_orch.session import URL_VARIABLE
 
 _T = TypeVar("_T")
 COMMAND_S = 5.0
@@ -52,6 +53,12 @@ class Machine:
         """None where the file cannot be used; ``config_error`` says why."""
         self.config_error: StartupError | None = None
         self.paths: Paths | None = None
+        self.asks: str | None = None
+        """The URL of another machine's daemon, where this one has no configuration of its own: it is a client."""
+        address = url or environ.get(URL_VARIABLE)
+        if address and not config_path.exists():
+            self.asks = address
+            return
         try:
             self.config = config_file.load(config_path)
             self.paths = Paths.resolve(self.config.paths, environ)
@@ -61,7 +68,7 @@ class Machine:
     @property
     def needs(self) -> Needs:
         """What the configuration needs."""
-        return needs_of(self.config)
+        return needs_of(self.config, self.asks)
 
     @property
     def user(self) -> str:

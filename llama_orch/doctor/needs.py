@@ -24,8 +24,10 @@ class Needs(Message, frozen=True, kw_only=True):
     tasks_are_kept: bool = True
 
 
-def needs_of(config: Config | None) -> Needs:
-    """What is needed; without a configuration what the home profile would need."""
+def needs_of(config: Config | None, asks: str | None = None) -> Needs:
+    """What is needed; without a configuration what the home profile would need, or nothing on a client's machine."""
+    if asks is not None:
+        return Needs(no_gpu=f"this machine asks {asks}, and needs none")
     if config is None:
         return Needs()
     local = [pool for pool in config.pools if pool.mode is not Mode.EXTERNAL]

@@ -55,8 +55,9 @@ chmod 600 $config
 journalctl --user --unit llama-orch-doctor --output=json --output-fields=PRIORITY,MESSAGE > ~/report
 journalctl --user --unit llama-orch-doctor -p err --output=cat --quiet > ~/errors
 
+echo "--- by hand"; doctor --check units
+"$PREFIX/bin/llama-orch" units install > ~/installed
 echo "--- fine"; doctor
-touch ~/.config/systemd/user/orchestratord.service
 sed -i 's/^RestartSec=.*/RestartSec=3/' ~/.config/systemd/user/orchestratord.service
 echo "--- changed"; doctor --check units --check linger
 systemctl --user daemon-reload
@@ -78,10 +79,11 @@ eventually 60 nothing_of_ours
     fine = results(parts["fine"])
     assert {"units.ok", "environment.ok", "versions.ok", "daemons.ok", "session.ok", "linger.off"} <= fine.keys()
     assert not [each for each in fine.values() if each["status"] == "failed"], fine
+    assert results(parts["by hand"]).keys() == {"units.out-of-date"}
     changed = results(parts["changed"])
-    assert {"units.out-of-date", "units.not-reloaded", "linger.off"} == changed.keys()
+    assert {"units.edited", "units.not-reloaded", "linger.off"} == changed.keys()
     moved = results(parts["moved"])
-    assert {"units.out-of-date", "units.no-program"} == moved.keys()
+    assert {"units.edited", "units.no-program"} == moved.keys()
     assert "/nowhere/pool-managerd" in moved["units.no-program"]["what"]
     away = results(parts["su"])
     assert {"session.no-runtime", "linger.off", "environment.skipped"} == away.keys()
@@ -92,7 +94,8 @@ eventually 60 nothing_of_ours
     told = {line["MESSAGE"].partition(":")[0]: line["PRIORITY"] for line in lines}
     assert told["failed permissions"] == "3"
     assert told["note linger"] == "5"
-    assert told["ok units"] == "6"
+    assert told["note units"] == "5"
+    assert told["ok config"] == "6"
     assert told["skipped driver"] == "7"
 
 

@@ -14,7 +14,8 @@ async def _run(look: Look) -> Sequence[Result]:
     machine = look.machine
     config = machine.config
     pools = tuple(pool.id for pool in config.pools) if config else ()
-    return judge_config(str(machine.config_path), config.profile if config else "", pools, machine.config_error)
+    profile = config.profile if config else ""
+    return judge_config(str(machine.config_path), profile, pools, machine.config_error, machine.asks)
 
 
 CHECK = Check(name="config", about="the configuration file can be used", run=_run)

@@ -15,10 +15,10 @@ from llama_orch.session import find_session
 
 async def _run(look: Look) -> Sequence[Result]:
     machine = look.machine
-    if machine.config is None:
+    if machine.config is None and machine.asks is None:
         return [skipped(daemons.CHECK)]
     try:
-        session = find_session(machine.config_path, machine.url, machine.environ)
+        session = find_session(None if machine.asks else machine.config_path, machine.url, machine.environ)
     except StartupError:
         return [skipped(daemons.CHECK, "needs a usable token")]
     try:

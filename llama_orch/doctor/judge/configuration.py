@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contracts.config import Auth, is_loopback, split_bind
 from daemon_core.errors import ConfigFileError, StartupError
-from llama_orch.doctor.base import Kind, Result, ok
+from llama_orch.doctor.base import Kind, Result, ok, skipped
 
 CONFIG, TOKEN = "config", "token"
 INIT = "llama-orch init makes one; or set LLORCH_API_TOKEN, or auth.token_file"
@@ -27,8 +27,12 @@ BAD_TOKEN = Kind(
 )
 
 
-def judge_config(path: str, profile: str, pools: tuple[str, ...], error: StartupError | None) -> list[Result]:
-    """A result for each problem of the file."""
+def judge_config(
+    path: str, profile: str, pools: tuple[str, ...], error: StartupError | None, asks: str | None = None
+) -> list[Result]:
+    """A result for each problem of the file; ``asks`` is the URL of the daemon that a mere client asks."""
+    if asks is not None:
+        return [skipped(CONFIG, f"there is none, and this machine needs none: it asks {asks}")]
     match error:
         case None:
             return [ok(CONFIG, f"{path}: profile {profile}, pools {', '.join(pools)}")]

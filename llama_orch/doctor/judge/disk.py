@@ -95,7 +95,7 @@ def judge(places: Sequence[Place], missing: Sequence[str]) -> list[Result]:
 
 
 def _for_models(cache: Place, missing: Sequence[str]) -> list[Result]:
-    sizes = {reference: size for reference in dict.fromkeys(missing) if (size := estimate(reference)) is not None}
+    sizes = {reference: size for reference in missing if (size := estimate(reference)) is not None}
     need = sum(sizes.values())
     text = f"{size_text(cache.free)} are free below {cache.path}, and {', '.join(sizes)} take about {size_text(need)}"
     if need * _CERTAIN > cache.free:

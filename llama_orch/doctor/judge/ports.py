@@ -38,6 +38,7 @@ REFUSED = Kind(
 )
 
 _LISTEN = "0A"
+_ORCHESTRATORD = "orchestratord"
 
 
 class Owner(Message, frozen=True, kw_only=True):
@@ -61,6 +62,8 @@ def judge(bind: str, port: int, error: int | None, words: str, owner: Owner | No
     """``error`` is the number of a refused bind."""
     if error is None:
         return [ok(CHECK, f"{bind}: free")]
+    if owner is not None and _ORCHESTRATORD in owner.command:
+        return [ok(CHECK, f"{bind}: orchestratord listens (process {owner.pid})")]
     match error:
         case errno.EADDRINUSE if owner is not None:
             mend = f"kill {owner.pid}, or set server.bind to another port"

@@ -1,18 +1,19 @@
 """The installed units: of this version, loaded as they are, for programs that are there, and none of them failed.
 
-Decides it from their text and from what systemd says. ``llama-orch units`` installs them; nothing here does.
+Decides what is told of it. Whose a file is, ``llama_orch.units`` decides; ``llama-orch units`` installs them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from contracts.base import Message
 from llama_orch.doctor.base import Kind, Result, ok, skipped
+from llama_orch.units.files import Standing
+from llama_orch.units.state import UnitState, state_text
 
 CHECK = "units"
-BINDIR = "@BINDIR@"
 INSTALL = "llama-orch units install"
 
 OUT_OF_DATE = Kind(
@@ -20,6 +21,13 @@ OUT_OF_DATE = Kind(
     what="an installed unit is not that of the installed llama-orch",
     why="an upgrade brought other units: limits, sandbox and order of the old ones may not fit the new daemons",
     mend=f"{INSTALL}; then: systemctl --user restart llama-orch.target",
+    note=True,
+)
+EDITED = Kind(
+    id="units.edited",
+    what="an installed unit was changed by hand, or is somebody else's",
+    why="an upgrade leaves it as it is, so it may not fit the daemons any more",
+    mend=f"put the changes into a drop-in (systemctl --user edit UNIT), remove the file, then: {INSTALL}",
     note=True,
 )
 NO_PROGRAM = Kind(
@@ -60,37 +68,18 @@ MANY_RESTARTS = 3
 _PROGRAM = re.compile(
     r'^ExecStart="?(?P<path>/[^"]*?/(?:orchestratord|pool-managerd|llama-orch))"?(?:\s|$)', re.MULTILINE
 )
+_STALE = frozenset({Standing.OLDER, Standing.MISSING})
+_CHANGED = frozenset({Standing.EDITED, Standing.FOREIGN, Standing.LINK})
 
 
 class Unit(Message, frozen=True, kw_only=True):
-    """One unit: its template of this version, and its installed text."""
+    """One unit of this version, as it lies there."""
 
     name: str
-    template: str
-    installed: str
-    programs_there: bool = True
-    """Whether the program that it starts can be started."""
-
-
-class State(Message, frozen=True, kw_only=True):
-    """What systemd says of a unit."""
-
-    active: str = ""
-    result: str = ""
-    reload_needed: bool = False
-    restarts: int = 0
-
-
-def state_of(properties: str) -> State:
-    """From the lines of ``systemctl show``."""
-    fields = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
-    restarts = fields.get("NRestarts", "0")
-    return State(
-        active=fields.get("ActiveState", ""),
-        result=fields.get("Result", ""),
-        reload_needed=fields.get("NeedDaemonReload") == "yes",
-        restarts=int(restarts) if restarts.isdecimal() else 0,
-    )
+    standing: Standing
+    program: str | None = None
+    """What it starts."""
+    program_there: bool = True
 
 
 def program_of(text: str) -> str | None:
@@ -99,65 +88,51 @@ def program_of(text: str) -> str | None:
     return found["path"].replace("%%", "%") if found else None
 
 
-def same(template: str, installed: str) -> bool:
-    """Whether a unit is its template with the folder of the programs filled in, comments and blank lines aside."""
-    ours, theirs = _lines(template), _lines(installed)
-    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
-
-
-def judge(units: Sequence[Unit], states: Mapping[str, State] | None, bindir: str) -> list[Result]:
+def judge(
+    units: Sequence[Unit], states: Sequence[UnitState] | None, bindir: str, problem: str | None = None
+) -> list[Result]:
     """``states`` is None where no service manager answers; ``bindir`` is where this installation's programs are."""
-    if not units:
+    if problem is not None:
+        return [skipped(CHECK, problem)]
+    if all(unit.standing is Standing.MISSING for unit in units):
         return [skipped(CHECK, f"no unit of llama-orch is installed; {INSTALL} does it, and llama-orch up needs none")]
-    found = []
-    if stale := [unit.name for unit in units if not same(unit.template, unit.installed)]:
-        found.append(OUT_OF_DATE.found(f"not those of this version: {', '.join(stale)}"))
-    for unit in units:
-        program = program_of(unit.installed)
-        if program is not None and not unit.programs_there:
-            found.append(NO_PROGRAM.found(f"{unit.name} starts {program}, which is not there"))
-    found += _elsewhere(units, bindir)
-    for name, state in (states or {}).items():
-        found += _state(name, state)
-    running = ", ".join(f"{name} {state.active}" for name, state in (states or {}).items() if state.active)
+    elsewhere = [unit for unit in units if unit.program is not None and unit.program.rpartition("/")[0] != bindir]
+    stale = [unit.name for unit in units if unit.standing in _STALE and unit not in elsewhere]
+    changed = [unit.name for unit in units if unit.standing in _CHANGED]
+    found = [OUT_OF_DATE.found(f"not those of this version: {', '.join(stale)}")] if stale else []
+    if changed:
+        found.append(EDITED.found(f"changed by hand, or not ours: {', '.join(changed)}"))
+    found += [
+        NO_PROGRAM.found(f"{unit.name} starts {unit.program}, which is not there")
+        for unit in units
+        if not unit.program_there
+    ]
+    found += _elsewhere([unit for unit in elsewhere if unit.program_there], bindir)
+    for state in states or ():
+        found += _state(state)
+    running = ", ".join(f"{state.name} {state_text(state)}" for state in states or ())
     return found or [ok(CHECK, running or ", ".join(unit.name for unit in units))]
 
 
 def _elsewhere(units: Sequence[Unit], bindir: str) -> list[Result]:
-    folders = {
-        program.rpartition("/")[0]: unit.name
-        for unit in units
-        if unit.programs_there and (program := program_of(unit.installed)) is not None
-    }
+    folders = {str(unit.program).rpartition("/")[0]: unit.name for unit in units}
     return [
         OTHER_PROGRAM.found(f"{name} starts the programs in {folder}, and this one is in {bindir}")
         for folder, name in folders.items()
-        if folder != bindir
     ]
 
 
-def _state(name: str, state: State) -> list[Result]:
+def _state(state: UnitState) -> list[Result]:
     found = []
-    if state.reload_needed:
-        found.append(NOT_RELOADED.found(f"{name} was changed since systemd read it"))
-    if state.active == "failed":
+    if state.needs_reload:
+        found.append(NOT_RELOADED.found(f"{state.name} was changed since systemd read it"))
+    if state.failed:
         mend = (
-            f"journalctl --user -u {name} -n 50 says why; then: systemctl --user reset-failed {name}; "
-            f"systemctl --user start {name}"
+            f"journalctl --user -u {state.name} -n 50 says why; then: systemctl --user reset-failed {state.name}; "
+            f"systemctl --user start {state.name}"
         )
-        found.append(FAILED.found(f"{name} has failed ({state.result or 'no reason told'})", mend))
-    elif state.restarts >= MANY_RESTARTS:
-        text = f"systemd started {name} {state.restarts} times again"
-        found.append(RESTARTING.found(text, f"journalctl --user -u {name} -n 100 says why"))
+        found.append(FAILED.found(f"{state.name} {state_text(state)}", mend))
+    elif state.restarts is not None and state.restarts >= MANY_RESTARTS:
+        text = f"systemd started {state.name} {state.restarts} times again"
+        found.append(RESTARTING.found(text, f"journalctl --user -u {state.name} -n 100 says why"))
     return found
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("#", ";"))]
-
-
-def _same_line(ours: str, theirs: str) -> bool:
-    before, mark, after = ours.partition(BINDIR)
-    if not mark:
-        return ours == theirs
-    return theirs.startswith(before) and theirs.endswith(after) and len(theirs) > len(before) + len(after)

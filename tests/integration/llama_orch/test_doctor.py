@@ -23,6 +23,7 @@ from llama_orch.doctor.examine import examine
 from llama_orch.doctor.machine import Look, Machine, with_home
 from llama_orch.trial import trial_config
 from tests.integration.llama_orch.conftest import CHECKOUT, run
+from tests.support.certificates import authority_and_server
 from tests.unit.llama_orch.fake import TOKEN, FakeDaemon
 from tests.unit.model_provisioner.heads import write_model
 
@@ -185,6 +186,25 @@ async def test_what_others_could_read_or_write_is_found(tmp_path: Path, url: str
     assert ids(await found(examined, "permissions")) == ["permissions.config-writable", "permissions.secrets-readable"]
 
 
+@pytest.mark.req("OP-02")
+@pytest.mark.needs("openssl")
+async def test_a_certificate_that_ends_soon_and_a_key_that_others_can_read(tmp_path: Path, url: str) -> None:
+    authority_and_server(tmp_path, "127.0.0.1", days=3)
+    (tmp_path / "key.pem").chmod(0o600)
+    text = trial_config(tmp_path / "m.gguf", url.removeprefix("http://"))
+    text = text.replace("server:\n", "server:\n  tls: {cert_file: cert.pem, key_file: key.pem}\n")
+    examined = machine(tmp_path, url, text)
+    (soon,) = await found(examined, "lan")
+    assert (soon.id, soon.status) == ("lan.certificate-expires", Status.NOTE)
+    (tmp_path / "key.pem").chmod(0o644)
+    assert ids(await found(examined, "lan")) == ["lan.certificate-unusable"]
+    (tmp_path / "key.pem").chmod(0o600)
+    (tmp_path / "key.pem").write_text("nonsense")
+    assert ids(await found(examined, "lan")) == ["lan.certificate-unusable"]
+    (tmp_path / "cert.pem").unlink()
+    assert ids(await found(examined, "lan")) == ["lan.certificate-unusable"]
+
+
 async def test_the_exit_status_is_78_for_the_configuration_and_json_says_which(tmp_path: Path) -> None:
     done = await run(tmp_path, ["doctor", "--json"])
     document = json.loads(done.stdout)
@@ -328,3 +348,11 @@ async def test_a_daemon_of_this_configuration_is_found_among_the_processes(
         assert ids(seen) == ["versions.ok" if ours else "versions.skipped"]
         assert ids(later) == ["versions.older" if ours else "versions.skipped"]
         assert (f"orchestratord ({stand_in.pid})" in seen[0].what) is ours
+
+
+async def test_a_machine_that_asks_another_one_needs_nothing_of_its_own(tmp_path: Path, url: str) -> None:
+    environ = {"HOME": str(tmp_path), "LLORCH_URL": url, "LLORCH_API_TOKEN": TOKEN, "XDG_RUNTIME_DIR": "/tmp"}
+    results = await examine(Machine(config_path=tmp_path / "none.yaml", url=None, environ=environ))
+    assert [result for result in results if result.status is Status.FAILED] == []
+    assert results[0].what == f"there is none, and this machine needs none: it asks {url}"
+    assert "pool trial is ready" in [result.what for result in results]

@@ -78,6 +78,7 @@ def facts(**more: object) -> subuid.Facts:
         (facts(subuid="", subgid="", other_source=True), ["ok"]),
         (facts(subuid="ada:100000:65536\nbob:165535:10\n"), ["overlap"]),
         (facts(subuid="ada:100000:65536\nbob:165536:10\n"), ["ok"]),
+        (facts(subuid="ada:100000:65536\nbob:99990:10\n"), ["ok"]),
         (facts(helpers={"newuidmap": False, "newgidmap": True}), ["no-helper"]),
         (facts(uid=0), ["skipped"]),
     ],

@@ -5,62 +5,63 @@ from msgspec.structs import replace
 
 from llama_orch.doctor.judge import clock, daemons, environment, lan, linger, ports, session, units, versions
 from llama_orch.errors import UNREACHABLE, ApiError
+from llama_orch.units.files import Standing
+from llama_orch.units.state import UnitState
 from tests.unit.llama_orch.doctor.support import ids
 
-TEMPLATE = """# a comment
-[Service]
-ExecStart="@BINDIR@/orchestratord" --config %E/llama-orch/config.yaml
-Restart=on-failure
-"""
 BINDIR = "/home/ada/venv/bin"
-INSTALLED = TEMPLATE.replace("@BINDIR@", BINDIR)
 
 
-def unit(installed: str = INSTALLED, *, there: bool = True) -> units.Unit:
-    return units.Unit(name="orchestratord.service", template=TEMPLATE, installed=installed, programs_there=there)
+def unit(
+    standing: Standing = Standing.CURRENT,
+    bindir: str = BINDIR,
+    *,
+    name: str = "orchestratord.service",
+    there: bool = True,
+) -> units.Unit:
+    return units.Unit(name=name, standing=standing, program=f"{bindir}/orchestratord", program_there=there)
 
 
-@pytest.mark.parametrize(
-    ("installed", "expected"),
-    [
-        (INSTALLED, True),
-        (INSTALLED.replace("# a comment\n", "\n# another\n"), True),
-        (INSTALLED.replace("on-failure", "always"), False),
-        (INSTALLED + "MemoryMax=1G\n", False),
-        (TEMPLATE.replace("@BINDIR@", "/opt/50%% of it/bin"), True),
-        (INSTALLED.replace(f"{BINDIR}/orchestratord", f"{BINDIR}/pool-managerd"), False),
-    ],
-)
-def test_a_unit_is_its_template_with_the_folder_filled_in(installed: str, expected: bool) -> None:
-    assert units.same(TEMPLATE, installed) is expected
+def state(active: str = "active", **more: object) -> UnitState:
+    known = UnitState(name="orchestratord.service", loaded="loaded", active=active, sub="running")
+    return replace(known, **more)
 
 
 @pytest.mark.req("OP-01")
 @pytest.mark.parametrize(
-    ("unit", "state", "expected"),
+    ("installed", "states", "expected"),
     [
-        (unit(), units.State(active="active"), ["ok"]),
-        (unit(), None, ["ok"]),
-        (unit(INSTALLED.replace("on-failure", "always")), None, ["out-of-date"]),
-        (unit(there=False), None, ["no-program"]),
-        (unit(INSTALLED.replace("/home/ada", "/opt")), None, ["other-program"]),
-        (unit(), units.State(active="active", reload_needed=True), ["not-reloaded"]),
-        (unit(), units.State(active="failed", result="exit-code"), ["failed"]),
-        (unit(), units.State(active="active", restarts=3), ["restarting"]),
-        (unit(), units.State(active="active", restarts=2), ["ok"]),
+        ([unit()], [state()], ["ok"]),
+        ([unit()], None, ["ok"]),
+        ([unit(Standing.OLDER)], None, ["out-of-date"]),
+        ([unit(), unit(Standing.MISSING, name="llama-orch-engines.slice")], None, ["out-of-date"]),
+        ([unit(Standing.MISSING)], None, ["skipped"]),
+        ([unit(Standing.EDITED)], None, ["edited"]),
+        ([unit(Standing.FOREIGN)], None, ["edited"]),
+        ([unit(Standing.LINK)], None, ["edited"]),
+        ([unit(there=False)], None, ["no-program"]),
+        ([unit(Standing.OLDER, "/opt/other/bin")], None, ["other-program"]),
+        ([unit(Standing.OLDER, "/opt/other/bin", there=False)], None, ["no-program"]),
+        ([unit()], [state(needs_reload=True)], ["not-reloaded"]),
+        ([unit()], [state("failed", result="exit-code", exit_status=1)], ["failed"]),
+        ([unit()], [state(restarts=3)], ["restarting"]),
+        ([unit()], [state(restarts=2)], ["ok"]),
     ],
 )
-def test_installed_units(unit: units.Unit, state: units.State | None, expected: list[str]) -> None:
-    states = None if state is None else {unit.name: state}
-    assert ids(units.judge([unit], states, BINDIR)) == [f"units.{each}" for each in expected]
-    assert ids(units.judge([], None, BINDIR)) == ["units.skipped"]
+def test_installed_units(installed: list[units.Unit], states: list[UnitState] | None, expected: list[str]) -> None:
+    assert ids(units.judge(installed, states, BINDIR)) == [f"units.{each}" for each in expected]
 
 
-def test_what_systemd_shows_is_read() -> None:
-    text = "ActiveState=failed\nResult=watchdog\nNeedDaemonReload=yes\nNRestarts=4\nEnvironment=A=b\n"
-    assert units.state_of(text) == units.State(active="failed", result="watchdog", reload_needed=True, restarts=4)
-    assert units.state_of("") == units.State()
-    assert units.program_of(TEMPLATE.replace("@BINDIR@", "/opt/50%% of it")) == "/opt/50% of it/orchestratord"
+def test_units_that_cannot_be_looked_at_are_passed_over_with_the_reason() -> None:
+    (passed,) = units.judge([], None, "", "this installation lacks them")
+    assert (passed.id, passed.what) == ("units.skipped", "this installation lacks them")
+
+
+def test_the_program_of_a_unit_is_read_as_systemd_reads_it() -> None:
+    assert (
+        units.program_of('[Service]\nExecStart="/opt/50%% of it/orchestratord" --x\n') == "/opt/50% of it/orchestratord"
+    )
+    assert units.program_of('[Service]\nExecStart="@BINDIR@/orchestratord" --x\n') is None
     assert units.program_of("[Unit]\nWants=x\n") is None
 
 
@@ -201,6 +202,7 @@ def test_a_listening_socket_is_found_by_its_port() -> None:
     [
         (None, None, "ok", None),
         (errno.EADDRINUSE, ports.Owner(pid=42, command="python3 -m http.server"), "taken", "kill 42"),
+        (errno.EADDRINUSE, ports.Owner(pid=42, command="/v/bin/python /v/bin/orchestratord"), "ok", None),
         (errno.EADDRINUSE, None, "taken", "sudo ss -ltnp"),
         (errno.EACCES, None, "privileged", "above 1023"),
         (errno.EADDRNOTAVAIL, None, "not-here", "ip -brief"),
@@ -214,11 +216,26 @@ def test_an_address(error: int | None, owner: ports.Owner | None, expected: str,
 
 
 @pytest.mark.req("OP-02")
-def test_the_lan_without_tls_is_a_note() -> None:
-    assert ids(lan.judge("127.0.0.1:8080", tls=False)) == ["lan.ok"]
-    assert ids(lan.judge("[::1]:8080", tls=False)) == ["lan.ok"]
-    assert ids(lan.judge("0.0.0.0:8080", tls=True)) == ["lan.ok"]
-    assert ids(lan.judge("192.168.1.5:8080", tls=False)) == ["lan.plain"]
+@pytest.mark.parametrize(
+    ("bind", "certificate", "expected"),
+    [
+        ("127.0.0.1:8080", None, "ok"),
+        ("[::1]:8080", None, "ok"),
+        ("192.168.1.5:8080", None, "plain"),
+        ("0.0.0.0:8080", lan.Certificate(path="c"), "ok"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=50 * DAY), "ok"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=23 * DAY), "certificate-expires"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=9 * DAY), "certificate-expired"),
+        ("127.0.0.1:8080", lan.Certificate(path="c", problem="no such file"), "certificate-unusable"),
+    ],
+)
+def test_what_other_machines_reach(bind: str, certificate: lan.Certificate | None, expected: str) -> None:
+    assert ids(lan.judge(bind, certificate, 10 * DAY)) == [f"lan.{expected}"]
+
+
+def test_the_end_of_a_certificate_is_read_as_openssl_prints_it() -> None:
+    assert lan.until("notAfter=Jan  2 00:00:01 1970 GMT\n") == DAY + 1
+    assert lan.until("unable to load certificate") is None
 
 
 def test_what_the_daemons_say() -> None:
