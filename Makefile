@@ -26,7 +26,8 @@ conformance: .venv/dev ## every adapter against every known way of an engine to 
 	$(PYTHON) -m tools.conformance
 
 verify: .venv/dev ## every documented example and code block, played against the running product
-	$(PYTHON) -m pytest tests/contract/test_examples.py tests/contract/test_documents.py
+	$(PYTHON) -m pytest tests/contract/test_examples.py tests/contract/test_documents.py tests/contract/test_backup.py \
+		tests/contract/test_client_example.py tests/contract/test_monitoring.py
 
 FUZZ_CASES := 300
 

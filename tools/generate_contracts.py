@@ -16,7 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
-from tools import engine_tables, reference_pages
+from tools import config_reference, engine_tables, grafana_dashboard, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -29,14 +29,16 @@ def documents() -> dict[Path, str]:
         folder / "openapi" / "data.yaml": _yaml(openapi.document(openapi.Plane.DATA)),
         folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
+        **config_reference.documents(),
         **engine_tables.documents(),
+        **grafana_dashboard.documents(),
         **reference_pages.documents(),
     }
 
 
 def config_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration file, for editors and for people."""
-    schema = msgspec.json.schema(Config)
+    schema = config_reference.described(msgspec.json.schema(Config))
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "llama-orch configuration",

@@ -4,27 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import os
+from difflib import get_close_matches
+from typing import Annotated
 
-from daemon_core.errors import EXIT_FAILURE
+import typer
+
+from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.paths import default_config_path
+from daemon_core.version import version
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
-from llama_orch.doctor import Machine, Status, examine
+from llama_orch.doctor.checks import CHECKS
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.examine import examine_bounded
+from llama_orch.doctor.machine import Machine, with_home
+from llama_orch.doctor.report import exit_status, journal_line, lines, report_of, summary
 from llama_orch.output import Output
 
-_MARKS = {Status.OK: "ok     ", Status.NOTE: "note   ", Status.FAILED: "FAILED ", Status.SKIPPED: "skipped"}
+CheckOption = Annotated[
+    list[str] | None, typer.Option("--check", metavar="NAME", help="Only this check; may be given again.")
+]
+ListOption = Annotated[bool, typer.Option("--list", help="Name the checks, and look at nothing.")]
+JournalOption = Annotated[
+    bool, typer.Option("--journal", help="Lines with priorities, as a unit writes them to the journal.")
+]
 
 
-def doctor(*, url: UrlOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> int:
-    """Check configuration, token, paths, ports, GPUs, engines and daemons; exit status 1 when one check fails."""
-    environ = dict(os.environ)
-    machine = Machine(config_path=config or default_config_path(environ), url=url, environ=environ)
-    results = asyncio.run(examine(machine))
+def doctor(
+    *,
+    check: CheckOption = None,
+    only_list: ListOption = False,
+    journal: JournalOption = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Check everything that llama-orch needs of this machine; exit status 1 or 78 when a check fails."""
     out = Output(as_json=as_json)
-    out.data({"ok": all(result.status is not Status.FAILED for result in results), "checks": results})
+    chosen = _chosen(check or [])
+    if only_list:
+        out.table(("CHECK", "ABOUT"), [(each.name, each.about) for each in chosen], "")
+        out.data([{"check": each.name, "about": each.about} for each in chosen])
+        return 0
+    environ = with_home(os.environ)
+    machine = Machine(config_path=config or default_config_path(environ), url=url, environ=environ)
+    results = asyncio.run(examine_bounded(machine, chosen))
+    out.data(report_of(results, version()))
     for result in results:
-        out.line(f"{_MARKS[result.status]}  {result.check}: {result.what}")
-        if result.why:
-            out.line(f"           why:  {result.why}")
-        if result.mend:
-            out.line(f"           {'next' if result.status is Status.NOTE else 'mend'}: {result.mend}")
-    return EXIT_FAILURE if any(result.status is Status.FAILED for result in results) else 0
+        for line in [journal_line(result)] if journal else lines(result):
+            out.line(line)
+    status = exit_status(results)
+    out.line(f"<{4 if status else 5}>{summary(results)}: llama-orch doctor" if journal else summary(results))
+    return status
+
+
+def _chosen(names: list[str]) -> tuple[Check, ...]:
+    """The checks of these names, in their own order. Raises StartupError for a name that is none."""
+    known = {each.name: each for each in CHECKS}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "llama-orch doctor --list names them"
+            raise StartupError(f"there is no check {name!r}", hint, EXIT_USAGE)
+    return tuple(each for each in CHECKS if not names or each.name in names)

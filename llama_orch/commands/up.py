@@ -18,6 +18,7 @@ from pathlib import Path
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from llama_orch.children import Daemons, until_up
 from llama_orch.commands.options import ConfigOption, JsonOption
+from llama_orch.doctor.at_start import examining
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
 
@@ -80,7 +81,8 @@ async def _up(session: Session, out: Output) -> int:
             if await until_up(client, daemons):
                 out.line(f"listening on {session.url}; Ctrl-C stops both daemons")
                 out.data({"url": session.url})
-        await daemons.changed.wait()
+        async with examining(session.config_path, os.environ, out, width):
+            await daemons.changed.wait()
     finally:
         dead = daemons.dead
         left = await daemons.stop(grace_s=STOP_GRACE_S)

@@ -1,19 +1,14 @@
-"""What a check is told and what it answers.
+"""What a check answers, and what it may answer with.
 
-Decides their shape, and that a file is read once. Never checks anything.
+Decides the shape of a result, and that everything that can be wrong is written down once, as a kind with a stable id, a
+reason and a mend: docs/doctor.md is made of them. Never looks at a machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 
 from contracts.base import Message
-from contracts.config import Config
-from daemon_core import config_file
-from daemon_core.errors import ConfigFileError, StartupError
-from daemon_core.paths import Paths
 
 
 class Status(StrEnum):
@@ -21,59 +16,64 @@ class Status(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """Nothing is wrong, and something is still to come."""
+    """Nothing is in the way, and something is worth knowing."""
     FAILED = "failed"
     SKIPPED = "skipped"
+    """It cannot be told, or does not matter here; ``what`` says why."""
 
 
 class Result(Message, frozen=True, kw_only=True):
-    """What a check found; a failure says why it matters and what mends it."""
+    """What a check found. A failure and a note say why it matters and what mends it."""
 
     check: str
+    id: str
+    """Stable: the check and the kind of what was found, such as ``driver.mismatch``; also ``driver.ok``."""
     status: Status
     what: str
     why: str | None = None
     mend: str | None = None
 
 
-class Machine:
-    """What the checks look at."""
+class Kind(Message, frozen=True, kw_only=True):
+    """One thing that can be wrong, as the documentation tells it."""
 
-    def __init__(self, *, config_path: Path, url: str | None, environ: Mapping[str, str]) -> None:
-        self.config_path = config_path
-        self.url = url
-        self.environ = environ
-        self.config: Config | None = None
-        """None where the file cannot be used; ``config_error`` says why."""
-        self.config_error: StartupError | None = None
-        self.paths: Paths | None = None
-        try:
-            self.config = config_file.load(config_path)
-            self.paths = Paths.resolve(self.config.paths, environ)
-        except ConfigFileError as error:
-            self.config_error = error
-        except StartupError as error:
-            self.config, self.config_error = None, error
+    id: str
+    what: str
+    why: str
+    mend: str
+    note: bool = False
+    """It is a note, not a failure."""
+
+    @property
+    def check(self) -> str:
+        """The check that finds it."""
+        return self.id.partition(".")[0]
+
+    @property
+    def status(self) -> Status:
+        """How the check ends that finds it."""
+        return Status.NOTE if self.note else Status.FAILED
+
+    def found(self, what: str, mend: str | None = None, *, why: str | None = None) -> Result:
+        """It is the case: what it is here, and its mend on this machine where that is not the usual one."""
+        return Result(
+            check=self.check,
+            id=self.id,
+            status=self.status,
+            what=what,
+            why=why or self.why,
+            mend=mend or self.mend,
+        )
 
 
-Check = Callable[[Machine], Awaitable[Sequence[Result]]]
+NO_CONFIG = "needs a usable configuration"
 
 
 def ok(check: str, what: str) -> Result:
     """It holds."""
-    return Result(check=check, status=Status.OK, what=what)
+    return Result(check=check, id=f"{check}.ok", status=Status.OK, what=what)
 
 
-def note(check: str, what: str, mend: str) -> Result:
-    """It does not hold yet, and will by itself; ``mend`` brings it about now."""
-    return Result(check=check, status=Status.NOTE, what=what, mend=mend)
-
-
-def failed(check: str, what: str, why: str, mend: str) -> Result:
-    """It does not hold."""
-    return Result(check=check, status=Status.FAILED, what=what, why=why, mend=mend)
-
-
-def skipped(check: str, what: str = "needs a usable configuration") -> Result:
+def skipped(check: str, what: str = NO_CONFIG) -> Result:
     """It cannot be told, or does not matter here."""
-    return Result(check=check, status=Status.SKIPPED, what=what)
+    return Result(check=check, id=f"{check}.skipped", status=Status.SKIPPED, what=what)

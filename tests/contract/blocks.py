@@ -1,7 +1,8 @@
 """The code blocks of the documentation, and what of them can be played.
 
 A console block is commands (``$ ...``, with continuation lines) and what they print; a yaml block is a configuration or
-a part of one. What cannot be played here stands in ``CANNOT``, with its reason.
+a part of one. What cannot be played here stands in ``CANNOT``, with its reason, or its block has a mark behind the
+language, one of ``MARKS``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 import yaml
 
 ROOT = Path(__file__).parents[2]
-GENERATED = {"errors.md", "failures.md", "rpc.md"}
+GENERATED = {"configuration.md", "errors.md", "failures.md", "rpc.md"}
 """Made from tests or contracts, and compared with them elsewhere."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES += sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in GENERATED)
@@ -28,6 +29,15 @@ CANNOT = {
     r"^llama-orch models pull hf:": "needs the hub: tests/integration/model_provisioner has one of its own",
 }
 
+MARKS = {
+    "root": "needs root, and a distribution's package manager",
+    "gpu": "needs an NVIDIA GPU",
+    "later": "is another program's, or changes what other blocks need",
+    "lab": "tests/lab/test_documents.py plays it in a service manager of its own",
+    "backup": "tests/contract/test_backup.py plays it, on two machines",
+}
+"""Why a whole block is not played here, by what stands behind its language."""
+
 
 class Block(msgspec.Struct, frozen=True):
     """One fenced block."""
@@ -36,6 +46,7 @@ class Block(msgspec.Struct, frozen=True):
     number: int
     language: str
     text: str
+    mark: str = ""
 
     @property
     def id(self) -> str:
@@ -53,6 +64,8 @@ class Command(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str | None:
         """Why it cannot be played here, if it cannot."""
+        if self.block.mark:
+            return MARKS[self.block.mark]
         return next((why for pattern, why in CANNOT.items() if re.search(pattern, self.text)), None)
 
 
@@ -61,9 +74,9 @@ def blocks(language: str) -> list[Block]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        matches = re.finditer(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        matches = re.finditer(r"^```(\w*)(?: (\w+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         for number, match in enumerate(matches):
-            found.append(Block(str(page.relative_to(ROOT)), number, match[1], match[2]))
+            found.append(Block(str(page.relative_to(ROOT)), number, match[1], match[3], match[2] or ""))
     return [block for block in found if block.language == language]
 
 

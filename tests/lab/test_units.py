@@ -15,6 +15,7 @@ bindir="$HOME/50% of & a | path"
 mkdir -p "$bindir"
 cp /bin/true "$bindir/orchestratord"
 cp /bin/true "$bindir/pool-managerd"
+cp /bin/true "$bindir/llama-orch"
 install_units "$bindir"
 cd ~/.config/systemd/user
 """
@@ -50,6 +51,7 @@ UNRESTRICTED = {
 PROBE = """
 install_units /bin
 units=~/.config/systemd/user
+rm $units/llama-orch-doctor.service # it has no sandbox
 probe='ExecStart="'$PYTHON'" "'$CHECKOUT'/tests/lab/probe.py"'
 
 # The real units with another program: a daemon's sandbox, the probe's answers.

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from daemon_core.errors import ConfigFileError
-from llama_orch.doctor.base import Machine, Result, failed, ok
+from llama_orch.doctor.base import Result
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.judge.configuration import judge_config
+from llama_orch.doctor.machine import Look
 
-CHECK = "config"
-WHY = "both daemons refuse to start with it (exit status 78)"
+
+async def _run(look: Look) -> Sequence[Result]:
+    machine = look.machine
+    config = machine.config
+    pools = tuple(pool.id for pool in config.pools) if config else ()
+    profile = config.profile if config else ""
+    return judge_config(str(machine.config_path), profile, pools, machine.config_error, machine.asks)
 
 
-async def check(machine: Machine) -> Sequence[Result]:
-    """A result for each problem of the file."""
-    match machine.config_error:
-        case None:
-            config = machine.config
-            pools = ", ".join(pool.id for pool in config.pools) if config else ""
-            profile = config.profile if config else ""
-            return [ok(CHECK, f"{machine.config_path}: profile {profile}, pools {pools}")]
-        case ConfigFileError() as error:
-            return [
-                failed(CHECK, problem.render().partition("\n")[0], WHY, problem.hint or "change that line")
-                for problem in error.problems
-            ]
-        case error:
-            return [failed(CHECK, error.message, WHY, error.hint or f"edit {machine.config_path}")]
+CHECK = Check(name="config", about="the configuration file can be used", run=_run)

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
-from contracts.config import Mode, Profile
-from engine_provisioner.gpu_sharing import shared_gpus
+from contracts.config import Mode
 from engine_provisioner.gpus import gpu_findings
-from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
-from llama_orch.gpus import NoGpuError, look_at_gpus
+from llama_orch.doctor.base import Result, skipped
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.judge import gpus
+from llama_orch.doctor.machine import Look
+from llama_orch.doctor.nvml import asked
 
-CHECK = "gpus"
-GIB = 1 << 30
-GPU_ONLY = "profile home is GPU only: no engine starts without one, and nothing falls back to the CPU"
+NO_DRIVER = "the driver shows no GPU: the check driver says why"
 
 
-async def check(machine: Machine) -> Sequence[Result]:
-    """The GPUs that are there, and each device of a pool that is not."""
-    config = machine.config
-    if config is not None and config.profile is Profile.TRIAL:
-        return [skipped(CHECK, "profile trial needs none")]
-    if config is not None and config.pools and all(pool.mode is Mode.EXTERNAL for pool in config.pools):
-        return [skipped(CHECK, "every pool has its engine elsewhere, and needs none")]
-    try:
-        seen = await asyncio.to_thread(look_at_gpus)
-    except NoGpuError as error:
-        return [failed(CHECK, error.message, GPU_ONLY, error.hint or "install NVIDIA's driver")]
-    lost = [failed(CHECK, gpu.message, GPU_ONLY, gpu.hint) for gpu in seen.lost]
-    if not seen.gpus:
-        return lost
-    pools = () if config is None else tuple(pool for pool in config.pools if pool.mode is not Mode.EXTERNAL)
+async def _run(look: Look) -> Sequence[Result]:
+    machine = look.machine
+    if machine.needs.no_gpu is not None:
+        return [skipped(gpus.CHECK, machine.needs.no_gpu)]
+    said = await asked(look)
+    if said.fault is not None:
+        return [skipped(gpus.CHECK, NO_DRIVER)]
+    seen = said.seen
+    pools = () if machine.config is None else machine.config.pools
+    local = tuple(pool for pool in pools if pool.mode is not Mode.EXTERNAL)
     missing = [
-        failed(CHECK, finding.message, finding.why, finding.hint)
-        for pool in pools
-        for finding in gpu_findings(pool, lambda: seen.gpus, lost=seen.lost)
+        finding for pool in local if seen.gpus for finding in gpu_findings(pool, lambda: seen.gpus, lost=seen.lost)
     ]
-    taken_twice = [
-        failed(CHECK, shared.message, "pool-managerd refuses to start with it (exit status 78)", shared.hint)
-        for shared in shared_gpus(pools, (*seen.gpus, *seen.lost))
-    ]
-    names = "; ".join(f"{gpu.index}: {gpu.name}, {gpu.vram_total_bytes / GIB:.0f} GiB" for gpu in seen.gpus)
-    return lost + missing + taken_twice or [ok(CHECK, f"driver {seen.gpus[0].driver}; {names}")]
+    return gpus.judge(local, seen.gpus, seen.lost, missing)
+
+
+CHECK = Check(name="gpus", about="the GPUs that the pools name are there and work, and no two pools want one", run=_run)

@@ -4,51 +4,70 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
-from contracts.config import Mode, Pool
+from contracts.config import Config, Mode, Pool
+from contracts.engines import ModelEntry
 from daemon_core.paths import Paths
 from engine_provisioner.surroundings import model_findings
-from llama_orch.doctor.base import Machine, Result, failed, note, ok, skipped
+from llama_orch.doctor.base import Result, skipped
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.judge import model
+from llama_orch.doctor.machine import Look
 from llama_orch.models.words import ref_text
-from model_provisioner import reference
+from model_provisioner import local, reference
+from model_provisioner.errors import ModelError
 from model_provisioner.outbound_gate import OutboundGate
 
-CHECK = "model"
+
+async def models(look: Look) -> tuple[tuple[Pool, model.Seen], ...]:
+    """What is seen of each pool's model. Looked at once."""
+    return await look.once("models", lambda: _models(look))
 
 
-async def check(machine: Machine) -> Sequence[Result]:
-    """The model of each pool, as far as its reference and its first bytes tell."""
-    if machine.config is None or machine.paths is None:
-        return [skipped(CHECK)]
-    gate = OutboundGate(policy=machine.config.policy, environ=machine.environ)
-    base_dir = machine.config_path.absolute().parent
-    pools, paths = machine.config.pools, machine.paths
-    return [result for pool in pools for result in await _pool(pool, base_dir, paths, gate)]
+async def _models(look: Look) -> tuple[tuple[Pool, model.Seen], ...]:
+    machine = look.machine
+    config, paths = machine.config, machine.paths
+    if config is None or paths is None:
+        return ()
+    gate = OutboundGate(policy=config.policy, environ=machine.environ)
+    base = machine.config_path.absolute().parent
+    return await asyncio.to_thread(_seen, config, base, paths, gate)
 
 
-async def _pool(pool: Pool, base_dir: Path, paths: Paths, gate: OutboundGate) -> list[Result]:
-    if pool.mode is Mode.EXTERNAL:
-        return [skipped(CHECK, f"pool {pool.id}: its endpoint has the model")]
-    findings = await asyncio.to_thread(model_findings, pool, base_dir, paths.models, gate)
-    if findings:
-        return [failed(CHECK, finding.message, finding.why, finding.hint) for finding in findings]
-    shown = ref_text(pool.model)
-    if await asyncio.to_thread(_is_here, pool.model, base_dir, paths.catalog):
-        return [ok(CHECK, f"pool {pool.id}: {shown}")]
-    later = f"llama-orch models pull {shown} fetches it now and shows how far it is; else the pool does when it starts"
-    return [note(CHECK, f"pool {pool.id}: {shown} is not here yet", later)]
-
-
-def _is_here(ref: str, base_dir: Path, catalog: Path) -> bool:
-    """Whether a reference in which there is nothing wrong means a file, or one that was fetched. Blocks."""
-    place = reference.parse(ref, PurePosixPath(base_dir))
-    if isinstance(place, reference.LocalFile):
-        return True
+def _seen(config: Config, base: Path, paths: Paths, gate: OutboundGate) -> tuple[tuple[Pool, model.Seen], ...]:
     try:
-        entries = FsModelCatalog(catalog).list()
+        entries = FsModelCatalog(paths.catalog).list()
     except CatalogError:
-        return False  # what is wrong with a catalog, the daemons say and mend
-    return any(entry.ref == reference.shown(place) and Path(entry.local_path).exists() for entry in entries)
+        entries = ()  # what is wrong with a catalog, the daemons say and mend
+    return tuple((pool, _one(pool, base, paths, gate, tuple(entries))) for pool in config.pools)
+
+
+def _one(pool: Pool, base: Path, paths: Paths, gate: OutboundGate, entries: tuple[ModelEntry, ...]) -> model.Seen:
+    if pool.mode is Mode.EXTERNAL:
+        return model.Seen(elsewhere=True)
+    shown = ref_text(pool.model)
+    if findings := model_findings(pool, base, paths.models, gate):
+        return model.Seen(shown=shown, findings=findings)
+    place = reference.parse(pool.model, PurePosixPath(base))
+    if isinstance(place, reference.LocalFile):
+        trained = None
+        with suppress(ModelError):  # which is among the findings
+            trained = local.inspect(place.path).facts.ctx_max
+        return model.Seen(shown=shown, here=True, trained=trained)
+    entry = next(
+        (each for each in entries if each.ref == reference.shown(place) and Path(each.local_path).exists()), None
+    )
+    return model.Seen(shown=shown, here=entry is not None, trained=entry.ctx_max if entry else None)
+
+
+async def _run(look: Look) -> Sequence[Result]:
+    if look.machine.config is None or look.machine.paths is None:
+        return [skipped(model.CHECK)]
+    return model.judge(await models(look))
+
+
+CHECK = Check(name="model", about="every pool's model is here or may be fetched, and was trained for its ctx", run=_run)

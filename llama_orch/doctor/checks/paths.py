@@ -1,42 +1,41 @@
-"""The directories can be written, and have room."""
+"""The directories can be written, and the socket's path is short enough."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
-
-CHECK = "paths"
-LEAST_FREE = 1 << 30
-UNIX_SOCKET_PATH_MAX = 107
-"""Bytes that the kernel takes for the path of a Unix socket, without the terminating zero."""
-
-
-async def check(machine: Machine) -> Sequence[Result]:
-    """A result for each directory that is no good, or one for all of them."""
-    if machine.paths is None:
-        return [skipped(CHECK)]
-    paths = machine.paths
-    places = {"cache": paths.cache, "data": paths.data, "state": paths.state, "runtime": paths.runtime}
-    found = [result for name, path in places.items() if (result := _look(name, path)) is not None]
-    length = len(os.fsencode(paths.socket))
-    if length > UNIX_SOCKET_PATH_MAX:
-        text = f"the path of the socket has {length} bytes: {paths.socket}"
-        why = f"the kernel takes {UNIX_SOCKET_PATH_MAX}, so the daemons could not meet"
-        found.append(failed(CHECK, text, why, "set paths.runtime to a shorter directory"))
-    return found or [ok(CHECK, ", ".join(str(path) for path in places.values()))]
+from daemon_core.paths import Paths
+from llama_orch.doctor.base import Result, skipped
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.judge import paths as judged
+from llama_orch.doctor.machine import Look
 
 
-def _look(name: str, path: Path) -> Result | None:
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "models, engines, logs and the socket live there"
-        return failed(CHECK, f"{name}: {there} cannot be written", why, f"ls -ld {there}; or set paths.{name}")
-    free = shutil.disk_usage(there).free
-    if name == "cache" and free < LEAST_FREE:
-        text = f"{name}: {free / (1 << 20):.0f} MiB free below {there}"
-        return failed(CHECK, text, "models and builds do not fit", f"make room, or set paths.{name} to a larger disk")
-    return None
+def places_of(paths: Paths) -> dict[str, Path]:
+    """The directories by the name of their setting."""
+    return {"cache": paths.cache, "data": paths.data, "state": paths.state, "runtime": paths.runtime}
+
+
+def there(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+async def _run(look: Look) -> Sequence[Result]:
+    paths = look.machine.paths
+    if paths is None:
+        return [skipped(judged.CHECK)]
+    places = await asyncio.to_thread(lambda: [_place(name, path) for name, path in places_of(paths).items()])
+    return judged.judge(places, str(paths.socket), len(os.fsencode(paths.socket)))
+
+
+def _place(name: str, path: Path) -> judged.Place:
+    nearest = there(path)
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    return judged.Place(name=name, path=str(path), there=str(nearest), writable=writable)
+
+
+CHECK = Check(name="paths", about="the directories can be written", run=_run)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contracts.config import is_loopback, split_bind
 from daemon_core.errors import TokenError
 from daemon_core.token import find_token
-from llama_orch.doctor.base import Machine, Result, failed, ok, skipped
+from llama_orch.doctor.base import Result, skipped
+from llama_orch.doctor.checks.base import Check
+from llama_orch.doctor.judge.configuration import TOKEN, judge_token
+from llama_orch.doctor.machine import Look
 
-CHECK = "token"
-MEND = "llama-orch init makes one; or set LLORCH_API_TOKEN, or auth.token_file"
 
-
-async def check(machine: Machine) -> Sequence[Result]:
-    """Where the token comes from, or why there is none that can be used."""
+async def _run(look: Look) -> Sequence[Result]:
+    machine = look.machine
     if machine.config is None:
-        return [skipped(CHECK)]
+        return [skipped(TOKEN)]
+    auth, bind = machine.config.auth, machine.config.server.bind
     try:
-        token = find_token(machine.config.auth, machine.environ, machine.config_path.parent)
+        token = find_token(auth, machine.environ, machine.config_path.parent)
     except TokenError as error:
-        why = "whoever reads the token can use the GPUs and read every answer"
-        return [failed(CHECK, error.message, why, error.hint or MEND)]
-    if token is not None:
-        return [ok(CHECK, f"{token.fingerprint} from {token.source}")]
-    host, _ = split_bind(machine.config.server.bind) or ("", 0)
-    if machine.config.auth.optional and is_loopback(host):
-        return [ok(CHECK, "none, and none needed: auth.optional on a loopback address")]
-    return [failed(CHECK, "there is no token", "orchestratord does not start without one", MEND)]
+        return judge_token(None, error, auth, bind)
+    return judge_token(f"{token.fingerprint} from {token.source}" if token else None, None, auth, bind)
+
+
+CHECK = Check(name="token", about="there is a token, and only this user can read it", run=_run)
