@@ -54,10 +54,15 @@ _CLIENT_READS = re.compile(
 _CDI_GPU = "nvidia.com/gpu="
 
 
-def podman_run(spec: ContainerSpec, *, start: str) -> tuple[str, ...]:
-    """The vector, without the program's name. ``start`` is the value of LABEL_START."""
+def podman_run(spec: ContainerSpec, *, start: str, scoped: bool = False) -> tuple[str, ...]:
+    """The vector, without the program's name. ``start`` is the value of LABEL_START.
+
+    ``scoped``: it is typed in a scope of our own, where podman's monitor of the container stays, so that who ends the
+    scope ends the container.
+    """
     read_only = ("--read-only", "--read-only-tmpfs=false") if spec.read_only_root else ()
-    own = (f"--user={ROOTLESS_USER}", *_PODMAN_ONLY, *PODMAN_LOG, *cdi_devices(spec.devices), *read_only)
+    monitor = ("--cgroups=no-conmon",) if scoped else ()
+    own = (f"--user={ROOTLESS_USER}", *_PODMAN_ONLY, *monitor, *PODMAN_LOG, *cdi_devices(spec.devices), *read_only)
     return _run(spec, start, own)
 
 

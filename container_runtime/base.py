@@ -61,8 +61,10 @@ class ContainerRuntime(Protocol):
         ``progress``. Credentials are those of the user's own login; nobody reads them here.
         """
 
-    async def run(self, spec: ContainerSpec, key: str | None) -> ContainerHandle:
+    async def run(self, spec: ContainerSpec, key: str | None, within: tuple[str, ...] = ()) -> ContainerHandle:
         """Start the container, by digest. ``key`` travels in the environment only.
+
+        ``within`` is a command that puts what it is given into a scope, with all of it that runs outside the container.
 
         A container that did not start is removed. Whether its program serves is for others to see.
         """

@@ -62,8 +62,8 @@ class Client(ABC):
         """Whether this runtime works here. Never raises, changes nothing."""
 
     @abstractmethod
-    async def _run_argv(self, spec: ContainerSpec, start: str) -> tuple[str, ...]:
-        """How a container is started."""
+    async def _run_argv(self, spec: ContainerSpec, start: str, *, scoped: bool) -> tuple[str, ...]:
+        """How a container is started, and whether that happens in a scope of its own."""
 
     @abstractmethod
     async def _smi_argv(
@@ -149,13 +149,13 @@ class Client(ABC):
                 found.append(Finding(check="container-mount", message=text, why=why, hint=hint))
         return tuple(found)
 
-    async def run(self, spec: ContainerSpec, key: str | None) -> ContainerHandle:
+    async def run(self, spec: ContainerSpec, key: str | None, within: tuple[str, ...] = ()) -> ContainerHandle:
         """Start the container, by digest. One that did not start is removed."""
         start = secrets.token_hex(16)
-        args = await self._run_argv(spec, start)
+        args = await self._run_argv(spec, start, scoped=bool(within))
         carried = argv.carried_environ(spec, key)
         async with self._cleared_unless_started(start):
-            done = await self._command.run(*args, timeout_s=START_S, environ=carried)
+            done = await self._command.run(*args, timeout_s=START_S, environ=carried, within=within)
             if done.status != 0:
                 raise answers.run_error(spec.reference, self._said(done))
             return answers.handle(self.name, await self._inspected(done.stdout.split()[-1]))

@@ -52,19 +52,22 @@ class Command:
         timeout_s: float | None,
         environ: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
+        within: tuple[str, ...] = (),
     ) -> Completed:
         """Call it and wait, for ever where ``timeout_s`` is None.
 
-        ``environ`` is added to its own; ``on_line`` gets each line of both outputs as it comes, and must not raise.
+        ``environ`` is added to its own; ``within`` is a command that gets this one to run; ``on_line``
+        gets each line of both outputs as it comes, and must not raise.
 
         Raises ContainerError: NO_RUNTIME without such a program, NO_ANSWER when the time is over. It is ended then, as
         it is when the caller is cancelled.
         """
         stdout, stderr = _Kept(on_line), _Kept(on_line)
+        program, typed = (within[0], (*within[1:], self._program, *args)) if within else (self._program, args)
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                _started(self._program, args, {**self._environ, **(environ or {})}, (stdout, stderr)) as process,
+                _started(program, typed, {**self._environ, **(environ or {})}, (stdout, stderr)) as process,
             ):
                 status = await process.wait()
                 # Helpers that outlive it, as podman's do, may hold its outputs open.

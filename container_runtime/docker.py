@@ -61,7 +61,7 @@ class DockerRuntime(Client):
                 raise ContainerError(RuntimeCause.NO_RUNTIME, found.reason, found.hint)
         return self._facts
 
-    async def _run_argv(self, spec: ContainerSpec, start: str) -> tuple[str, ...]:
+    async def _run_argv(self, spec: ContainerSpec, start: str, *, scoped: bool) -> tuple[str, ...]:  # noqa: ARG002 - its daemon runs it
         facts = await self._known()
         return argv.docker_run(spec, start=start, user=_user(facts), cdi=facts.cdi)
 

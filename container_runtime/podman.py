@@ -45,8 +45,8 @@ class PodmanRuntime(Client):
         except msgspec.DecodeError:
             return detection.podman_failed("it answers in another way than podman does")
 
-    async def _run_argv(self, spec: ContainerSpec, start: str) -> tuple[str, ...]:
-        return argv.podman_run(spec, start=start)
+    async def _run_argv(self, spec: ContainerSpec, start: str, *, scoped: bool) -> tuple[str, ...]:
+        return argv.podman_run(spec, start=start, scoped=scoped)
 
     async def _smi_argv(
         self, identity: ImageIdentity, devices: tuple[DeviceRequest, ...], start: str

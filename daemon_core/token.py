@@ -49,7 +49,8 @@ def find_token(auth: config.Auth, environ: Mapping[str, str], config_dir: Path) 
         return _checked(environ[VARIABLE], f"the environment variable {VARIABLE}")
     if environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(environ["CREDENTIALS_DIRECTORY"]) / FILE_NAME
-        if credential.is_file():
+        # An empty one stands for a file that is not there: LoadCredential= alone would fail without it.
+        if credential.is_file() and _read(credential).strip():
             # systemd made it readable for this unit alone, by means that its mode bits do not show.
             return _checked(_read(credential), f"the systemd credential {FILE_NAME}")
     if auth.token_file is not None:

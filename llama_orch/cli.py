@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "sessions": Command("llama_orch.commands.sessions", "Show and end sessions", is_group=True),
     "receipts": Command("llama_orch.commands.receipts", "Show, export and verify receipts", is_group=True),
     "proof": Command("llama_orch.commands.proof", "Show how an answer came about, in one file", is_group=True),
+    "logs": Command("llama_orch.commands.logs", "Show what daemons and engines say"),
     "token": Command("llama_orch.commands.token", "Say where the API token comes from"),
     "completion": Command("llama_orch.commands.completion", "Have the shell complete commands and names"),
     "version": Command("llama_orch.commands.version", "Show the version of this program"),

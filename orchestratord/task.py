@@ -148,6 +148,11 @@ class Task:
         self.interrupted = False
         """The daemon ended while it ran."""
 
+    @property
+    def known_by(self) -> dict[str, object]:
+        """What a log line about it carries, so that it is found."""
+        return {"task_id": self.id, "correlation_id": self.admission.caller.correlation_id}
+
     @classmethod
     def restored(
         cls, admission: Admission, state: TaskState, log: StreamLog, story: Story, keeps: Keeps | None = None

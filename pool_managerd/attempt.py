@@ -18,7 +18,7 @@ from contracts.config import Mode, Pool, Profile
 from contracts.engines import ContainerRun, Handoff, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
-from pool_managerd import devices, proc, process
+from pool_managerd import devices, process
 from pool_managerd.container import EngineContainer
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
 from pool_managerd.engine_log import EngineLog
@@ -64,6 +64,7 @@ class Attempt:
         self._engines = engines
         self._log = log
         self._host = host
+        self._known_by = {"pool_id": pool.id, "engine": str(pool.engine)}
         self._loop = asyncio.get_running_loop()
         self._engine: PreparedEngine | None = None
         self._model: ResolvedModel | None = None
@@ -76,6 +77,8 @@ class Attempt:
         self._port = 0
         self._deadline = 0.0
         self._proved = False
+        self._handle: Handle | None = None
+        """As it is on disk."""
         self._last_pids: frozenset[int] = frozenset()
         self.gpus: tuple[Gpu, ...] = ()
         """Those of the mask, as they were when the devices were checked."""
@@ -115,7 +118,7 @@ class Attempt:
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
         """Steps take_over, check_room and spawn: an engine with its port and its key, and its handle on disk."""
         self._engine, self._model = engine, model
-        self._since, self._oom_kills = self._loop.time(), proc.oom_kills()
+        self._since, self._oom_kills = self._loop.time(), self._host.scopes.oom_kills()
         self._deadline = self._since + self._pool.timeouts.start_ms / 1000
         if engine.url is not None:
             self._endpoint = self._external(engine.url)
@@ -128,6 +131,7 @@ class Attempt:
             self._has_taken(taken, self._launch)
             await self._clear(keep=self.side)
         else:
+            self._host.taking_over.settle(self._pool.id)
             await self._clear(keep=None)
             self._step("check_room")
             if model is not None:
@@ -145,7 +149,7 @@ class Attempt:
         try:
             self._step("await_health")
             await prober.await_health(endpoint, engine.health, self._deadline)
-            if engine.generation is not None:
+            if engine.generation is not None and not self._has_worked:
                 self._step("prove_generation")
                 await prober.prove_generation(endpoint, engine.generation, self._deadline)
         except StepError as error:
@@ -154,6 +158,7 @@ class Attempt:
             self._step("prove_devices")
             await self._prove_devices()
         self._proved = True
+        self._note_proof()
         self._log.overcome()
 
     async def watch(self) -> None:
@@ -206,7 +211,7 @@ class Attempt:
         if self._host.watch is not None and self._on_gpu:
             problem = (await self._host.watch.look()).problem
             events = self._host.watch.since(self._since, frozenset(gpu.uuid for gpu in self.gpus))
-        killed = 1 if exited is not None and exited.oom_killed else proc.oom_kills() - self._oom_kills
+        killed = 1 if exited is not None and exited.oom_killed else self._host.scopes.oom_kills() - self._oom_kills
         return Evidence(
             on_gpu=self._on_gpu,
             during=During.SERVING if self._proved else During.START,
@@ -240,13 +245,23 @@ class Attempt:
             await vram_back(self._pool.id, pids, self._host)
         self._forget(self.instance)
 
+    @property
+    def outlives(self) -> bool:
+        """Whether its engine goes on when this manager ends; also where there is none."""
+        return self._running is None or self._running.outlives
+
+    async def leave(self) -> None:
+        """Let the engine go on, for the next manager to take over: every file that says so stays."""
+        if self._running is not None:
+            await self._running.leave()
+
     async def kill(self) -> None:
         """End a container at once, as ``process.kill_now`` does with what is native. Never raises."""
         if isinstance(self._running, EngineContainer):
             try:
                 await self._running.end(0)
             except StepError as error:
-                _log.error("%s: %s", self._pool.id, error.message, extra={"pool_id": self._pool.id})
+                _log.error("pool %s: %s", self._pool.id, error.message, extra=self._known_by)
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -270,20 +285,22 @@ class Attempt:
         files = self._host.files
         spec = SpawnSpec(
             argv=(engine.bin_or_entry, *args),
-            env=child_env(self._host.environ, launch.env, secret),
+            env=child_env(self._without_bus(), launch.env, secret),
             marker=files.marker(self.instance),
             output=str(files.output(self.instance)),
             workdir=engine.workdir,
+            scope=await self._host.scopes.around(self.instance),
+            environ=dict(self._host.environ),
         )
         self._log.begin(f"{self._pool.id}: starting {' '.join(spec.argv)}")
-        self._write(self._handle(launch, self._port))
+        self._write(self._handle_of(launch, self._port))
         try:
             running = await EngineProcess.spawn(spec, self._log)
         except OSError as error:
             text = f"cannot start {engine.bin_or_entry}: {error.strerror or error}"
             raise StepError(Cause.ENGINE_MISSING, text, "llama-orch doctor says more") from error
         self._has(running, args, self._port, key)
-        self._write(self._handle(launch, self._port, pid=running.pid, start_time_ticks=running.start_time_ticks))
+        self._write(self._handle_of(launch, self._port, pid=running.pid, start_time_ticks=running.start_time_ticks))
 
     async def _start_container(self, launch: Launch, key: str | None) -> None:
         container = launch.engine.container
@@ -293,12 +310,13 @@ class Attempt:
         self._log.begin(
             f"{self._pool.id}: starting {spec.reference.text} with {' '.join(spec.args)} in {container.runtime}"
         )
-        self._write(self._handle(launch, 0, runtime=container.runtime))
+        self._write(self._handle_of(launch, 0, runtime=container.runtime))
         runtime = self._host.containers.runtime(container.runtime)
-        running = await EngineContainer.run(runtime, spec, key, self._log)
+        within = await self._host.scopes.around(self.instance)
+        running = await EngineContainer.run(runtime, spec, key, self._log, within)
         self._has(running, spec.args, running.port, key)
-        container_id = running.handle.container_id
-        self._write(self._handle(launch, running.port, runtime=container.runtime, container_id=container_id))
+        what = {"runtime": container.runtime, "container_id": running.handle.container_id}
+        self._write(self._handle_of(launch, running.port, **what, outlives=running.outlives))
         if not running.port:
             raise await self.exited()  # docker gives a container that has ended no port
 
@@ -332,10 +350,24 @@ class Attempt:
         else:
             self._port = taken.port
             flags = fill(launch.engine.args, model=launch.model_path, host=LOOPBACK, port=taken.port)
+        self._handle = taken.handle
         self._has(taken.running, flags, taken.port, taken.key)
         self._progress(f"taking over the engine that runs on port {taken.port}")
 
-    def _handle(self, launch: Launch, port: int, **what: int | str) -> Handle:
+    @property
+    def _has_worked(self) -> bool:
+        """Whether a former manager has seen this very process work. It may be busy, and answer when it is not."""
+        return self._handle is not None and self._handle.proved
+
+    def _note_proof(self) -> None:
+        """Tell the next manager; without that it looks again."""
+        if self._handle is not None and not self._handle.proved:
+            try:
+                self._host.files.write(replace(self._handle, proved=True))
+            except OSError as error:
+                self._warn("cannot write that the engine was proved: %s", error)
+
+    def _handle_of(self, launch: Launch, port: int, **what: int | str) -> Handle:
         handle = Handle(
             pool_id=self._pool.id,
             side=self.side,
@@ -348,11 +380,13 @@ class Attempt:
         return replace(handle, **what)
 
     def _write(self, handle: Handle) -> None:
+        self._handle = handle
         try:
             self._host.files.write(handle)
         except OSError as error:
             text = f"cannot write the engine's handle: {error.strerror or error}"
-            raise StepError(Cause.INTERNAL, text, "llama-orch doctor says more") from error
+            hint = f"make room on the disk, and see that this user owns {self._host.files.folder}"
+            raise StepError(Cause.INTERNAL, text, hint) from error
 
     def _external(self, url: str) -> Endpoint:
         external = self._pool.provisioning.external
@@ -382,6 +416,10 @@ class Attempt:
         subject = Subject(pool=self._pool, engine=self._engine, model=self._model, gpus=self.gpus)
         self._last_pids = await prove(subject, self._running, self._host, self._progress)
 
+    def _without_bus(self) -> dict[str, str]:
+        """The daemon's environment without the way to the user's session, which is no business of an engine."""
+        return {name: value for name, value in self._host.environ.items() if name != "DBUS_SESSION_BUS_ADDRESS"}
+
     # --- small things -------------------------------------------------------------------------------------------------
 
     def _started(self) -> tuple[Endpoint, PreparedEngine]:
@@ -396,10 +434,10 @@ class Attempt:
             self._warn("cannot remove a run-time file: %s", error)
 
     def _step(self, name: str) -> None:
-        _log.debug("%s: step %s", self.instance, name, extra={"pool_id": self._pool.id})
+        _log.debug("pool %s: step %s", self.instance, name, extra=self._known_by)
 
     def _progress(self, line: str) -> None:
-        _log.info("%s: %s", self._pool.id, line, extra={"pool_id": self._pool.id})
+        _log.info("pool %s: %s", self._pool.id, line, extra=self._known_by)
 
     def _warn(self, text: str, error: OSError) -> None:
-        _log.warning(f"{self._pool.id}: {text}", error, extra={"pool_id": self._pool.id})
+        _log.warning(f"pool {self._pool.id}: {text}", error, extra=self._known_by)

@@ -75,12 +75,20 @@ class EngineContainer:
     """One engine's container. A RunningEngine.
 
     With ``tail``, only so many lines that it has printed before go into the log: its last manager has logged them all.
+    ``outlives``: see RunningEngine.
     """
 
     def __init__(
-        self, runtime: ContainerRuntime, handle: ContainerHandle, log: EngineLog, tail: int | None = None
+        self,
+        runtime: ContainerRuntime,
+        handle: ContainerHandle,
+        log: EngineLog,
+        tail: int | None = None,
+        *,
+        outlives: bool = False,
     ) -> None:
         self.handle = handle
+        self.outlives = outlives
         self._tail = tail
         self._runtime = runtime
         self._log = log
@@ -88,11 +96,19 @@ class EngineContainer:
 
     @classmethod
     async def run(
-        cls, runtime: ContainerRuntime, spec: ContainerSpec, key: str | None, log: EngineLog
+        cls,
+        runtime: ContainerRuntime,
+        spec: ContainerSpec,
+        key: str | None,
+        log: EngineLog,
+        within: tuple[str, ...] = (),
     ) -> EngineContainer:
-        """Start it. Raises StepError where it does not start; nothing of it is left then."""
+        """Start it, where there is one in a scope of its own (``within`` is what stands before the runtime's program).
+
+        Raises StepError where it does not start; nothing of it is left then.
+        """
         try:
-            return cls(runtime, await runtime.run(spec, key), log)
+            return cls(runtime, await runtime.run(spec, key, within), log, outlives=bool(within))
         except ContainerError as error:
             raise step_error(error) from error
 
@@ -120,6 +136,11 @@ class EngineContainer:
             self._reading.cancel()
             await asyncio.wait({self._reading})
 
+    async def leave(self) -> None:
+        """See RunningEngine."""
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+
     async def pids(self) -> frozenset[int]:
         """See RunningEngine."""
         try:
@@ -134,7 +155,7 @@ class EngineContainer:
         except ContainerError as error:
             if error.cause is RuntimeCause.CONTAINER_GONE:
                 return ContainerState(running=False)
-            _log.warning("%s: %s", self.handle.name, error.message)
+            _log.warning("the container %s: %s", self.handle.name, error.message, extra={"pool_id": self._log.pool_id})
             return None
 
     async def _read(self) -> None:
@@ -143,7 +164,8 @@ class EngineContainer:
                 async for line in lines:
                     self._log.feed(f"{line}\n".encode())
         except ContainerError as error:
-            _log.warning("%s: its output cannot be read: %s", self.handle.name, error.message)
+            text = "the output of the container %s cannot be read: %s"
+            _log.warning(text, self.handle.name, error.message, extra={"pool_id": self._log.pool_id})
 
 
 def step_error(error: ContainerError) -> StepError:

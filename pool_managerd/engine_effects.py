@@ -144,6 +144,16 @@ class EngineEffects:
             await clear(self._pool, side, self._host)
         self._log.end()
 
+    @property
+    def outlives(self) -> bool:
+        """Whether every engine of the pool goes on when this manager ends."""
+        return all(attempt.outlives for attempt in self._attempts())
+
+    async def leave(self) -> None:
+        """Let the engines go on, for the next manager: nothing is ended, and no file is taken back."""
+        for attempt in self._attempts():
+            await attempt.leave()
+
     async def kill(self) -> None:
         """End what runs without patience: for the way out, when nobody waits any more. Never raises."""
         process.kill_now(self.leftovers())
@@ -179,7 +189,7 @@ class EngineEffects:
 
     def publish(self, life: Life) -> None:
         """Show the pool as it is now."""
-        offset, redact = self._host.wall_offset_ms, self._host.redactor.text
+        offset, redact = self._host.wall_clock.offset_ms, self._host.redactor.text
         gpus = self._serving.gpus
         seen = snapshot(self._pool, life, wall_offset_ms=offset, gpus=gpus, use=self._use, redact=redact)
         seen = self._host.retired.show(seen)
@@ -188,6 +198,7 @@ class EngineEffects:
             hint = error.hint and redact(error.hint)
             seen = replace(seen, last_error=replace(error, message=redact(error.message), hint=hint))
         self._host.hub.publish(seen)
+        self._host.taking_over.is_now(self._pool.id, life.state)
 
     def sampled(self, gpus: tuple[Gpu, ...]) -> None:
         """Take a sample of all GPUs: the next snapshot shows how this pool's are used."""

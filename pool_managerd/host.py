@@ -14,6 +14,7 @@ from contracts.engines import Finding, Plan, PreparedEngine, ResolvedModel
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
 from pool_managerd.engine_log import Redacts
+from pool_managerd.engine_scopes import EngineScopes
 from pool_managerd.gpu import Gpus
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
@@ -21,6 +22,8 @@ from pool_managerd.hub import Hub
 from pool_managerd.probe import Prober
 from pool_managerd.retired import Retired
 from pool_managerd.room import Room
+from pool_managerd.taking_over import TakingOver
+from pool_managerd.wall_clock import WallClock
 
 Progress = Callable[[str], None]
 
@@ -58,11 +61,12 @@ class Host:
     condemned: Condemned
     room: Room
     containers: Containers
+    scopes: EngineScopes
     files: HandleFiles
     hub: Hub
     redactor: Redacts
     environ: Mapping[str, str]
     boot_id: str
     retired: Retired = field(default_factory=Retired)
-    wall_offset_ms: int
-    """Unix milliseconds minus the loop's: what turns one into the other for people."""
+    taking_over: TakingOver = field(default_factory=TakingOver)
+    wall_clock: WallClock

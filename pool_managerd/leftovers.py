@@ -28,6 +28,7 @@ class Taken:
     running: RunningEngine
     port: int
     key: str | None
+    handle: Handle
 
 
 async def take_over(launch: Launch, pool: Pool, sides: tuple[str, ...], log: EngineLog, host: Host) -> Taken | None:
@@ -60,7 +61,7 @@ async def _process(handle: Handle, launch: Launch, log: EngineLog, host: Host) -
         running = await EngineProcess.adopt(leader, marker, output, log)
     except OSError:
         return None
-    return Taken(side=handle.side, running=running, port=handle.port, key=key)
+    return Taken(side=handle.side, running=running, port=handle.port, key=key, handle=handle)
 
 
 async def _container(handle: Handle, launch: Launch, log: EngineLog, host: Host) -> Taken | None:
@@ -78,8 +79,8 @@ async def _container(handle: Handle, launch: Launch, log: EngineLog, host: Host)
     key = environment.get(key_env) if key_env else None
     if not state.running or not found.ports or (key_env and key is None):
         return None
-    running = EngineContainer(runtime, found, log, tail=ADOPTED_TAIL)
-    return Taken(side=handle.side, running=running, port=running.port, key=key)
+    running = EngineContainer(runtime, found, log, tail=ADOPTED_TAIL, outlives=handle.outlives)
+    return Taken(side=handle.side, running=running, port=running.port, key=key, handle=handle)
 
 
 async def clear(pool: Pool, side: str, host: Host) -> None:

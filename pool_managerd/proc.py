@@ -50,11 +50,26 @@ def send(process: ProcessSeen, number: signal.Signals) -> None:
         os.close(descriptor)
 
 
-def oom_kills() -> int:
-    """How many processes of our control group the kernel has ended for want of memory; 0 where nobody counts."""
+def own_cgroup() -> str | None:
+    """Our control group, as the kernel names it."""
+    return cgroup_of(os.getpid())
+
+
+def cgroup_of(pid: int) -> str | None:
+    """A process's control group; None where it is gone."""
     try:
-        own = (_PROC / "self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-        events = (_CGROUPS / own / "memory.events").read_text()
+        return (_PROC / str(pid) / "cgroup").read_text().rpartition("::")[2].strip()
+    except OSError:
+        return None
+
+
+def oom_kills(group: str) -> int:
+    """How many processes of a control group, and of those below it, the kernel has ended for want of memory.
+
+    0 where nobody counts. What is counted below stays when that group is gone.
+    """
+    try:
+        events = (_CGROUPS / group.lstrip("/") / "memory.events").read_text()
     except OSError:
         return 0
     counts = dict(line.split() for line in events.splitlines())

@@ -1,26 +1,31 @@
 """Starts an engine's process, or takes one over, and ends it with everything it started.
 
-An engine runs in a session of its own, reads nothing, and carries its key and the path of its handle file in its
-environment alone. It speaks into a named pipe of which it holds both ends, so it survives a manager that dies, and the
-next manager reads what was said meanwhile. Ending means TERM, a wait, KILL, and a look that nothing is left: the whole
-session and whatever carries the handle file's path, also when the leader is long gone. Decides nothing about when that
-happens.
+An engine runs in a session of its own, and in a scope of its own where one is to be had. It reads nothing, and carries
+its key and the path of its handle file in its environment alone. It speaks into a named pipe of which it holds both
+ends, so it survives a manager that dies, and the next manager reads what was said meanwhile. Ending means TERM, a wait,
+KILL, and a look that nothing is left: the whole session and whatever carries the handle file's path, also when the
+leader is long gone. Decides nothing about when that happens.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from contracts.base import Message
-from pool_managerd import proc
+from pool_managerd import proc, scopes
 from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StillRunningError
@@ -41,11 +46,18 @@ OUTPUT_BYTES = 1 << 20
 class RunningEngine(Protocol):
     """An engine that runs, whatever it runs in."""
 
+    @property
+    def outlives(self) -> bool:
+        """Whether it goes on when this manager ends, also by the hand of the service manager."""
+
     async def wait(self) -> Exit:
         """How it ended, once it has and its last words are in the log."""
 
     async def end(self, stop_ms: int) -> None:
         """TERM, wait up to ``stop_ms``, KILL: at the end nothing is left. Idempotent. Raises StillRunningError."""
+
+    async def leave(self) -> None:
+        """Look after it no more, and let it go on: the next manager takes it over. Only where it outlives us."""
 
     async def pids(self) -> frozenset[int]:
         """Every process of it, as this machine numbers them."""
@@ -54,7 +66,8 @@ class RunningEngine(Protocol):
 class SpawnSpec(Message, frozen=True, kw_only=True):
     """What to start. ``env`` is complete: nothing else reaches the child but the marker. Holds the key.
 
-    ``output`` is the path of the named pipe that is made for it.
+    ``output`` is the path of the named pipe that is made for it. ``scope`` is what stands before a program that gets a
+    scope of its own, and ``environ`` what that needs of the daemon's environment.
     """
 
     argv: tuple[str, ...]
@@ -62,6 +75,8 @@ class SpawnSpec(Message, frozen=True, kw_only=True):
     marker: str
     output: str
     workdir: str | None = None
+    scope: tuple[str, ...] = ()
+    environ: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"SpawnSpec(argv={self.argv!r}, env={sorted(self.env)!r})"
@@ -70,44 +85,46 @@ class SpawnSpec(Message, frozen=True, kw_only=True):
 class EngineProcess:
     """One engine's process, from its start to the end of its last child. A RunningEngine."""
 
-    def __init__(self, leader: _Leader, marker: str, output: _Output) -> None:
+    def __init__(self, leader: _Leader, marker: str, output: _Output, *, outlives: bool) -> None:
         self._leader = leader
         self._marker = marker
         self._output = output
+        self._outlives = outlives
 
     @classmethod
     async def spawn(cls, spec: SpawnSpec, log: EngineLog) -> EngineProcess:
         """Start it. Raises OSError where the program cannot be started."""
         reader, writer = _pipe(Path(spec.output))
         try:
-            process = await asyncio.create_subprocess_exec(
-                *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=writer,
-                stderr=writer,
-                cwd=spec.workdir,
-                env={**spec.env, MARKER: spec.marker},
-                start_new_session=True,
-            )
+            child = _started(spec, writer)
         except BaseException:
             os.close(reader)
             raise
         finally:
             os.close(writer)
-        seen = proc.process_of(process.pid)
-        leader = _Child(process, seen.start_time_ticks if seen else 0)
-        return cls(leader, spec.marker, await _Output.read(reader, log))
+        seen = proc.process_of(child.pid)
+        leader = _Leader(child.pid, seen.start_time_ticks if seen else 0, child)
+        return cls(leader, spec.marker, await _Output.read(reader, log), outlives=bool(spec.scope))
 
     @classmethod
     async def adopt(cls, seen: ProcessSeen, marker: str, output: str, log: EngineLog) -> EngineProcess:
         """Take over one that a former manager started. Raises OSError where it is gone by now."""
-        leader = _Adopted(seen)
+        leader = _Leader(seen.pid, seen.start_time_ticks)
+        if not leader.is_there():
+            leader.close()
+            raise ProcessLookupError(f"process {seen.pid} is gone")
         try:
             reader = os.open(output, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             leader.close()
             raise
-        return cls(leader, marker, await _Output.read(reader, log))
+        outlives = scopes.is_engines(proc.cgroup_of(seen.pid) or "")
+        return cls(leader, marker, await _Output.read(reader, log), outlives=outlives)
+
+    @property
+    def outlives(self) -> bool:
+        """See RunningEngine."""
+        return self._outlives
 
     @property
     def pid(self) -> int:
@@ -136,6 +153,11 @@ class EngineProcess:
     def deafen(self) -> None:
         """Stop listening to what it says; it goes on."""
         self._output.close()
+
+    async def leave(self) -> None:
+        """See RunningEngine."""
+        self.deafen()
+        self._leader.close()
 
     async def pids(self) -> frozenset[int]:
         """See RunningEngine."""
@@ -167,58 +189,76 @@ def _pipe(path: Path) -> tuple[int, int]:
     return reader, writer
 
 
-class _Leader(Protocol):
-    """The process that was started as the engine."""
+def _started(spec: SpawnSpec, output: int) -> subprocess.Popen[bytes]:
+    """Its process. Raises OSError.
 
-    pid: int
-    start_time_ticks: int
+    Not by way of asyncio, which kills whatever it started when its loop ends, and an engine is to go on.
+    """
+    env = {**spec.env, MARKER: spec.marker}
+    argv, given = spec.argv, env
+    if spec.scope:
+        _require_program(spec)
+        argv = (*spec.scope, *scopes.as_it_was(env), *spec.argv)
+        given = scopes.with_bus(env, spec.environ)
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd=spec.workdir,
+        env=given,
+        start_new_session=True,
+    )
 
-    async def wait(self) -> Exit:
-        """How it ended."""
+
+def _require_program(spec: SpawnSpec) -> None:
+    """Say what the kernel would say of a program that is not there: systemd-run would say it in the engine's log."""
+    program = spec.argv[0]
+    path = str(Path(spec.workdir or ".") / program) if "/" in program else program
+    if shutil.which(path, path=spec.env.get("PATH")) is None:
+        number = errno.EACCES if Path(path).exists() else errno.ENOENT
+        raise OSError(number, os.strerror(number), program)
 
 
-class _Child:
-    """A leader that is our child."""
+class _Leader:
+    """The process that was started as the engine: our child, or one that a former manager started.
 
-    def __init__(self, process: asyncio.subprocess.Process, start_time_ticks: int) -> None:
-        self._process = process
-        self.pid = process.pid
+    Of somebody else's child the kernel tells that it ended, and to its parent alone how.
+    """
+
+    def __init__(self, pid: int, start_time_ticks: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
         self.start_time_ticks = start_time_ticks
-
-    async def wait(self) -> Exit:
-        """See _Leader."""
-        return Exit.of(await self._process.wait())
-
-
-class _Adopted:
-    """A leader that is somebody else's child: the kernel tells that it ended, and to its parent alone how."""
-
-    def __init__(self, seen: ProcessSeen) -> None:
-        self.pid = seen.pid
-        self.start_time_ticks = seen.start_time_ticks
-        self._descriptor = os.pidfd_open(seen.pid)
+        self._child = child
+        self._exit = Exit()
         self._gone = asyncio.Event()
-        current = proc.process_of(seen.pid)
-        if current is None or current.start_time_ticks != seen.start_time_ticks:
-            self.close()
-            raise ProcessLookupError(f"process {seen.pid} is gone")
+        self._descriptor = os.pidfd_open(pid)  # also of a child that has ended, as long as nobody has asked how
         asyncio.get_running_loop().add_reader(self._descriptor, self._ended)
 
     async def wait(self) -> Exit:
-        """See _Leader."""
+        """How it ended."""
         await self._gone.wait()
-        return Exit()
+        return self._exit
 
-    def _ended(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        self.close()
-        self._gone.set()
+    def is_there(self) -> bool:
+        """Whether the pid is still its own: the descriptor stands for whoever had it when it was opened."""
+        current = proc.process_of(self.pid)
+        return current is not None and current.start_time_ticks == self.start_time_ticks
 
     def close(self) -> None:
         """Look no more."""
         if self._descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._child is not None and self._child.returncode is None:
+            self._child.returncode = 0  # its destructor would complain of a child that goes on
+
+    def _ended(self) -> None:
+        if self._child is not None:
+            self._exit = Exit.of(self._child.wait())
+        self.close()
+        self._gone.set()
 
 
 class _Output(asyncio.Protocol):

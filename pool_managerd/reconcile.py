@@ -51,6 +51,10 @@ class Handle(Message, frozen=True, kw_only=True):
     """Field 22 of ``/proc/<pid>/stat``: with the boot, it makes a pid unique."""
     runtime: str | None = None
     container_id: str | None = None
+    outlives: bool = False
+    """Of a container: whether it goes on when its manager ends."""
+    proved: bool = False
+    """Whether it was ready: a generation that was seen once needs no second look while it is at work."""
 
     @property
     def instance(self) -> str:

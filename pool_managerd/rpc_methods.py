@@ -50,6 +50,7 @@ from pool_managerd.log_feed import MAX_ID_CHARS, MAX_SHOWN_CHARS, LogFeed
 from pool_managerd.rpc_params import params_of
 from pool_managerd.rpc_server import RpcError
 from pool_managerd.snapshot import health
+from pool_managerd.taking_over import TakingOver
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class PoolMethods:
         engines: Mapping[str, Engines],
         feed: LogFeed,
         logs: Path,
+        taking_over: TakingOver,
         catalog: CatalogMethods | None = None,
     ) -> None:
         self._version = version
@@ -80,6 +82,7 @@ class PoolMethods:
         self._engines = engines
         self._feed = feed
         self._logs = logs
+        self._taking_over = taking_over
         self._catalog = catalog
 
     def hello(self, request: Request) -> Hello:
@@ -89,6 +92,10 @@ class PoolMethods:
             text = f"{NAME} speaks protocol {PROTOCOL}, {theirs.name} speaks {theirs.protocol}: update the older one"
             raise RpcError(RpcCode.VERSION_MISMATCH, text, {"ours": PROTOCOL, "theirs": theirs.protocol})
         return Hello(protocol=PROTOCOL, name=NAME, version=self._version)
+
+    async def worth_following(self) -> None:
+        """See ``pool_managerd.rpc_server.Methods``."""
+        await self._taking_over.settled()
 
     def subscribe(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
         """See ``pool_managerd.rpc_server.Methods``."""

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from contracts.rpc import MAX_FRAME_BYTES, Hello, ProtocolError, Request, RpcCode, answer, parse, refusal
 from daemon_core.errors import StartupError
 from pool_managerd.instance_lock import already_running
@@ -48,6 +50,9 @@ class Methods(Protocol):
     async def call(self, request: Request) -> bytes:
         """The result of a call, as a frame. Raises RpcError."""
 
+    async def worth_following(self) -> None:
+        """Wait until what a subscription would be answered is worth to be heard."""
+
     def subscribe(self, request: Request, listener: Callable[[bytes], None]) -> tuple[bytes, Callable[[], None]]:
         """The answer to a subscription, and how to end it; what changes later goes to the listener."""
 
@@ -63,7 +68,7 @@ class RpcServer:
         self._methods = methods
         self._uid = os.getuid() if uid is None else uid
         self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
 
     async def start(self) -> None:
         """Listen. Raises StartupError where another instance answers on the socket, or it cannot be made."""
@@ -74,6 +79,15 @@ class RpcServer:
         except OSError as error:
             hint = "set paths.runtime to a directory of yours with a short name"
             raise StartupError(f"cannot listen on {self._path}: {error.strerror or error}", hint) from error
+
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` where new connections are taken."""
+        if self._server is not None and self._server.is_serving():
+            answer()
+
+    def followed_by(self, name: str) -> bool:
+        """Whether a peer of this name has subscribed."""
+        return any(connection.follows_as(name) for connection in self._connections.values())
 
     def stop_accepting(self) -> None:
         """Take no new connection; those that are there go on."""
@@ -95,10 +109,10 @@ class RpcServer:
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a connection is served in a task")
-        self._connections[task] = writer
+        connection = self._connections[task] = _Connection(reader, writer, self._methods)
         try:
             if self._may_enter(writer):
-                await _Connection(reader, writer, self._methods).serve()
+                await connection.serve()
         except (ConnectionError, asyncio.CancelledError):
             pass  # the peer is gone, or we are
         except Exception:  # noqa: BLE001 - a defect met by one peer must not end the daemon
@@ -127,8 +141,13 @@ class _Connection:
         self._writer = writer
         self._methods = methods
         self._greeted = False
+        self._name = ""
         self._follows: dict[str, Callable[[], None]] = {}
         """How to end what this peer reads along with, by the call that began it."""
+
+    def follows_as(self, name: str) -> bool:
+        """Whether it has subscribed, under this name."""
+        return self._name == name and "subscribe" in self._follows
 
     async def serve(self) -> None:
         """Answer calls, one after the other, until the peer leaves or breaks the rules beyond mending."""
@@ -180,11 +199,13 @@ class _Connection:
     async def _result(self, request: Request) -> bytes:
         if request.method == "hello":
             greeting = self._methods.hello(request)
-            self._greeted = True
+            self._greeted, self._name = True, msgspec.json.decode(request.params, type=Hello).name
             return answer(request.id, greeting)
         if not self._greeted:
             raise RpcError(RpcCode.HELLO_FIRST, "the first call of a connection is hello {protocol, name, version}")
         begin = {"subscribe": self._methods.subscribe, "pool.log": self._methods.follow}.get(request.method)
+        if request.method == "subscribe":
+            await self._methods.worth_following()
         if begin is not None:
             frame, unfollow = begin(request, self._push)
             former = self._follows.pop(request.method, None)

@@ -1,6 +1,7 @@
 """Runs all pools of a daemon: clears away what nobody wants, starts the owners, watches the GPUs, ends it all.
 
-Decides nothing about a single pool: its owner does, and what becomes of leftovers is ``pool_managerd.reconcile``'s.
+Decides at the end which engines go on without a manager: those that outlive it, unless they were asked to stop. Decides
+nothing else about a pool: its owner does, and what becomes of leftovers is ``pool_managerd.reconcile``'s.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon_core.heartbeat import Heartbeats
 from pool_managerd import proc, process
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
@@ -20,9 +22,10 @@ from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
 from pool_managerd.leftovers import end_containers
-from pool_managerd.life import DevicesFailed, Event, ReloadAsked, RestartAsked, Start, StopAsked
+from pool_managerd.life import DevicesFailed, DrainAsked, Event, ReloadAsked, RestartAsked, Start, StopAsked
 from pool_managerd.owner import Owner
 from pool_managerd.reconcile import Handle, Leftover, Reconciliation, pool_of, reconcile
+from pool_managerd.taking_over import TakingOver
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +56,19 @@ class Supervisor:
         hub: Hub,
         watch: GpuWatch | None,
         condemned: Condemned,
+        taking_over: TakingOver,
         boot_id: str,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
+        self._heartbeats = heartbeats or Heartbeats()
         self._pools = pools
         self._files = files
         self._containers = containers
         self._hub = hub
         self._watch = watch
         self._condemned = condemned
+        self._taking_over = taking_over
+        self._stopping = False
         self._boot_id = boot_id
         self._said: tuple[str | None, tuple[str, ...]] = (None, ())
         """What is wrong with the GPUs, as it was last logged."""
@@ -73,13 +81,18 @@ class Supervisor:
         pool.owner.post(event)
 
     async def run(self) -> None:
-        """Run until cancelled. ``stop`` comes first where there is time for it; what lives after that is killed."""
-        found = await asyncio.to_thread(self._reconcile)
+        """Run until cancelled. ``stop`` or ``step_aside`` comes first where there is time for it.
+
+        What lives after a stop is killed. Without one (a restart, or a defect of ours) what outlives us goes on.
+        """
+        found, open_pools = await asyncio.to_thread(self._reconcile)
+        self._taking_over.begin(open_pools)
         try:
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
-                    group.create_task(pool.owner.run(), name=f"{pool_id}: owner")
+                    self._heartbeats.guard(group.create_task(pool.owner.run(), name=f"{pool_id}: owner"))
+                    self._heartbeats.ask(f"the owner of pool {pool_id}", pool.owner.ping)
                 for leftover in found.end:
                     group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
                 for handle in found.remove:
@@ -88,24 +101,40 @@ class Supervisor:
                     self._watch.subscribe(self._happened)
                     group.create_task(self._sample(self._watch), name="gpu samples")
         finally:
-            await self._kill()
+            await self._end_or_leave()
 
-    async def _kill(self) -> None:
-        """Nothing of ours is left, whether or not there was time to end it in order."""
+    async def _end_or_leave(self) -> None:
+        """Nothing of ours is left that was to stop, or that nobody could take over."""
         try:
             async with asyncio.timeout(KILL_S):
                 for pool in self._pools.values():
-                    await pool.effects.kill()
+                    if not self._stopping and pool.effects.outlives:
+                        await pool.effects.leave()
+                    else:
+                        await pool.effects.kill()
         except TimeoutError:
             _log.error("a container runtime does not answer: a container may be left, and the next start ends it")
 
-    async def stop(self, patience_s: float) -> bool:
-        """End all engines at once, and wait for it; whether all ended in time."""
-        for pool in self._pools.values():
-            pool.owner.post(StopAsked())
+    async def stop(self, patience_s: float, drain_s: float = 0.0) -> bool:
+        """End all engines, and wait for it; whether all ended in time.
+
+        ``drain_s`` is how long work may go on before that: who follows the pools says when there is none.
+        """
+        self._stopping = True
+        event = DrainAsked(deadline_ms=round(drain_s * 1000)) if drain_s else StopAsked()
+        return await self._ended(tuple(self._pools.values()), event, patience_s + drain_s)
+
+    async def step_aside(self, patience_s: float) -> bool:
+        """End the engines that would not outlive us; whether they ended in time. The others serve on."""
+        mortal = tuple(pool for pool in self._pools.values() if not pool.effects.outlives)
+        return await self._ended(mortal, StopAsked(), patience_s)
+
+    async def _ended(self, pools: tuple[SupervisedPool, ...], event: Event, patience_s: float) -> bool:
+        for pool in pools:
+            pool.owner.post(event)
         try:
             async with asyncio.timeout(patience_s), asyncio.TaskGroup() as group:
-                for pool in self._pools.values():
+                for pool in pools:
                     group.create_task(pool.owner.stopped())
         except TimeoutError:
             return False
@@ -118,18 +147,19 @@ class Supervisor:
 
     # --- what a former manager left -----------------------------------------------------------------------------------
 
-    def _reconcile(self) -> Reconciliation:
+    def _reconcile(self) -> tuple[Reconciliation, frozenset[str]]:
+        """What to do with what was found, and the pools that may go on with it."""
         pools = tuple(self._pools)
-        found = reconcile(
-            self._files.load(), proc.processes(), pools, boot_id=self._boot_id, markers=self._files.markers(pools)
-        )
+        handles = self._files.load()
+        found = reconcile(handles, proc.processes(), pools, boot_id=self._boot_id, markers=self._files.markers(pools))
         for gone in found.forget:
             _say(gone.instance, logging.INFO, "forgetting its former engine: %s", gone.reason)
             self._files.remove(gone.instance)
         for left in found.found:
             text = "a former manager left an engine running (pid %s): it is taken over, or ended before another starts"
             _say(left.instance, logging.WARNING, text, _pids(left))
-        return found
+        contained = {handle.pool_id for handle in handles if handle.container_id is not None} & set(pools)
+        return found, frozenset({pool_of(left.instance) for left in found.found} | contained)
 
     async def _end(self, leftover: Leftover) -> None:
         """End an engine that nobody wants any more, however long it takes."""
@@ -189,7 +219,7 @@ class Supervisor:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
         self._condemned.happened(event)
         level = logging.ERROR if event.fatal else logging.WARNING
-        _log.log(level, "%s (%s)", event.message, event.hint)
+        _log.log(level, "%s (%s)", event.message, event.hint, extra={"gpu": event.uuid, "cause": event.cause})
         for pool in self._pools.values():
             if event.fatal and event.uuid in pool.effects.mask:
                 pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))
@@ -200,4 +230,4 @@ def _pids(leftover: Leftover) -> str:
 
 
 def _say(instance: str, level: int, text: str, *args: object) -> None:
-    _log.log(level, f"{instance}: {text}", *args, extra={"pool_id": pool_of(instance)})
+    _log.log(level, f"pool {instance}: {text}", *args, extra={"pool_id": pool_of(instance)})

@@ -94,13 +94,21 @@ class Lab:
     """Runs scripts, each on a new host."""
 
     def run(
-        self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | tuple[Path, ...] | None = None
+        self,
+        script: str,
+        *,
+        limit_s: int = 60,
+        gpus: int = 0,
+        hook: Path | tuple[Path, ...] | None = None,
+        lan: bool = False,
+        show: tuple[Path, ...] = (),
     ) -> Outcome:
         """Runs a bash script as the host's user and returns its outcome, whatever it is.
 
         The script has the functions of lib.sh, stops at the first failing command, and finds the variables CHECKOUT,
         PREFIX (the venv) and PYTHON. After `limit_s` it is ended with status 124. A `hook`, or several of them one
-        after the other, runs as root before it.
+        after the other, runs as root before it. With `lan` there is a second machine on a cable. `show` makes more
+        files readable for the script, under their own names.
         """
         with TemporaryDirectory(prefix="lab-") as scratch:
             journal = Path(scratch, "journal")
@@ -109,8 +117,9 @@ class Lab:
             code.write_text(prologue() + script)
             code.chmod(0o644)
             options = ["--limit", str(limit_s), "--gpus", str(gpus), "--journal", str(journal), "--show", str(code)]
-            for path in readable_paths():
+            for path in (*readable_paths(), *show):
                 options += ["--show", str(path)]
+            options += ["--lan"] if lan else []
             for path in (hook,) if isinstance(hook, Path) else hook or ():
                 options += ["--hook", str(path)]
             # The host ends with this process, even when that is killed.
@@ -131,10 +140,17 @@ class Lab:
             )
 
     def check(
-        self, script: str, *, limit_s: int = 60, gpus: int = 0, hook: Path | tuple[Path, ...] | None = None
+        self,
+        script: str,
+        *,
+        limit_s: int = 60,
+        gpus: int = 0,
+        hook: Path | tuple[Path, ...] | None = None,
+        lan: bool = False,
+        show: tuple[Path, ...] = (),
     ) -> Outcome:
         """As `run`, for a script that must succeed."""
-        outcome = self.run(script, limit_s=limit_s, gpus=gpus, hook=hook)
+        outcome = self.run(script, limit_s=limit_s, gpus=gpus, hook=hook, lan=lan, show=show)
         assert outcome.rc == 0, str(outcome)
         return outcome
 

@@ -14,13 +14,24 @@ eventually() {
   done
 }
 
+# hand ACTION [ARGUMENT]: root does something to the machine; labhost has the list in do_action.
+hand() {
+  local status
+  echo "$*" > /run/lab/asked
+  read -r status < /run/lab/done
+  [ "$status" = 0 ] || { echo "hand $*: $(cat /run/lab/said)" >&2 && return "$status"; }
+}
+
+# client COMMAND...: on the second machine of --lan, 10.77.0.2; this host is 10.77.0.1 there. It shares this host's files.
+client() { nsenter --user --net --preserve-credentials --target "$(cat /run/lab/client)" "$@"; }
+
 # install_units BINDIR: what `llama-orch units install` does, for programs in that folder.
 install_units() {
   local bindir units=$HOME/.config/systemd/user unit
   bindir=$(sed -e 's/%/%%/g' -e 's/[&|]/\\&/g' <<< "$1") # for systemd, and for sed below
   mkdir -p "$units"
-  for unit in "$CHECKOUT"/systemd/*.{service,target}; do
-    sed "/^ExecStart=/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
+  for unit in "$CHECKOUT"/systemd/*.*; do
+    sed "/^Exec/s|@BINDIR@|$bindir|" "$unit" > "$units/${unit##*/}"
   done
   systemctl --user daemon-reload
 }

@@ -8,11 +8,22 @@ url=http://127.0.0.1:8080
 # shellcheck disable=SC2009 # pgrep does not show the control group
 ours() { ps -u lab -o cgroup:200=,pid=,args= | grep -Ev 'session-1.scope|init.scope|/dbus.service' || true; }
 nothing_of_ours() { [ -z "$(ours)" ]; }
+# stop_product: the target and all of its processes are gone; says what is left where they are not.
+stop_product() {
+  systemctl --user stop llama-orch.target
+  eventually 60 nothing_of_ours || { ours >&2; return 1; }
+}
 
 property() { systemctl --user show --value --property="$2" "$1"; }
 main_pid() { property "$1" MainPID; }
-# The processes of a daemon other than itself: its engines.
-engines() { grep -vx "$(main_pid pool-managerd)" "/sys/fs/cgroup$(property pool-managerd ControlGroup)/cgroup.procs"; }
+# The engines that run on the host itself: in scopes of their own, or beside their daemon.
+engines() {
+  local unit group
+  for unit in pool-managerd.service llama-orch-engines.slice; do
+    group=$(property $unit ControlGroup)
+    [ -z "$group" ] || find "/sys/fs/cgroup$group" -name cgroup.procs -exec cat {} + 2> /dev/null
+  done | grep -vx "$(main_pid pool-managerd)"
+}
 
 api() { curl --silent --show-error --fail --max-time 20 -H "Authorization: Bearer $token" "$url$1" "${@:2}"; }
 # As pool-managerd says now, not as it said before it went away.

@@ -65,6 +65,65 @@ def test_a_hook_runs_as_root_before_the_script(lab: Lab, tmp_path: Path) -> None
     assert lab.check("cat /run/hook; pgrep --full 'sleep 1000' > /dev/null", hook=hook).stdout == "root\n"
 
 
+def test_a_second_machine_is_at_the_other_end_of_a_cable_that_can_be_pulled(lab: Lab) -> None:
+    outcome = lab.check(
+        r"""
+url=http://10.77.0.1:8000
+tail -n +3 /proc/net/dev | cut -d: -f1 | xargs
+client sh -c 'tail -n +3 /proc/net/dev | cut -d: -f1 | xargs'
+"$PYTHON" -m http.server --bind 10.77.0.1 --directory /usr 8000 2> /dev/null &
+ask() { client curl --silent --max-time 1 --output /dev/null --write-out "%{remote_ip} %{local_ip}\n" "$url"; }
+eventually 10 ask
+ask
+hand cable-out
+if ask; then exit 1; fi
+hand cable-in
+eventually 10 ask
+""",
+        lan=True,
+    )
+    assert outcome.stdout.splitlines()[:3] == ["lo lan0", "lo lan1", "10.77.0.1 10.77.0.2"]
+
+
+def test_root_lends_a_hand_for_what_is_on_its_list_and_for_nothing_else(lab: Lab) -> None:
+    outcome = lab.run("""
+hand small-disk 8
+df --output=size ~/.local | tail -n 1
+hand read-only
+if touch ~/.local/x; then exit 1; fi
+hand writable
+touch ~/.local/x
+hand reboot
+""")
+    assert (outcome.rc, outcome.stdout.split()) == (64, ["8192"])
+    assert "Read-only file system" in outcome.stderr
+    assert outcome.stderr.endswith("hand reboot: no such action: reboot\n")
+
+
+def test_the_host_goes_down_and_boots_with_what_is_on_its_disk(lab: Lab) -> None:
+    lab.check("""
+touch ~/kept /tmp/gone "$XDG_RUNTIME_DIR/gone"
+mkdir -p ~/.config/systemd/user
+printf '%s\n' '[Service]' Type=oneshot RemainAfterExit=yes ExecStart=true ExecStop='touch %h/stopped' \
+  [Install] WantedBy=default.target > ~/.config/systemd/user/mine.service
+systemctl --user enable --now mine.service
+hand shut-down
+[ -e ~/stopped ] # in order
+if systemctl --user is-active mine.service; then exit 1; fi
+hand boot
+if systemctl --user is-active mine.service; then exit 1; fi # nobody lingers
+hand linger
+hand boot
+systemctl --user is-active mine.service
+[ -e ~/kept ] && [ ! -e /tmp/gone ] && [ ! -e "$XDG_RUNTIME_DIR/gone" ]
+rm ~/stopped
+hand power-cut
+hand boot
+systemctl --user is-active mine.service
+[ ! -e ~/stopped ] # nobody was asked
+""")
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_host_ends_with_the_process_that_made_it(lab: Lab, end: signal.Signals) -> None:
     command = [str(LABHOST), "--", "sh", "-c", "systemctl --user is-system-running; exec sleep 1000"]

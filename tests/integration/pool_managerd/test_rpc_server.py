@@ -32,9 +32,16 @@ from pool_managerd.log_feed import BURST_LINES, LINES_PER_S, LogFeed
 from pool_managerd.rpc_methods import PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
+from pool_managerd.taking_over import TakingOver
 from tests.integration.pool_managerd.support import Peer, until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m")
+
+
+def settled() -> TakingOver:
+    taking_over = TakingOver()
+    taking_over.begin(())
+    return taking_over
 
 
 class NoGpus:
@@ -77,6 +84,7 @@ class Served:
             engines={"gpu0": Planned()},
             feed=self.feed,
             logs=path.parent,
+            taking_over=settled(),
         )
         self.server = RpcServer(path, methods, uid=uid)
 
