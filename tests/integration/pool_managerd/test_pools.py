@@ -318,6 +318,24 @@ async def test_before_a_restart_an_engine_that_would_be_killed_is_ended_in_order
     assert states(world.history)[-2:] == ["draining", "stopped"]
 
 
+async def test_before_a_restart_what_is_being_prepared_is_broken_off(world: World) -> None:
+    begun, broken_off = asyncio.Event(), asyncio.Event()
+
+    async def ensure(_pool: Pool, _progress: Progress) -> PreparedEngine:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            broken_off.set()
+        raise AssertionError
+
+    world.engines.ensure = ensure  # type: ignore[assignment, method-assign]
+    async with world.running():
+        await begun.wait()
+        world.context.returning.set()
+    assert broken_off.is_set()
+
+
 @pytest.mark.req("PM-07")
 async def test_a_defect_of_the_manager_ends_no_engine_that_outlives_it(tmp_path: Path) -> None:
     service = {**a_service(tmp_path / "bin"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
