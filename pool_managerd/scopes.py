@@ -65,6 +65,11 @@ def scope_argv(instance: str, token: str, service: str) -> tuple[str, ...]:
     )
 
 
+def without_bus(environ: Mapping[str, str]) -> dict[str, str]:
+    """A daemon's environment without the way to its user's session, which is no business of an engine."""
+    return {name: value for name, value in environ.items() if name != BUS[0]}
+
+
 def with_bus(env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of systemd-run: a program's own, and the way to the service manager."""
     return {**env, **{name: environ[name] for name in BUS if name in environ}}
