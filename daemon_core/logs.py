@@ -12,11 +12,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-import msgspec
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from contracts import config
 from daemon_core import journal
@@ -29,7 +29,9 @@ FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
 
 STDERR = 2
 
-_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+_STANDARD = frozenset({*RESERVED_ATTRS, "taskName"})
+_EXTRA = "_extra"
+"""Where a record keeps its extra fields once they were looked for."""
 
 
 def setup(name: str, config: config.Logging, redactor: Redactor, stream: TextIO | None = None) -> None:
@@ -113,17 +115,17 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Redact the message with its arguments, the extra fields, the exception's text and the stack."""
         try:
-            clean, extra = self._redacted(record)
+            clean = self._redacted(record)
         except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
             self.handleError(record)
             return
-        self.write(clean, extra)
+        self.write(clean)
 
-    def write(self, clean: logging.LogRecord, extra: Mapping[str, object]) -> None:  # noqa: ARG002 - who writes fields needs it
-        """Write a record without secrets, whose extra fields are these."""
+    def write(self, clean: logging.LogRecord) -> None:
+        """Write a record without secrets."""
         super().emit(clean)
 
-    def _redacted(self, record: logging.LogRecord) -> tuple[logging.LogRecord, dict[str, object]]:
+    def _redacted(self, record: logging.LogRecord) -> logging.LogRecord:
         clean = logging.LogRecord.__new__(type(record))
         vars(clean).update(vars(record))
         message, extra = record.getMessage(), _extra(record)
@@ -140,7 +142,8 @@ class RedactingHandler(logging.StreamHandler[TextIO]):
             if not (harmless and isinstance(value, str)) or names_a_secret(key):
                 extra[key] = self._redactor.member(key, value)
         vars(clean).update(extra)
-        return clean, extra
+        vars(clean)[_EXTRA] = extra
+        return clean
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say that a record could not be written without showing it: logging's own report prints the arguments."""
@@ -160,10 +163,10 @@ class JournalHandler(RedactingHandler):
         self._name = name
         self._journal = Journal(self._about_loss, address or journal.ADDRESS)
 
-    def write(self, clean: logging.LogRecord, extra: Mapping[str, object]) -> None:
+    def write(self, clean: logging.LogRecord) -> None:
         """See ``RedactingHandler``."""
         try:
-            entry = encoded(_fields(self._name, clean, self.format(clean), extra))
+            entry = encoded(_fields(self._name, clean, self.format(clean)))
         except Exception:  # noqa: BLE001 - a log call never breaks its caller; logging's own rule
             self.handleError(clean)
             return
@@ -201,8 +204,9 @@ class JournalHandler(RedactingHandler):
         )
 
 
-def _fields(name: str, record: logging.LogRecord, message: str, extra: Mapping[str, object]) -> list[Field]:
+def _fields(name: str, record: logging.LogRecord, message: str) -> list[Field]:
     """The fields of an entry. Those that the journal adds itself (unit, pid, time, host) are not among them."""
+    extra = _extra(record)
     of_engine = extra.get("source") == ENGINE_SOURCE
     fields = [
         ("MESSAGE", message),
@@ -236,34 +240,42 @@ class _TextFormatter(logging.Formatter):
         return "  ".join([super().formatMessage(record), *pairs])
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(MsgspecFormatter):
     """One JSON object a line: time (RFC 3339, UTC, milliseconds), level, logger, message, service, extra fields."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line. The time stands first, where people look for it."""
+    def add_fields(
+        self,
+        log_data: dict[str, object],
+        record: logging.LogRecord,
+        message_dict: dict[str, object],
+    ) -> None:
+        """Say which fields there are. The time stands first, where people look for it."""
         moment = datetime.fromtimestamp(record.created, tz=UTC)
-        line: dict[str, object] = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            "service": self._service,
-            **_extra(record),
-        }
-        if record.exc_text:
-            line["exception"] = record.exc_text
-        if record.stack_info:
-            line["stack"] = record.stack_info
+        log_data["time"] = f"{moment.isoformat(timespec='milliseconds')[:-6]}Z"
+        log_data["level"] = record.levelname.lower()
+        log_data["logger"] = record.name
+        log_data["message"] = record.message
+        log_data["service"] = self._service
+        log_data.update(_extra(record))
+        for name, key in (("exception", "exc_info"), ("stack", "stack_info")):
+            if key in message_dict:
+                log_data[name] = message_dict[key]
+
+    def jsonify_log_record(self, log_data: dict[str, object]) -> str:
+        """Half a character of a file's name and a number of more than 64 bits are no JSON for msgspec."""
         try:
-            return msgspec.json.encode(line).decode()
-        except (UnicodeEncodeError, OverflowError):  # half a character of a file's name, a number of more than 64 bits
-            return json.dumps(line)
+            return super().jsonify_log_record(log_data)
+        except (UnicodeEncodeError, OverflowError):
+            return json.dumps(log_data)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
     """The fields that the caller gave as ``extra=``."""
+    kept: dict[str, object] | None = vars(record).get(_EXTRA)
+    if kept is not None:
+        return kept
     return {key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")}

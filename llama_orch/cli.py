@@ -16,6 +16,8 @@ from typing import Annotated, NamedTuple
 import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
+from llama_orch.commands.reaching import Command as Parser
+from llama_orch.commands.reaching import reaching
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
 from llama_orch.output import Output
 
@@ -86,6 +88,11 @@ def _not_loaded() -> None:
     raise AssertionError("a command that was not asked for")
 
 
+def build_command(wanted: str | None = None) -> Parser:
+    """The same, with what a command needs to reach a daemon elsewhere."""
+    return reaching(typer.main.get_command(build_app(wanted)))
+
+
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
         import_module(COMMANDS["version"].module).version()
@@ -109,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     out = Output(as_json="--json" in arguments)
     try:
-        return _status_of(build_app(wanted)(arguments, prog_name="llama-orch", standalone_mode=False))
+        return _status_of(build_command(wanted)(arguments, prog_name="llama-orch", standalone_mode=False))
     except StartupError as error:
         out.data({"error": {"message": error.message, "hint": error.hint}})
         _tell(out, error.render())

@@ -47,7 +47,7 @@ from pool_managerd.host import Engines
 from pool_managerd.hub import Hub
 from pool_managerd.life import DrainAsked, Event, ReloadAsked, RestartAsked, WorkEnded
 from pool_managerd.log_feed import MAX_ID_CHARS, MAX_SHOWN_CHARS, LogFeed
-from pool_managerd.rpc_params import params_of
+from pool_managerd.rpc_params import params_of, pool_named
 from pool_managerd.rpc_server import RpcError
 from pool_managerd.snapshot import health
 from pool_managerd.taking_over import TakingOver
@@ -117,6 +117,8 @@ class PoolMethods:
         """See ``pool_managerd.rpc_server.Methods``."""
         if request.correlation_id is not UNSET:
             extra = {"correlation_id": request.correlation_id[:MAX_ID_CHARS], "method": request.method}
+            if (pool_id := pool_named(request)) is not None:
+                extra["pool_id"] = pool_id[:MAX_ID_CHARS]
             _log.info("a client of orchestratord asks for %s", request.method, extra=extra)
         return answer(request.id, await self._result(request))
 

@@ -16,6 +16,18 @@ from pool_managerd.rpc_server import RpcError
 Params = TypeVar("Params", bound=Message)
 
 
+class _Named(Message, frozen=True, kw_only=True):
+    pool_id: str | None = None
+
+
+def pool_named(request: Request) -> str | None:
+    """The pool that a call is about, as far as that can be told without knowing the method."""
+    try:
+        return msgspec.json.decode(request.params, type=_Named).pool_id
+    except msgspec.MsgspecError:
+        return None
+
+
 def params_of(request: Request, kind: type[Params]) -> Params:
     """The parameters as a ``kind``. Raises RpcError, which names the field."""
     try:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from contracts.catalog import CatalogModel
 from contracts.tasks import TaskState, TaskStatus
+from daemon_core import token
 from daemon_core.errors import StartupError
 from llama_orch.client import ApiClient
 from llama_orch.completion.grammar import Candidate, Kind
+from llama_orch.environment import CA_VARIABLE
 from llama_orch.errors import ApiError
 from llama_orch.session import Session, find_session
 
@@ -31,7 +33,7 @@ def names(kind: Kind, given: Mapping[str, str]) -> list[Candidate]:
         return []
     try:
         config = Path(given["--config"]).expanduser() if given.get("--config") else None
-        daemon = find_session(config, given.get("--url"))
+        daemon = find_session(config, given.get("--url"), _environ(given))
     except (StartupError, OSError, ValueError):
         return []
     found = asyncio.run(_asked(daemon, kind))
@@ -60,6 +62,16 @@ async def _ask(client: ApiClient, kind: Kind) -> list[Candidate]:
             return [_task(task) for task in (await client.tasks(None, MOST)).tasks if task.state in _LIVE]
         case Kind.FILE:
             return []
+
+
+def _environ(given: Mapping[str, str]) -> dict[str, str]:
+    environ = dict(os.environ)
+    if given.get("--token-file"):
+        environ.pop(token.VARIABLE, None)
+        environ[token.FILE_VARIABLE] = given["--token-file"]
+    if given.get("--ca-file"):
+        environ[CA_VARIABLE] = given["--ca-file"]
+    return environ
 
 
 def _limit_s() -> float:

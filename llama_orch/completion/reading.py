@@ -27,6 +27,10 @@ KINDS = {
     "name": Kind.TASK,
     "ref": Kind.FILE,
 }
+_REACHING = (  # llama_orch.commands.reaching adds them to every command with a URL
+    Option(names=("--token-file",), help="The API token, in a file of mode 0600.", kind=Kind.FILE),
+    Option(names=("--ca-file",), help="Certificates to believe beside the system's.", kind=Kind.FILE),
+)
 _HELP = Option(names=("--help",), help="Show this message and exit.", flag=True)
 
 
@@ -59,6 +63,8 @@ def _command(function: Callable[..., object]) -> Grammar:
             arguments.append(Argument(choices=tuple(_choices(base)), kind=_kind(name, base), many=many))
         elif not getattr(info, "hidden", False):
             options.append(_option(name, base, info))
+    if any("--url" in option.names for option in options):
+        options += _REACHING
     text = inspect.getdoc(function) or ""
     return Grammar(help=text.partition("\n")[0], options=tuple(options), arguments=tuple(arguments))
 

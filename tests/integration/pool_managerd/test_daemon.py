@@ -100,10 +100,11 @@ async def test_systemd_is_told_when_it_listens_how_many_pools_are_ready_and_that
         await home.ready()
         await until(lambda: {"STATUS=1/1 pools ready", "WATCHDOG=1"} <= set(told), "what systemd must know")
         assert told.index("READY=1") < told.index("STATUS=1/1 pools ready")
-        assert "STATUS=0/1 pools ready" in told
+        assert "STATUS=0/1 pools ready; trial: fetching or checking" in "\n".join(told)
         assert b"NOTIFY_SOCKET" not in Path(f"/proc/{home.engine()}/environ").read_bytes()
         assert await manager.kill(signal.SIGTERM) == 0
         await until(lambda: "STOPPING=1" in told, "the last word to systemd")
+        assert any(each.startswith("STATUS=draining, ") for each in told)
         loop.remove_reader(systemd)
 
 
@@ -266,9 +267,15 @@ async def test_the_next_manager_takes_over_the_very_same_engine_with_its_key_and
         failed = await follower.reached(PoolState.FAILED)
         assert failed.last_error is not None
         assert "the engine has ended" in failed.last_error.message
-        await follower.reached(PoolState.READY)
+        ready = await follower.reached(PoolState.READY)
     assert home.engine() != pid
-    assert await second.kill(signal.SIGTERM) == 0
+    # Who follows the pools hears nothing else than before, and not before all is said.
+    await second.kill(signal.SIGKILL)
+    third = await home.start()
+    async with home.follow() as follower:
+        (now,) = follower.history
+    assert (now.state, now.endpoint, now.restarts) == (PoolState.READY, ready.endpoint, 1)
+    assert await third.kill(signal.SIGTERM) == 0
     assert marked(home) == set()
 
 

@@ -76,6 +76,14 @@ ask() {
 has_tokens() { [ "$(grep -c '^event: token' "$here/$1")" -ge "$2" ]; }
 # flows NAME [TOKENS]: waits until the stream has had so many (1).
 flows() { eventually 20 has_tokens "$1" "${2:-1}"; }
+# hold NAME: the engine stops in the middle of this stream, so that what comes now comes before its end, however fast the
+# machine is; and let_go.
+hold() {
+  held=$(engines)
+  flows "$1"
+  kill -STOP "$held"
+}
+let_go() { kill -CONT "$held"; }
 task_of() { grep -m 1 -o '"task_id":"[^"]*"' "$here/$1" | cut -d '"' -f 4; }
 # The last event that came as a whole.
 last_id() { awk '/^id: / {id = $2} /^$/ {if (id != "") last = id; id = ""} END {print last}' "$here/$1"; }
@@ -110,6 +118,8 @@ answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz";
 
 # said WORDS...: whether the journal has one of these, since the drill began.
 said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -qF "${@/#/--regexp=}"; }
+# replaced UNIT PID: another process serves as this daemon.
+replaced() { [ "$(main_pid "$1")" != "$2" ] && [ "$(property "$1" ActiveState)" = active ]; }
 # Whether a daemon was started again so often by its manager, and runs.
 restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
 

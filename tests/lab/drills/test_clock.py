@@ -54,11 +54,12 @@ DRILLS = (
         script=r"""
 ask turn 5 '"session_id": "talk"'
 wait
-ask stream 500 '"session_id": "talk"'
-flows stream
+ask stream 300 '"session_id": "talk"'
+hold stream
 ask waiting 5 '"session_id": "talk", "deadline_ms": 120000'
 queued
 clock 86400
+let_go
 api /v1/sessions/talk > $here/session
 wait
 ask late 5
@@ -78,11 +79,12 @@ for daemon in orchestratord pool-managerd; do property $daemon NRestarts; done >
         journal=("failure 1 of 100, again in", "pool gpu0 is ready"),
         left="No watchdog fires and nothing is started anew but the engine that died.",
         script=r"""
-ask stream 500
-flows stream
+ask stream 300
+hold stream
 ask waiting 5 '"deadline_ms": 120000'
 queued
 clock -86400
+let_go
 wait
 gpus 9
 kill -KILL $(engines)

@@ -147,7 +147,7 @@ eventually 20 receipt
         script=r"""
 stop_product
 hand read-only
-systemctl --user start llama-orch.target || true
+systemctl --user start --no-block llama-orch.target
 tried() { [ "$(property $1 NRestarts)" -ge 1 ]; }
 for daemon in orchestratord pool-managerd; do
   eventually 20 tried $daemon

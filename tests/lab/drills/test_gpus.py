@@ -83,13 +83,13 @@ wait
         left="No engine is started while the driver is away, and none on the CPU.",
         script=r"""
 eventually 10 sh -c "journalctl --user --quiet --output=cat | grep -q 'GPUs: all answer again'"
-ask stream 900
+ask stream 600
 flows stream
 gpus 9
 eventually 10 said 'GPUs: the NVIDIA driver does not work'
 wait
 kill -KILL $(engines)
-failed() { health | tee $here/health | grep -q '"last_error":{'; }
+failed() { health | tee $here/health | grep -q '"ready":false.*"last_error":{"cause":"driver"'; }
 eventually 10 failed
 ask patient 5
 [ -z "$(engines)" ]

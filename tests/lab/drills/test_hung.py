@@ -8,7 +8,7 @@ from tests.lab.drills.drill import OR, Drill, Played
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 PREPARED = """
-idle_ms=1500 watchdog=2
+idle_ms=3000 watchdog=2
 configure
 prepare
 start
@@ -69,7 +69,7 @@ rest stream
         left="The watchdog replaces the manager, and the next one takes the engine over: the same process serves.",
         script=r"""
 engine=$(engines) front=$(main_pid orchestratord)
-ask stream 900
+ask stream 800
 flows stream
 kill -STOP "$(main_pid pool-managerd)"
 eventually 20 restarts pool-managerd 1
@@ -82,12 +82,11 @@ wait
     ),
     Drill(
         name="engine-hung",
-        done="The engine hangs while a stream runs and another task waits. `timeouts.idle_ms` of the pool is 1.5 s "
-        "here.",
+        done="The engine hangs while a stream runs and another task waits. `timeouts.idle_ms` of the pool is 3 s here.",
         client="`DECODE_TIMEOUT`, retriable, after `timeouts.idle_ms`. The task that waits is told how its start is "
         "put off, and runs when the engine has been replaced.",
         journal=(
-            "ended: DECODE_TIMEOUT: the engine was given up after 1500 ms (idle limit)",
+            "ended: DECODE_TIMEOUT: the engine was given up after 3000 ms (idle limit)",
             "it works on in every slot for tasks that have ended; pool-managerd is asked to start it anew"
             + OR
             + "the engine was ready and is not healthy any more: no answer within 2 s, 3 times in a row",
@@ -98,9 +97,8 @@ wait
 before="$(main_pid orchestratord) $(main_pid pool-managerd)"
 engine=$(engines)
 ask stream 4000
-flows stream
+hold stream
 ask waiting 20
-kill -STOP $engine
 wait
 [ "$(engines | wc -l)" = 1 ] && [ "$(engines)" != "$engine" ]
 [ "$(main_pid orchestratord) $(main_pid pool-managerd)" = "$before" ]

@@ -56,18 +56,20 @@ DRILLS = (
         script=r"""
 engine=$(engines) manager=$(main_pid pool-managerd)
 ask stream 4000
-flows stream
+hold stream
 ask strict 400 '"determinism": "strict", "on_disconnect": "continue"'
 task=$(queued)
 kill -KILL "$(main_pid orchestratord)"
+let_go
 wait
 eventually 20 answers
 rest stream
 read_task $task strict
-flows strict 3
+hold strict
 kill -KILL "$(main_pid orchestratord)"
 wait
 eventually 20 answers
+let_go
 rest strict
 ask undisturbed 400 '"determinism": "strict"'
 wait
@@ -92,11 +94,12 @@ eventually 10 receipt
         script=r"""
 engine=$(engines) front=$(main_pid orchestratord)
 ask stream 300
-flows stream
+hold stream
 ask meanwhile 20
 before=$(property pool-managerd NRestarts)
 kill -KILL "$(main_pid pool-managerd)"
 eventually 20 restarts pool-managerd $((before + 1))
+let_go
 eventually 20 pool_is_ready
 wait
 [ "$(engines) $(main_pid orchestratord)" = "$engine $front" ]
@@ -119,7 +122,7 @@ wait
         script=r"""
 before="$(main_pid orchestratord) $(main_pid pool-managerd)"
 ask stream 4000
-flows stream
+hold stream
 ask waiting 20
 queued
 kill -KILL $(engines)

@@ -45,12 +45,13 @@ DRILLS = (
         journal=("ended: length",),
         left="The task runs all the while and ends as usual.",
         script=r"""
-ask stream 700
-flows stream
+ask stream 500
+hold stream
 join stream
 hand cable-out
 size=$(wc -c < $here/stream)
-flows stream.joined 400
+let_go
+flows stream.joined 300
 [ "$(wc -c < $here/stream)" = $size ]
 hand cable-in
 wait
@@ -67,16 +68,18 @@ wait
         left="The task is not taken for one without listeners, for nobody has said goodbye: it runs to its end and is "
         "kept.",
         script=r"""
-ask stream 600
-flows stream
+ask stream 500
+hold stream
 hand cable-out
 kill -KILL $!
 wait
+let_go
 url=http://127.0.0.1:8080
 over() { api "/v1/tasks/$(task_of stream)" | grep -q '"state":"done"'; }
 eventually 20 over
 hand cable-in
 url=http://10.77.0.1:8080
+eventually 20 $from curl --silent --fail --max-time 1 "$url/healthz"
 rest stream
 """,
         prove=vanished,

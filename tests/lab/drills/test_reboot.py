@@ -8,7 +8,7 @@ from tests.lab.drills.drill import Drill, Played
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 PREPARED = """
-configure 'server: {drain_ms: 2500}'
+configure
 prepare
 systemctl --user --quiet enable llama-orch.target
 start
@@ -37,13 +37,12 @@ DRILLS = (
         journal=("SIGTERM: stopping", "1 tasks of the former run taken up: 1 wait again", "pool gpu0 is ready"),
         left="No process outlives the shutdown, and no file of an engine.",
         script=r"""
-ask short 60
-flows short
-kill -STOP $(engines)
+ask short 300
+hold short
 ask cut 20 '"on_disconnect": "continue"'
 task=$(queued)
 hand linger
-(eventually 20 said '1 running tasks have 2500 ms to end' && kill -CONT $(cat "$XDG_RUNTIME_DIR/llama-orch/gpu0.pid")) &
+(eventually 20 said '1 running tasks have 20000 ms to end' && let_go) &
 hand shut-down
 wait
 [ -z "$(ps -u lab -o cgroup:200= | grep user@ || true)" ]
@@ -68,7 +67,7 @@ wait
         left="The handle of the engine that is gone with the former boot is not taken for one of now.",
         script=r"""
 ask stream 4000
-flows stream
+hold stream
 ask cut 20 '"on_disconnect": "continue"'
 task=$(queued)
 hand power-cut
