@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,6 +24,7 @@ from contracts.config import Policy
 from contracts.pools import Cause, Gpu
 from daemon_core import procfs
 from daemon_core.child_environment import child_env
+from engine_provisioner.end_with_us import ends_with_us
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import visible_gpus
 from model_provisioner.errors import FetchError
@@ -134,7 +135,8 @@ class Host:
 
         The environment is ours without what is ours alone (``child_env``); ``env`` is added to it, and None takes a
         variable out. ``log`` is a file to which all output is appended, ``on_line`` takes each line as it comes,
-        and no more than ``line_limit`` bytes of it, ``keep_open`` are descriptors that the command inherits.
+        and no more than ``line_limit`` bytes of it, ``keep_open`` are descriptors that the command inherits; one that
+        holds a lock so also ends when we are killed.
         Raises CommandError where it cannot be started or takes longer than ``timeout_s``.
         """
         chosen = {**child_env(self.environ), **(env or {})}
@@ -161,7 +163,7 @@ class Host:
                 raise CommandError(f"{argv[0]} cannot be started: {error.strerror}") from error
             try:
                 stack.enter_context(_ending(process))
-                async with asyncio.timeout(timeout_s):
+                async with ends_with_us(process.pid) if keep_open else nullcontext(), asyncio.timeout(timeout_s):
                     output = await _bounded(process.stdout, file, on_line, line_limit)
                     status = await process.wait()
             except TimeoutError as error:

@@ -9,77 +9,93 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
-from engine_provisioner import cli as provisioning
-from llama_orch.commands import models, proof, receipts, sessions, units
-from llama_orch.commands.cancel import cancel
-from llama_orch.commands.doctor import doctor
-from llama_orch.commands.drain import drain
-from llama_orch.commands.init import init
-from llama_orch.commands.logs import logs
-from llama_orch.commands.pools import pools
-from llama_orch.commands.reaching import Command, reaching
-from llama_orch.commands.reload import reload
-from llama_orch.commands.replay import replay
-from llama_orch.commands.run import run
-from llama_orch.commands.tasks import tasks
-from llama_orch.commands.token import token
-from llama_orch.commands.top import top
-from llama_orch.commands.up import up
-from llama_orch.commands.version import version
+from llama_orch.commands.reaching import Command as Parser
+from llama_orch.commands.reaching import reaching
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
 from llama_orch.output import Output
 
-COMMANDS: tuple[Callable[..., object], ...] = (
-    init,
-    doctor,
-    *provisioning.COMMANDS,
-    up,
-    run,
-    replay,
-    tasks,
-    cancel,
-    pools,
-    top,
-    drain,
-    reload,
-    logs,
-    token,
-    version,
-)
+
+class Command(NamedTuple):
+    """Where a command is, and what it is for. Only the one that is asked for is loaded."""
+
+    module: str
+    summary: str
+    """Short enough for one line of the help."""
+    is_group: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "init": Command("llama_orch.commands.init", "Write the first configuration, and a token"),
+    "doctor": Command("llama_orch.commands.doctor", "Find what is wrong here, and what mends it"),
+    "plan": Command("engine_provisioner.cli", "Print what ensure would do"),
+    "preflight": Command("engine_provisioner.cli", "Find all that is in the way of the engines"),
+    "ensure": Command("engine_provisioner.cli", "Prepare the engines: build, pull, fetch"),
+    "up": Command("llama_orch.commands.up", "Start both daemons in the foreground"),
+    "units": Command("llama_orch.commands.units", "Run the daemons as services of this user", is_group=True),
+    "run": Command("llama_orch.commands.run", "Ask a model and stream the answer"),
+    "replay": Command("llama_orch.commands.replay", "Ask a recorded request again, and compare"),
+    "tasks": Command("llama_orch.commands.tasks", "List recent tasks, newest first"),
+    "cancel": Command("llama_orch.commands.cancel", "Cancel tasks"),
+    "top": Command("llama_orch.commands.top", "Watch GPUs, pools, queues and streams"),
+    "pools": Command("llama_orch.commands.pools", "Show every pool: state, engine, model, load"),
+    "drain": Command("llama_orch.commands.drain", "Let a pool finish, then stop its engine"),
+    "reload": Command("llama_orch.commands.reload", "Give a pool another model, or start it again"),
+    "models": Command("llama_orch.commands.models", "List, pull, verify, retire, remove models", is_group=True),
+    "sessions": Command("llama_orch.commands.sessions", "Show and end sessions", is_group=True),
+    "receipts": Command("llama_orch.commands.receipts", "Show, export and verify receipts", is_group=True),
+    "proof": Command("llama_orch.commands.proof", "Show how an answer came about, in one file", is_group=True),
+    "logs": Command("llama_orch.commands.logs", "Show what daemons and engines say"),
+    "token": Command("llama_orch.commands.token", "Say where the API token comes from"),
+    "completion": Command("llama_orch.commands.completion", "Have the shell complete commands and names"),
+    "version": Command("llama_orch.commands.version", "Show the version of this program"),
+}
+"""In the order of the help. A command is the function of its name in its module, a group the module's ``group()``."""
 HELP = "Local LLM engines on your own NVIDIA GPUs: queue, stream, supervise, provision."
 DEBUG_VARIABLE = "LLORCH_DEBUG"
+COMPLETE = "__complete"
+"""What the scripts of ``llama-orch completion`` call this program with; no command of people's."""
 
 
-def build_app() -> typer.Typer:
-    """The command line parser with every command."""
+def build_app(wanted: str | None = None) -> typer.Typer:
+    """The command line parser. Commands other than ``wanted`` are there by name and summary alone."""
     app = typer.Typer(
-        name="llama-orch", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+        name="llama-orch",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
     app.callback()(_root)
-    for command in COMMANDS:
-        app.command(command.__name__)(command)
-    app.add_typer(models.group(), name="models")
-    app.add_typer(sessions.group(), name="sessions")
-    app.add_typer(receipts.group(), name="receipts")
-    app.add_typer(proof.group(), name="proof")
-    app.add_typer(units.group(), name="units")
+    for name, command in COMMANDS.items():
+        if name != wanted:
+            app.command(name, short_help=command.summary)(_not_loaded)
+        elif command.is_group:
+            app.add_typer(import_module(command.module).group(), name=name, short_help=command.summary)
+        else:
+            app.command(name, short_help=command.summary)(getattr(import_module(command.module), name))
     return app
 
 
-def build_command() -> Command:
+def _not_loaded() -> None:
+    raise AssertionError("a command that was not asked for")
+
+
+def build_command(wanted: str | None = None) -> Parser:
     """The same, with what a command needs to reach a daemon elsewhere."""
-    return reaching(typer.main.get_command(build_app()))
+    return reaching(typer.main.get_command(build_app(wanted)))
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        version()
+        import_module(COMMANDS["version"].module).version()
         raise typer.Exit
 
 
@@ -95,9 +111,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``llama-orch``; the answer is the exit status."""
     _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == [COMPLETE]:
+        return import_module("llama_orch.completion.complete").main(arguments[1:])  # type: ignore[no-any-return]
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     out = Output(as_json="--json" in arguments)
     try:
-        return _status_of(build_command()(arguments, prog_name="llama-orch", standalone_mode=False))
+        return _status_of(build_command(wanted)(arguments, prog_name="llama-orch", standalone_mode=False))
     except StartupError as error:
         out.data({"error": {"message": error.message, "hint": error.hint}})
         _tell(out, error.render())

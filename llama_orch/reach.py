@@ -16,9 +16,9 @@ from yarl import URL
 
 from contracts.config import is_loopback
 from daemon_core.errors import EXIT_CONFIG, StartupError
+from llama_orch.environment import CA_VARIABLE
 from llama_orch.errors import UNREACHABLE, ApiError
 
-CA_VARIABLE = "LLORCH_CA_FILE"
 START_HINT = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 """What OpenSSL calls an answer that is no TLS."""

@@ -16,7 +16,8 @@ from daemon_core import config_file
 from daemon_core.paths import default_config_path, expand, home_dir
 from daemon_core.token import ApiToken, find_token
 from llama_orch.client import ApiClient
-from llama_orch.reach import CA_VARIABLE, trusting, trusting_own
+from llama_orch.environment import CA_VARIABLE
+from llama_orch.reach import trusting, trusting_own
 
 URL_VARIABLE = "LLORCH_URL"
 DEFAULT_URL = "http://127.0.0.1:8080"

@@ -53,6 +53,7 @@ from pool_managerd.host import Engines, Host, Models
 from pool_managerd.hub import Hub
 from pool_managerd.in_use import InUse
 from pool_managerd.instance_lock import single_instance
+from pool_managerd.leftovers import restarts_before
 from pool_managerd.life import Life, RestartAsked
 from pool_managerd.log_feed import LogFeed
 from pool_managerd.owner import Owner
@@ -173,10 +174,14 @@ def assemble(
     config, paths = context.config, context.paths
     loop = asyncio.get_running_loop()
     wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
-    lives = {pool.id: Life(rules=pool.restart, model_ref=pool.model) for pool in config.pools}
-    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_clock.offset_ms) for pool in config.pools)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
+    before = restarts_before(files, boot_id)
+    lives = {
+        pool.id: Life(rules=pool.restart, model_ref=pool.model, restarts=before.get(pool.id, 0))
+        for pool in config.pools
+    }
+    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_clock.offset_ms) for pool in config.pools)
     containers = containers or MachineContainers(context.environ, context.redactor)
     taking_over = TakingOver()
     watch = GpuWatch(gpus, loop) if config.profile is Profile.HOME else None

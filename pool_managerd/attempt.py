@@ -18,7 +18,7 @@ from contracts.config import Mode, Pool, Profile
 from contracts.engines import ContainerRun, Handoff, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
-from pool_managerd import devices, process
+from pool_managerd import devices, process, scopes
 from pool_managerd.container import EngineContainer
 from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
 from pool_managerd.engine_log import EngineLog
@@ -158,7 +158,7 @@ class Attempt:
             self._step("prove_devices")
             await self._prove_devices()
         self._proved = True
-        self._note_proof()
+        self._note(proved=True)
         self._log.overcome()
 
     async def watch(self) -> None:
@@ -285,7 +285,7 @@ class Attempt:
         files = self._host.files
         spec = SpawnSpec(
             argv=(engine.bin_or_entry, *args),
-            env=child_env(self._without_bus(), launch.env, secret),
+            env=child_env(scopes.without_bus(self._host.environ), launch.env, secret),
             marker=files.marker(self.instance),
             output=str(files.output(self.instance)),
             workdir=engine.workdir,
@@ -359,13 +359,19 @@ class Attempt:
         """Whether a former manager has seen this very process work. It may be busy, and answer when it is not."""
         return self._handle is not None and self._handle.proved
 
-    def _note_proof(self) -> None:
+    def serves(self, restarts: int) -> None:
+        """It is ready, and so many of the pool had failed before it."""
+        self._note(restarts=restarts)
+
+    def _note(self, **what: int) -> None:
         """Tell the next manager; without that it looks again."""
-        if self._handle is not None and not self._handle.proved:
-            try:
-                self._host.files.write(replace(self._handle, proved=True))
-            except OSError as error:
-                self._warn("cannot write that the engine was proved: %s", error)
+        if self._handle is None or replace(self._handle, **what) == self._handle:
+            return
+        self._handle = replace(self._handle, **what)
+        try:
+            self._host.files.write(self._handle)
+        except OSError as error:
+            self._warn("cannot write into the engine's handle: %s", error)
 
     def _handle_of(self, launch: Launch, port: int, **what: int | str) -> Handle:
         handle = Handle(
@@ -415,10 +421,6 @@ class Attempt:
             raise AssertionError("nothing was started")
         subject = Subject(pool=self._pool, engine=self._engine, model=self._model, gpus=self.gpus)
         self._last_pids = await prove(subject, self._running, self._host, self._progress)
-
-    def _without_bus(self) -> dict[str, str]:
-        """The daemon's environment without the way to the user's session, which is no business of an engine."""
-        return {name: value for name, value in self._host.environ.items() if name != "DBUS_SESSION_BUS_ADDRESS"}
 
     # --- small things -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from contracts.config import Mode, Pool
 from contracts.engines import PreparedEngine, ResolvedModel
-from contracts.pools import DeviceUse, Endpoint, Gpu
+from contracts.pools import DeviceUse, Endpoint, Gpu, PoolState
 from pool_managerd import devices, process
 from pool_managerd.attempt import Attempt
 from pool_managerd.engine_log import EngineLog
@@ -188,7 +188,9 @@ class EngineEffects:
     # --- what others see ----------------------------------------------------------------------------------------------
 
     def publish(self, life: Life) -> None:
-        """Show the pool as it is now."""
+        """Show the pool as it is now; what the next manager needs to show the same is on disk before that."""
+        if life.state is PoolState.READY:
+            self._serving.serves(life.restarts)
         offset, redact = self._host.wall_clock.offset_ms, self._host.redactor.text
         gpus = self._serving.gpus
         seen = snapshot(self._pool, life, wall_offset_ms=offset, gpus=gpus, use=self._use, redact=redact)

@@ -14,6 +14,7 @@ from contracts.config import Mode, Pool
 from pool_managerd import proc, process
 from pool_managerd.container import ADOPTED_TAIL, Containers, EngineContainer, step_error
 from pool_managerd.engine_log import EngineLog
+from pool_managerd.handles import HandleFiles
 from pool_managerd.host import Host
 from pool_managerd.launch import Launch
 from pool_managerd.process import EngineProcess, RunningEngine
@@ -81,6 +82,16 @@ async def _container(handle: Handle, launch: Launch, log: EngineLog, host: Host)
         return None
     running = EngineContainer(runtime, found, log, tail=ADOPTED_TAIL, outlives=handle.outlives)
     return Taken(side=handle.side, running=running, port=running.port, key=key, handle=handle)
+
+
+def restarts_before(files: HandleFiles, boot_id: str) -> dict[str, int]:
+    """How many engines of a pool had failed before the one that a former manager left; only where that may live."""
+    found = {}
+    for handle in files.load():
+        seen = proc.process_of(handle.pid) if handle.pid else None
+        if handle.container_id is not None or (seen is not None and leader_of(handle, (seen,), boot_id) is not None):
+            found[handle.pool_id] = handle.restarts
+    return found
 
 
 async def clear(pool: Pool, side: str, host: Host) -> None:

@@ -198,8 +198,8 @@ def _started(spec: SpawnSpec, output: int) -> subprocess.Popen[bytes]:
     argv, given = spec.argv, env
     if spec.scope:
         _require_program(spec)
-        argv = (*spec.scope, *scopes.as_it_was(env), *spec.argv)
         given = scopes.with_bus(env, spec.environ)
+        argv = (*spec.scope, *scopes.as_it_was(env, given), *spec.argv)
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

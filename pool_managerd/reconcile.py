@@ -55,6 +55,9 @@ class Handle(Message, frozen=True, kw_only=True):
     """Of a container: whether it goes on when its manager ends."""
     proved: bool = False
     """Whether it was ready: a generation that was seen once needs no second look while it is at work."""
+    restarts: int = 0
+    """How many engines of the pool had failed before it: who follows the pool would take another count for another
+    engine."""
 
     @property
     def instance(self) -> str:

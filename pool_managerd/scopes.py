@@ -65,12 +65,18 @@ def scope_argv(instance: str, token: str, service: str) -> tuple[str, ...]:
     )
 
 
+def without_bus(environ: Mapping[str, str]) -> dict[str, str]:
+    """A daemon's environment without the way to its user's session, which is no business of an engine."""
+    return {name: value for name, value in environ.items() if name != BUS[0]}
+
+
 def with_bus(env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of systemd-run: a program's own, and the way to the service manager."""
     return {**env, **{name: environ[name] for name in BUS if name in environ}}
 
 
-def as_it_was(env: Mapping[str, str]) -> tuple[str, ...]:
-    """What stands between systemd-run and a program, so that its environment is ``env`` and nothing more."""
-    added = [name for name in (*BUS, *_SAID_BY_SYSTEMD_RUN) if name not in env]
-    return ("env", *(f"--unset={name}" for name in added)) if added else ()
+def as_it_was(env: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """What stands between systemd-run, which was ``given`` this, and a program, so that that gets ``env`` as it is."""
+    added = (name for name in (*BUS, *_SAID_BY_SYSTEMD_RUN) if name not in env)
+    changed = (f"{name}={env[name]}" for name in BUS if name in env and env[name] != given[name])
+    return ("env", *(f"--unset={name}" for name in added), *changed)

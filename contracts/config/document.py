@@ -172,7 +172,7 @@ class Store(Strict, frozen=True, kw_only=True):
 
 
 class Logging(Strict, frozen=True, kw_only=True):
-    """Where one debugs: JSON for machines, readable lines for people; ``auto`` is readable on a terminal only."""
+    """Lines: ``auto`` is a sentence with fields in the journal, readable on a terminal, and JSON elsewhere."""
 
     format: Annotated[str, Meta(pattern="^(auto|json|text)" + END)] = "auto"
     """``json``, ``text``, or ``auto``."""

@@ -21,19 +21,20 @@ def cancel(
     url: UrlOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Cancel tasks; no token follows. One that had finished stays as it is."""
     canceled, finished, refused = asyncio.run(_cancel(find_session(config, url), task_ids))
     out = Output(as_json=as_json)
-    out.data({"canceled": canceled, "finished": finished})
+    last = {"error": refused[-1].as_json()} if refused else {}
+    out.data({"canceled": canceled, "finished": finished, "refused": [each.as_json() for each in refused]} | last)
     for task_id in canceled:
         out.line(f"canceled {task_id}")
     for task in finished:
         out.line(f"{task.task_id} had finished already: {task.error_code or task.finish_reason or task.state}")
-    if refused:
-        for error in refused[:-1]:
-            out.note(error.render())
-        raise refused[-1]
+    if not as_json:
+        for error in refused:
+            out.note(f"llama-orch: {error.render()}")
+    return refused[-1].exit_code if refused else 0
 
 
 async def _cancel(session: Session, task_ids: Sequence[str]) -> tuple[list[str], list[TaskStatus], list[ApiError]]:

@@ -6,6 +6,7 @@ Decides that an existing file is never replaced without --force, and an existing
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import typer
 from contracts.config import Profile
 from contracts.pools import Gpu
 from daemon_core import config_file
-from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.token import FILE_NAME, create_token_file
 from llama_orch import trial
@@ -22,6 +23,10 @@ from llama_orch.commands.options import ConfigOption, JsonOption
 from llama_orch.gpus import NoGpuError, list_gpus
 from llama_orch.home_profile import home_config
 from llama_orch.output import Output
+from llama_orch.shipped import EXAMPLES, shipped
+
+CONFIG = "config.yaml"
+_SCHEMA = re.compile(r"^# yaml-language-server: \$schema=.*$", re.MULTILINE)
 
 
 def init(
@@ -29,6 +34,9 @@ def init(
     for_trial: Annotated[
         bool, typer.Option("--trial", help="For looking around without a GPU: a tiny model on the CPU, loopback only.")
     ] = False,
+    example: Annotated[
+        str | None, typer.Option("--example", metavar="NAME", help="One of the examples that come along: home-profile.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing configuration file.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -38,7 +46,7 @@ def init(
     if path.exists() and not force:
         _only_the_token(path, Output(as_json=as_json))
         return
-    text = trial.trial_config(trial.haiku_model_path()) if for_trial else home_config(_gpus(), trial.schema_reference())
+    text = _text(example, for_trial=for_trial)
     written = config_file.parse(text, str(path))
     token_path = path.parent / FILE_NAME
     try:
@@ -53,10 +61,29 @@ def init(
     out = Output(as_json=as_json)
     out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
     out.line(f"token in {token_path}; this program finds it by itself")
+    if example is not None:
+        out.line("it is an example: see that its GPUs, models and addresses are yours")
     if written.profile is Profile.HOME:
         out.line("next: llama-orch preflight finds what this machine lacks, llama-orch ensure prepares the engines")
-    out.line("next: llama-orch up, and llama-orch doctor in another terminal")
+    out.line("next: llama-orch up, or llama-orch units install --enable --now; llama-orch doctor says what is wrong")
     out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
+
+
+def _text(example: str | None, *, for_trial: bool) -> str:
+    """The configuration that is asked for. Raises StartupError."""
+    if example is not None and for_trial:
+        raise StartupError("--trial and --example exclude each other", None, EXIT_USAGE)
+    if for_trial:
+        return trial.trial_config(trial.haiku_model_path())
+    if example is None:
+        return home_config(_gpus(), trial.schema_reference())
+    known = sorted(path.parent.name for path in shipped(EXAMPLES).glob(f"*/{CONFIG}"))
+    if example not in known:
+        raise StartupError(f"there is no example {example!r}", f"valid here: {', '.join(known)}", EXIT_USAGE)
+    if example == "trial":  # in a checkout it names the model beside it
+        return trial.trial_config(trial.haiku_model_path())
+    text = (shipped(EXAMPLES) / example / CONFIG).read_text(encoding="utf-8")
+    return _SCHEMA.sub(lambda _: f"# yaml-language-server: $schema={trial.schema_reference()}", text, count=1)
 
 
 def _only_the_token(path: Path, out: Output) -> None:

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from daemon_core import token
 from daemon_core.errors import EXIT_USAGE, StartupError
-from llama_orch.reach import CA_VARIABLE
+from llama_orch.environment import CA_VARIABLE
 
 Command = TyperCommand | TyperGroup
 URL_PARAMETER = "url"

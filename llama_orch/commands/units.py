@@ -28,6 +28,8 @@ from llama_orch.units.state import PROPERTIES, UnitState, engines_of, read_state
 TARGET = "llama-orch.target"
 DAEMONS = tuple(f"{program}.service" for program in reversed(PROGRAMS))
 """In the order of their start."""
+SLICE = "llama-orch.slice"
+"""systemd makes it for the units' Slice= and leaves it."""
 COLUMNS = ("UNIT", "STATE", "SINCE", "PID", "MEMORY", "RESTARTS", "WATCHDOG")
 ENGINE_COLUMNS = ("ENGINE", "STATE", "SINCE", "MEMORY")
 _REFUSED = {
@@ -143,6 +145,7 @@ def remove(*, as_json: JsonOption = False) -> None:
     out.note("stopping: tasks that run may end first" if out.notes_are_read else "stopping")
     manager.tried("disable", TARGET)
     manager.act("stop", TARGET, *(name for name in ours if name != TARGET))
+    manager.tried("stop", SLICE)
     kept, drop_ins = [], []
     for name, each in ours.items():
         if each is Standing.EDITED:
@@ -241,7 +244,7 @@ def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[Unit
     states = _states(manager, DAEMONS)
     for state in states:
         if state.active == "active":
-            out.line(f"{state.name} runs{f': {state.status}' if state.status else ''}")
+            out.line(f"{state.name} runs")
     return states
 
 

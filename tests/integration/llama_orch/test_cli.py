@@ -166,6 +166,17 @@ async def test_a_task_that_had_finished_is_not_said_to_be_canceled(
     assert json.loads((await cli("cancel", "t", "--json")).stdout)["finished"][0]["state"] == ended
 
 
+async def test_a_cancel_that_is_refused_is_one_document(fake: FakeDaemon, cli: Cli) -> None:
+    fake.left = {"known": None}
+    done = await cli("cancel", "known", "gone", "--json")
+    document = json.loads(done.stdout)
+    assert (done.status, done.stderr, document["canceled"]) == (1, "", ["known"])
+    assert [each["code"] for each in document["refused"]] == ["NOT_FOUND"] == [document["error"]["code"]]
+    done = await cli("cancel", "known", "gone")
+    assert (done.status, done.stdout) == (1, "canceled known\n")
+    assert done.stderr == "llama-orch: NOT_FOUND: there is no task 'gone'\n  hint: it was forgotten\n"
+
+
 async def test_wrong_usage_is_2_and_never_a_traceback(cli: Cli) -> None:
     for arguments in (["pols"], ["run"], ["run", "x", "--seed", "-1"], ["tasks", "--state", "lost"], []):
         done = await cli(*arguments)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from daemon_core import config_file
-from tests.integration.llama_orch.conftest import run
+from tests.integration.llama_orch.conftest import CHECKOUT, run
+
+EXAMPLES = CHECKOUT / "examples"
 
 
 async def test_a_lost_token_is_made_again_and_the_configuration_stays(tmp_path: Path) -> None:
@@ -27,3 +29,25 @@ async def test_a_replaced_configuration_is_kept(tmp_path: Path) -> None:
     assert (await run(tmp_path, ["init", "--trial", "--force"])).status == 0
     assert (folder / "config.yaml.old").read_text() == "# mine\n"
     assert config_file.load(folder / "config.yaml").pools[0].id == "trial"
+
+
+async def test_an_example_becomes_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / ".config" / "llama-orch" / "config.yaml"
+    done = await run(tmp_path, ["init", "--example", "home-profile"])
+    assert (done.status, done.stderr) == (0, "")
+    assert [pool.id for pool in config_file.load(path).pools] == [
+        pool.id for pool in config_file.load(EXAMPLES / "home-profile/config.yaml").pools
+    ]
+    schema = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=file://")
+    assert Path(schema).is_file()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (await run(tmp_path, ["init", "--force", "--example", "trial"])).status == 0
+    assert Path(config_file.load(path).pools[0].model).is_file()
+
+
+async def test_an_example_that_is_none_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    done = await run(tmp_path, ["init", "--example", "home"])
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.startswith("llama-orch: there is no example 'home'\n  hint: valid here: ")
+    assert "home-profile" in done.stderr
+    assert (await run(tmp_path, ["init", "--trial", "--example", "home-profile"])).status == 2

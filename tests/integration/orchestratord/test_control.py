@@ -97,7 +97,15 @@ async def test_a_pools_health(tmp_path: Path) -> None:
             "state": "ready",
             "gates": {"model": "ok", "engine": "ok", "health": "ok"},
             "restarts": 0,
-            "metrics": {"queue_depth": 1, "active": 1, "slots": 1, "vram_free_bytes": 18 * GIB},
+            "metrics": {
+                "queue_depth": 1,
+                "active": 1,
+                "slots": 1,
+                "vram_free_bytes": 18 * GIB,
+                "devices": [
+                    {"device": "GPU-1", "vram_total_bytes": 24 * GIB, "vram_used_bytes": 6 * GIB, "utilization": 0.25}
+                ],
+            },
             "model_ref": "file:/models/m.gguf",
             "next_model_ref": None,
             "last_error": None,

@@ -23,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(503 if ill else 200, b"{}")
 
     def do_POST(self) -> None:
+        say("asked to generate")
         known = self.headers["Authorization"] == f"Bearer {os.environ['ENGINE_KEY']}"
         if not known:
             self._answer(401, b'{"error": "Unauthorized"}')

@@ -267,9 +267,15 @@ async def test_the_next_manager_takes_over_the_very_same_engine_with_its_key_and
         failed = await follower.reached(PoolState.FAILED)
         assert failed.last_error is not None
         assert "the engine has ended" in failed.last_error.message
-        await follower.reached(PoolState.READY)
+        ready = await follower.reached(PoolState.READY)
     assert home.engine() != pid
-    assert await second.kill(signal.SIGTERM) == 0
+    # Who follows the pools hears nothing else than before, and not before all is said.
+    await second.kill(signal.SIGKILL)
+    third = await home.start()
+    async with home.follow() as follower:
+        (now,) = follower.history
+    assert (now.state, now.endpoint, now.restarts) == (PoolState.READY, ready.endpoint, 1)
+    assert await third.kill(signal.SIGTERM) == 0
     assert marked(home) == set()
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from pool_managerd.host import Progress
 from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
 from pool_managerd.process import marked
+from tests.integration.pool_managerd.scopes import a_service
 from tests.integration.pool_managerd.support import alive, until
 from tests.plugins.failures import OperatorSees
 
@@ -112,12 +113,15 @@ class FakeGpus:
 class World:
     """One daemon in this process."""
 
-    def __init__(self, root: Path, pool: Pool, profile: Profile = Profile.TRIAL) -> None:
+    def __init__(
+        self, root: Path, pool: Pool, profile: Profile = Profile.TRIAL, *, service: Mapping[str, str] | None = None
+    ) -> None:
         self.root = root
         self.models = OneModel()
         self.engines = ChildEngines()
         self.gpus = FakeGpus(Inventory(problem="no driver"))
         environ = {**os.environ, "HOME": str(root), "XDG_RUNTIME_DIR": str(root / "run"), "HF_TOKEN": "hf-secret"}
+        environ |= service or {}
         config = Config(pools=(pool,), profile=profile)
         self.context = DaemonContext(
             config=config,
@@ -279,6 +283,70 @@ async def test_who_does_not_wait_for_the_end_of_a_stubborn_engine_leaves_none_ei
         assert alive(pid)
         world.hurry()
     await until(lambda: not alive(pid), "the end of the engine")
+
+
+@pytest.mark.req("OP-01", "PM-07")
+async def test_before_a_restart_an_engine_in_a_scope_is_left_and_the_next_manager_has_it_at_once(
+    tmp_path: Path,
+) -> None:
+    service = {**a_service(tmp_path / "bin"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    first = World(tmp_path, TRIAL, service=service)
+    async with first.running():
+        ready = await first.reached(PoolState.READY)
+        pid = first.pid()
+        await until((tmp_path / "run/llama-orch/engines/gpu0.json").exists, "the hand-off file")
+        first.context.returning.set()
+    assert alive(pid)
+    assert states(first.history)[-1] == "ready"
+    assert (tmp_path / "run/llama-orch/engines/gpu0.json").exists()
+    second = World(tmp_path, TRIAL, service=service)
+    async with second.running():
+        again = await second.reached(PoolState.READY)
+        assert (second.pid(), again.endpoint) == (pid, ready.endpoint)
+        assert second.output().count("asked to generate") == 1  # by the first manager: a busy engine answers late
+    assert not alive(pid)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.req("OP-01")
+async def test_before_a_restart_an_engine_that_would_be_killed_is_ended_in_order(world: World) -> None:
+    async with world.running():
+        await world.reached(PoolState.READY)
+        pid = world.pid()
+        world.context.returning.set()
+    assert not alive(pid)
+    assert states(world.history)[-2:] == ["draining", "stopped"]
+
+
+async def test_before_a_restart_what_is_being_prepared_is_broken_off(world: World) -> None:
+    begun, broken_off = asyncio.Event(), asyncio.Event()
+
+    async def ensure(_pool: Pool, _progress: Progress) -> PreparedEngine:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            broken_off.set()
+        raise AssertionError
+
+    world.engines.ensure = ensure  # type: ignore[assignment, method-assign]
+    async with world.running():
+        await begun.wait()
+        world.context.returning.set()
+    assert broken_off.is_set()
+
+
+@pytest.mark.req("PM-07")
+async def test_a_defect_of_the_manager_ends_no_engine_that_outlives_it(tmp_path: Path) -> None:
+    service = {**a_service(tmp_path / "bin"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    world = World(tmp_path, TRIAL, service=service)
+    async with world.running():
+        await world.reached(PoolState.READY)
+        pid = world.pid()
+        world.hurry()  # without a word before
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 async def test_every_start_has_a_key_of_its_own(world: World) -> None:

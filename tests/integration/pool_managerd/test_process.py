@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.process import EngineProcess, end_all, free_port, marked, port_taken
 from pool_managerd.reconcile import MARKER, ProcessSeen
+from tests.integration.pool_managerd.scopes import a_service
 from tests.integration.pool_managerd.support import alive, log_at, python, until
 
 UP = "print('up', flush=True); import signal; signal.pause()"
@@ -181,6 +183,47 @@ async def test_a_program_that_is_not_there_cannot_be_started(tmp_path: Path, log
     spec = replace(python("", tmp_path / "gpu0.json"), argv=("/no/such/engine",))
     with pytest.raises(FileNotFoundError):
         await EngineProcess.spawn(spec, log)
+
+
+@pytest.mark.req("OP-01", "EP-16")
+async def test_in_a_scope_an_engine_has_its_own_environment_and_outlives_its_manager(
+    tmp_path: Path, log: EngineLog, spawned: list[EngineProcess]
+) -> None:
+    daemon = a_service(tmp_path / "bin")
+    code = "import os; print('has', sorted(os.environ)); " + UP
+    scope = (str(tmp_path / "bin" / "systemd-run"), "--")
+    spec = replace(python(code, tmp_path / "gpu0.json"), scope=scope, environ=dict(daemon))
+    spec = replace(spec, env={"PATH": "/usr/bin:/bin", **{k: v for k, v in spec.env.items() if k.startswith("LLAMA_")}})
+    log.begin("starting")
+    process = await EngineProcess.spawn(spec, log)
+    spawned.append(process)
+    has = await said(log, "has")
+    assert process.outlives
+    assert {"PATH", MARKER} <= set(re.findall(r"\w+", has))
+    assert not {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "INVOCATION_ID"} & set(re.findall(r"\w+", has))
+    missing = replace(spec, argv=("/no/such/engine",))
+    with pytest.raises(FileNotFoundError, match="/no/such/engine"):
+        await EngineProcess.spawn(missing, log)
+    nothing = replace(spec, argv=(str(tmp_path),))
+    with pytest.raises(PermissionError):
+        await EngineProcess.spawn(nothing, log)
+
+
+@pytest.mark.req("PM-07")
+async def test_an_engine_that_is_left_goes_on_when_the_loop_that_started_it_is_over(tmp_path: Path) -> None:
+    log = log_at(tmp_path / "left.log")
+    spec = python(UP, tmp_path / "left.json")
+
+    async def start_and_leave() -> int:
+        process = await EngineProcess.spawn(spec, log)
+        await until(lambda: bool(marked(spec.marker)), "the engine")
+        await process.leave()
+        return process.pid
+
+    pid = await asyncio.to_thread(asyncio.run, start_and_leave())
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, log: EngineLog) -> None:

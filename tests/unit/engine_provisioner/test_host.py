@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon_core import procfs
 from engine_provisioner.host import (
     LINE_LIMIT,
     OUTPUT_LIMIT,
@@ -147,6 +149,45 @@ async def test_a_cancelled_command_takes_the_groups_it_made_along(make_host: Mak
         assert os.getpgid(pid) == pid
         task.cancel()
     await has_ended(pid)
+
+
+@pytest.mark.req("EP-03")
+async def test_a_command_with_a_lock_of_ours_ends_when_we_are_killed_with_the_groups_it_made(tmp_path: Path) -> None:
+    fifo = tmp_path / "pids"
+    os.mkfifo(fifo)
+    # As ninja: a job in a group of its own.
+    script = (
+        "import os, signal, sys\n"
+        "leader, job = os.getpid(), os.fork()\n"
+        "if not job: os.setpgid(0, 0); open(sys.argv[1], 'w').write(f'{leader} {os.getpid()}')\n"
+        "signal.pause()\n"
+    )
+    us = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from catalog_core.engines import FsEngineCatalog\n"
+        "from contracts.config import Policy\n"
+        "from engine_provisioner.host import Host\n"
+        "here = Path(sys.argv[1])\n"
+        "host = Host(environ={}, catalog=FsEngineCatalog(here), cache=here, policy=Policy())\n"
+        "with (here / 'lock').open('w') as lock:\n"
+        "    argv = (sys.executable, '-c', sys.argv[2], str(here / 'pids'))\n"
+        "    asyncio.run(host.run(argv, timeout_s=60, keep_open=(lock.fileno(),)))\n"
+    )
+    ours = await asyncio.create_subprocess_exec(sys.executable, "-c", us, str(tmp_path), script)
+    leader, job = map(int, (await asyncio.to_thread(fifo.read_text)).split())
+    # The watcher is there a moment after the command.
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 10
+    while not any(stat.parent == ours.pid and stat.pid != leader for stat in procfs.stats()):
+        assert loop.time() < deadline
+        await asyncio.to_thread(lambda: None)
+    ours.kill()
+    await ours.wait()
+    await has_ended(leader)
+    await has_ended(job)
+    with (tmp_path / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_this_machine_has_is_known(tmp_path: Path) -> None:
