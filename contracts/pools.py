@@ -190,6 +190,8 @@ class PoolMetrics(Message, frozen=True, kw_only=True):
     active: int
     slots: int
     vram_free_bytes: int | None = None
+    devices: tuple[DeviceUse, ...] = ()
+    """The GPUs of the pool's mask as they were last looked at; none without NVML."""
 
 
 class PoolHealth(Message, frozen=True, kw_only=True):

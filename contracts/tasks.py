@@ -220,6 +220,7 @@ class TaskStatus(Message, frozen=True, kw_only=True):
     decode_time_ms: int | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    """While it runs, as many as were streamed so far; then the engine's own count."""
     finish_reason: str | None = None
     stream_sha256: str | None = None
     error_code: str | None = None

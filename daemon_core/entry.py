@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.config import Config
 from daemon_core import config_file, logs
 from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.heartbeat import Heartbeats, feed_watchdog
 from daemon_core.notify import Notifier, watchdog_interval_s
 from daemon_core.paths import Paths, default_config_path
 from daemon_core.redaction import Redactor, secrets_of
@@ -27,6 +28,8 @@ from daemon_core.token import VARIABLE, find_token
 from daemon_core.version import version
 
 _log = logging.getLogger(__name__)
+
+STDERR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,16 @@ class DaemonContext:
     notifier: Notifier
     environ: Mapping[str, str]
     stopping: asyncio.Event
-    """Set by SIGTERM, SIGINT and SIGUSR2: drain and return. A second signal cancels ``serve``."""
+    """Set by SIGTERM, SIGINT and SIGUSR2: drain and return."""
     returning: asyncio.Event
     """Set before ``stopping`` by SIGUSR2, the service manager's signal for a restart: the next start follows at once,
     and what it can take over may go on."""
     reload: asyncio.Event
     """Set by SIGHUP; whoever acts on it clears it."""
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a second signal to stop: end in order, but at once, what has not ended. A third one cancels ``serve``."""
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    """Where the owner tasks of the daemon show that they live."""
 
 
 Serve = Callable[[DaemonContext], Awaitable[None]]
@@ -55,8 +62,10 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
     """Run a daemon until it is stopped; the answer is its exit status.
 
     0 after a signal, 1 or 78 for a StartupError (one line and a hint, no traceback), 1 for a bug (logged with its
-    traceback). ``argv`` is the command line without the program's name; None takes this process's own.
+    traceback). ``argv`` is the command line without the program's name; None takes this process's own. With
+    ``--check-config`` it says what is wrong with the configuration, and runs nothing.
     """
+    faulthandler.enable(file=STDERR)  # the watchdog ends a daemon that hangs by SIGABRT: the log shows where it hung
     environ = dict(os.environ)
     options = _parse(name, argv, environ)
     redactor = Redactor((environ.get(VARIABLE, ""),))
@@ -66,6 +75,8 @@ def run_daemon(name: str, argv: Sequence[str] | None, serve: Serve) -> int:
     try:
         config = config_file.load(options.config)
         paths = Paths.resolve(config.paths, environ)
+        if options.check_config:
+            return 0
         _register_secrets(config, options.config, environ, redactor)
         logs.setup(name, config.logging, redactor)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -103,7 +114,9 @@ async def _run(name: str, context: DaemonContext, serve: Serve) -> int:
     main: asyncio.Task[None] | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            watchdog = group.create_task(_feed_watchdog(context), name="watchdog")
+            interval_s = watchdog_interval_s(context.environ)
+            feeding = feed_watchdog(context.heartbeats, context.notifier, interval_s, context.stopping)
+            watchdog = group.create_task(feeding, name="watchdog")
             main = group.create_task(_as_coroutine(serve, context), name=name)
             _attach_signals(context, main)
             await asyncio.wait([main])
@@ -113,7 +126,7 @@ async def _run(name: str, context: DaemonContext, serve: Serve) -> int:
     if failure is not None:
         return _report(name, first_leaf(failure), context.redactor)
     if main is not None and main.cancelled():
-        _log.warning("%s was stopped a second time and did not finish draining", name)
+        _log.warning("%s was told to stop once more and did not finish draining", name)
         return EXIT_FAILURE
     return 0
 
@@ -126,8 +139,12 @@ def _attach_signals(context: DaemonContext, main: asyncio.Task[None]) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
-        if context.stopping.is_set():
+        if context.hurry.is_set():
             main.cancel()
+            return
+        if context.stopping.is_set():
+            _log.warning("%s: stopping without waiting any longer", number.name)
+            context.hurry.set()
             return
         if number is signal.SIGUSR2:
             context.returning.set()
@@ -138,16 +155,6 @@ def _attach_signals(context: DaemonContext, main: asyncio.Task[None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, context.reload.set)
-
-
-async def _feed_watchdog(context: DaemonContext) -> None:
-    """Feed systemd's watchdog from the event loop, so that a loop that hangs is noticed."""
-    interval = watchdog_interval_s(context.environ)
-    if interval is None:
-        return
-    while True:
-        context.notifier.watchdog()
-        await asyncio.sleep(interval)
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> Exception:
@@ -168,8 +175,7 @@ def _report(name: str, error: Exception, redactor: Redactor) -> int:
 
 def _refuse(name: str, error: StartupError, redactor: Redactor) -> int:
     """Tell the operator, on standard error, and give the exit status."""
-    sys.stderr.write(redactor.text(f"{name}: {error.render()}") + "\n")
-    sys.stderr.flush()
+    logs.complain(redactor.text(f"{name}: {error.render()}"))
     return error.exit_code
 
 
@@ -185,6 +191,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 class _Options(argparse.Namespace):
     config: Path
+    check_config: bool
 
 
 def _parse(name: str, argv: Sequence[str] | None, environ: Mapping[str, str]) -> _Options:
@@ -194,4 +201,5 @@ def _parse(name: str, argv: Sequence[str] | None, environ: Mapping[str, str]) ->
     parser.add_argument(
         "--config", type=Path, default=default, metavar="PATH", help=f"the configuration file (default: {default})"
     )
+    parser.add_argument("--check-config", action="store_true", help="say what is wrong with it, and run nothing")
     return parser.parse_args(argv, namespace=_Options())

@@ -6,6 +6,7 @@ Decides nothing: the daemon says when. Outside of systemd every call does nothin
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 
@@ -21,6 +22,13 @@ class Notifier:
         if self._systemd is not None and self._systemd.socket is not None:
             # A manager that does not read must not stop the daemon: what does not fit is lost, and nothing waits.
             self._systemd.socket.settimeout(0)
+        self._status = ""
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def heard(self) -> bool:
+        """Whether there is a service manager that listens."""
+        return self._systemd is not None
 
     def ready(self, status: str = "") -> None:
         """The daemon accepts requests; also ends a reload."""
@@ -30,9 +38,19 @@ class Notifier:
         """The line that ``systemctl --user status`` shows."""
         self._send("", status)
 
+    def trouble(self, about: str, text: str) -> None:
+        """What the status line says besides, whatever else it says, until it is over: then ``text`` is empty."""
+        if self._troubles.get(about, "") != text:
+            self._troubles[about] = text
+            self._send("", self._status or "running")
+
     def watchdog(self) -> None:
-        """The event loop turns."""
+        """The event loop turns, and who works in it lives."""
         self._send("WATCHDOG=1")
+
+    def watchdog_failed(self) -> None:
+        """Do what the watchdog would do, now."""
+        self._send("WATCHDOG=trigger")
 
     def reloading(self) -> None:
         """The configuration is being read again; ``ready`` says when that is over."""
@@ -42,6 +60,24 @@ class Notifier:
     def stopping(self, status: str = "") -> None:
         """The daemon drains."""
         self._send("STOPPING=1", status)
+
+    def extend(self, seconds: float) -> None:
+        """What is being done now, a stop for example, may take so long, also where the unit gives it less."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
+
+    def keep(self, name: str, descriptor: int) -> bool:
+        """Have the service manager keep a copy of this descriptor for the next start; False where it does not hear."""
+        if self._systemd is None or self._systemd.socket is None:
+            return False
+        try:
+            socket.send_fds(self._systemd.socket, [f"FDSTORE=1\nFDNAME={name}".encode("ascii")], [descriptor])
+        except OSError:
+            return False
+        return True
+
+    def let_go(self, name: str) -> None:
+        """Have the service manager close what it keeps under this name."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def close(self) -> None:
         """Say nothing more."""
@@ -54,8 +90,10 @@ class Notifier:
             return
         lines = [state] if state else []
         if status:
+            self._status = status
+            whole = "; ".join([status, *(each for each in self._troubles.values() if each)])
             # sdnotify encodes Latin-1, and a line break would begin another assignment.
-            lines.append("STATUS=" + " ".join(status.split()).encode("ascii", "replace").decode())
+            lines.append("STATUS=" + " ".join(whole.split()).encode("ascii", "replace").decode())
         self._systemd.notify("\n".join(lines))
 
 

@@ -1,35 +1,68 @@
 """SIGHUP: read the configuration again, apply what is safe, and say what waits for the next start.
 
-Decides that a broken file changes nothing and that only logging is applied at once. Nothing that serves is touched
-because a file changed.
+Decides that a broken file changes nothing and shows in the unit's status line until a good one was read, and that
+logging is applied at once. What else is, its daemon says. Nothing that serves is touched because a file changed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
+from contracts.config import Config
 from daemon_core import config_file, logs
-from daemon_core.config_change import needs_restart
+from daemon_core.config_change import needs_restart, taken_over
 from daemon_core.entry import DaemonContext
 from daemon_core.errors import ConfigFileError
 
 _log = logging.getLogger(__name__)
 
+LOGGING = "logging"
 
-async def follow_reloads(context: DaemonContext, name: str) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Reloadable:
+    """What of a changed file a daemon takes over while it runs; parts are named as in ``config_change``."""
+
+    at_once: Collection[str] = ()
+    """Besides ``logging``."""
+    elsewhere: Collection[str] = ()
+    """What this daemon does not use."""
+    apply: Callable[[Config], None] = lambda _config: None
+    """Gets the configuration that runs from now on."""
+    beside: tuple[Callable[[], None], ...] = ()
+    """Called at every reload: for files that the configuration only names."""
+
+
+async def follow_reloads(context: DaemonContext, name: str, what: Reloadable | None = None) -> None:
     """Serve SIGHUP until cancelled; ``name`` is the daemon's."""
+    what = what or Reloadable()
+    at_once = {LOGGING, *what.at_once}
+    running = context.config
+    heart = context.heartbeats.owner("reload")
     while True:
-        await context.reload.wait()
+        with heart.resting():
+            await context.reload.wait()
         context.reload.clear()
         context.notifier.reloading()
+        trouble = ""
         try:
             read = await asyncio.to_thread(config_file.load, context.config_path)
         except ConfigFileError as error:
             _log.error("the configuration stays as it was: %s", error.render())
+            first = error.problems[0].render().splitlines()[0]
+            trouble = context.redactor.text(f"the configuration was not reloaded: {first}")
         else:
             logs.setup(name, read.logging, context.redactor)
-            _log.info("read %s again; %s", context.config_path, _waits(name, needs_restart(context.config, read)))
+            later = needs_restart(running, read, at_once=at_once, elsewhere=what.elsewhere)
+            running = taken_over(running, read, at_once)
+            what.apply(running)
+            _log.info("read %s again; %s", context.config_path, _waits(name, later))
+        for each in what.beside:
+            each()
+        context.notifier.trouble("configuration", trouble)
         context.notifier.ready()
 
 

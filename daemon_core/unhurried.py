@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from daemon_core.logs import RedactingHandler
+from daemon_core.logs import Passing, RedactingHandler
 
 PAUSE_S = 0.02
 BUSY_S = 0.002
@@ -26,12 +26,11 @@ LINES_AT_ONCE = 8
 MOST_LINES = 10_000
 
 
-class Unhurried(logging.Handler):
+class Unhurried(Passing):
     """Keeps records for a moment and hands them to ``target``. A record knows when it was made: no time is wrong."""
 
-    def __init__(self, target: logging.Handler, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._target = target
+    def __init__(self, target: RedactingHandler, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(target)
         self._loop = loop
         self._thread = threading.get_ident()
         self._kept: deque[logging.LogRecord] = deque()
@@ -55,7 +54,7 @@ class Unhurried(logging.Handler):
         """Write all that was kept."""
         with self._hold():
             while self._kept:
-                self._target.handle(self._kept.popleft())
+                self.target.handle(self._kept.popleft())
 
     def close(self) -> None:
         """Write all that was kept, and keep nothing any more."""
@@ -77,7 +76,7 @@ class Unhurried(logging.Handler):
         self._timer = None
         with self._hold():
             for _ in range(min(LINES_AT_ONCE, len(self._kept))):
-                self._target.handle(self._kept.popleft())
+                self.target.handle(self._kept.popleft())
         if self._kept:
             self._time_a_turn()
 
@@ -94,13 +93,13 @@ class Unhurried(logging.Handler):
 async def unhurried_logs() -> AsyncIterator[None]:
     """What ``logs.setup`` set up writes without haste for the length of the block."""
     root, loop = logging.getLogger(), asyncio.get_running_loop()
-    hurried = root.handlers[:]
-    patient = [Unhurried(each, loop) if isinstance(each, RedactingHandler) else each for each in hurried]
-    root.handlers[:] = patient
+    root.handlers[:] = [Unhurried(each, loop) if isinstance(each, RedactingHandler) else each for each in root.handlers]
+    patient = root.handlers[:]
     try:
         yield
     finally:
-        root.handlers[:] = hurried
+        # Not the handlers of before: a reload may have brought another one.
+        root.handlers[:] = [each.target if isinstance(each, Unhurried) else each for each in patient]
         for each in patient:
             if isinstance(each, Unhurried):
                 each.close()

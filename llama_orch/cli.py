@@ -16,17 +16,20 @@ import typer
 
 from daemon_core.errors import EXIT_FAILURE, EXIT_USAGE, StartupError
 from engine_provisioner import cli as provisioning
-from llama_orch.commands import models, proof, receipts, sessions
+from llama_orch.commands import models, proof, receipts, sessions, units
 from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
+from llama_orch.commands.logs import logs
 from llama_orch.commands.pools import pools
+from llama_orch.commands.reaching import Command, reaching
 from llama_orch.commands.reload import reload
 from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
 from llama_orch.commands.tasks import tasks
 from llama_orch.commands.token import token
+from llama_orch.commands.top import top
 from llama_orch.commands.up import up
 from llama_orch.commands.version import version
 from llama_orch.errors import EXIT_INTERRUPTED, ApiError
@@ -42,8 +45,10 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     tasks,
     cancel,
     pools,
+    top,
     drain,
     reload,
+    logs,
     token,
     version,
 )
@@ -63,7 +68,13 @@ def build_app() -> typer.Typer:
     app.add_typer(sessions.group(), name="sessions")
     app.add_typer(receipts.group(), name="receipts")
     app.add_typer(proof.group(), name="proof")
+    app.add_typer(units.group(), name="units")
     return app
+
+
+def build_command() -> Command:
+    """The same, with what a command needs to reach a daemon elsewhere."""
+    return reaching(typer.main.get_command(build_app()))
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -86,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in arguments)
     try:
-        return _status_of(build_app()(arguments, prog_name="llama-orch", standalone_mode=False))
+        return _status_of(build_command()(arguments, prog_name="llama-orch", standalone_mode=False))
     except StartupError as error:
         out.data({"error": {"message": error.message, "hint": error.hint}})
         _tell(out, error.render())

@@ -129,7 +129,9 @@ class OutboundGate:
         return ruling
 
     def _log(self, ruling: Ruling) -> None:
-        _log.info("outbound to %s: %s by %s", ruling.host, "allowed" if ruling.allowed else "denied", ruling.rule)
+        verdict = "allowed" if ruling.allowed else "denied"
+        extra = {"host": ruling.host, "verdict": verdict}
+        _log.info("outbound to %s: %s by %s", ruling.host, verdict, ruling.rule, extra=extra)
 
 
 def refusal(ruling: Ruling) -> FetchError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from contracts.config import Config, Durability, Pool, is_loopback, split_bind
 from contracts.pools import Endpoint
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
-from daemon_core.reload import follow_reloads
+from daemon_core.reload import Reloadable, follow_reloads
 from daemon_core.token import ApiToken, find_token
 from daemon_core.unhurried import unhurried_logs
 from daemon_core.version import version
@@ -35,7 +35,8 @@ from orchestratord.entrance import Sources
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.keeper import Keeper
-from orchestratord.listener import listening
+from orchestratord.kept_port import kept_port
+from orchestratord.listener import CLOSE_TIMEOUT_S, listening
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
@@ -45,14 +46,24 @@ from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
+from orchestratord.status_line import Present, status_line
+from orchestratord.tls import Certificate
 
 log = logging.getLogger(__name__)
 
 NAME = "orchestratord"
-STATUS_EVERY_S = 2.0
+STATUS_EVERY_S = 1.0
+STOP_MARGIN_S = 10.0
+"""What a stop takes besides the drain and the last bytes of connections."""
 MAX_SEED = 2**32 - 2
 MEMORY_BYTES = 64 << 20
 """What ended tasks and receipts take at most where they are kept in memory alone."""
+
+AT_ONCE = frozenset(
+    {"limits", "sessions", "server.drain_ms", "server.disconnect_grace_ms", "pools.queue", "pools.timeouts"}
+)
+"""What a reload applies; see ``daemon_core.config_change``."""
+ELSEWHERE = frozenset({"models"})
 
 Opened = Callable[[Path | None], Database]
 """See ``Database.opened``."""
@@ -70,12 +81,9 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
     """
     config = context.config
     host, port = split_bind(config.server.bind) or ("127.0.0.1", 8080)
-    token = find_token(config.auth, context.environ, context.config_path.parent)
-    check_exposure(config, host, token)
-    if token is not None:
-        context.redactor.register(token.value)
-        log.info("token %s from %s", token.fingerprint, token.source)
+    token = token_of(context, host)
     metrics, clock = Metrics(), SystemClock()
+    certificate = certificate_of(config, context, clock)
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
     archive = Archive(artifacts, context.redactor, clock.unix_ms)
     keeping = keeping_tasks(config, context, clock, opened)
@@ -103,8 +111,8 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             on_notices=pools.noticed,
         )
         manager.link = link
-        secret = None if token is None else token.value
-        authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
+        secret, auth = None if token is None else token.value, config.auth
+        authenticator = Authenticator(secret, optional=auth.optional, trust_proxy=auth.trust_proxy)
         app = make_http_app(
             config,
             authenticator,
@@ -122,20 +130,33 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
         except DatabaseError as error:
             raise StartupError(error.message, error.hint) from error
         async with asyncio.TaskGroup() as group:
-            keeping_up = group.create_task(keeper.run(), name="task-store")
-            following = group.create_task(link.run(), name="pool-link")
-            async with listening(app, host, port) as url:
+            beats = context.heartbeats
+            keeping_up = group.create_task(keeper.run(beats), name="task-store")
+            following = group.create_task(link.run(beats), name="pool-link")
+            async with listening(app, config, kept_port(context, host, port), certificate) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
                 context.notifier.ready(f"listening on {url}")
-                status = group.create_task(_tell_status(context, pools, orchestrator), name="status")
-                resting = group.create_task(give_back_at_rest(lambda: orchestrator.rested, give_back), name="rest")
-                reloading = group.create_task(follow_reloads(context, NAME), name="reload")
-                await orchestrator.run(context.stopping)
-                for each in (reloading, resting, status, keeping_up):
+                beside = _beside(context, pools, orchestrator, certificate)
+                running = [group.create_task(work, name=name) for name, work in beside.items()]
+                await orchestrator.run(context.stopping, context.hurry, beats)
+                for each in (*running, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+def reloadable_of(orchestrator: Orchestrator, certificate: Certificate | None) -> Reloadable:
+    """What a reload takes over."""
+    beside = () if certificate is None else (certificate.renew,)
+    return Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=beside)
+
+
+def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
+    """What the port proves itself with. Raises StartupError where it cannot."""
+    if config.server.tls is None:
+        return None
+    return Certificate(config.server.tls, context.config_path.parent, context.environ, clock.unix_ms)
 
 
 @asynccontextmanager
@@ -178,6 +199,16 @@ def drawn_seed() -> int:
     return 1 + secrets.randbelow(MAX_SEED)
 
 
+def token_of(context: DaemonContext, host: str) -> ApiToken | None:
+    """The token, which no log shows from here on. Raises TokenError or StartupError where one is needed."""
+    token = find_token(context.config.auth, context.environ, context.config_path.parent)
+    check_exposure(context.config, host, token)
+    if token is not None:
+        context.redactor.register(token.value)
+        log.info("token %s from %s", token.fingerprint, token.source)
+    return token
+
+
 def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
     """Refuse to listen where nobody could be told from anybody.
 
@@ -193,13 +224,37 @@ def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
         raise StartupError(text, hint, EXIT_CONFIG)
 
 
+def _beside(
+    context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator, certificate: Certificate | None
+) -> dict[str, Coroutine[None, None, None]]:
+    """What runs while the port is open."""
+    return {
+        "status": _tell_status(context, pools, orchestrator),
+        "rest": give_back_at_rest(lambda: orchestrator.rested, give_back),
+        "reload": follow_reloads(context, NAME, reloadable_of(orchestrator, certificate)),
+        "stop": _ask_for_time(context, orchestrator),
+    }
+
+
+async def _ask_for_time(context: DaemonContext, orchestrator: Orchestrator) -> None:
+    """A drain may take longer than the unit gives a stop, where the configuration says so."""
+    await context.stopping.wait()
+    context.notifier.extend(orchestrator.config.server.drain_ms / 1000 + CLOSE_TIMEOUT_S + STOP_MARGIN_S)
+
+
 async def _tell_status(context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator) -> None:
     """Keep the line that ``systemctl status`` shows up to date."""
     shown = ""
     while True:
-        ready = sum(1 for entry in pools if entry.usable)
-        total = sum(1 for _ in pools)
-        line = f"{ready}/{total} pools ready, {len(orchestrator.backlog)} queued"
+        now = Present(
+            ready=sum(1 for entry in pools if entry.usable),
+            pools=sum(1 for _ in pools),
+            managed=pools.managed,
+            queued=len(orchestrator.backlog),
+            running=orchestrator.runner.running,
+            draining=orchestrator.draining,
+        )
+        line = status_line(now)
         if line != shown:
             context.notifier.status(line)
             shown = line

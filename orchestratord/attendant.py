@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from contracts.config import Config
+from daemon_core.heartbeat import Heartbeats
 from orchestratord import admission, deadlines
 from orchestratord.admission import Refusal
 from orchestratord.backlog import Backlog, Lane
@@ -36,7 +36,6 @@ class Attendant:
 
     def __init__(
         self,
-        config: Config,
         pools: PoolDirectory,
         backlog: Backlog,
         outlook: Outlook,
@@ -45,7 +44,6 @@ class Attendant:
         find: Callable[[str], Task | None],
         refuse: Callable[[Task, Refusal], None],
     ) -> None:
-        self._start_ms = {pool.id: pool.timeouts.start_ms for pool in config.pools}
         self._pools = pools
         self._backlog = backlog
         self._outlook = outlook
@@ -60,9 +58,11 @@ class Attendant:
         if not task.finished:
             self._concerned.setdefault(task.id, task)
 
-    async def run(self) -> None:
+    async def run(self, heartbeats: Heartbeats) -> None:
         """Until it is cancelled."""
+        heart = heartbeats.owner("attendant", LOOK_EVERY_S)
         while True:
+            heart.beat()
             try:
                 await self._round()
             except (
@@ -116,7 +116,7 @@ class Attendant:
         """End the tasks all of whose pools have been out of service for longer than an engine may take to start."""
         for lane in list(self._backlog.lanes):
             since_ms = self._outlook.unready_since(lane.pools)
-            limit_ms = max(self._start_ms[pool_id] for pool_id in lane.pools)
+            limit_ms = max(entry.config.timeouts.start_ms for entry in self._pools.of(lane.pools))
             if since_ms is not None and self._clock.monotonic_ms() - since_ms >= limit_ms:
                 for task in self._patient(lane, limit_ms):
                     self._refuse(task, admission.outage(self._views(lane.pools), limit_ms))

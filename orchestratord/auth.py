@@ -26,7 +26,8 @@ class Authenticator:
         self._digest = None if token is None else _digest(token)
         self._identity = None if token is None else f"token:{fingerprint(token)}"
         self._optional = optional
-        self._trust_proxy = trust_proxy
+        self.trust_proxy = trust_proxy
+        """Whether a proxy on this machine is believed."""
 
     def check(self, authorization: str | None, peer: str | None, forwarded_for: str | None) -> str | Refusal:
         """The caller's identity, or why it has none.
@@ -54,7 +55,7 @@ class Authenticator:
         if forwarded_for is None:
             return True
         origin = forwarded_for.rpartition(",")[2].strip()
-        return self._trust_proxy and is_loopback(origin)
+        return self.trust_proxy and is_loopback(origin)
 
 
 def _digest(token: str) -> bytes:

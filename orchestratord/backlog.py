@@ -100,6 +100,10 @@ class Backlog:
         self._owed = dict.fromkeys(queues, 0)
         """What each pool owes to batch, in millionths of a start; always less than one start."""
 
+    def rebound(self, queues: Mapping[str, Queue]) -> None:
+        """The same pools have other queues from now on; who waits keeps their place, also beyond a lower bound."""
+        self._queues = dict(queues)
+
     def __len__(self) -> int:
         return len(self._entries)
 

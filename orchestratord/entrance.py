@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -38,6 +39,8 @@ from orchestratord.turns import Bid, Turns
 
 log = logging.getLogger(__name__)
 
+LEAST_AWAY_MS = 1_000
+"""A daemon that stops is back no sooner than that."""
 INTRODUCTION_S = 2.0
 """How long a task waits at the door for an engine that has just started to say what it serves."""
 
@@ -101,7 +104,7 @@ class Entrance:
         self._pools = pools
         self._backlog = backlog
         self._outlook = outlook
-        self._rates = rates
+        self.rates = rates
         self._charges: dict[str, Charge] = {}
         self._store = store
         self._keeper = keeper
@@ -110,8 +113,12 @@ class Entrance:
         self._clock = clock
         self._sources = sources
         self._observer = observer
-        self.closed = False
-        """Nobody comes in any more: the daemon is stopping."""
+        self._closed: tuple[str, float] | None = None
+        """Nobody comes in any more: why, and until when at the least."""
+
+    def close(self, why: str, until_ms: float) -> None:
+        """Let nobody in any more. ``until_ms``: when it is worth trying again, in monotonic milliseconds."""
+        self._closed = (why, until_ms)
 
     async def submit(self, request: TaskRequest, caller: Caller) -> Task:
         """Admit a task, or answer with the one that the same id and body made earlier.
@@ -158,7 +165,7 @@ class Entrance:
         """A task has had its terminal event: what it did not use of its rate is given back."""
         charge = self._charges.pop(task.id, None)
         if charge is not None:
-            self._rates.settle(charge, _used(task), self._clock.monotonic_ms())
+            self.rates.settle(charge, _used(task), self._clock.monotonic_ms())
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -206,8 +213,11 @@ class Entrance:
         return bool(asking)
 
     def _eligible(self, request: TaskRequest) -> Eligible:
-        if self.closed:
-            raise api_error(ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+        if self._closed is not None:
+            why, until_ms = self._closed
+            after_ms = max(LEAST_AWAY_MS, math.ceil(until_ms - self._clock.monotonic_ms()))
+            hint = "send the task again after retry_after_ms"
+            raise ApiError(Refusal(code=ErrorCode.POOL_UNAVAILABLE, message=why, hint=hint, retry_after_ms=after_ms))
         found = admission.eligible(request, self._pools.views(), self._clock.unix_ms())
         if isinstance(found, Refusal):
             raise ApiError(self._unmanaged(found))
@@ -229,7 +239,8 @@ class Entrance:
                 try:
                     return await entry.adapter.count_tokens(generation_of(wanted, seed=0))
                 except EngineError as error:
-                    log.warning("pool %s could not count tokens: %s", entry.id, error.message)
+                    extra = {"pool_id": entry.id}
+                    log.warning("pool %s could not count tokens: %s", entry.id, error.message, extra=extra)
         return None
 
     def _plan(self, request: TaskRequest, fitting: Fitting, caller: Caller, *, asks: bool = False) -> Plan:
@@ -253,9 +264,9 @@ class Entrance:
         if no_turn is not None:
             raise ApiError(no_turn)
         tokens = 0
-        if self._rates.limited:
+        if self.rates.limited:
             tokens = admission.rated(request, demand.prompt, self._outlook.new_tokens(demand, forecast.pool_id))
-        wait = self._rates.look(caller.identity, tokens, self._clock.monotonic_ms())
+        wait = self.rates.look(caller.identity, tokens, self._clock.monotonic_ms())
         if wait is not None:
             raise ApiError(admission.over_rate(wait))
         on_time = None if request.deadline_ms is None else forecast.on_time(request.deadline_ms)
@@ -301,8 +312,8 @@ class Entrance:
         if isinstance(place, Full):  # pragma: no cover - the plan had a place, and nothing happened since
             raise ApiError(admission.queue_full(place, self._pools[place.pool_id].config.engine, 1))
         self._turns.enter(task_id, plan.bid)
-        if self._rates.limited:
-            self._charges[task_id] = self._rates.take(caller.identity, plan.tokens, task.admission.at_ms)
+        if self.rates.limited:
+            self._charges[task_id] = self.rates.take(caller.identity, plan.tokens, task.admission.at_ms)
         self._outlook.arrived(task, plan.pools)
         self._entered(task, place)
         return task

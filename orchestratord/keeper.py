@@ -25,6 +25,7 @@ from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
 from contracts.tasks import Determinism, OnDisconnect, TaskState
+from daemon_core.heartbeat import Heartbeats
 from daemon_core.redaction import Redactor
 from orchestratord import kept, remembered, retention
 from orchestratord.clock import Clock
@@ -131,24 +132,28 @@ class Keeper:
             self._disk.close()
         self._database.close()
 
-    async def run(self) -> None:
+    async def run(self, heartbeats: Heartbeats | None = None) -> None:
         """Look after the file, and tell of ends when they are on the disk, until this is cancelled."""
+        heartbeats = heartbeats or Heartbeats()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell_of_ends(), name="ends")
-                await self._upkeep()
+                group.create_task(self._tell_of_ends(heartbeats), name="ends")
+                await self._upkeep(heartbeats)
         finally:
             if self._untold and self._disk is not None:
                 self._disk.flush()
             self._tell()
 
-    async def _upkeep(self) -> None:
+    async def _upkeep(self, heartbeats: Heartbeats) -> None:
+        heart = heartbeats.owner("task-store", UPKEEP_S)
         while True:
+            heart.beat()
             await asyncio.sleep(UPKEEP_S)
             await self.look_after()
             if self._disk is not None and self._tidied != self._database.writes:
                 self._tidied = self._database.writes
-                with suppress(sqlite3.Error):  # the next time will do; a damaged file shows itself when it is written
+                # The next time will do; a damaged file shows itself when it is written.
+                with heart.resting(), suppress(sqlite3.Error):
                     await self._disk.tidied()
 
     async def look_after(self) -> None:
@@ -171,12 +176,14 @@ class Keeper:
             text = f"the task cannot be kept: {error.message}"
             raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
 
-    async def _tell_of_ends(self) -> None:
+    async def _tell_of_ends(self, heartbeats: Heartbeats) -> None:
+        heart = heartbeats.owner("task-store-ends")
         while True:
-            await self._news.wait()
-            self._news.clear()
-            untold = len(self._untold)
-            await self.settled()
+            with heart.resting():
+                await self._news.wait()
+                self._news.clear()
+                untold = len(self._untold)
+                await self.settled()
             self._tell(untold)
 
     def _tell(self, count: int | None = None) -> None:

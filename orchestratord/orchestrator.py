@@ -17,6 +17,8 @@ from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Determinism, OnDisconnect, TaskForecast, TaskRequest, TaskState
+from daemon_core.deadline import in_time
+from daemon_core.heartbeat import Heartbeats
 from orchestratord import admission, determinism, recovery, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
@@ -57,7 +59,8 @@ class Orchestrator:
         keeper: Keeper,
         manager: Manager | None = None,
     ) -> None:
-        self._config = config
+        self.config = config
+        self.draining = False
         self._pools = pools
         self._clock = clock
         self._observer = observer
@@ -86,9 +89,7 @@ class Orchestrator:
             manager=manager,
         )
         self.turns.floor = self.runner
-        self.attendant = Attendant(
-            config, pools, self.backlog, self.outlook, clock, find=self._store.get, refuse=self._refuse
-        )
+        self.attendant = Attendant(pools, self.backlog, self.outlook, clock, find=self._store.get, refuse=self._refuse)
         self.entrance = Entrance(
             pools,
             self.backlog,
@@ -120,25 +121,58 @@ class Orchestrator:
             enter=self._enter,
             end=self._end_found,
         ).take_up()
-        grace_ms = max(self._config.server.disconnect_grace_ms, RETURN_MS)
+        grace_ms = max(self.config.server.disconnect_grace_ms, RETURN_MS)
         for task in self._store.live:
             if task.followed:
                 self._grace(task, grace_ms)
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Serve until ``stopping`` is set; then end what the next run cannot go on with, and leave it the rest."""
+    async def run(
+        self, stopping: asyncio.Event, hurry: asyncio.Event | None = None, heartbeats: Heartbeats | None = None
+    ) -> None:
+        """Serve until ``stopping`` is set, and drain: let what runs end by itself, for as long as is configured.
+
+        Then end what the next run cannot go on with, and leave it the rest. ``hurry`` cuts the wait short.
+        """
         async with self.runner, asyncio.TaskGroup() as group:
-            attending = group.create_task(self.attendant.run(), name="attendant")
+            attending = group.create_task(self.attendant.run(heartbeats or Heartbeats()), name="attendant")
             await stopping.wait()
-            self.entrance.closed = True
+            await self._drain(hurry or asyncio.Event())
             attending.cancel()
             for task in self._store.live:
-                if self._keeper.durable and recovery.outlives_a_stop(task.request, task.first_text_ms, task.run):
-                    task.log.part()
-                    self.runner.stop(task)
-                else:
-                    text = "orchestratord is stopping"
-                    self._fail(task, ErrorCode.POOL_UNAVAILABLE, text, "send the task again later")
+                self._leave(task)
+
+    async def _drain(self, hurry: asyncio.Event) -> None:
+        """Nothing comes in or starts any more. What waits is kept for the next run, where there is a store for it."""
+        limit_ms = self.config.server.drain_ms
+        self.draining = True
+        self.entrance.close("orchestratord is stopping", self._clock.monotonic_ms() + limit_ms)
+        self.runner.hold()
+        if not self._keeper.durable:
+            for task in self._store.live:
+                if task.state is TaskState.QUEUED:
+                    self._leave(task)
+        running = self.runner.running
+        if running:
+            log.info("%d running tasks have %d ms to end (server.drain_ms)", running, limit_ms)
+        if not await in_time(self.runner.finished(), hurry, limit_ms / 1000):
+            log.warning("%d tasks have not ended in time, and are cut off", self.runner.running)
+
+    def _leave(self, task: Task) -> None:
+        """This run does nothing more for a task."""
+        if self._keeper.durable and recovery.outlives_a_stop(task.request, task.first_text_ms, task.run):
+            task.log.part()
+            self.runner.stop(task)
+            return
+        self._fail(task, ErrorCode.POOL_UNAVAILABLE, "orchestratord is stopping", "send the task again later")
+
+    def reconfigure(self, config: Config) -> None:
+        """A changed configuration runs from now on; what cannot change meanwhile is in it as it was."""
+        self.config = config
+        self._pools.reconfigure(config)
+        self.backlog.rebound({pool.id: pool.queue for pool in config.pools})
+        self.outlook.reconfigure(config)
+        self.entrance.rates.change(config.limits)
+        self.turns.reconfigure(config.sessions)
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -156,7 +190,7 @@ class Orchestrator:
             raise
         except asyncio.CancelledError:  # the client has gone, and nobody may ever read what it asked for
             if not task.log.readers:
-                self._grace(task, self._config.server.disconnect_grace_ms)
+                self._grace(task, self.config.server.disconnect_grace_ms)
             raise
         return task
 
@@ -168,7 +202,7 @@ class Orchestrator:
         """A task by its id. Raises ApiError NOT_FOUND."""
         task = self._store.get(task_id)
         if task is None:
-            hint = f"the last {self._config.server.keep_finished} finished tasks are kept (server.keep_finished)"
+            hint = f"the last {self.config.server.keep_finished} finished tasks are kept (server.keep_finished)"
             raise api_error(ErrorCode.NOT_FOUND, f"there is no task {task_id!r}", hint)
         self._locate(task)
         return task
@@ -208,7 +242,7 @@ class Orchestrator:
         finally:
             unsubscribe()
             if not task.log.readers:
-                self._grace(task, self._config.server.disconnect_grace_ms)
+                self._grace(task, self.config.server.disconnect_grace_ms)
 
     def _grace(self, task: Task, grace_ms: float) -> None:
         """Nobody reads the task's stream: whoever did has so long to come back."""
@@ -223,7 +257,8 @@ class Orchestrator:
         """pool-managerd says how a pool is."""
         entry = self._pools.report(snapshot)
         if entry is None:
-            log.warning("pool-managerd reports pool %r, which this configuration does not have", snapshot.pool_id)
+            text = "pool-managerd reports pool %r, which this configuration does not have"
+            log.warning(text, snapshot.pool_id, extra={"pool_id": snapshot.pool_id})
             return
         self._observer.pool_changed(entry)
         error = snapshot.last_error if snapshot.state in FAILING else None

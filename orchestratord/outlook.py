@@ -80,7 +80,7 @@ class Outlook:
         self._clock = clock
         self._taken = taken
         self._find = find
-        self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
+        self.reconfigure(config)
         self._replicas = {pool.id: Replica() for pool in config.pools}
         self._identities: dict[str, tuple[str | None, ...]] = {}
         self._running: dict[str, dict[str, Running]] = {pool.id: {} for pool in config.pools}
@@ -93,6 +93,10 @@ class Outlook:
         """How long each pool is out of service, in the mean."""
         self._unready: dict[str, tuple[float, bool]] = {}
         """Since when a pool does not serve, and whether its engine was gone meanwhile."""
+
+    def reconfigure(self, config: Config) -> None:
+        """The same pools share their starts between the priorities like this from now on."""
+        self._shares = {pool.id: pool.queue.batch_share for pool in config.pools}
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 

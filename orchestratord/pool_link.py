@@ -21,6 +21,7 @@ from contracts.base import Message
 from contracts.catalog import CatalogJob
 from contracts.pools import PoolSnapshot
 from contracts.rpc import Hello, Method, PoolSet, ProtocolError, Push, RpcErrorBody
+from daemon_core.heartbeat import Heartbeats
 from orchestratord.pools import LinkState
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,14 @@ class PoolLink:
         self._followed = False
         """Whether the latest connection got as far as a subscription."""
 
-    async def run(self) -> None:
+    async def run(self, heartbeats: Heartbeats | None = None) -> None:
         """Connect, follow, and reconnect until cancelled."""
+        heart = (heartbeats or Heartbeats()).owner("pool-link", LAST_RETRY_S)
         pause, said = FIRST_RETRY_S, ""
         while True:
             self._followed = False
-            trouble = await self._trouble()
+            with heart.resting():
+                trouble = await self._trouble()
             if self._followed:
                 pause, said = FIRST_RETRY_S, ""
             # A manager that is away for an hour is worth one line, not thousands.

@@ -164,6 +164,11 @@ class PoolDirectory:
     def __getitem__(self, pool_id: str) -> PoolEntry:
         return self._entries[pool_id]
 
+    def reconfigure(self, config: Config) -> None:
+        """The same pools are configured otherwise from now on, in what no engine knows of."""
+        for pool in config.pools:
+            self._entries[pool.id].config = pool
+
     def get(self, pool_id: str) -> PoolEntry | None:
         """A pool by its id."""
         return self._entries.get(pool_id)

@@ -66,9 +66,15 @@ class Rates:
     """The buckets of every client. Without limits there are none."""
 
     def __init__(self, limits: Limits) -> None:
-        wanted = {"requests_per_minute": limits.requests_per_minute, "tokens_per_minute": limits.tokens_per_minute}
-        self._limits = {name: per_minute for name, per_minute in wanted.items() if per_minute is not None}
+        self._limits = _given(limits)
         self._buckets: dict[str, dict[str, _Bucket]] = {}
+
+    def change(self, limits: Limits) -> None:
+        """Other limits hold from now on; with them every bucket is full once."""
+        changed = _given(limits)
+        if changed != self._limits:
+            self._limits = changed
+            self._buckets.clear()
 
     @property
     def limited(self) -> bool:
@@ -120,3 +126,8 @@ class Rates:
         full = [name for name, each in self._buckets.items() if all(one.full(now_ms) for one in each.values())]
         for name in full or list(self._buckets)[:1]:
             del self._buckets[name]
+
+
+def _given(limits: Limits) -> dict[str, int]:
+    wanted = {"requests_per_minute": limits.requests_per_minute, "tokens_per_minute": limits.tokens_per_minute}
+    return {name: per_minute for name, per_minute in wanted.items() if per_minute is not None}

@@ -34,5 +34,5 @@ class Recorder:
                 task, event, link=link, profile=self._profile, redactor=self._redactor, ended_ms=self._now_ms()
             )
         except Exception:
-            log.exception("the receipt of task %s could not be made", task.id)
+            log.exception("the receipt of task %s could not be made", task.id, extra=task.known_by)
             return None

@@ -35,7 +35,7 @@ def ended_task(row: Row, now: Moment) -> Task | None:
     try:
         entered, past = kept.read_entered(row.entered, now), kept.read_past(row.past)
     except msgspec.MsgspecError as error:
-        log.warning("the task %s cannot be read from the task store: %s", row.id, error)
+        log.warning("the task %s cannot be read from the task store: %s", row.id, error, extra={"task_id": row.id})
         return None
     task = kept.ended_task(entered.admission, state, past, row.stream)
     task.veil = entered.veil

@@ -65,7 +65,8 @@ class Restart:
             entered = kept.read_entered(row.entered, now)
             past = Past() if row.past is None else kept.read_past(row.past)
         except msgspec.MsgspecError as error:
-            log.warning("the task %s cannot be read from the task store, and is lost: %s", row.id, error)
+            text = "the task %s cannot be read from the task store, and is lost: %s"
+            log.warning(text, row.id, error, extra={"task_id": row.id})
             self._keeper.forget(row.id)
             return
         frames = self._keeper.journal(row.id)

@@ -77,6 +77,8 @@ class Runner:
         """Fires when the next hold ends."""
         self._group = asyncio.TaskGroup()
         self._open = False
+        self._held = False
+        """Nothing starts any more."""
         self._beside: set[asyncio.Task[None]] = set()
         """What looks at engines and waits for them; it ends with us, whatever it has seen."""
         self._vouching = Vouching(self._start_beside)
@@ -106,7 +108,7 @@ class Runner:
 
     def pump(self) -> None:
         """Start everything that can start."""
-        if not self._open:
+        if not self._open or self._held:
             return
         now_ms = self._clock.monotonic_ms()
         while self._backlog and (assignment := next_assignment(self._backlog, self._replicas(), now_ms)):
@@ -115,6 +117,22 @@ class Runner:
             if task is not None and entry.adapter is not None:
                 self._launch(task, assignment, entry, entry.adapter)
         self._ring_at(next_expiry(self._backlog, self._replicas()) if self._backlog else None)
+
+    def hold(self) -> None:
+        """Start nothing more: what waits is the next run's."""
+        self._held = True
+        self._ring_at(None)
+
+    async def finished(self) -> bool:
+        """Wait until nothing runs; True then. Call ``hold`` first."""
+        while self._running:
+            await asyncio.wait(set(self._running.values()))
+        return True
+
+    @property
+    def running(self) -> int:
+        """How many tasks run."""
+        return len(self._running)
 
     def reported(self, entry: PoolEntry) -> None:
         """pool-managerd has said how a pool is: ask an engine that has just started what it is."""
@@ -188,7 +206,7 @@ class Runner:
             seat = self._seating.seat(task, entry, adapter)
             run = self._begin(task, entry, seat, now_ms)
         except Exception:  # as with a generation; nothing was sent, and nobody else would end it
-            log.exception("task %s could not be started", task.id)
+            log.exception("task %s could not be started", task.id, extra=task.known_by | {"pool_id": entry.id})
             self._occupancy.free(hold)
             self._end_badly(task)
             return
@@ -224,7 +242,7 @@ class Runner:
             source = attempt.source(self._vouching)
             outcome = hopeless or await relay(task, source, generation, limits, self._clock, begun=attempt.begun)
         except Exception:  # a mistake of ours in one task must not end all the others
-            log.exception("task %s failed", task.id)
+            log.exception("task %s failed", task.id, extra=task.known_by)
             outcome = Failed(code=ErrorCode.INTERNAL, message="internal error; the log has the details")
         self._running.pop(task.id, None)  # it has ended by itself: there is no connection left to close
         if task.finished:  # it was cancelled while its connection closed
@@ -241,7 +259,7 @@ class Runner:
                 task.tell(change)
             self._conclude(attempt, outcome, now_ms)
         except Exception:  # the same
-            log.exception("the end of task %s could not be carried out", task.id)
+            log.exception("the end of task %s could not be carried out", task.id, extra=task.known_by)
             self._end_badly(task)
 
     def _end_badly(self, task: Task) -> None:
@@ -317,7 +335,8 @@ class Runner:
         try:
             return self._seating.ended(attempt.task, attempt.account(now_ms))
         except Exception:  # as with a generation
-            log.exception("what came of task %s could not be noted", attempt.task.id)
+            task = attempt.task
+            log.exception("what came of task %s could not be noted", task.id, extra=task.known_by)
             return None
 
     # --- its slot -----------------------------------------------------------------------------------------------------

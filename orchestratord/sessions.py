@@ -111,7 +111,7 @@ class Book:
     """All sessions of this daemon."""
 
     def __init__(self, settings: Sessions) -> None:
-        self._settings = settings
+        self.settings = settings
         self._sessions: dict[str, Session] = {}
         self._idle: OrderedDict[str, Session] = OrderedDict()
         """Those without an open turn; the one that is idle for longest comes first."""
@@ -142,16 +142,16 @@ class Book:
         """Why a task may not be a turn of its session, if it may not. ``turn_ms``: about what a turn takes."""
         session = self.get(ask.session_id, now_ms)
         if session is None:
-            if len(self._sessions) >= self._settings.max_sessions and not self._idle:
+            if len(self._sessions) >= self.settings.max_sessions and not self._idle:
                 return self._no_room(turn_ms)
             return self._tokens_refusal(ask, None, 0, turn_ms)
         if ask.model_ref != session.model_ref and session.model_ref not in ask.same_model:
             return _other_model(session, ask)
         ttl_ms = self.ttl_remaining_ms(session, now_ms)
-        if session.turns >= self._settings.max_turns:
-            text = f"session {session.id!r} has had {session.turns} of {self._settings.max_turns} turns"
+        if session.turns >= self.settings.max_turns:
+            text = f"session {session.id!r} has had {session.turns} of {self.settings.max_turns} turns"
             return _used_up(text, PolicyLabel.SESSION_TURNS, ttl_ms)
-        budget_ms = self._settings.time_budget_ms
+        budget_ms = self.settings.time_budget_ms
         if budget_ms is not None and self.spent_ms(session, now_ms) >= budget_ms:
             text = f"session {session.id!r} has used up its time budget of {budget_ms} ms"
             return _used_up(text, PolicyLabel.SESSION_TIME, ttl_ms)
@@ -162,7 +162,7 @@ class Book:
         gone = self.expired(now_ms)
         session = self._sessions.get(ask.session_id)
         if session is None:
-            while len(self._sessions) >= self._settings.max_sessions and self._idle:
+            while len(self._sessions) >= self.settings.max_sessions and self._idle:
                 oldest = next(iter(self._idle.values()))
                 self._take_out(oldest)
                 gone.append(oldest)
@@ -234,7 +234,7 @@ class Book:
 
     def ttl_remaining_ms(self, session: Session, now_ms: float) -> int:
         """How long it lives if no turn comes; it does not age while one is open."""
-        ttl_ms = self._settings.ttl_ms
+        ttl_ms = self.settings.ttl_ms
         return ttl_ms if session.open else max(0, math.ceil(session.idle_since_ms + ttl_ms - now_ms))
 
     def spent_ms(self, session: Session, now_ms: float) -> float:
@@ -244,7 +244,7 @@ class Book:
 
     def budgets(self, session: Session | None, now_ms: float) -> SessionBudgets:
         """What its turns have not used yet; of a session that is none, what the first one would have."""
-        tokens, time_ms = self._settings.token_budget, self._settings.time_budget_ms
+        tokens, time_ms = self.settings.token_budget, self.settings.time_budget_ms
         spent, spent_ms = (0, 0.0) if session is None else (session.spent_tokens, self.spent_ms(session, now_ms))
         return SessionBudgets(
             tokens_remaining=None if tokens is None else max(0, tokens - spent),
@@ -255,13 +255,13 @@ class Book:
 
     def _left(self, session: Session | None) -> int | None:
         """Tokens that no turn has used and that none has set aside; None where there is no budget."""
-        budget = self._settings.token_budget
+        budget = self.settings.token_budget
         if budget is None or session is None:
             return budget
         return budget - session.spent_tokens - session.reserved
 
     def _tokens_refusal(self, ask: Ask, session: Session | None, ttl_ms: int, turn_ms: float) -> Refusal | None:
-        left, budget = self._left(session), self._settings.token_budget
+        left, budget = self._left(session), self.settings.token_budget
         if left is None or budget is None:
             return None
         need, _ = _need(ask, left)
@@ -290,7 +290,7 @@ class Book:
     def _no_room(self, turn_ms: float) -> Refusal:
         return Refusal(
             code=ErrorCode.ADMISSION_REJECT,
-            message=f"all of {self._settings.max_sessions} sessions have turns that are not over",
+            message=f"all of {self.settings.max_sessions} sessions have turns that are not over",
             hint="try again later, or raise sessions.max_sessions",
             field="session_id",
             retry_after_ms=max(1, round(turn_ms)),

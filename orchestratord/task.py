@@ -148,6 +148,11 @@ class Task:
         self.interrupted = False
         """The daemon ended while it ran."""
 
+    @property
+    def known_by(self) -> dict[str, object]:
+        """What a log line about it carries, so that it is found."""
+        return {"task_id": self.id, "correlation_id": self.admission.caller.correlation_id}
+
     @classmethod
     def restored(
         cls, admission: Admission, state: TaskState, log: StreamLog, story: Story, keeps: Keeps | None = None
@@ -354,7 +359,7 @@ class Task:
             first_token_ms=self.since_admission(self.first_text_ms),
             decode_time_ms=end.decode_time_ms if end else None,
             tokens_in=end.tokens_in if end else None,
-            tokens_out=end.tokens_out if end else None,
+            tokens_out=end.tokens_out if end else self.log.tokens if self.state is TaskState.RUNNING else None,
             finish_reason=end.finish_reason if end else None,
             stream_sha256=end.stream_sha256 if end else None,
             error_code=self._error.code if self._error else None,

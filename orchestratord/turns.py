@@ -103,6 +103,11 @@ class Turns:
         self.floor: Floor | None = None
         """Set before the first task comes."""
 
+    def reconfigure(self, settings: Sessions) -> None:
+        """Sessions have other bounds from now on, those that live too."""
+        self._settings = settings
+        self._book.settings = settings
+
     # --- at the entrance ----------------------------------------------------------------------------------------------
 
     def counts(self, request: TaskRequest) -> bool:
@@ -359,9 +364,10 @@ class Turns:
             async with asyncio.timeout(ERASING_S):
                 await adapter.erase(taken.index)
         except (EngineError, TimeoutError) as error:
-            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, str(error) or "it did not answer")
+            why = str(error) or "it did not answer"
+            log.warning("pool %s did not erase slot %d: %s", entry.id, taken.index, why, extra={"pool_id": entry.id})
         except Exception:  # as with a generation: a mistake of ours about one slot must not end all the others
-            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id)
+            log.exception("slot %d of pool %s could not be erased", taken.index, entry.id, extra={"pool_id": entry.id})
         finally:
             self._slots.give_back(taken)
             give_back()

@@ -54,5 +54,5 @@ async def _usage(entry: PoolEntry) -> float | None:
     except (EngineError, TimeoutError):
         return None
     except Exception:  # a mistake of ours about one pool must not cost the whole page
-        log.exception("pool %s could not be asked how full its cache is", entry.id)
+        log.exception("pool %s could not be asked how full its cache is", entry.id, extra={"pool_id": entry.id})
         return None

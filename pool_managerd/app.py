@@ -23,10 +23,11 @@ from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Pool, Profile
 from contracts.pools import Cause, PoolState
+from daemon_core.deadline import in_time
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.paths import make_private_dir
-from daemon_core.reload import follow_reloads
+from daemon_core.reload import Reloadable, follow_reloads
 from daemon_core.version import version
 from engine_provisioner.gpu_sharing import shared_gpus
 from model_provisioner import events
@@ -63,15 +64,21 @@ from pool_managerd.room import Room
 from pool_managerd.rpc_methods import NAME, PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
+from pool_managerd.status_line import status_line
 from pool_managerd.stock import Stock, StockWatch
-from pool_managerd.supervisor import SupervisedPool, Supervisor
+from pool_managerd.supervisor import KILL_S, SupervisedPool, Supervisor
 from pool_managerd.taking_over import TakingOver
 from pool_managerd.vram_memory import VramMemory
+from pool_managerd.wall_clock import WallClock
 from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 
 _log = logging.getLogger(__name__)
 
 LOCK = "pool-managerd.lock"
+RELOADABLE = Reloadable(
+    elsewhere=frozenset({"server", "auth", "limits", "sessions", "artifacts", "store", "pools.queue"})
+)
+"""What of a changed configuration is not ours."""
 ORCHESTRATOR = "orchestratord"
 DRAIN_S = 15.0
 """How long work may go on at a stop while somebody follows the pools, who says when there is none. With the longest
@@ -121,7 +128,7 @@ async def run(context: DaemonContext, parts: Parts) -> None:
         await parts.server.start()
         _log.info("listening on %s, profile %s", paths.socket, context.config.profile)
         unsubscribe = parts.hub.subscribe(_status_of(context, parts.hub))
-        context.notifier.ready(_ready_line(parts.hub))
+        context.notifier.ready(_line(context, parts.hub))
         try:
             await _until_stopped(context, parts)
         finally:
@@ -132,17 +139,21 @@ async def run(context: DaemonContext, parts: Parts) -> None:
 async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
-        reloading = group.create_task(follow_reloads(context, NAME), name="reload")
-        beside = [group.create_task(work()) for work in parts.beside]
+        reloading = group.create_task(follow_reloads(context, NAME, RELOADABLE), name="reload")
+        beside = [group.create_task(work(), name=work.__qualname__) for work in parts.beside]
+        for each in (running, *beside):
+            context.heartbeats.guard(each)
+        context.heartbeats.ask("the socket's server", parts.server.ping)
         await context.stopping.wait()
         parts.server.stop_accepting()
-        longest_ms = max(pool.timeouts.stop_ms for pool in context.config.pools)
-        patience_s = longest_ms / 1000 + KILL_WAIT_S
+        longest_s = max(pool.timeouts.stop_ms for pool in context.config.pools) / 1000 + KILL_WAIT_S
+        drain_s = DRAIN_S if parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set() else 0.0
+        context.notifier.extend(drain_s + longest_s + KILL_S)
         if context.returning.is_set():
-            ended = await parts.supervisor.step_aside(patience_s)
+            ending = parts.supervisor.step_aside(longest_s)
         else:
-            ended = await parts.supervisor.stop(patience_s, DRAIN_S if parts.server.followed_by(ORCHESTRATOR) else 0.0)
-        if not ended:
+            ending = parts.supervisor.stop(longest_s, drain_s)
+        if not await in_time(ending, context.hurry):
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
@@ -161,7 +172,8 @@ def assemble(
 ) -> Parts:
     """Put the parts together; needs a running loop, starts nothing. Without ``stock`` no ``catalog.*`` is answered."""
     config, paths = context.config, context.paths
-    wall_offset_ms = _unix_ms() - round(asyncio.get_running_loop().time() * 1000)
+    loop = asyncio.get_running_loop()
+    wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
     boot_id = proc.boot_id()
     before = restarts_before(files, boot_id)
@@ -169,10 +181,10 @@ def assemble(
         pool.id: Life(rules=pool.restart, model_ref=pool.model, restarts=before.get(pool.id, 0))
         for pool in config.pools
     }
-    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_offset_ms) for pool in config.pools)
+    hub = Hub(snapshot(pool, lives[pool.id], wall_offset_ms=wall_clock.offset_ms) for pool in config.pools)
     containers = containers or MachineContainers(context.environ, context.redactor)
     taking_over = TakingOver()
-    watch = GpuWatch(gpus, asyncio.get_running_loop()) if config.profile is Profile.HOME else None
+    watch = GpuWatch(gpus, loop) if config.profile is Profile.HOME else None
     condemned, retired = Condemned(), Retired()
     host = Host(
         profile=config.profile,
@@ -191,14 +203,13 @@ def assemble(
         redactor=context.redactor,
         environ=context.environ,
         boot_id=boot_id,
-        wall_offset_ms=wall_offset_ms,
+        wall_clock=wall_clock,
     )
     sources = {pool.id: engines(pool) for pool in config.pools}
-    loop = asyncio.get_running_loop()
     feed = LogFeed(loop.time, loop.call_later)
     pools = {}
     for pool in config.pools:
-        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed)
+        log = EngineLog(paths.logs / f"{pool.id}.log", pool.id, context.redactor, feed=feed, engine=pool.engine)
         effects = EngineEffects(pool=pool, engines=sources[pool.id], log=log, host=host)
         pools[pool.id] = SupervisedPool(owner=Owner(pool.id, lives[pool.id], effects), effects=effects)
     supervisor = Supervisor(
@@ -210,6 +221,7 @@ def assemble(
         condemned=condemned,
         taking_over=taking_over,
         boot_id=boot_id,
+        heartbeats=context.heartbeats,
     )
     catalog, beside = (None, ()) if stock is None else _catalog_of(stock, context, hub, retired, supervisor)
     methods = PoolMethods(
@@ -318,18 +330,17 @@ def _unix_ms() -> int:
 # --- what systemd and the operator see --------------------------------------------------------------------------------
 
 
-def _ready_line(hub: Hub) -> str:
-    pools = hub.pools().pools
-    return f"{sum(pool.ready for pool in pools)}/{len(pools)} pools ready"
+def _line(context: DaemonContext, hub: Hub) -> str:
+    return status_line(hub.pools().pools, stopping=context.stopping.is_set())
 
 
 def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:
     """Keeps the unit's status line true, saying nothing twice."""
-    said = _ready_line(hub)
+    said = _line(context, hub)
 
     def tell(_frame: bytes) -> None:
         nonlocal said
-        line = _ready_line(hub)
+        line = _line(context, hub)
         if line != said:
             said = line
             context.notifier.status(line)

@@ -64,6 +64,7 @@ class Attempt:
         self._engines = engines
         self._log = log
         self._host = host
+        self._known_by = {"pool_id": pool.id, "engine": str(pool.engine)}
         self._loop = asyncio.get_running_loop()
         self._engine: PreparedEngine | None = None
         self._model: ResolvedModel | None = None
@@ -260,7 +261,7 @@ class Attempt:
             try:
                 await self._running.end(0)
             except StepError as error:
-                _log.error("%s: %s", self._pool.id, error.message, extra={"pool_id": self._pool.id})
+                _log.error("pool %s: %s", self._pool.id, error.message, extra=self._known_by)
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
@@ -390,7 +391,8 @@ class Attempt:
             self._host.files.write(handle)
         except OSError as error:
             text = f"cannot write the engine's handle: {error.strerror or error}"
-            raise StepError(Cause.INTERNAL, text, "llama-orch doctor says more") from error
+            hint = f"make room on the disk, and see that this user owns {self._host.files.folder}"
+            raise StepError(Cause.INTERNAL, text, hint) from error
 
     def _external(self, url: str) -> Endpoint:
         external = self._pool.provisioning.external
@@ -434,10 +436,10 @@ class Attempt:
             self._warn("cannot remove a run-time file: %s", error)
 
     def _step(self, name: str) -> None:
-        _log.debug("%s: step %s", self.instance, name, extra={"pool_id": self._pool.id})
+        _log.debug("pool %s: step %s", self.instance, name, extra=self._known_by)
 
     def _progress(self, line: str) -> None:
-        _log.info("%s: %s", self._pool.id, line, extra={"pool_id": self._pool.id})
+        _log.info("pool %s: %s", self._pool.id, line, extra=self._known_by)
 
     def _warn(self, text: str, error: OSError) -> None:
-        _log.warning(f"{self._pool.id}: {text}", error, extra={"pool_id": self._pool.id})
+        _log.warning(f"pool {self._pool.id}: {text}", error, extra=self._known_by)

@@ -122,7 +122,10 @@ class CatalogJobs:
             now = asyncio.get_running_loop().time()
             if now - last >= SHOW_S:
                 last = now
-                _log.info("%s %s: %s", running.job.kind, running.job.model_id, running.job.message)
+                text = "%s model %s: %s"
+                _log.info(
+                    text, running.job.kind, running.job.model_id, running.job.message, extra=_known_by(running.job)
+                )
                 self._show(running.job)
 
         try:
@@ -132,7 +135,8 @@ class CatalogJobs:
         except StepError as error:
             self._fail(running, str(error.cause), error.message, error.hint)
         except Exception as error:  # noqa: BLE001 - a defect in one job must not end the pools
-            _log.exception("a job met a defect")
+            text = "%s model %s: a defect"
+            _log.exception(text, running.job.kind, running.job.model_id, extra=_known_by(running.job))
             self._fail(running, "internal", f"a defect: {error!r}", "please report it, with the log")
         else:
             self._end(
@@ -159,7 +163,8 @@ class CatalogJobs:
         bad = job.state is JobState.FAILED or job.result is VerifyResult.FAILED
         level = logging.ERROR if bad else logging.INFO
         hint = f" ({job.hint})" if job.hint else ""
-        _log.log(level, "%s %s: %s: %s%s", job.kind, job.model_id, job.result or job.state, job.message, hint)
+        text, came_to = "%s model %s: %s: %s%s", job.result or job.state
+        _log.log(level, text, job.kind, job.model_id, came_to, job.message, hint, extra=_known_by(job))
         running.over.set()
 
     def _change(self, running: _Running, job: CatalogJob) -> None:
@@ -168,3 +173,8 @@ class CatalogJobs:
 
     def _text(self, text: str) -> str:
         return self._redact(text)[:MAX_MESSAGE]
+
+
+def _known_by(job: CatalogJob) -> dict[str, object]:
+    """What a log line about it carries, so that it is found."""
+    return {"job": str(job.kind), "model_id": job.model_id}

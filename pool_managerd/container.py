@@ -155,7 +155,7 @@ class EngineContainer:
         except ContainerError as error:
             if error.cause is RuntimeCause.CONTAINER_GONE:
                 return ContainerState(running=False)
-            _log.warning("%s: %s", self.handle.name, error.message)
+            _log.warning("the container %s: %s", self.handle.name, error.message, extra={"pool_id": self._log.pool_id})
             return None
 
     async def _read(self) -> None:
@@ -164,7 +164,8 @@ class EngineContainer:
                 async for line in lines:
                     self._log.feed(f"{line}\n".encode())
         except ContainerError as error:
-            _log.warning("%s: its output cannot be read: %s", self.handle.name, error.message)
+            text = "the output of the container %s cannot be read: %s"
+            _log.warning(text, self.handle.name, error.message, extra={"pool_id": self._log.pool_id})
 
 
 def step_error(error: ContainerError) -> StepError:

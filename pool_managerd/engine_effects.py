@@ -191,7 +191,7 @@ class EngineEffects:
         """Show the pool as it is now; what the next manager needs to show the same is on disk before that."""
         if life.state is PoolState.READY:
             self._serving.serves(life.restarts)
-        offset, redact = self._host.wall_offset_ms, self._host.redactor.text
+        offset, redact = self._host.wall_clock.offset_ms, self._host.redactor.text
         gpus = self._serving.gpus
         seen = snapshot(self._pool, life, wall_offset_ms=offset, gpus=gpus, use=self._use, redact=redact)
         seen = self._host.retired.show(seen)

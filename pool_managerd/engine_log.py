@@ -1,7 +1,8 @@
 """Keeps what an engine prints: a bounded file per pool, the daemon's own log, and the last lines for error messages.
 
-Decides how much is kept. Every line is redacted before it goes anywhere, and carries the correlation ids of the jobs
-that the engine works for. Never fails its caller: a full disk costs log lines, not the engine.
+Decides how much is kept. Every line is redacted before it goes anywhere, carries the correlation ids of the jobs that
+the engine works for, and has in the daemon's log the level that it shows. Never fails its caller: a full disk costs log
+lines, not the engine.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import logging
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from daemon_core.journal_entry import ENGINE_SOURCE
+from pool_managerd.engine_levels import level_of
 from pool_managerd.engine_marks import Mark, marks_in
 from pool_managerd.log_feed import LogFeed, marked
 
@@ -52,9 +56,11 @@ class EngineLog:
         max_bytes: int = MAX_FILE_BYTES,
         *,
         feed: LogFeed | None = None,
+        engine: str | None = None,
     ) -> None:
         self._file = _File(path, pool_id, max_bytes)
         self._pool_id = pool_id
+        self._known_by = {"pool_id": pool_id, "source": ENGINE_SOURCE} | ({} if engine is None else {"engine": engine})
         self._redactor = redactor
         self._feed = feed
         self._pending = b""
@@ -67,8 +73,13 @@ class EngineLog:
     def another(self) -> EngineLog:
         """For an engine that runs beside this one: the same file, but last lines of its own."""
         log = EngineLog(self._file.path, self._pool_id, self._redactor, feed=self._feed)
-        log._file = self._file
+        log._file, log._known_by = self._file, self._known_by
         return log
+
+    @property
+    def pool_id(self) -> str:
+        """Whose lines they are."""
+        return self._pool_id
 
     @property
     def path(self) -> Path:
@@ -133,12 +144,12 @@ class EngineLog:
             self._feed.later(self._release)
 
     def _write(self, line: str) -> None:
-        extra: dict[str, object] = {"pool_id": self._pool_id}
+        extra: dict[str, object] = {**self._known_by}
         jobs = () if self._feed is None else self._feed.jobs(self._pool_id)
         if jobs:
             extra["correlation_ids"] = jobs
         self._file.write(marked(line, jobs))
-        _log.info("%s", line, extra=extra)
+        _log.log(level_of(line), "%s", line, extra=extra)
         if self._feed is not None:
             self._feed.said(self._pool_id, line)
 
@@ -190,12 +201,12 @@ class _File:
 
     def close(self) -> None:
         """Nothing is written for now."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a line that did not fit on the disk, which has been said
+                file.close()
 
     def _rotate(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
         self.path.replace(self.path.with_name(f"{self.path.name}.1"))
         self._file = self.path.open("ab")

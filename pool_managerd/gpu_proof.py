@@ -85,7 +85,7 @@ async def vram_back(pool_id: str, pids: frozenset[int], host: Host) -> None:
     while held := await _held_by(pids, host):
         if loop.time() >= give_up:
             names = ", ".join(map(str, sorted(held)))
-            text = "%s: NVML still shows ended processes with VRAM: pid %s"
+            text = "pool %s: NVML still shows ended processes with VRAM: pid %s"
             _log.warning(text, pool_id, names, extra={"pool_id": pool_id})
             return
         await asyncio.sleep(_LOOK_S)

@@ -14,7 +14,7 @@ import msgspec
 from catalog_core.atomic import remove_leftovers, write_atomic
 from contracts.base import Message
 from contracts.engines import Handoff
-from pool_managerd.reconcile import SIDES, Handle, instance_of
+from pool_managerd.reconcile import SIDES, Handle, instance_of, pool_of
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,11 @@ class HandleFiles:
         self._handles = handles
         self._runtime = runtime
         self._engines = engines
+
+    @property
+    def folder(self) -> Path:
+        """Where the handles are."""
+        return self._handles
 
     def marker(self, instance: str) -> str:
         """The path of an instance's handle file: what its engine carries in its environment, or as a label."""
@@ -78,7 +83,8 @@ class HandleFiles:
         try:
             handle = msgspec.json.decode(path.read_bytes(), type=Handle)
         except (OSError, msgspec.DecodeError) as error:
-            _log.warning("the handle file %s is of no use: %s", path, error)
+            extra = {"pool_id": pool_of(path.name.removesuffix(".json"))}
+            _log.warning("the handle file %s is of no use: %s", path, error, extra=extra)
             return None
         return handle if handle.instance == path.name.removesuffix(".json") else None
 

@@ -23,6 +23,7 @@ from pool_managerd.probe import Prober
 from pool_managerd.retired import Retired
 from pool_managerd.room import Room
 from pool_managerd.taking_over import TakingOver
+from pool_managerd.wall_clock import WallClock
 
 Progress = Callable[[str], None]
 
@@ -68,5 +69,4 @@ class Host:
     boot_id: str
     retired: Retired = field(default_factory=Retired)
     taking_over: TakingOver = field(default_factory=TakingOver)
-    wall_offset_ms: int
-    """Unix milliseconds minus the loop's: what turns one into the other for people."""
+    wall_clock: WallClock

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, assert_never
 
 from contracts.base import Message
@@ -24,6 +26,22 @@ _log = logging.getLogger(__name__)
 _SUCCESSOR = "prepare_successor"
 STOP_AGAIN_MS = 2_000
 """The pause before another try to end processes that the kernel does not let go."""
+_WORDS = MappingProxyType(
+    {
+        PoolState.STOPPED: "stopped",
+        PoolState.STAGING_MODEL: "getting its model",
+        PoolState.ENSURING_ENGINE: "getting its engine",
+        PoolState.STARTING: "starting its engine",
+        PoolState.PROBING: "trying its engine",
+        PoolState.READY: "ready",
+        PoolState.DRAINING: "draining",
+        PoolState.RELOADING: "changing its model",
+        PoolState.FAILED: "failed",
+        PoolState.BACKOFF: "waiting for its next try",
+        PoolState.BROKEN: "given up",
+        PoolState.QUARANTINED: "in quarantine",
+    }
+)
 
 
 class Effects(Protocol):
@@ -90,6 +108,13 @@ class Successor(Message, frozen=True, kw_only=True):
     endpoint: Endpoint
 
 
+@dataclass(frozen=True)
+class Ping:
+    """No event: only whether the inbox is still emptied."""
+
+    answer: Callable[[], None]
+
+
 class Owner:
     """The owner task of one pool."""
 
@@ -97,7 +122,7 @@ class Owner:
         self._pool_id = pool_id
         self._life = life
         self._effects = effects
-        self._inbox: asyncio.Queue[l.Event] = asyncio.Queue()
+        self._inbox: asyncio.Queue[l.Event | Ping] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[asyncio.Task[None]] = set()
         self._retiring: asyncio.Task[None] | None = None
@@ -109,6 +134,10 @@ class Owner:
     def post(self, event: l.Event) -> None:
         """Put an event into the inbox."""
         self._inbox.put_nowait(event)
+
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Have ``answer`` called when the owner has taken all that came before: it lives."""
+        self._inbox.put_nowait(Ping(answer))
 
     def refresh(self) -> None:
         """Publish again: something that a snapshot shows beside the state has changed."""
@@ -122,7 +151,11 @@ class Owner:
         """Take events for ever. Cancel it to end it; an engine that runs then is not ended."""
         async with asyncio.TaskGroup() as group:
             while True:
-                self._take(await self._inbox.get(), group)
+                message = await self._inbox.get()
+                if isinstance(message, Ping):
+                    message.answer()
+                else:
+                    self._take(message, group)
 
     def _take(self, event: l.Event, group: asyncio.TaskGroup) -> None:
         try:
@@ -328,8 +361,9 @@ class Owner:
         if after.state in {PoolState.FAILED, PoolState.QUARANTINED} and after.error is not None:
             error, after_state = after.error, str(after.state)
             hint = f" (hint: {error.hint})" if error.hint else ""
-            text = "%s -> %s: %s: %s%s"
-            self._say(logging.WARNING, text, before.state, after_state, error.cause, error.message, hint)
+            text = f"{_WORDS[after.state]} (%s -> %s): %s: %s%s"
+            more = {"state": after_state, "cause": str(error.cause)}
+            self._say(logging.WARNING, text, before.state, after_state, error.cause, error.message, hint, more=more)
             return
         wait = ""
         if after.state is PoolState.BACKOFF and after.due is not None:
@@ -337,10 +371,19 @@ class Owner:
             wait = f": failure {after.failures} of {of}, again in {after.due - self._effects.now()} ms"
         if after.state is PoolState.BROKEN:
             wait = f": {after.failures} failures in a row, not tried again until it is restarted or reloaded"
-        self._say(logging.INFO, "%s -> %s%s", before.state, after.state, wait)
+        text, more = f"{_WORDS[after.state]} (%s -> %s)%s", {"state": str(after.state)}
+        self._say(logging.INFO, text, before.state, after.state, wait, more=more)
 
-    def _say(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> None:
-        _log.log(level, f"{self._pool_id}: {text}", *args, extra={"pool_id": self._pool_id}, exc_info=exc_info)
+    def _say(
+        self,
+        level: int,
+        text: str,
+        *args: object,
+        exc_info: BaseException | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        extra = {"pool_id": self._pool_id, **more}
+        _log.log(level, f"pool {self._pool_id}: {text}", *args, extra=extra, exc_info=exc_info)
 
 
 def _defect(run: int, what: str, error: Exception) -> l.StepFailed:

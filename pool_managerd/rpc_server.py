@@ -80,6 +80,11 @@ class RpcServer:
             hint = "set paths.runtime to a directory of yours with a short name"
             raise StartupError(f"cannot listen on {self._path}: {error.strerror or error}", hint) from error
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Call ``answer`` where new connections are taken."""
+        if self._server is not None and self._server.is_serving():
+            answer()
+
     def followed_by(self, name: str) -> bool:
         """Whether a peer of this name has subscribed."""
         return any(connection.follows_as(name) for connection in self._connections.values())

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon_core.heartbeat import Heartbeats
 from pool_managerd import proc, process
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
@@ -57,7 +58,9 @@ class Supervisor:
         condemned: Condemned,
         taking_over: TakingOver,
         boot_id: str,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
+        self._heartbeats = heartbeats or Heartbeats()
         self._pools = pools
         self._files = files
         self._containers = containers
@@ -88,7 +91,8 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
-                    group.create_task(pool.owner.run(), name=f"{pool_id}: owner")
+                    self._heartbeats.guard(group.create_task(pool.owner.run(), name=f"{pool_id}: owner"))
+                    self._heartbeats.ask(f"the owner of pool {pool_id}", pool.owner.ping)
                 for leftover in found.end:
                     group.create_task(self._end(leftover), name=f"{leftover.instance}: leftover")
                 for handle in found.remove:
@@ -215,7 +219,7 @@ class Supervisor:
         """When a GPU cannot be trusted any more, every pool that uses it is told."""
         self._condemned.happened(event)
         level = logging.ERROR if event.fatal else logging.WARNING
-        _log.log(level, "%s (%s)", event.message, event.hint)
+        _log.log(level, "%s (%s)", event.message, event.hint, extra={"gpu": event.uuid, "cause": event.cause})
         for pool in self._pools.values():
             if event.fatal and event.uuid in pool.effects.mask:
                 pool.owner.post(DevicesFailed(cause=event.cause, message=event.message, hint=event.hint))
@@ -226,4 +230,4 @@ def _pids(leftover: Leftover) -> str:
 
 
 def _say(instance: str, level: int, text: str, *args: object) -> None:
-    _log.log(level, f"{instance}: {text}", *args, extra={"pool_id": pool_of(instance)})
+    _log.log(level, f"pool {instance}: {text}", *args, extra={"pool_id": pool_of(instance)})

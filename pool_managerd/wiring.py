@@ -89,7 +89,7 @@ class ProvisionedEngines:
         try:
             write_atomic(self._kept / f"{pool.id}.json", msgspec.json.format(shown, indent=1) + b"\n")
         except OSError as error:
-            _log.warning("cannot write what was prepared: %s", error, extra={"pool_id": pool.id})
+            _log.warning("pool %s: cannot write what was prepared: %s", pool.id, error, extra={"pool_id": pool.id})
 
     def _provider(self, pool: Pool) -> EngineProvider:
         return provider_for(pool, self._profile, self._host)

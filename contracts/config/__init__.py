@@ -20,6 +20,7 @@ from contracts.config.document import (
     Server,
     Sessions,
     Store,
+    Tls,
 )
 from contracts.config.pools import (
     Binary,
@@ -83,6 +84,7 @@ __all__ = [
     "SourceBuild",
     "Store",
     "Timeouts",
+    "Tls",
     "Verdict",
     "is_loopback",
     "problems",

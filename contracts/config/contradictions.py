@@ -19,7 +19,8 @@ from contracts.sampler_profiles import PROFILES
 
 def problems(config: Config) -> list[Problem]:
     """Every contradiction in a configuration whose fields are well typed; empty when it can be used."""
-    found = [*_server_problems(config), *_outbound_problems(config.policy.outbound)]
+    found = [*_server_problems(config), *_origin_problems(config.server.cors_origins)]
+    found += [*_outbound_problems(config.policy.outbound)]
     found += [*_duplicate_ids(config.pools), *_overlaps(config.pools)]
     for number, pool in enumerate(config.pools):
         found += _pool_problems(config, pool, f"pools[{number}]")
@@ -44,6 +45,20 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?")
+"""As browsers send it: lower case, no path, no default port needed."""
+
+
+def _origin_problems(origins: tuple[str, ...]) -> list[Problem]:
+    """The origins that no browser ever sends: they would allow nobody."""
+    hint = 'scheme, host and port as the address bar shows them, such as "https://chat.lan" or "http://10.0.0.5:3000"'
+    return [
+        Problem(path=f"server.cors_origins[{number}]", message=f"{origin!r} is no origin of a web page", hint=hint)
+        for number, origin in enumerate(origins)
+        if not ORIGIN.fullmatch(origin)
+    ]
 
 
 def _server_problems(config: Config) -> list[Problem]:

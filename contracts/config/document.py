@@ -14,12 +14,38 @@ from contracts.config.pools import Pool
 from contracts.config.values import END, Durability, Millis, Profile, Verdict
 
 
+class Tls(Strict, frozen=True, kw_only=True):
+    """The certificate of the HTTP listener: PEM files, read again on SIGHUP.
+
+    ``~`` is expanded; a relative path counts from the directory of the configuration.
+    """
+
+    cert_file: Annotated[str, Meta(min_length=1, description="the certificate, and behind it those of its authorities")]
+    key_file: Annotated[str, Meta(min_length=1, description="its key, without a passphrase; mode 0600")]
+
+
 class Server(Strict, frozen=True, kw_only=True):
     """The HTTP listener of orchestratord, and the limits it puts on its clients."""
 
     bind: Annotated[str, Meta(description="host:port; [host]:port for IPv6")] = "127.0.0.1:8080"
+    tls: Tls | None = None
+    """With it the listener speaks HTTPS alone, TLS 1.2 or newer."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use the API from a browser, such as ``https://chat.lan``; none by default."""
+    max_connections: Annotated[int, Meta(ge=1)] = 4_096
+    max_connections_per_client: Annotated[int, Meta(ge=1)] = 1_024
+    """Of one address; of IPv6 one /64. Behind a trusted proxy its connections are not counted so."""
+    max_headers: Annotated[int, Meta(ge=8, le=1_000)] = 100
+    max_header_bytes: Annotated[int, Meta(ge=1_024, le=1 << 20)] = 16_384
+    """Request line and headers together."""
+    header_timeout_ms: Millis = 10_000
+    """A client that has not sent request line and headers within this time is cut off; a TLS handshake likewise."""
+    body_timeout_ms: Millis = 30_000
+    """A client whose request body does not come on within this time is cut off."""
+    keep_alive_ms: Millis = 180_000
+    """How long a connection may be idle between two requests. Longer than a proxy keeps its own ones."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
-    max_streams_per_client: Annotated[int, Meta(ge=1)] = 256
+    max_streams_per_client: Annotated[int, Meta(ge=1)] = 768
     disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
     """How long an interactive task lives on after its last listener left."""
     ping_interval_ms: Millis = 15_000
@@ -27,6 +53,8 @@ class Server(Strict, frozen=True, kw_only=True):
     """A reader that does not take what was written for it within this time is cut off; it may come back."""
     keep_finished: Annotated[int, Meta(ge=1)] = 1_000
     """How many finished tasks, with their streams, can still be read."""
+    drain_ms: Annotated[int, Meta(ge=0, le=600_000)] = 20_000
+    """At a stop or a restart running tasks have so long to end by themselves."""
 
 
 class Auth(Strict, frozen=True, kw_only=True):
@@ -35,6 +63,8 @@ class Auth(Strict, frozen=True, kw_only=True):
     token_file: str | None = None
     optional: bool = False
     trust_proxy: bool = False
+    failures_per_minute: Annotated[int, Meta(ge=1)] = 10
+    """So many wrong tokens of one address are looked at in a minute; what comes beyond them waits."""
 
 
 class Outbound(Strict, frozen=True, kw_only=True):

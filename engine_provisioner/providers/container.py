@@ -233,7 +233,8 @@ class ContainerProvider:
             choice = await self._choose(self._host.environ, Redactor().text)
         except ContainerError as error:
             raise provision_error(error, Cause.CONTAINER_RUNTIME) from error
-        _log.info("pool %s runs in %s: %s", pool.id, choice.runtime.name, choice.reason)
+        extra = {"pool_id": pool.id, "runtime": choice.runtime.name}
+        _log.info("pool %s runs in %s: %s", pool.id, choice.runtime.name, choice.reason, extra=extra)
         progress(f"{choice.runtime.name}: {choice.reason}")
         if findings := user_findings(pool, choice.runtime.name, os.geteuid()):
             raise error_of(Cause.CONTAINER_RUNTIME, findings)

@@ -110,7 +110,7 @@ class PackageSource:
         command = install_hint(package.name, self._host.distribution())
         by_hand = f"run it yourself, llama-orch takes no other rights: {command}"
         line = " ".join(argv)
-        _log.info("installing a package: %s (allowed by %s)", line, POLICY_LINE)
+        _log.info("installing a package: %s (allowed by %s)", line, POLICY_LINE, extra={"package": package.name})
         progress(f"running {line}")
         try:
             running = self._host.run(argv, timeout_s=INSTALL_S, env={"LC_ALL": "C"})

@@ -12,9 +12,12 @@ from daemon_core.redaction import Redactor
 from orchestratord.archive import Archive
 from orchestratord.auth import Authenticator
 from orchestratord.catalog import CatalogView
+from orchestratord.failures import Failures
 from orchestratord.http.artifacts import ArtifactRoutes
 from orchestratord.http.catalog import CatalogRoutes
 from orchestratord.http.control import ControlRoutes
+from orchestratord.http.cors import Cors
+from orchestratord.http.door import Door
 from orchestratord.http.edge import make_edge, stamp
 from orchestratord.http.receipts import ReceiptRoutes
 from orchestratord.http.sessions import SessionRoutes
@@ -41,16 +44,18 @@ def make_http_app(
     redactor: Redactor,
 ) -> web.Application:
     """Everything that is served over HTTP."""
-    app = web.Application(
-        middlewares=[make_edge(authenticator, redactor)], client_max_size=config.server.max_body_bytes
-    )
+    cors = Cors(config.server.cors_origins)
+    edge = make_edge(Door(authenticator, Failures(config.auth.failures_per_minute), cors), cors, redactor)
+    app = web.Application(middlewares=[edge], client_max_size=config.server.max_body_bytes)
     app.on_response_prepare.append(stamp)
+    if cors.origins:
+        app.on_response_prepare.append(cors.stamp)
     streams = Streams(orchestrator, config.server)
     app.add_routes(TaskRoutes(orchestrator, streams, redactor).table())
     sessions = SessionRoutes(orchestrator.turns)
     app.on_response_prepare.append(sessions.tell_budgets)
     app.add_routes(sessions.table())
-    app.add_routes(ControlRoutes(config, pools, orchestrator, link, metrics, catalog=catalog).table())
+    app.add_routes(ControlRoutes(pools, orchestrator, link, metrics, catalog=catalog).table())
     app.add_routes(CatalogRoutes(catalog, link).table())
     app.add_routes(ArtifactRoutes(archive, ledger).table())
     app.add_routes(ReceiptRoutes(ledger).table())

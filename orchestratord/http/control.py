@@ -12,7 +12,6 @@ from aiohttp import web
 
 from contracts import rpc
 from contracts.base import nearest
-from contracts.config import Config
 from contracts.errors import ErrorCode
 from contracts.pools import (
     API_VERSION,
@@ -49,7 +48,6 @@ class ControlRoutes:
 
     def __init__(
         self,
-        config: Config,
         pools: PoolDirectory,
         orchestrator: Orchestrator,
         link: PoolLink,
@@ -57,7 +55,6 @@ class ControlRoutes:
         *,
         catalog: CatalogView,
     ) -> None:
-        self._config = config
         self._pools = pools
         self._orchestrator = orchestrator
         self._link = link
@@ -96,10 +93,11 @@ class ControlRoutes:
 
     async def capabilities(self, _request: web.Request) -> web.Response:
         """``GET /v1/capabilities``."""
-        policy, server = self._config.policy, self._config.server
+        config = self._orchestrator.config
+        policy, server = config.policy, config.server
         answer = Capabilities(
             api_version=API_VERSION,
-            profile=self._config.profile,
+            profile=config.profile,
             policies=PolicyInfo(
                 outbound_default=policy.outbound.default,
                 allow_package_installs=policy.allow_package_installs,
@@ -111,11 +109,11 @@ class ControlRoutes:
                 max_body_bytes=server.max_body_bytes,
                 max_streams_per_client=server.max_streams_per_client,
                 keep_finished=server.keep_finished,
-                requests_per_minute=self._config.limits.requests_per_minute,
-                tokens_per_minute=self._config.limits.tokens_per_minute,
+                requests_per_minute=config.limits.requests_per_minute,
+                tokens_per_minute=config.limits.tokens_per_minute,
             ),
-            sessions=msgspec.convert(self._config.sessions, SessionPolicy, from_attributes=True),
-            artifacts=msgspec.convert(self._config.artifacts, ArtifactPolicy, from_attributes=True),
+            sessions=msgspec.convert(config.sessions, SessionPolicy, from_attributes=True),
+            artifacts=msgspec.convert(config.artifacts, ArtifactPolicy, from_attributes=True),
         )
         return json_response(answer)
 
@@ -175,6 +173,7 @@ class ControlRoutes:
                 active=self._orchestrator.runner.active(entry.id),
                 slots=entry.slots,
                 vram_free_bytes=snapshot.vram_free_bytes if snapshot.device_use else None,
+                devices=snapshot.device_use,
             ),
             model_ref=snapshot.model_ref,
             next_model_ref=snapshot.next_model_ref,

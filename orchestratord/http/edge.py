@@ -16,8 +16,10 @@ from aiohttp.typedefs import Handler, Middleware
 from contracts.errors import ErrorCode
 from daemon_core.redaction import Redactor
 from orchestratord.admission import Refusal
-from orchestratord.auth import Authenticator
 from orchestratord.errors import ApiError, api_error
+from orchestratord.http.connection import Connection
+from orchestratord.http.cors import Cors
+from orchestratord.http.door import Door
 from orchestratord.http.errors import from_framework, response_of
 from orchestratord.http.queries import refuse_unknown
 
@@ -40,19 +42,26 @@ def correlation_id_of(request: web.Request, redactor: Redactor) -> str:
 
 async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put the correlation id on every response, streams included."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.begun()
     response.headers[HEADER] = request.get(CORRELATION_ID) or str(uuid4())
     response.headers["Server"] = "llama-orch"
 
 
-def make_edge(authenticator: Authenticator, redactor: Redactor) -> Middleware:
+def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
     """The middleware that every request passes. No refusal repeats a secret that the request holds."""
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if isinstance(request.protocol, Connection):
+            request.protocol.entered(request)
         correlation_id = request[CORRELATION_ID] = correlation_id_of(request, redactor)
         try:
+            asked_before = cors.preflight(request)
+            if asked_before is not None:
+                return asked_before
             if request.path not in OPEN_PATHS:
-                request[IDENTITY] = _authenticate(authenticator, request)
+                request[IDENTITY] = door.identify(request)
                 refuse_unknown(request)
             return await handler(request)
         except ApiError as error:
@@ -89,13 +98,3 @@ def json_response(value: msgspec.Struct, status: int = 200, headers: dict[str, s
     """A struct as a JSON response."""
     body = msgspec.json.encode(value)
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
-
-
-def _authenticate(authenticator: Authenticator, request: web.Request) -> str:
-    # Some proxies add a header of their own behind the client's instead of extending it: all of them count, in order.
-    forwarded = request.headers.getall("X-Forwarded-For", [])
-    forwarded_for = ", ".join(forwarded) if forwarded else None
-    found = authenticator.check(request.headers.get("Authorization"), request.remote, forwarded_for)
-    if isinstance(found, Refusal):
-        raise ApiError(found)
-    return found

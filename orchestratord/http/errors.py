@@ -31,6 +31,18 @@ _FRAMEWORK_CODES = {404: ErrorCode.NOT_FOUND, 413: ErrorCode.PAYLOAD_TOO_LARGE}
 def response_of(refusal: Refusal, correlation_id: str) -> web.Response:
     """Status, headers and body of a refusal."""
     status = STATUS[refusal.code]
+    headers = {}
+    if refusal.retry_after_ms is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_ms / 1000)))
+        headers["X-Backoff-Ms"] = str(refusal.retry_after_ms)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="llama-orch"'
+    body = body_of(refusal, correlation_id)
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def body_of(refusal: Refusal, correlation_id: str) -> bytes:
+    """The body of a refusal."""
     body = ErrorBody(
         code=refusal.code,
         message=refusal.message,
@@ -44,13 +56,7 @@ def response_of(refusal: Refusal, correlation_id: str) -> web.Response:
         error_number=ERROR_NUMBER.get(refusal.code, UNSET),
         field=UNSET if refusal.field is None else refusal.field,
     )
-    headers = {}
-    if refusal.retry_after_ms is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_ms / 1000)))
-        headers["X-Backoff-Ms"] = str(refusal.retry_after_ms)
-    if status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="llama-orch"'
-    return web.Response(status=status, body=_encode(body), content_type="application/json", headers=headers)
+    return _encode(body)
 
 
 def from_framework(error: web.HTTPException, correlation_id: str) -> web.Response:

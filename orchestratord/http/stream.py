@@ -19,6 +19,7 @@ from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
+from orchestratord.http.door import CLIENT
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY
 from orchestratord.http.sse_writer import Patience, SseResponse, SseWriter
 from orchestratord.orchestrator import Orchestrator
@@ -51,7 +52,7 @@ class Streams:
 
         A client that asks for many at once has no more of them: the place is taken before anything is waited for.
         """
-        client = request.remote or ""
+        client = request[CLIENT]
         taken = self._places.setdefault(client, [])
         if len(taken) >= self._limits.max_streams_per_client:
             refusal = self._no_place(taken)
@@ -79,7 +80,7 @@ class Streams:
             with nullcontext() if head_alone else self._orchestrator.reading(task, writer.wake):
                 await asyncio.sleep(0)  # what was just started is on its way to its engine before anything is written
                 if not await writer.write(request, response):
-                    _tell(task, request.remote or "", self._limits.slow_reader_ms)
+                    _tell(task, request[CLIENT], self._limits.slow_reader_ms)
         except ConnectionResetError:
             pass  # the client has gone: there is nobody to answer
         return response
@@ -102,5 +103,5 @@ def _tell(task: Task, client: str, slow_ms: int) -> None:
         task.id,
         client,
         slow_ms,
-        extra={"task_id": task.id, "correlation_id": task.admission.caller.correlation_id},
+        extra=task.known_by,
     )

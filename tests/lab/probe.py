@@ -60,6 +60,8 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "writable_code": lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
     "user_namespace": lambda: call("unshare", CLONE_NEWUSER),
     "setuid_file": lambda: scratch_file().chmod(stat.S_ISUID | stat.S_IRWXU),
+    "chown": lambda: os.chown(scratch_file(), os.getuid(), os.getgid()),  # which changes nothing, and any user may
+    "priority": lambda: os.nice(1),
     "x32_call": lambda: call("syscall", X32_GETPID),
     # What rootless podman does first: a user namespace with many ids, mapped by the setuid program newuidmap.
     "rootless": lambda: subprocess.run(["unshare", "--user", "--map-auto", "--map-root-user", "true"], check=True),
@@ -97,6 +99,7 @@ def facts() -> dict[str, str]:
         "file_mode": oct(stat.S_IMODE(scratch_file().stat().st_mode)),
         "core_limit": str(resource.getrlimit(resource.RLIMIT_CORE)[1]),
         "open_files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip(),
         "runtime_directory": oct(stat.S_IMODE(Path(runtime).stat().st_mode)) if runtime else "none",
     }
 

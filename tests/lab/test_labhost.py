@@ -68,10 +68,11 @@ def test_a_hook_runs_as_root_before_the_script(lab: Lab, tmp_path: Path) -> None
 def test_a_second_machine_is_at_the_other_end_of_a_cable_that_can_be_pulled(lab: Lab) -> None:
     outcome = lab.check(
         r"""
+url=http://10.77.0.1:8000
 tail -n +3 /proc/net/dev | cut -d: -f1 | xargs
 client sh -c 'tail -n +3 /proc/net/dev | cut -d: -f1 | xargs'
 "$PYTHON" -m http.server --bind 10.77.0.1 --directory /usr 8000 2> /dev/null &
-ask() { client curl --silent --max-time 1 --output /dev/null --write-out '%{remote_ip} %{local_ip}\n' http://10.77.0.1:8000; }
+ask() { client curl --silent --max-time 1 --output /dev/null --write-out "%{remote_ip} %{local_ip}\n" "$url"; }
 eventually 10 ask
 ask
 hand cable-out

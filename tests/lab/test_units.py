@@ -26,6 +26,7 @@ SANDBOX = {
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6": {"netlink": "EAFNOSUPPORT"},
     "SystemCallFilter=@system-service": {"ptrace": "SIGSYS"},
     "SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM": {"ptrace": "EPERM"},
+    "SystemCallFilter=~@privileged @resources\nSystemCallErrorNumber=EPERM": {"chown": "EPERM", "priority": "EPERM"},
     "SystemCallArchitectures=native": {"x32_call": "SIGSYS"},
     "MemoryDenyWriteExecute=yes": {"writable_code": "EPERM"},
     "RestrictNamespaces=yes": {"user_namespace": "EPERM"},
@@ -36,10 +37,12 @@ SANDBOX = {
 }
 # What the unit's sandbox leaves to the daemon.
 ALLOWED = ("tcp", "tcp6", "unix_socket", "resolve", "child", "sqlite")
+FORBIDDEN = (
+    *("netlink", "ptrace", "personality", "writable_code", "user_namespace", "setuid_file", "chown", "priority"),
+    "rootless",
+)
 UNRESTRICTED = {
-    **dict.fromkeys(ALLOWED, "allowed"),
-    **dict.fromkeys(("netlink", "ptrace", "personality", "writable_code", "user_namespace", "setuid_file"), "allowed"),
-    "rootless": "allowed",
+    **dict.fromkeys((*ALLOWED, *FORBIDDEN), "allowed"),
     "no_new_privs": "0",
     "file_mode": "0o644",
 }
@@ -117,12 +120,13 @@ def test_orchestratords_sandbox_refuses_all_of_it_and_leaves_what_a_daemon_needs
 ) -> None:
     refused = {name: verdict for changes in SANDBOX.values() for name, verdict in changes.items()}
     expected = refused | dict.fromkeys(ALLOWED, "allowed") | {"runtime_directory": "0o700", "open_files": "16384"}
+    expected["oom_score_adj"] = answers["line-1"]["oom_score_adj"]  # as of any other service
     assert expected == answers["orchestratord"]
 
 
 @pytest.mark.req("OP-01")
 def test_pool_managerds_sandbox_leaves_rootless_containers_possible(answers: dict[str, dict[str, str]]) -> None:
-    private = {"file_mode": "0o600", "core_limit": "0", "runtime_directory": "0o700"}
+    private = {"file_mode": "0o600", "core_limit": "0", "runtime_directory": "0o700", "oom_score_adj": "200"}
     assert (UNRESTRICTED | private).items() <= answers["pool-managerd"].items()
 
 

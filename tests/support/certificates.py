@@ -13,8 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def authority_and_server(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
-    """The file with the authority's certificate, and what a server of this name proves itself with."""
+def authority_and_server(folder: Path, name: str, *, days: int = 1) -> tuple[Path, ssl.SSLContext]:
+    """The file with the authority's certificate, and what a server of this name proves itself with.
+
+    ``server.pem`` holds both, ``cert.pem`` and ``key.pem`` each of them. The server's ends after so many days, of
+    which some may have passed.
+    """
     key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
     authority = (
@@ -27,7 +31,7 @@ def authority_and_server(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]
     )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     server = (
-        _builder(issuer, subject)
+        _builder(issuer, subject, days)
         .public_key(server_key.public_key())
         .add_extension(x509.SubjectAlternativeName([_name(name)]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
@@ -38,20 +42,23 @@ def authority_and_server(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]
     (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
     private = server_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "server.pem").write_bytes(private + server.public_bytes(pem))
+    (folder / "cert.pem").write_bytes(server.public_bytes(pem))
+    (folder / "key.pem").touch(mode=0o600)
+    (folder / "key.pem").write_bytes(private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     return folder / "authority.pem", context
 
 
-def _builder(issuer: x509.Name, subject: x509.Name) -> x509.CertificateBuilder:
+def _builder(issuer: x509.Name, subject: x509.Name, days: int = 1) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .issuer_name(issuer)
         .subject_name(subject)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=10))
+        .not_valid_after(now + dt.timedelta(days=days))
     )
 
 

@@ -126,7 +126,7 @@ class Installation:
         document = {
             "profile": "trial",
             "policy": policy or {},
-            "server": {"bind": f"127.0.0.1:{self.port}", "disconnect_grace_ms": 200},
+            "server": {"bind": f"127.0.0.1:{self.port}", "disconnect_grace_ms": 200, "drain_ms": 0},
             "pools": [
                 {
                     "id": self.pool_id,

@@ -23,18 +23,18 @@ class Terminal:
     def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
         self.process = process
         self.written = ""
-        self._master = master
+        self.master = master
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(master, self._read)
 
     def type(self, text: str) -> None:
         """What a person types."""
-        os.write(self._master, text.encode())
+        os.write(self.master, text.encode())
 
     def resize(self, columns: int, rows: int = 24) -> None:
         """Give the terminal another size; the program is told."""
-        _resize(self._master, columns, rows)
+        _resize(self.master, columns, rows)
 
     async def shows(self, words: str) -> None:
         """Wait until something was written."""
@@ -42,6 +42,11 @@ class Terminal:
             while words not in self.written:
                 self._news.clear()
                 await self._news.wait()
+
+    async def news(self) -> None:
+        """Wait until anything is written."""
+        self._news.clear()
+        await self._news.wait()
 
     async def ended(self) -> int:
         """Wait for the program's end; the answer is its exit status."""
@@ -61,9 +66,9 @@ class Terminal:
 
     def _read(self) -> None:
         try:
-            self.written += os.read(self._master, 65_536).decode(errors="replace")
+            self.written += os.read(self.master, 65_536).decode(errors="replace")
         except OSError:  # the program has closed its side
-            asyncio.get_running_loop().remove_reader(self._master)
+            asyncio.get_running_loop().remove_reader(self.master)
             self._closed.set()
         self._news.set()
 

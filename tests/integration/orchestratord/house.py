@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
@@ -23,10 +22,10 @@ from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.database import Database
 from orchestratord.entrance import Sources
-from orchestratord.http import malformed
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.keeper import Keeper
+from orchestratord.listener import listening
 from orchestratord.manager import LinkedManager
 from orchestratord.metrics import Metrics
 from orchestratord.observer import Observer
@@ -35,6 +34,7 @@ from orchestratord.pool_link import PoolLink
 from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
+from orchestratord.tls import Certificate
 from tests.support.stream_grammar import check
 from tests.unit.orchestratord.frames import Frame, frames_of
 from tests.unit.orchestratord.world import MODEL, config, pool, snapshot
@@ -152,12 +152,15 @@ async def house(
     report: dict[str, Any] | None = None,
     sessions: Sessions | None = None,
     limits: Limits | None = None,
+    certificate: Certificate | None = None,
     **server: Any,  # noqa: ANN401 - any field of the server
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
-    settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
-    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits())
+    settings = config(
+        *(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **({"bind": "127.0.0.1:0"} | server)
+    )
+    settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits(), auth=auth)
     try:
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
         redactor = Redactor((token or "",))
@@ -168,7 +171,7 @@ async def house(
             stopping = asyncio.Event()
             group.create_task(made.orchestrator.run(stopping))
             try:
-                async with _listening(made):
+                async with _listening(made, certificate):
                     if engine_url is not None:
                         made.pools.linked(LinkState.UP)
                         for each in settings.pools:
@@ -184,18 +187,10 @@ async def house(
 
 
 @asynccontextmanager
-async def _listening(made: House) -> AsyncIterator[None]:
-    # As in orchestratord.app: a handler whose client has gone is cancelled.
-    log = malformed.logger()
-    runner = web.AppRunner(made.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=log)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with aiohttp.ClientSession(made.url) as made.client:
-            yield
-    finally:
-        await runner.cleanup()
+async def _listening(made: House, certificate: Certificate | None) -> AsyncIterator[None]:
+    serving = listening(made.app, made.config, certificate=certificate, close_timeout_s=1.0)
+    async with serving as made.url, aiohttp.ClientSession(made.url) as made.client:
+        yield
 
 
 async def read_until(answer: aiohttp.ClientResponse, seen: Callable[[bytes], bool]) -> bytes:

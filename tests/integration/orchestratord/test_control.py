@@ -44,7 +44,7 @@ async def test_capabilities_tell_what_is_there_now(tmp_path: Path) -> None:
         }
         assert told["limits"] == {
             "max_body_bytes": 4 << 20,
-            "max_streams_per_client": 256,
+            "max_streams_per_client": 768,
             "keep_finished": 1000,
             "requests_per_minute": None,
             "tokens_per_minute": None,

@@ -38,7 +38,8 @@ async def hang_up(here: House, body: dict[str, Any], *, rudely: bool, seen: byte
     """Send a task for its stream over a socket of our own, and leave once this much was seen."""
     host, port = here.url.removeprefix("http://").split(":")
     payload = msgspec.json.encode(body)
-    head = f"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nAccept: {EVENT_STREAM}\r\nContent-Length: {len(payload)}\r\n\r\n"
+    head = f"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nAccept: {EVENT_STREAM}\r\n"
+    head += f"Content-Length: {len(payload)}\r\n\r\n"
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)

@@ -64,7 +64,7 @@ async def raw(here: House, request: str) -> AsyncIterator[Raw]:
 
 def asking(task_id: str, *, method: str = "GET", version: str = "1.1", close: bool = True) -> str:
     connection = "Connection: close\r\n" if close else ""
-    return f"{method} /v1/tasks/{task_id}/stream HTTP/{version}\r\nHost: x\r\n{connection}\r\n"
+    return f"{method} /v1/tasks/{task_id}/stream HTTP/{version}\r\nHost: localhost\r\n{connection}\r\n"
 
 
 def begun(body: bytes) -> bytes:
@@ -161,7 +161,7 @@ async def test_a_question_for_the_head_alone_gets_no_body_and_the_next_one_is_an
         task_id = await here.submit()
         async with raw(here, asking(task_id, method="HEAD", close=False)) as client:
             await client.read_until(b"\r\n\r\n")
-            await client.send("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             first, second, body = (await client.read_to_the_end()).split(b"\r\n\r\n")
         await here.cancel(task_id)
     assert b"Content-Type: text/event-stream" in first

@@ -16,7 +16,10 @@ from contracts.receipts import Receipt, ReceiptPage
 from daemon_core.chain import Copy, Verdict, verify
 from daemon_core.redaction import Redactor
 from orchestratord.auth import Authenticator
+from orchestratord.failures import Failures
 from orchestratord.http import receipts as receipts_module
+from orchestratord.http.cors import Cors
+from orchestratord.http.door import Door
 from orchestratord.http.edge import make_edge
 from orchestratord.http.receipts import ReceiptRoutes
 from orchestratord.shelf import Sealed
@@ -32,7 +35,8 @@ pytestmark = [pytest.mark.req("HP-21")]
 
 @asynccontextmanager
 async def serving(ledger: MemoryLedger) -> AsyncIterator[TestClient[web.Request, web.Application]]:
-    app = web.Application(middlewares=[make_edge(Authenticator(None, optional=True, trust_proxy=False), Redactor())])
+    authenticator, cors = Authenticator(None, optional=True, trust_proxy=False), Cors(())
+    app = web.Application(middlewares=[make_edge(Door(authenticator, Failures(10), cors), cors, Redactor())])
     app.add_routes(ReceiptRoutes(ledger).table())
     async with TestClient(TestServer(app)) as client:
         yield client

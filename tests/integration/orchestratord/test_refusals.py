@@ -494,7 +494,7 @@ async def test_a_client_that_hangs_up_before_its_answer_harms_nobody(
     async with StandIn() as engine, house(tmp_path, engine.url) as here:
         host, port = here.url.removeprefix("http://").split(":")
         for request in (
-            b"GET /v1/pools HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /v1/pools HTTP/1.1\r\nHost: localhost\r\n\r\n",
             b"POST /v1/tasks HTTP/1.1\r\nContent-Le",
             b"\x00\xff",
         ):
@@ -518,13 +518,13 @@ async def test_bytes_that_are_no_http_are_one_line_in_the_log_and_never_repeated
     async with house(tmp_path, token=TOKEN) as here:
         host, port = here.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /v1/pools HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \x00half-a-token\r\n\r\n")
+        writer.write(b"GET /v1/pools HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \x00half-a-token\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 400")
         writer.close()
         await writer.wait_closed()
-    (record,) = [each for each in caplog.records if each.name == "orchestratord.http.malformed"]
+    (record,) = [each for each in caplog.records if each.name == "orchestratord.http.connection"]
     assert record.levelname == "INFO"
-    assert re.fullmatch(r"bytes that are no HTTP: \w+", record.getMessage())
+    assert re.fullmatch(r"127.0.0.1: bytes that are no HTTP: \w+", record.getMessage())
     assert "half-a-token" not in caplog.text
     assert not record.exc_info
 

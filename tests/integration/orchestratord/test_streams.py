@@ -159,7 +159,7 @@ async def test_a_slow_listener_slows_nobody_and_loses_nothing(tmp_path: Path) ->
             loop = asyncio.get_running_loop()
             host, port = here.url.removeprefix("http://").split(":")
             await loop.sock_connect(slow, (host, int(port)))
-            head = f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            head = f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             await loop.sock_sendall(slow, head.encode())
             whole = await here.stream(task_id)
             assert engine.stats.completed == 1

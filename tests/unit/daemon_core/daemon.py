@@ -24,6 +24,8 @@ async def serve(context: DaemonContext) -> None:
         case "never-drains":
             await context.stopping.wait()
             say("draining")
+            await context.hurry.wait()
+            say("hurried")
             await asyncio.Event().wait()
         case "reload":
             await context.reload.wait()

@@ -58,11 +58,13 @@ def test_a_signal_lets_it_drain(start: Start, number: signal.Signals) -> None:
     assert json.loads(stderr)["message"] == f"{number.name}: stopping"
 
 
-def test_a_second_signal_does_not_wait(start: Start) -> None:
+def test_a_second_signal_hurries_and_a_third_does_not_wait(start: Start) -> None:
     process = start("mode=never-drains")
     assert first_line(process) == "ready"
     process.terminate()
     assert first_line(process) == "draining"
+    process.terminate()
+    assert first_line(process) == "hurried"
     process.terminate()
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 1

@@ -48,6 +48,46 @@ def test_what_systemd_hears(systemd: socket.socket) -> None:
     assert (first, second.rstrip("0123456789")) == ("RELOADING=1", "MONOTONIC_USEC=")
 
 
+def test_trouble_stands_behind_every_status_until_it_is_over(systemd: socket.socket) -> None:
+    notifier = Notifier(os.environ)
+    notifier.trouble("a", "")
+    notifier.trouble("a", "a is ill")
+    notifier.status("1/1 pools ready")
+    notifier.trouble("b", "b is ill")
+    notifier.trouble("b", "b is ill")
+    notifier.trouble("a", "")
+    notifier.trouble("b", "")
+    notifier.close()
+    assert heard(systemd) == [
+        "STATUS=running; a is ill",
+        "STATUS=1/1 pools ready; a is ill",
+        "STATUS=1/1 pools ready; a is ill; b is ill",
+        "STATUS=1/1 pools ready; b is ill",
+        "STATUS=1/1 pools ready",
+    ]
+
+
+def test_more_time_and_a_failed_watchdog_are_asked_for(systemd: socket.socket) -> None:
+    notifier = Notifier(os.environ)
+    notifier.extend(1.5)
+    notifier.watchdog_failed()
+    notifier.let_go("http-a")
+    notifier.close()
+    assert heard(systemd) == ["EXTEND_TIMEOUT_USEC=1500000", "WATCHDOG=trigger", "FDSTOREREMOVE=1\nFDNAME=http-a"]
+
+
+def test_a_descriptor_goes_to_systemd_as_a_copy(systemd: socket.socket) -> None:
+    notifier = Notifier(os.environ)
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        assert notifier.keep("http-a", ours.fileno())
+        message, descriptors, _, _ = socket.recv_fds(systemd, 4096, 1)
+        with socket.socket(fileno=descriptors[0]) as copy:
+            assert message == b"FDSTORE=1\nFDNAME=http-a"
+            assert copy.getsockname() == ours.getsockname()
+    notifier.close()
+    assert not notifier.keep("http-a", 0)
+
+
 def test_without_systemd_nothing_happens(systemd: socket.socket) -> None:
     notifier = Notifier({})
     notifier.ready()

@@ -86,3 +86,14 @@ def test_a_token_does_not_show_itself() -> None:
     token = ApiToken(value="topsecret", source="/x")
     assert "topsecret" not in f"{token!r} {token}"
     assert token.fingerprint in repr(token)
+
+
+def test_an_empty_credential_stands_for_none(tmp_path: Path) -> None:
+    credentials, home = tmp_path / "credentials", tmp_path / "home"
+    credentials.mkdir()
+    home.mkdir()
+    write(credentials / FILE_NAME, "\n", 0o444)
+    write(home / FILE_NAME, "default\n")
+    token = find_token(Auth(), {"HOME": str(tmp_path), "CREDENTIALS_DIRECTORY": str(credentials)}, home)
+    assert token is not None
+    assert token.value == "default"

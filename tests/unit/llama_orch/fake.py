@@ -90,6 +90,12 @@ class FakeDaemon:
         self.models: dict[str, CatalogModel] = {}
         self.model_next: list[CatalogModel] = []
         """How the model is from one look to the next, once something was asked of it; the last one stays."""
+        self.pool_list: tuple[PoolHealth, ...] = ()
+        """The pools, where there is more than the one."""
+        self.task_list: tuple[TaskStatus, ...] = ()
+        """More tasks than those that were asked for."""
+        self.series = ""
+        """What Prometheus is told."""
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._authenticate])
@@ -97,6 +103,7 @@ class FakeDaemon:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/v1/capabilities", self._capabilities),
+                web.get("/metrics", self._metrics),
                 web.get("/v1/pools", self._pools),
                 web.get("/v1/pools/trial/health", self._pool),
                 web.post("/v1/pools/trial/{verb}", self._ask),
@@ -157,7 +164,10 @@ class FakeDaemon:
         )
 
     async def _pools(self, request: web.Request) -> web.Response:
-        return answer(PoolList(pools=(self.health(),), managed=self.managed))
+        return answer(PoolList(pools=self.pool_list or (self.health(),), managed=self.managed))
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.series)
 
     async def _pool(self, request: web.Request) -> web.Response:
         if not self.asked or not self.pool_next:
@@ -241,6 +251,7 @@ class FakeDaemon:
             )
             for task in reversed(self.requests)
         )
+        tasks += self.task_list
         wanted = request.query.get("state")
         return answer(TaskList(tasks=tuple(task for task in tasks if wanted in {None, str(task.state)})))
 

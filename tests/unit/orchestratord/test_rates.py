@@ -103,3 +103,15 @@ def test_a_client_that_waits_as_it_is_told_gets_in_and_never_beyond_the_rate(
         before, taken = taken, taken + tokens
         some.take("me", tokens, now)
         assert before <= per_minute * (1 + now / 60_000) * (1 + 1e-9) + 1e-3
+
+
+def test_other_limits_hold_at_once_and_the_same_ones_change_nothing() -> None:
+    few = limited(requests=1)
+    few.take("me", 1, 0.0)
+    few.change(Limits(requests_per_minute=1))
+    assert few.look("me", 1, 0.0) is not None
+    few.change(Limits(requests_per_minute=2))
+    few.take("me", 1, 0.0)
+    assert few.look("me", 1, 0.0) is None
+    few.change(Limits())
+    assert (few.limited, few.clients) == (False, 0)

@@ -51,8 +51,9 @@ def pool(pool_id: str = "p", **changes: Any) -> Pool:  # noqa: ANN401 - any fiel
 
 
 def config(*pools: Pool, **server: Any) -> Config:  # noqa: ANN401 - any field of the server
-    """A configuration."""
-    return Config(pools=pools or (pool(),), profile=Profile.TRIAL, server=Server(**server))
+    """A configuration. A stop waits for nothing unless asked otherwise."""
+    settings = Server(**{"drain_ms": 0, **server})
+    return Config(pools=pools or (pool(),), profile=Profile.TRIAL, server=settings)
 
 
 def snapshot(pool_id: str = "p", state: PoolState = PoolState.READY, **changes: Any) -> PoolSnapshot:  # noqa: ANN401 - any field of the snapshot
@@ -338,6 +339,7 @@ class World:
         )
         self.metrics.watch(self.pools, self.orchestrator.backlog)
         self.stopping = asyncio.Event()
+        self.hurry = asyncio.Event()
 
     def _adapter(self, configured: Pool, endpoint: Endpoint) -> Adapter:
         self.made.append(endpoint)
@@ -381,7 +383,7 @@ async def world(
     try:
         async with asyncio.TaskGroup() as group:
             made.orchestrator.take_up()
-            group.create_task(made.orchestrator.run(made.stopping))
+            group.create_task(made.orchestrator.run(made.stopping, made.hurry))
             await asyncio.sleep(0)
             if ready:
                 made.pools.linked(LinkState.UP)

@@ -35,6 +35,20 @@ def test_lines_reach_the_file_and_the_journal_with_the_pool(tmp_path: Path, capl
     ]
 
 
+@pytest.mark.req("EP-16")
+def test_a_line_has_the_level_that_it_shows_and_says_whose_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log = EngineLog(tmp_path / "gpu0.log", "gpu0", Redactor(), engine="vllm")
+    for each in (log, log.another()):
+        each.feed(b"INFO 11-30 fine\nERROR 11-30 not fine\n")
+    fields = [vars(record) for record in caplog.records]
+    assert [each["levelname"] for each in fields] == ["INFO", "ERROR"] * 2
+    assert {(each["pool_id"], each["source"], each["engine"]) for each in fields} == {("gpu0", "engine", "vllm")}
+    log.end()
+
+
 @pytest.mark.req("EP-13")
 def test_a_secret_reaches_neither_file_nor_journal_nor_error_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -182,3 +196,17 @@ def test_a_secret_of_an_engines_output_goes_nowhere_however_it_was_cut(around: s
     assert known not in told
     assert shaped not in told
     assert "ABCDEFGH" not in told
+
+
+@pytest.mark.req("EP-16")
+def test_the_end_of_an_engine_on_a_full_disk_costs_lines_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gpu0.log").symlink_to("/dev/full")
+    log = make(tmp_path / "gpu0.log")
+    log.feed(b"the last words\n")
+    log.end()
+    log.begin("and again")
+    log.end()
+    assert log.tail() == ""
+    assert [record.levelname for record in caplog.records if "No space left" in record.getMessage()] == ["WARNING"]

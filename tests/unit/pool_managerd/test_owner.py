@@ -277,7 +277,7 @@ async def test_every_failure_is_said_with_its_cause_and_mend(caplog: pytest.LogC
     async with owned(effects) as owner:
         owner.post(l.Start())
         await settle(50)
-        assert "gpu0: staging_model -> failed: model_missing: it broke (hint: mend it)" in caplog.text
+        assert "pool gpu0: failed (staging_model -> failed): model_missing: it broke (hint: mend it)" in caplog.text
 
 
 # --- a model takes over from another, and GPUs that fail --------------------------------------------------------------

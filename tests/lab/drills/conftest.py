@@ -1,0 +1,49 @@
+"""What the drills have in common: the machine that they are played on."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.lab.drills.drill import Drill, Played, play
+from tests.lab.host import Lab
+from tests.support import gpu_llama_server
+from tests.support.nvml import build
+from tests.support.tiny_gguf import write_tiny_gguf
+
+HERE = Path(__file__).parent
+Play = Callable[..., dict[str, Played]]
+
+
+@pytest.fixture(scope="session")
+def drills(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """``play`` of drill.py, for a host with two GPUs, a server that computes on them and a model that is slow."""
+    shown = tmp_path_factory.mktemp("shown")
+    shown.chmod(0o755)
+    model = write_tiny_gguf(shown / "patient.gguf", layers=8, dim=512, ctx=16_384)
+    server = gpu_llama_server.write(shown / "llama-server")
+    library = build(shown)
+    clock = shown / "wallclock.so"
+    flags = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+    subprocess.run(["gcc", *flags, "-o", str(clock), str(HERE / "wallclock.c")], check=True, timeout=60)
+    variables = {"MODEL": str(model), "SERVER": str(server), "NVML": str(shown), "CLOCK": str(clock)}
+    for path in (model, library, clock):
+        path.chmod(0o755)
+    return partial(play, lab, show=(shown,), variables=variables)
+
+
+def each(drills: tuple[Drill, ...]) -> list[ParameterSet]:
+    """The parameters of a test that judges them: their names, and the requirements that they prove."""
+    return [pytest.param(drill, id=drill.name, marks=pytest.mark.req(*drill.req)) for drill in drills]
+
+
+def judge(drill: Drill, played: dict[str, Played]) -> None:
+    """Hold the product to what the drill claims."""
+    __tracebackhide__ = True
+    assert drill.name in played, f"not played, for an earlier one failed; played were: {', '.join(played)}"
+    drill.judge(played[drill.name])

@@ -1,0 +1,176 @@
+"""What a failure drill is, and how several of them are played on one throw-away host, one after the other.
+
+A drill says what is done, and then holds the product to three claims: what its clients see, what the journal says and
+what is left. They are data, for ``docs/drills.md`` is made of them (``book.py``): a reader of that page reads what was
+proved. The functions that the scripts use are in ``drills.sh``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.host import Lab
+from tests.support.stream_grammar import Said, check
+
+TOKENS = re.compile(r"(event: token\nid: \d+\ndata: .*\n\n)+")
+
+
+OR = " || "
+"""Between two things that the journal may say: either will do, where two parts of the product may be the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What a drill left behind for the test that judges it."""
+
+    status: int
+    files: Mapping[str, str]
+    """What the script wrote into its folder, the drill's part of the journal as well."""
+
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """The entries of the user's journal since the drill began."""
+        return [json.loads(line) for line in self.files[".journal"].splitlines()]
+
+    def said(self, unit: str | None = None) -> list[str]:
+        """The messages of the journal as a person reads them, or those of one of our units."""
+        entries = self.journal
+        if unit is not None:
+            entries = [entry for entry in entries if entry.get("_SYSTEMD_USER_UNIT") == f"{unit}.service"]
+        return [readable(entry.get("MESSAGE")) for entry in entries]
+
+    def stream(self, name: str) -> Said:
+        """A stream that a client read to its end."""
+        return check(self.files[name].encode())
+
+    def cut(self, name: str) -> Said:
+        """A stream whose connection broke: what of it came as a whole."""
+        whole, _, _ = self.files[name].rpartition("\n\n")
+        return check(f"{whole}\n\n".encode(), whole=False)
+
+    def resumed(self, name: str) -> Said:
+        """A stream that broke and was read on behind its last token, as one: none is missing, none is there twice."""
+        first = self.cut(name)
+        after = first.tokens[-1].i
+        rest = check(self.files[f"{name}.rest"].encode(), after=after)
+        tokens = [*first.tokens, *rest.tokens]
+        assert [token.i for token in tokens] == list(range(len(tokens)))
+        return Said(
+            names=first.names + rest.names,
+            started=first.started,
+            tokens=tokens,
+            metrics=first.metrics + rest.metrics,
+            end=rest.end,
+            error=rest.error,
+        )
+
+    def json(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        """A file that holds JSON."""
+        return json.loads(self.files[name])
+
+    def __str__(self) -> str:
+        shown = {name: TOKENS.sub(tokens, text) for name, text in self.files.items() if name != ".journal"}
+        shown["journal"] = "\n".join(self.said())
+        return "\n".join(
+            [f"exit status {self.status}", *(f"--- {name}\n{text[-6000:]}" for name, text in shown.items())]
+        )
+
+
+def tokens(run: re.Match[str]) -> str:
+    """What stands for the tokens of a stream where it is shown."""
+    return f"({run[0].count('event: token')} tokens)\n\n"
+
+
+def readable(message: str | list[int] | None) -> str:
+    """The sentence of an entry, also where the entry is a line of JSON, or bytes."""
+    text = bytes(message).decode(errors="replace") if isinstance(message, list) else message or ""
+    if text.startswith('{"'):
+        try:
+            return str(json.loads(text)["message"])
+        except (ValueError, KeyError):
+            return text
+    return text
+
+
+def nothing_more(_played: Played) -> None:
+    """For a drill whose script and journal say all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drill:
+    """One failure, and what the product makes of it."""
+
+    name: str
+    done: str
+    """What was done, as a sentence."""
+    client: str
+    """What clients see of it."""
+    journal: tuple[str, ...]
+    """What the journal says: words of entries that are there when the script is over. No quotes or backslashes."""
+    left: str
+    """What is left: that nothing is lost or orphaned."""
+    script: str
+    """bash, with the functions of drills.sh; it stops at the first command that fails. What it writes into the folder
+    $here can be judged afterwards."""
+    prove: Callable[[Played], None] = field(default=nothing_more)
+    """Judges what the script left, where that is easier than in bash."""
+    req: tuple[str, ...] = ("OP-01",)
+    """The requirements that it proves."""
+
+    def judge(self, played: Played) -> None:
+        """Fail where the product did not do what the drill claims."""
+        __tracebackhide__ = True
+        assert played.status == 0, str(played)
+        said = played.said()
+        missing = [
+            words
+            for words in self.journal
+            if not any(either in message for message in said for either in words.split(OR))
+        ]
+        assert not missing, f"the journal lacks {missing}\n{played}"
+        try:
+            self.prove(played)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{played}") from error
+
+
+def play(
+    lab: Lab,
+    drills: tuple[Drill, ...],
+    *,
+    prepared: str,
+    show: tuple[Path, ...],
+    variables: Mapping[str, str],
+    lan: bool = False,
+    limit_s: int = 120,
+) -> dict[str, Played]:
+    """Play drills on one new host, in their order, until one fails; what became of those that were played.
+
+    ``prepared`` is what the script does before the first.
+    """
+    lines = [f"{name}='{value}'" for name, value in variables.items()]
+    lines += ['. "$CHECKOUT/tests/lab/drills/drills.sh"', prepared]
+    for drill in drills:
+        waits = "\n".join(
+            "eventually 10 said " + " ".join(f'"{either}"' for either in words.split(OR)) for words in drill.journal
+        )
+        # Not `( ) ||`: what stands before that goes on after a command that fails.
+        lines += [
+            f"begin {drill.name}",
+            f'set +e; (\nset -e\n{drill.script}\n{waits}\n) > "$here/.stdout" 2> "$here/.stderr"; status=$?; set -e',
+            f"told {drill.name} $status",
+            '[ "$status" = 0 ] || exit 0',
+        ]
+    outcome = lab.run("\n".join([*lines, ""]), limit_s=limit_s, lan=lan, show=show)
+    played = {}
+    for line in outcome.stdout.splitlines():
+        told = json.loads(line) if line.startswith('{"name"') else None
+        if told is not None:
+            played[told["name"]] = Played(status=told["status"], files=told["files"])
+    assert outcome.rc == 0, str(outcome)
+    return played

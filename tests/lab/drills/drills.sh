@@ -1,0 +1,134 @@
+# Functions for the failure drills; drill.py sources this file on the throw-away host. $MODEL is a model of some hundred
+# tokens a second, $SERVER a llama-server that passes for one with CUDA, $NVML the folder of the stand-in for the driver's
+# library. See lib.sh and product.sh for the others.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # url, config, token: product.sh
+
+. "$CHECKOUT/tests/lab/product.sh"
+
+UUID=GPU-00000000-0000-0000-0000-00000000000
+
+# --- the machine ---------------------------------------------------------------------------------------------------
+
+# gpus [INIT]: two cards, of 24 and 12 GB. Whose CUDA_VISIBLE_DEVICES names one holds 2 GiB there. INIT: NVML's error
+# number, for a driver that does not work.
+gpus() {
+  local id name
+  {
+    printf '%s\n' "init ${1:-0}" "loads ${1:-0}" 'driver 550.163.01' 'cuda 12040'
+    for id in 0 1; do
+      name='NVIDIA GeForce RTX 3090' && [ $id = 0 ] || name='NVIDIA GeForce RTX 3060'
+      printf '%s\n' "device $id" "uuid $UUID$id" "name $name" "total $(((24 - 12 * id) << 30))" 'used 0' 'utilization 0' \
+        'capability 8.6' "error ${lost:-0}" 'events 1'
+    done
+    for id in 0 1; do echo "process-env $id CUDA_VISIBLE_DEVICES=$UUID$id $((2 << 30))"; done
+  } > ~/gpus.new
+  mv ~/gpus.new ~/gpus
+}
+
+# configure [LINE]...: profile home, one pool on the first card; the lines stand at the top level of the configuration.
+configure() {
+  mkdir -p -m 700 "${config%/*}"
+  {
+    printf '%s\n' 'profile: home' "$@" 'pools:' '  - id: gpu0' '    engine: llamacpp' "    model: $MODEL" \
+      '    devices: [0]' '    ctx: 8192' "    timeouts: {idle_ms: ${idle_ms:-30000}, stop_ms: 1000}" \
+      '    restart: {initial_ms: 100, max_ms: 200, max_failures: 100}' \
+      "    provisioning: {mode: binary, binary: {path: $SERVER}}"
+  } > "$config"
+}
+
+# hurry UNIT LINE...: settings of that unit, for a host that lives for seconds.
+hurry() {
+  local folder=~/.config/systemd/user/$1.service.d
+  mkdir -p "$folder"
+  printf '%s\n' '[Service]' "${@:2}" > "$folder/hurry.conf"
+}
+
+# prepare: an account with all that the product needs, and nothing started.
+prepare() {
+  token=a-token-for-drills-alone
+  (umask 077 && printf %s "$token" > "${config%/*}/api-token" && printf '%s\n' "LD_LIBRARY_PATH=$NVML" \
+    "NVML_STANDIN=$HOME/gpus" "${environment[@]}" > "${config%/*}/environment")
+  gpus
+  for daemon in orchestratord pool-managerd; do
+    hurry $daemon RestartSec=200ms "WatchdogSec=${watchdog:-30}" TimeoutAbortSec=1
+  done
+  install_units "$PREFIX/bin"
+}
+environment=()
+
+# start: from there to a pool that is ready.
+start() {
+  systemctl --user start llama-orch.target
+  eventually 60 pool_is_ready
+}
+
+# --- the client ----------------------------------------------------------------------------------------------------
+
+# What stands before the client's commands: nothing, or what runs them on the second machine.
+from=
+# ask NAME MAX_TOKENS [JSON]: a task, with more fields; its stream comes to the file NAME in the background.
+ask() {
+  $from curl --silent --show-error --fail-with-body --no-buffer --max-time 60 -H "Authorization: Bearer $token" \
+    -H 'Accept: text/event-stream' "$url/v1/tasks" --output "$here/$1" \
+    --data "{\"model_ref\": \"$MODEL\", \"prompt\": \"once upon a time\", \"max_tokens\": $2, \"seed\": 7 ${3:+, $3}}" &
+}
+has_tokens() { [ "$(grep -c '^event: token' "$here/$1")" -ge "$2" ]; }
+# flows NAME [TOKENS]: waits until the stream has had so many (1).
+flows() { eventually 20 has_tokens "$1" "${2:-1}"; }
+task_of() { grep -m 1 -o '"task_id":"[^"]*"' "$here/$1" | cut -d '"' -f 4; }
+# The last event that came as a whole.
+last_id() { awk '/^id: / {id = $2} /^$/ {if (id != "") last = id; id = ""} END {print last}' "$here/$1"; }
+# queued: the one task that waits; read_task TASK NAME: its stream, in the background. What has not begun has no name yet.
+some_wait() { api '/v1/tasks?state=queued' | grep -q task_id; }
+queued() {
+  eventually 10 some_wait
+  api '/v1/tasks?state=queued' | grep -o '"task_id":"[^"]*"' | cut -d '"' -f 4
+}
+read_task() {
+  curl --silent --no-buffer --max-time 60 -H "Authorization: Bearer $token" "$url/v1/tasks/$1/stream" --output "$here/$2" &
+}
+# Also reads who joins late: join NAME: what the task of NAME says, in the background, into NAME.joined.
+join() {
+  curl --silent --fail --no-buffer --max-time 60 -H "Authorization: Bearer $token" --output "$here/$1.joined" \
+    "http://127.0.0.1:8080/v1/tasks/$(task_of "$1")/stream" &
+}
+# rest NAME: reads on behind what NAME has, into NAME.rest.
+rest() {
+  $from curl --silent --show-error --fail --max-time 60 -H "Authorization: Bearer $token" --no-buffer \
+    "$url/v1/tasks/$(task_of "$1")/stream" -H "Last-Event-ID: $(last_id "$1")" --output "$here/$1.rest"
+}
+# refusal MAX_TOKENS: what a new task is answered that is not let in.
+refusal() {
+  curl --silent --max-time 20 -H "Authorization: Bearer $token" "$url/v1/tasks" --write-out '\n%{http_code}\n' \
+    --data "{\"model_ref\": \"$MODEL\", \"prompt\": \"hello\", \"max_tokens\": $1}"
+}
+health() { api /v1/pools/gpu0/health; }
+answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz"; }
+
+# --- the record ----------------------------------------------------------------------------------------------------
+
+# said WORDS...: whether the journal has one of these, since the drill began.
+said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -qF "${@/#/--regexp=}"; }
+# Whether a daemon was started again so often by its manager, and runs.
+restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
+
+# begin NAME: the drill's folder, and where its part of the journal starts.
+begin() {
+  here=~/drills/$1
+  mkdir -p "$here"
+  systemd-cat -t drills echo "begin $1"
+  eventually 10 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx 'begin $1'"
+  cursor=$(journalctl --user --quiet --lines=1 --output=cat --show-cursor -t drills | sed -n 's/^-- cursor: //p')
+}
+# told FILE STATUS: one line for drill.py.
+told() {
+  journalctl --user --quiet --output=json --after-cursor="$cursor" > "$here/.journal"
+  "$PYTHON" -I -S -c '
+import json, sys
+from pathlib import Path
+name, status, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+files = {path.name: path.read_bytes().decode(errors="replace") for path in folder.iterdir()}
+print(json.dumps({"name": name, "status": status, "files": files}))
+' "$1" "$2" "$here"
+}

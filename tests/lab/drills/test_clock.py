@@ -1,0 +1,109 @@
+"""Drills: somebody sets the clock while tasks run and wait. One host; a library moves the daemons' wall clock."""
+
+import pytest
+
+from tests.lab.drills.conftest import Play, each, judge
+from tests.lab.drills.drill import Drill, Played
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+
+PREPARED = """
+# clock SECONDS: what the daemons take for the time is so far from what it is.
+clock() {
+  "$PYTHON" -I -S -c 'import struct, sys; sys.stdout.buffer.write(struct.pack("=q", int(sys.argv[1])))' "$1" |
+    dd of="$HOME/clock" conv=notrunc status=none
+}
+clock 0
+environment=("LD_PRELOAD=$CLOCK" "WALLCLOCK=$HOME/clock")
+watchdog=2
+configure
+prepare
+start
+"""
+DAY_MS = 86_400_000
+
+
+def undisturbed(played: Played) -> None:
+    assert played.stream("stream").end is not None
+    assert played.stream("waiting").end is not None
+    assert played.files["restarts"].split() == ["0", "0"]
+
+
+def forward(played: Played) -> None:
+    undisturbed(played)
+    assert 0 < played.json("session")["ttl_ms_remaining"] <= 600_000
+    first, *_, last = (each["content"]["created_ms"] for each in played.json("receipts")["receipts"])
+    assert last - first > DAY_MS / 2
+
+
+def back(played: Played) -> None:
+    undisturbed(played)
+    assert played.json("forecast")["predicted_start_ms"] < 60_000
+    assert played.stream("late").end is not None
+
+
+DRILLS = (
+    Drill(
+        name="clock-forward",
+        done="The clock is set forward by a day while a stream runs, a turn of its session waits with a deadline of "
+        "two minutes, and the watchdog has two seconds.",
+        client="Nothing: the stream ends, the turn that waited runs before its deadline, the session lives.",
+        journal=("ended: length",),
+        left="No watchdog fires and nothing is started anew. Receipts of before and after stand in one chain, with the "
+        "times that the clock had.",
+        script=r"""
+ask turn 5 '"session_id": "talk"'
+wait
+ask stream 500 '"session_id": "talk"'
+flows stream
+ask waiting 5 '"session_id": "talk", "deadline_ms": 120000'
+queued
+clock 86400
+api /v1/sessions/talk > $here/session
+wait
+ask late 5
+wait
+receipt() { api /v1/receipts | tee $here/receipts | grep -q "$(task_of late)"; }
+eventually 10 receipt
+for daemon in orchestratord pool-managerd; do property $daemon NRestarts; done > $here/restarts
+""",
+        prove=forward,
+    ),
+    Drill(
+        name="clock-back",
+        done="The clock is set back by two days while a stream runs and a task waits with a deadline. Then the GPUs' "
+        "driver fails and the engine dies, so that the pool waits for its next try; then both are well again.",
+        client="Nothing of the clock: the tasks run in time. While the pool waits for its next try, a new task is told "
+        "when it will start, in seconds and not in days.",
+        journal=("failure 1 of 100, again in", "pool gpu0 is ready"),
+        left="No watchdog fires and nothing is started anew but the engine that died.",
+        script=r"""
+ask stream 500
+flows stream
+ask waiting 5 '"deadline_ms": 120000'
+queued
+clock -86400
+wait
+gpus 9
+kill -KILL $(engines)
+eventually 10 said 'failure 1 of 100, again in'
+refusal 4 | head -n 1 > $here/forecast
+gpus
+eventually 20 pool_is_ready
+ask late 5
+wait
+for daemon in orchestratord pool-managerd; do property $daemon NRestarts; done > $here/restarts
+""",
+        prove=back,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def played(drills: Play) -> dict[str, Played]:
+    return drills(DRILLS, prepared=PREPARED)
+
+
+@pytest.mark.parametrize("drill", each(DRILLS))
+def test_clock(drill: Drill, played: dict[str, Played]) -> None:
+    judge(drill, played)

@@ -1,0 +1,137 @@
+"""Drills: the GPUs or their driver are not there, or go while they are used. One host, with NVML's stand-in."""
+
+import pytest
+
+from tests.lab.drills.conftest import Play, each, judge
+from tests.lab.drills.drill import Drill, Played
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+
+PREPARED = """
+configure
+prepare
+"""
+
+
+def without(played: Played) -> None:
+    assert played.files["active"].split() == ["active", "active"]
+    health = played.json("health")
+    assert (health["ready"], health["last_error"]["cause"]) == (False, "driver")
+    assert "lsmod | grep nvidia" in health["last_error"]["hint"]
+    assert played.stream("patient").end is not None
+
+
+def gone(played: Played) -> None:
+    assert played.stream("stream").end is not None
+    health = played.json("health")
+    assert (health["ready"], health["last_error"]["cause"]) == (False, "driver")
+    assert played.stream("patient").end is not None
+
+
+def lost(played: Played) -> None:
+    broken = played.stream("stream")
+    assert broken.error is not None
+    assert (broken.error.code, broken.error.retriable) == ("WORKER_RESET", True)
+    health = played.json("health")
+    assert (health["state"], health["last_error"]["cause"]) == ("quarantined", "gpu_lost")
+    assert played.files["refused"].endswith("503\n")
+    assert "fallen off the bus" in played.files["refused"]
+    assert played.files["engines"].strip() == ""
+
+
+DRILLS = (
+    Drill(
+        name="boot-without-gpu",
+        done="The target is started while the NVIDIA driver is not loaded. Later it is.",
+        client="Both daemons run, `/healthz` answers, and the pool's health says what is wrong and what mends it. A "
+        "task is taken and waits. It runs when the driver is there, with nobody's help. Nothing is ever computed on "
+        "the CPU.",
+        journal=(
+            "the NVIDIA driver does not work: Driver Not Loaded",
+            "hint: nvidia-smi shows more; is the kernel module loaded",
+            "pool gpu0 is ready",
+        ),
+        left="The pool tries again, at growing intervals; the daemons are not started anew.",
+        script=r"""
+gpus 9
+systemctl --user start llama-orch.target
+answers
+systemctl --user is-active orchestratord pool-managerd > $here/active
+failed() { health | tee $here/health | grep -q '"last_error":{'; }
+eventually 20 failed
+ask patient 5
+queued
+[ -z "$(engines)" ]
+gpus
+wait
+[ "$(property orchestratord NRestarts) $(property pool-managerd NRestarts)" = '0 0' ]
+""",
+        prove=without,
+        req=("ORCH-3803", "PM-03", "OP-01"),
+    ),
+    Drill(
+        name="driver-gone",
+        done="The driver answers no more while an engine computes, as after an update of the driver without a reboot. "
+        "Then the engine dies. Later the driver is well again.",
+        client="What runs goes on: the engine has its own connection to the GPU. When it has died a task waits, and "
+        "runs when the driver is back.",
+        journal=(
+            "GPUs: the NVIDIA driver does not work: Driver Not Loaded",
+            "GPUs: all answer again",
+            "pool gpu0 is ready",
+        ),
+        left="No engine is started while the driver is away, and none on the CPU.",
+        script=r"""
+eventually 10 sh -c "journalctl --user --quiet --output=cat | grep -q 'GPUs: all answer again'"
+ask stream 900
+flows stream
+gpus 9
+eventually 10 said 'GPUs: the NVIDIA driver does not work'
+wait
+kill -KILL $(engines)
+failed() { health | tee $here/health | grep -q '"last_error":{'; }
+eventually 10 failed
+ask patient 5
+[ -z "$(engines)" ]
+gpus
+wait
+""",
+        prove=gone,
+        req=("ORCH-3803", "PM-03", "PM-06"),
+    ),
+    Drill(
+        name="gpu-lost",
+        done="The GPU falls off the bus while an engine computes on it. Later it is back.",
+        client="`WORKER_RESET` at once, retriable, for what had sent tokens. A new task is refused (503), with what "
+        "happened to the GPU, until it is back.",
+        journal=("has fallen off the bus", "GPUs: all answer again", "pool gpu0 is ready"),
+        left="The pool is quarantined with its GPU, its engine is ended, and it comes back with the GPU by itself.",
+        script=r"""
+ask stream 4000
+flows stream
+lost=15 gpus
+quarantined() { health | tee $here/health | grep -q '"state":"quarantined"'; }
+eventually 20 quarantined
+wait || true
+refusal 4 > $here/refused
+no_engines() { [ -z "$(engines)" ]; }
+eventually 10 no_engines
+engines > $here/engines || true
+gpus
+eventually 20 pool_is_ready
+refusal 4 | grep -q '^202'
+""",
+        prove=lost,
+        req=("PM-03", "PM-06"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def played(drills: Play) -> dict[str, Played]:
+    return drills(DRILLS, prepared=PREPARED)
+
+
+@pytest.mark.parametrize("drill", each(DRILLS))
+def test_gpus(drill: Drill, played: dict[str, Played]) -> None:
+    judge(drill, played)
