@@ -18,6 +18,7 @@ from daemon_core.paths import expand, home_dir
 from daemon_core.redaction import fingerprint
 
 VARIABLE = "LLORCH_API_TOKEN"
+FILE_VARIABLE = "LLORCH_API_TOKEN_FILE"
 FILE_NAME = "api-token"
 _MAX_BYTES = 4096
 
@@ -40,13 +41,16 @@ class ApiToken(Message, frozen=True, kw_only=True):
 def find_token(auth: config.Auth, environ: Mapping[str, str], config_dir: Path) -> ApiToken | None:
     """The token, or None where there is none.
 
-    The first of these counts: LLORCH_API_TOKEN, ``$CREDENTIALS_DIRECTORY/api-token``, ``auth.token_file`` (``~`` is
-    expanded, a relative path counts from ``config_dir``), ``config_dir/api-token``.
+    The first of these counts: LLORCH_API_TOKEN, the file that LLORCH_API_TOKEN_FILE names,
+    ``$CREDENTIALS_DIRECTORY/api-token``, ``auth.token_file`` (``~`` is expanded, a relative path counts from
+    ``config_dir``), ``config_dir/api-token``.
 
     Raises TokenError for a file that others may read, that is missing though configured, or that holds no token.
     """
     if environ.get(VARIABLE):
         return _checked(environ[VARIABLE], f"the environment variable {VARIABLE}")
+    if environ.get(FILE_VARIABLE):
+        return _from_file(expand(environ[FILE_VARIABLE], home_dir(environ)))
     if environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(environ["CREDENTIALS_DIRECTORY"]) / FILE_NAME
         # An empty one stands for a file that is not there: LoadCredential= alone would fail without it.

@@ -127,13 +127,14 @@ class Host:
         cwd: Path | None = None,
         log: Path | None = None,
         on_line: Callable[[str], None] | None = None,
+        line_limit: int = LINE_LIMIT,
         keep_open: tuple[int, ...] = (),
     ) -> CommandResult:
         """Run a command to its end without input. It and its children are gone afterwards, whatever happens.
 
         The environment is ours without what is ours alone (``child_env``); ``env`` is added to it, and None takes a
         variable out. ``log`` is a file to which all output is appended, ``on_line`` takes each line as it comes,
-        ``keep_open`` are descriptors that the command inherits.
+        and no more than ``line_limit`` bytes of it, ``keep_open`` are descriptors that the command inherits.
         Raises CommandError where it cannot be started or takes longer than ``timeout_s``.
         """
         chosen = {**child_env(self.environ), **(env or {})}
@@ -161,7 +162,7 @@ class Host:
             try:
                 stack.enter_context(_ending(process))
                 async with asyncio.timeout(timeout_s):
-                    output = await _bounded(process.stdout, file, on_line)
+                    output = await _bounded(process.stdout, file, on_line, line_limit)
                     status = await process.wait()
             except TimeoutError as error:
                 raise CommandError(f"{argv[0]} did not answer within {timeout_s:g} s") from error
@@ -181,7 +182,10 @@ class Host:
 
 
 async def _bounded(
-    stream: asyncio.StreamReader | None, log: IO[bytes] | None, on_line: Callable[[str], None] | None
+    stream: asyncio.StreamReader | None,
+    log: IO[bytes] | None,
+    on_line: Callable[[str], None] | None,
+    line_limit: int,
 ) -> str:
     """All of a stream, of which the first OUTPUT_LIMIT bytes are kept: who reads no further blocks the writer."""
     kept = bytearray()
@@ -193,9 +197,9 @@ async def _bounded(
             log.flush()
         if on_line is not None:
             *whole, line = (line + chunk).split(b"\n")
-            line = line[:LINE_LIMIT]
+            line = line[:line_limit]
             for each in whole:
-                on_line(each[:LINE_LIMIT].decode(errors="replace").rstrip("\r"))
+                on_line(each[:line_limit].decode(errors="replace").rstrip("\r"))
     if on_line is not None and line:
         on_line(line.decode(errors="replace"))
     return kept.decode(errors="replace")

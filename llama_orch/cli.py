@@ -21,7 +21,9 @@ from llama_orch.commands.cancel import cancel
 from llama_orch.commands.doctor import doctor
 from llama_orch.commands.drain import drain
 from llama_orch.commands.init import init
+from llama_orch.commands.logs import logs
 from llama_orch.commands.pools import pools
+from llama_orch.commands.reaching import Command, reaching
 from llama_orch.commands.reload import reload
 from llama_orch.commands.replay import replay
 from llama_orch.commands.run import run
@@ -46,6 +48,7 @@ COMMANDS: tuple[Callable[..., object], ...] = (
     top,
     drain,
     reload,
+    logs,
     token,
     version,
 )
@@ -69,6 +72,11 @@ def build_app() -> typer.Typer:
     return app
 
 
+def build_command() -> Command:
+    """The same, with what a command needs to reach a daemon elsewhere."""
+    return reaching(typer.main.get_command(build_app()))
+
+
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
         version()
@@ -89,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in arguments)
     try:
-        return _status_of(build_app()(arguments, prog_name="llama-orch", standalone_mode=False))
+        return _status_of(build_command()(arguments, prog_name="llama-orch", standalone_mode=False))
     except StartupError as error:
         out.data({"error": {"message": error.message, "hint": error.hint}})
         _tell(out, error.render())

@@ -7,7 +7,7 @@ lost and nothing comes twice. Never submits twice: tasks carry an id of ours, an
 from __future__ import annotations
 
 import asyncio
-import os
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -29,6 +29,8 @@ from contracts.receipts import ReceiptPage
 from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 from llama_orch.errors import UNREACHABLE, ApiError
+from llama_orch.reach import START_HINT as START_HINT  # noqa: PLC0414 - who imports it from here
+from llama_orch.reach import cause_of, unreachable
 from llama_orch.sse import SseError, SseParser, StreamEvent
 
 Answer = TypeVar("Answer", bound=Message)
@@ -41,7 +43,6 @@ STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
 # Whoever accepts and says nothing is not up.
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=1)
 MAX_FAILURES = 6
-START_HINT = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
 
 
 def backoff_s(failures: int) -> float:
@@ -57,14 +58,24 @@ def new_task_id() -> str:
 class ApiClient:
     """One connection pool to one orchestratord. An asynchronous context manager."""
 
-    def __init__(self, base_url: str, token: str | None, *, backoff: Callable[[int], float] = backoff_s) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        *,
+        backoff: Callable[[int], float] = backoff_s,
+        trusted: ssl.SSLContext | None = None,
+    ) -> None:
+        """``trusted`` decides who is believed over TLS; without it the authorities of the system do."""
         self.base_url = base_url.rstrip("/")
+        self._trusted = trusted
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._backoff = backoff
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=REQUEST_TIMEOUT)
+        connector = None if self._trusted is None else aiohttp.TCPConnector(ssl=self._trusted)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=REQUEST_TIMEOUT, connector=connector)
         return self
 
     async def __aexit__(
@@ -185,7 +196,7 @@ class ApiClient:
                     if len(data) > limit:
                         return None
             except aiohttp.ClientError as error:
-                raise ApiError(UNREACHABLE, f"the connection broke: {_cause(error)}", retriable=True) from error
+                raise ApiError(UNREACHABLE, f"the connection broke: {cause_of(error)}", retriable=True) from error
         return bytes(data)
 
     async def session(self, session_id: str) -> SessionInfo:
@@ -228,7 +239,7 @@ class ApiClient:
                             return
                 cause = "the stream ended before the task did"
             except aiohttp.ClientError as error:
-                cause = f"the connection broke: {_cause(error)}"
+                cause = f"the connection broke: {cause_of(error)}"
             except ApiError as error:
                 # What never answered is told at once; what did and went away may be restarting.
                 if error.code != UNREACHABLE or not error.retriable or not opened:
@@ -280,8 +291,7 @@ class ApiClient:
         except aiohttp.InvalidURL:
             raise ApiError(UNREACHABLE, f"{self.base_url!r} is no URL", hint="http://127.0.0.1:8080") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            text = f"no answer from {self.base_url}: {_cause(error)}"
-            raise ApiError(UNREACHABLE, text, hint=START_HINT, retriable=True) from error
+            raise unreachable(self.base_url, error) from error
         async with response:
             if response.status >= 300:
                 raise _refusal(response, await response.read())
@@ -329,12 +339,6 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEven
 def _segment(text: str) -> str:
     """What somebody typed, as one segment of a path."""
     return quote(text, safe="")
-
-
-def _cause(error: BaseException) -> str:
-    """An exception in words; some of aiohttp's have none of their own, and some too many."""
-    number = getattr(error, "errno", None)
-    return (os.strerror(number) if number else str(error)) or type(error).__name__
 
 
 def _decode(body: bytes, kind: type[Answer]) -> Answer:

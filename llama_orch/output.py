@@ -67,6 +67,11 @@ class Output:
         if self.as_json:
             self._write(self._stdout, msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
+    def document(self, value: object) -> None:
+        """One of many results for programs, on a line of its own; only ``--json`` shows it."""
+        if self.as_json:
+            self._write(self._stdout, msgspec.json.encode(value).decode() + "\n")
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
         """Rows under their headings; ``empty`` is said where there is none. ``--json`` leaves it out."""
         if self.as_json:

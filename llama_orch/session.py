@@ -6,15 +6,17 @@ Decides the order of the places. A token never comes from the command line, wher
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
 from contracts.base import Message
 from contracts.config import Auth, Config, split_bind
 from daemon_core import config_file
-from daemon_core.paths import default_config_path
+from daemon_core.paths import default_config_path, expand, home_dir
 from daemon_core.token import ApiToken, find_token
 from llama_orch.client import ApiClient
+from llama_orch.reach import CA_VARIABLE, trusting, trusting_own
 
 URL_VARIABLE = "LLORCH_URL"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -29,10 +31,17 @@ class Session(Message, frozen=True, kw_only=True):
     """None where there is no configuration file, which another machine's client need not have."""
     token: ApiToken | None
     url: str
+    authorities: Path | None = None
+    """Whose certificates are believed, beside the system's: LLORCH_CA_FILE."""
 
     def client(self) -> ApiClient:
-        """A client for this daemon."""
-        return ApiClient(self.url, None if self.token is None else self.token.value)
+        """A client for this daemon. Raises StartupError where what proves the daemon cannot be read."""
+        return ApiClient(self.url, None if self.token is None else self.token.value, trusted=self._trusted())
+
+    def _trusted(self) -> ssl.SSLContext | None:
+        if self.authorities is None and self.config is not None and self.url == own_url(self.config):
+            return trust_in_own(self.config, self.config_path.parent)
+        return trusting(self.authorities)
 
 
 def find_session(config_path: Path | None, url: str | None, environ: Mapping[str, str] | None = None) -> Session:
@@ -44,16 +53,32 @@ def find_session(config_path: Path | None, url: str | None, environ: Mapping[str
     path = config_path or default_config_path(environ)
     config = config_file.load(path) if config_path is not None or path.exists() else None
     token = find_token(config.auth if config else Auth(), environ, path.parent)
+    authorities = environ.get(CA_VARIABLE)
     return Session(
         config_path=path,
         config=config,
         token=token,
-        url=url or environ.get(URL_VARIABLE) or (url_of(config.server.bind) if config else DEFAULT_URL),
+        url=(url or environ.get(URL_VARIABLE) or (own_url(config) if config else DEFAULT_URL)).rstrip("/"),
+        authorities=expand(authorities, home_dir(environ)) if authorities else None,
     )
 
 
-def url_of(bind: str) -> str:
+def own_url(config: Config) -> str:
+    """The URL under which this machine reaches the daemon of this configuration."""
+    return url_of(config.server.bind, secure=config.server.tls is not None)
+
+
+def trust_in_own(config: Config, config_dir: Path, environ: Mapping[str, str] | None = None) -> ssl.SSLContext | None:
+    """What believes the daemon of this configuration alone; None where it does without TLS. Raises StartupError."""
+    if config.server.tls is None:
+        return None
+    home = home_dir(os.environ if environ is None else environ)
+    return trusting_own(config_dir / expand(config.server.tls.cert_file, home))
+
+
+def url_of(bind: str, *, secure: bool = False) -> str:
     """The URL under which this machine reaches a listener."""
     host, port = split_bind(bind) or ("127.0.0.1", 8080)
     host = _ANY.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -81,11 +81,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
     """
     config = context.config
     host, port = split_bind(config.server.bind) or ("127.0.0.1", 8080)
-    token = find_token(config.auth, context.environ, context.config_path.parent)
-    check_exposure(config, host, token)
-    if token is not None:
-        context.redactor.register(token.value)
-        log.info("token %s from %s", token.fingerprint, token.source)
+    token = token_of(context, host)
     metrics, clock = Metrics(), SystemClock()
     certificate = certificate_of(config, context, clock)
     artifacts = ArtifactStore(context.paths.artifacts, config.artifacts, clock.unix_ms)
@@ -115,8 +111,8 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             on_notices=pools.noticed,
         )
         manager.link = link
-        secret = None if token is None else token.value
-        authenticator = Authenticator(secret, optional=config.auth.optional, trust_proxy=config.auth.trust_proxy)
+        secret, auth = None if token is None else token.value, config.auth
+        authenticator = Authenticator(secret, optional=auth.optional, trust_proxy=auth.trust_proxy)
         app = make_http_app(
             config,
             authenticator,
@@ -137,10 +133,7 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
             beats = context.heartbeats
             keeping_up = group.create_task(keeper.run(beats), name="task-store")
             following = group.create_task(link.run(beats), name="pool-link")
-            kept = kept_port(context, host, port)
-            async with listening(
-                app, host, port, kept, limits=config.server, certificate=certificate, auth=config.auth
-            ) as url:
+            async with listening(app, config, kept_port(context, host, port), certificate) as url:
                 tell_speed()
                 settle()
                 log.info("listening on %s, profile %s", url, config.profile)
@@ -151,6 +144,12 @@ async def serve(context: DaemonContext, opened: Opened = Database.opened) -> Non
                 for each in (*running, keeping_up):
                     each.cancel()
             following.cancel()
+
+
+def reloadable_of(orchestrator: Orchestrator, certificate: Certificate | None) -> Reloadable:
+    """What a reload takes over."""
+    beside = () if certificate is None else (certificate.renew,)
+    return Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=beside)
 
 
 def certificate_of(config: Config, context: DaemonContext, clock: Clock) -> Certificate | None:
@@ -200,6 +199,16 @@ def drawn_seed() -> int:
     return 1 + secrets.randbelow(MAX_SEED)
 
 
+def token_of(context: DaemonContext, host: str) -> ApiToken | None:
+    """The token, which no log shows from here on. Raises TokenError or StartupError where one is needed."""
+    token = find_token(context.config.auth, context.environ, context.config_path.parent)
+    check_exposure(context.config, host, token)
+    if token is not None:
+        context.redactor.register(token.value)
+        log.info("token %s from %s", token.fingerprint, token.source)
+    return token
+
+
 def check_exposure(config: Config, host: str, token: ApiToken | None) -> None:
     """Refuse to listen where nobody could be told from anybody.
 
@@ -219,12 +228,10 @@ def _beside(
     context: DaemonContext, pools: PoolDirectory, orchestrator: Orchestrator, certificate: Certificate | None
 ) -> dict[str, Coroutine[None, None, None]]:
     """What runs while the port is open."""
-    renewed = () if certificate is None else (certificate.renew,)
-    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=orchestrator.reconfigure, beside=renewed)
     return {
         "status": _tell_status(context, pools, orchestrator),
         "rest": give_back_at_rest(lambda: orchestrator.rested, give_back),
-        "reload": follow_reloads(context, NAME, reloadable),
+        "reload": follow_reloads(context, NAME, reloadable_of(orchestrator, certificate)),
         "stop": _ask_for_time(context, orchestrator),
     }
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from contracts.config import Auth, Server
+from contracts.config import Config, split_bind
 from daemon_core.errors import StartupError
 from orchestratord.accepting import BACKLOG, Counter, plainly, securely
 from orchestratord.http.connection import Watch
@@ -32,20 +32,18 @@ OTHER_FILES = 1024
 @asynccontextmanager
 async def listening(
     app: web.Application,
-    host: str,
-    port: int,
+    config: Config,
     inherited: socket.socket | None = None,
-    *,
-    limits: Server | None = None,
     certificate: Certificate | None = None,
-    auth: Auth | None = None,
+    *,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
 ) -> AsyncIterator[str]:
     """Serve HTTP, with a certificate HTTPS, for the length of the block; answers with the URL.
 
     ``inherited`` is a socket that listens there already. Raises StartupError where the address is taken.
     """
-    limits, auth = limits or Server(), auth or Auth()
+    limits = config.server
+    host, port = split_bind(limits.bind) or ("127.0.0.1", 8080)
     make_room(limits.max_connections)
     sockets = [inherited] if inherited is not None else await _bound(host, port)
     # A handler whose client has gone is cancelled: that is how a lost listener is noticed at once.
@@ -56,7 +54,7 @@ async def listening(
         if server is None:
             raise RuntimeError("the runner has no server")
         watch = Watch.over(limits)
-        counter = Counter(limits, watch, trust_proxy=auth.trust_proxy)
+        counter = Counter(limits, watch, trust_proxy=config.auth.trust_proxy)
         address = sockets[0].getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         if certificate is None:

@@ -20,7 +20,7 @@ from contracts.sampler_profiles import PROFILES
 def problems(config: Config) -> list[Problem]:
     """Every contradiction in a configuration whose fields are well typed; empty when it can be used."""
     found = [*_server_problems(config), *_origin_problems(config.server.cors_origins)]
-    found += [*_connection_problems(config), *_outbound_problems(config.policy.outbound)]
+    found += [*_outbound_problems(config.policy.outbound)]
     found += [*_duplicate_ids(config.pools), *_overlaps(config.pools)]
     for number, pool in enumerate(config.pools):
         found += _pool_problems(config, pool, f"pools[{number}]")
@@ -59,15 +59,6 @@ def _origin_problems(origins: tuple[str, ...]) -> list[Problem]:
         for number, origin in enumerate(origins)
         if not ORIGIN.fullmatch(origin)
     ]
-
-
-def _connection_problems(config: Config) -> list[Problem]:
-    each, all_of_them = config.server.max_connections_per_client, config.server.max_connections
-    if each <= all_of_them:
-        return []
-    text = f"{each} is more than all clients together may have (server.max_connections: {all_of_them})"
-    hint = "one client could then keep all others out; give it less"
-    return [Problem(path="server.max_connections_per_client", message=text, hint=hint)]
 
 
 def _server_problems(config: Config) -> list[Problem]:

@@ -13,7 +13,7 @@ from daemon_core import config_file
 from llama_orch.models.here import HereShelf
 from llama_orch.models.remote import RemoteShelf
 from llama_orch.models.shelf import Shelf
-from llama_orch.session import URL_VARIABLE, find_session, url_of
+from llama_orch.session import URL_VARIABLE, find_session, own_url
 
 
 def find_shelf(config_path: Path | None, url: str | None, environ: Mapping[str, str] | None = None) -> Shelf:
@@ -24,7 +24,7 @@ def find_shelf(config_path: Path | None, url: str | None, environ: Mapping[str, 
     environ = os.environ if environ is None else environ
     session = find_session(config_path, url, environ)
     asked = (url or environ.get(URL_VARIABLE) or "").rstrip("/")
-    if asked and (session.config is None or asked != url_of(session.config.server.bind)):
+    if asked and (session.config is None or asked != own_url(session.config)):
         return RemoteShelf(session)
     config = session.config or config_file.load(session.config_path)
     return HereShelf(config, session, environ)

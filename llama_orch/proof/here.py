@@ -18,6 +18,7 @@ from catalog_core.errors import CatalogError
 from contracts.config import Config, Pool
 from contracts.engines import EngineEntry, PreparedEngine
 from contracts.receipts import EngineIdentity, Receipt
+from daemon_core.journal_entry import CORRELATION_ID, TASK_ID
 from daemon_core.paths import Paths
 from daemon_core.version import version
 from engine_provisioner.errors import ProvisionError
@@ -26,11 +27,14 @@ from engine_provisioner.host import CommandError, Host
 from engine_provisioner.registry import provider_for
 from engine_provisioner.report import Result, readable
 from engine_provisioner.surroundings import Surroundings
+from llama_orch.journal.line import of_the_journal
 from llama_orch.proof import manifest as names
 from llama_orch.proof.gather import NO_SLOT, Collected
 from llama_orch.proof.log_lines import of_the_daemons, of_the_engine
 
 JOURNAL_S = 20.0
+MAX_ENTRY_BYTES = 1 << 20
+"""Of one entry of the journal, which a long traceback may be."""
 BEFORE_S, AFTER_S = 2, 10
 """The journal is read from so long before the task came until so long after it ended."""
 MAX_LOG_BYTES = 4 << 20
@@ -125,21 +129,36 @@ class Here:
         data = b"".join(msgspec.json.encode(each) + b"\n" for each in clean)
         into.raw(names.LOG, data[:MAX_LOG_BYTES].rpartition(b"\n")[0] + b"\n")
 
-    async def _journal(self, receipt: Receipt) -> tuple[list[dict[str, object]], list[str]]:
+    async def _journal(self, receipt: Receipt) -> tuple[list[Mapping[str, object]], list[str]]:
         if self._host.which("journalctl") is None:
             return [], ["the daemons' lines: there is no journalctl"]
         since, until = receipt.created_ms // 1000 - BEFORE_S, receipt.ended_ms // 1000 + AFTER_S
-        argv = ("journalctl", "--user", "--no-pager", "-q", "-o", "cat", f"--since=@{since}", f"--until=@{until}")
+        argv = (
+            "journalctl",
+            "--user",
+            "--no-pager",
+            "-q",
+            "-a",
+            "-o",
+            "json",
+            f"--since=@{since}",
+            f"--until=@{until}",
+        )
+        matches = (f"{TASK_ID}={receipt.task_id}", "+", f"{CORRELATION_ID}={receipt.correlation_id}")
         lines: list[str] = []
         try:
             done = await self._host.run(
-                (*argv, "-u", "orchestratord", "-u", "pool-managerd"), timeout_s=JOURNAL_S, on_line=lines.append
+                (*argv, "-u", "orchestratord", "-u", "pool-managerd", *matches),
+                timeout_s=JOURNAL_S,
+                on_line=lines.append,
+                line_limit=MAX_ENTRY_BYTES,
             )
         except CommandError as error:
             return [], [f"the daemons' lines: {error}"]
         if done.status != 0:
             return [], [f"the daemons' lines: journalctl ended with status {done.status}: {done.last_line}"]
-        found = of_the_daemons(lines, receipt.task_id, receipt.correlation_id)
+        said = [line.as_object() for line in map(of_the_journal, lines) if line is not None]
+        found = of_the_daemons(said, receipt.task_id, receipt.correlation_id)
         return found, [] if found else ["the daemons' lines: the user's journal has none of this task"]
 
 

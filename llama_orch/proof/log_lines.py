@@ -6,22 +6,22 @@ Values in, values out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import msgspec
+from collections.abc import Iterable, Mapping
 
 MARK = "  correlation_ids="
 """What stands before the ids at the end of a line of a pool's file."""
 
 
-def of_the_daemons(lines: Iterable[str], task_id: str, correlation_id: str) -> list[dict[str, object]]:
-    """The JSON lines of the daemons' log that are about a task, and the engine's that they hand on."""
-    return [found for line in lines if (found := _object(line)) is not None and _is_of(found, task_id, correlation_id)]
+def of_the_daemons(
+    lines: Iterable[Mapping[str, object]], task_id: str, correlation_id: str
+) -> list[Mapping[str, object]]:
+    """The lines of the daemons' log that are about a task, and the engine's that they hand on."""
+    return [line for line in lines if _is_of(line, task_id, correlation_id)]
 
 
-def of_the_engine(lines: Iterable[str], pool_id: str, correlation_id: str) -> list[dict[str, object]]:
+def of_the_engine(lines: Iterable[str], pool_id: str, correlation_id: str) -> list[Mapping[str, object]]:
     """The lines of a pool's file that the engine wrote while it worked for a task."""
-    found: list[dict[str, object]] = []
+    found: list[Mapping[str, object]] = []
     for line in lines:
         text, mark, ids = line.rpartition(MARK)
         if mark and correlation_id in ids.split(","):
@@ -29,17 +29,10 @@ def of_the_engine(lines: Iterable[str], pool_id: str, correlation_id: str) -> li
     return found
 
 
-def _object(line: str) -> dict[str, object] | None:
-    try:
-        return msgspec.json.decode(line, type=dict[str, object])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-
-
-def _is_of(line: dict[str, object], task_id: str, correlation_id: str) -> bool:
+def _is_of(line: Mapping[str, object], task_id: str, correlation_id: str) -> bool:
     ids = line.get("correlation_ids")
     return (
         line.get("task_id") == task_id
         or line.get("correlation_id") == correlation_id
-        or (isinstance(ids, list) and correlation_id in ids)
+        or (isinstance(ids, list | tuple) and correlation_id in ids)
     )

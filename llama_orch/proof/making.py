@@ -28,7 +28,7 @@ from llama_orch.proof.here import Here
 from llama_orch.proof.manifest import Manifest, Missing
 from llama_orch.proof.verify import Verdict, verify
 from llama_orch.replay.finding import find_receipt
-from llama_orch.session import URL_VARIABLE, Session, url_of
+from llama_orch.session import URL_VARIABLE, Session, own_url
 
 ELSEWHERE = "only the machine of the engine has it: make the proof there"
 
@@ -83,7 +83,7 @@ def config_here(session: Session, url: str | None, environ: Mapping[str, str]) -
     """The configuration of the daemon that is asked, where it is this machine's own."""
     asked = (url or environ.get(URL_VARIABLE) or "").rstrip("/")
     config = session.config
-    return config if config is not None and asked in {"", url_of(config.server.bind)} else None
+    return config if config is not None and asked in {"", own_url(config)} else None
 
 
 def _default_place(session: Session, environ: Mapping[str, str], task_id: str) -> Path:

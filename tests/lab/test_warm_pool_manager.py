@@ -6,7 +6,7 @@ however fast the machine is.
 
 import pytest
 
-from tests.lab.host import Lab
+from tests.lab.host import REGISTRY, Lab
 
 pytestmark = [pytest.mark.req("OP-01", "PM-07"), pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -97,6 +97,104 @@ eventually 60 pool_is_ready
         limit_s=240,
     )
     assert "taken over" in outcome.journal
+
+
+# An image of the tests' stand-in for llama-server, which says a word every 20 ms; with the interpreter that runs us.
+CONTAINED = (
+    WARM
+    + r"""
+. "$CHECKOUT/tests/lab/containers.sh"
+use_podman
+root=$(mktemp -d)
+library=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+python=$(readlink -f "$PYTHON")
+mkdir -p "$root/app/tests" "$root/tmp" "$root${python%/*}"
+cp "$python" "$root$python"
+msgspec=$("$PYTHON" -c 'import msgspec; print(msgspec.__path__[0])')
+for each in $(ldd "$python" "$msgspec"/*.so | sed -n 's|^\t[^/]*\(/[^ ]*\) .*|\1|p' | sort -u); do
+  mkdir -p "$root${each%/*}"
+  cp -L "$each" "$root$each"
+done
+tar -C / --create --exclude={test,site-packages,dist-packages,__pycache__,idlelib,ensurepip,'config-*'} "${library#/}" |
+  tar -C "$root" --extract
+cp "$CHECKOUT/tests/__init__.py" "$root/app/tests/"
+cp -r "$CHECKOUT/tests/standin" "$root/app/tests/"
+cp -r "$msgspec" "$root/app/msgspec"
+cat > "$root/app/llama-server" << CODE
+#!$python -B
+import runpy, socket, sys
+port = sys.argv[sys.argv.index("--port") + 1]
+bind = socket.socket.bind
+socket.socket.bind = lambda this, address: bind(this, ("0.0.0.0", address[1]))
+sys.argv = ["tests.standin", "--port", port, "--knobs", '{"token_delay_ms": 20}']
+runpy.run_module("tests.standin", run_name="__main__")
+CODE
+chmod 755 "$root/app/llama-server"
+eventually 10 curl --silent --fail "http://$registry/v2/"
+tar -C "$root" --create . |
+  podman import --quiet --change 'ENTRYPOINT ["/app/llama-server"]' - "$registry/lab/llama" > /dev/null
+podman push --quiet --digestfile ~/digest "$registry/lab/llama"
+"$PREFIX/bin/llama-orch" init --trial --config "$config"
+sed -i '/^    provisioning:/,$d; /flags:/d' "$config"
+printf '    provisioning: {mode: container, container: {image: "%s/lab/llama", digest: "%s"}}\n' \
+  "$registry" "$(cat ~/digest)" >> "$config"
+token=$("$PREFIX/bin/llama-orch" token --show)
+model=$CHECKOUT/llama_orch/trial/haiku.gguf
+install_units "$PREFIX/bin"
+serve() {
+  systemctl --user start llama-orch.target
+  eventually 90 pool_is_ready
+}
+contained() { podman ps --no-trunc --format '{{.ID}} {{.Pid}}' --filter label=llama-orch.pool; }
+nothing_contained() { [ -z "$(podman ps --all --quiet)$(engines)" ]; }
+ask() {
+  api /v1/tasks --no-buffer --max-time 60 -H 'Accept: text/event-stream' -H 'Content-Type: application/json' --data \
+    '{"model_ref": "'"$model"'", "prompt": "once", "max_tokens": 150, "seed": 1}'
+}
+"""
+)
+
+
+@pytest.mark.req("CR-05")
+def test_a_container_and_its_stream_go_on_through_a_restart_and_a_kill_and_a_stop_ends_it(lab: Lab) -> None:
+    lab.check(
+        CONTAINED
+        + r"""
+drop_in hurry RestartSec=100ms
+serve
+one=$(contained)
+[ -n "$one" ]
+ask > ~/undisturbed
+for way in restart kill; do
+  ask > ~/$way &
+  stream=$!
+  eventually 30 grep -q '^event: token' ~/$way
+  before=$(main_pid pool-managerd)
+  if [ $way = kill ]; then kill -KILL "$before"; else systemctl --user restart pool-managerd; fi
+  not grep -q '^event: end' ~/$way
+  wait $stream
+  cmp <(tokens undisturbed) <(tokens $way)
+  eventually 60 another_manager "$before"
+  eventually 60 pool_is_ready
+  [ "$(contained)" = "$one" ]
+done
+systemctl --user stop llama-orch.target
+eventually 60 nothing_contained
+
+# The manager is killed over a stop.
+serve
+ask > ~/stream &
+eventually 30 grep -q '^event: token' ~/stream
+systemctl --user stop --no-block pool-managerd
+stops() { [ "$(property pool-managerd ActiveState)" = deactivating ]; }
+eventually 10 stops
+kill -KILL "$(main_pid pool-managerd)"
+cleared() { [ -z "$(podman ps --quiet)$(engines)" ]; }
+eventually 30 cleared
+""",
+        limit_s=240,
+        hook=REGISTRY,
+    )
 
 
 def test_a_stop_ends_every_engine_in_order_whatever_becomes_of_the_pool_manager(lab: Lab) -> None:

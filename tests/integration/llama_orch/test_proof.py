@@ -53,8 +53,8 @@ MODEL = CatalogModel(
 JOURNAL = """\
 #!/bin/sh
 printf '%s\\n' "$*" > "$HOME/asked"
-printf '%s\\n' '{"service":"orchestratord","message":"task poem-1 admitted","task_id":"poem-1"}'
-printf '%s\\n' '{"service":"orchestratord","message":"task poem-2 admitted","task_id":"poem-2"}'
+printf '%s\\n' '{"SYSLOG_IDENTIFIER":"orchestratord","MESSAGE":"task poem-1 admitted","LLAMA_ORCH_TASK_ID":"poem-1"}'
+printf '%s\\n' '{"SYSLOG_IDENTIFIER":"orchestratord","MESSAGE":"task poem-2 admitted","LLAMA_ORCH_TASK_ID":"poem-2"}'
 printf '%s\\n' 'no JSON'
 """
 

@@ -157,7 +157,9 @@ async def house(
 ) -> AsyncIterator[House]:
     """A house whose pool is ready where ``engine_url`` is given; the client needs no token unless asked otherwise."""
     auth = auth or Auth(optional=token is None)
-    settings = config(*(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **server)
+    settings = config(
+        *(pools or (pool(timeouts=timeouts or Timeouts(), queue=Queue()),)), **({"bind": "127.0.0.1:0"} | server)
+    )
     settings = msgspec.structs.replace(settings, sessions=sessions or Sessions(), limits=limits or Limits(), auth=auth)
     try:
         store = ArtifactStore(folder / "artifacts", settings.artifacts, SystemClock().unix_ms)
@@ -186,15 +188,7 @@ async def house(
 
 @asynccontextmanager
 async def _listening(made: House, certificate: Certificate | None) -> AsyncIterator[None]:
-    serving = listening(
-        made.app,
-        "127.0.0.1",
-        0,
-        limits=made.config.server,
-        certificate=certificate,
-        auth=made.config.auth,
-        close_timeout_s=1.0,
-    )
+    serving = listening(made.app, made.config, certificate=certificate, close_timeout_s=1.0)
     async with serving as made.url, aiohttp.ClientSession(made.url) as made.client:
         yield
 

@@ -100,10 +100,11 @@ async def test_systemd_is_told_when_it_listens_how_many_pools_are_ready_and_that
         await home.ready()
         await until(lambda: {"STATUS=1/1 pools ready", "WATCHDOG=1"} <= set(told), "what systemd must know")
         assert told.index("READY=1") < told.index("STATUS=1/1 pools ready")
-        assert "STATUS=0/1 pools ready" in told
+        assert "STATUS=0/1 pools ready; trial: fetching or checking" in "\n".join(told)
         assert b"NOTIFY_SOCKET" not in Path(f"/proc/{home.engine()}/environ").read_bytes()
         assert await manager.kill(signal.SIGTERM) == 0
         await until(lambda: "STOPPING=1" in told, "the last word to systemd")
+        assert any(each.startswith("STATUS=draining, ") for each in told)
         loop.remove_reader(systemd)
 
 

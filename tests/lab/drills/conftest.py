@@ -22,7 +22,7 @@ Play = Callable[..., dict[str, Played]]
 
 @pytest.fixture(scope="session")
 def drills(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """``play`` of drill.py, for a host with two GPUs, a server that computes on them and a model that takes its time."""
+    """``play`` of drill.py, for a host with two GPUs, a server that computes on them and a model that is slow."""
     shown = tmp_path_factory.mktemp("shown")
     shown.chmod(0o755)
     model = write_tiny_gguf(shown / "patient.gguf", layers=8, dim=512, ctx=16_384)

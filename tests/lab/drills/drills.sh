@@ -79,6 +79,15 @@ flows() { eventually 20 has_tokens "$1" "${2:-1}"; }
 task_of() { grep -m 1 -o '"task_id":"[^"]*"' "$here/$1" | cut -d '"' -f 4; }
 # The last event that came as a whole.
 last_id() { awk '/^id: / {id = $2} /^$/ {if (id != "") last = id; id = ""} END {print last}' "$here/$1"; }
+# queued: the one task that waits; read_task TASK NAME: its stream, in the background. What has not begun has no name yet.
+some_wait() { api '/v1/tasks?state=queued' | grep -q task_id; }
+queued() {
+  eventually 10 some_wait
+  api '/v1/tasks?state=queued' | grep -o '"task_id":"[^"]*"' | cut -d '"' -f 4
+}
+read_task() {
+  curl --silent --no-buffer --max-time 60 -H "Authorization: Bearer $token" "$url/v1/tasks/$1/stream" --output "$here/$2" &
+}
 # Also reads who joins late: join NAME: what the task of NAME says, in the background, into NAME.joined.
 join() {
   curl --silent --fail --no-buffer --max-time 60 -H "Authorization: Bearer $token" --output "$here/$1.joined" \
@@ -99,8 +108,8 @@ answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz";
 
 # --- the record ----------------------------------------------------------------------------------------------------
 
-# said WORDS: whether the journal has that, since the drill began.
-said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -qF -- "$1"; }
+# said WORDS...: whether the journal has one of these, since the drill began.
+said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -qF "${@/#/--regexp=}"; }
 # Whether a daemon was started again so often by its manager, and runs.
 restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
 

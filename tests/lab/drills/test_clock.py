@@ -45,20 +45,19 @@ def back(played: Played) -> None:
 DRILLS = (
     Drill(
         name="clock-forward",
-        done="The clock is set forward by a day while a stream runs, a turn of its session waits with a deadline of two "
-        "minutes, and the watchdog has two seconds.",
+        done="The clock is set forward by a day while a stream runs, a turn of its session waits with a deadline of "
+        "two minutes, and the watchdog has two seconds.",
         client="Nothing: the stream ends, the turn that waited runs before its deadline, the session lives.",
         journal=("ended: length",),
-        left="No watchdog fires and nothing is started anew. Receipts of before and after stand in one chain, with the times that "
-        "the clock had.",
+        left="No watchdog fires and nothing is started anew. Receipts of before and after stand in one chain, with the "
+        "times that the clock had.",
         script=r"""
 ask turn 5 '"session_id": "talk"'
 wait
 ask stream 500 '"session_id": "talk"'
 flows stream
 ask waiting 5 '"session_id": "talk", "deadline_ms": 120000'
-admitted() { api '/v1/tasks?state=queued' | grep -q task_id; }
-eventually 10 admitted
+queued
 clock 86400
 api /v1/sessions/talk > $here/session
 wait
@@ -72,18 +71,17 @@ for daemon in orchestratord pool-managerd; do property $daemon NRestarts; done >
     ),
     Drill(
         name="clock-back",
-        done="The clock is set back by two days while a stream runs and a task waits with a deadline. Then the GPUs' driver fails "
-        "and the engine dies, so that the pool waits for its next try; then both are well again.",
-        client="Nothing of the clock: the tasks run in time. While the pool waits for its next try, a new task is told when it "
-        "will start, in seconds and not in days.",
+        done="The clock is set back by two days while a stream runs and a task waits with a deadline. Then the GPUs' "
+        "driver fails and the engine dies, so that the pool waits for its next try; then both are well again.",
+        client="Nothing of the clock: the tasks run in time. While the pool waits for its next try, a new task is told "
+        "when it will start, in seconds and not in days.",
         journal=("failure 1 of 100, again in", "pool gpu0 is ready"),
         left="No watchdog fires and nothing is started anew but the engine that died.",
         script=r"""
 ask stream 500
 flows stream
 ask waiting 5 '"deadline_ms": 120000'
-admitted() { api '/v1/tasks?state=queued' | grep -q task_id; }
-eventually 10 admitted
+queued
 clock -86400
 wait
 gpus 9

@@ -62,8 +62,8 @@ DRILLS = (
             "cannot write the engine's handle: No space left on device",
             "pool gpu0 is ready",
         ),
-        left="The end and the receipt of the stream that ended meanwhile are written when there is room. No engine runs that "
-        "no handle tells of.",
+        left="The end and the receipt of the stream that ended meanwhile are written when there is room. No engine "
+        "runs that no handle tells of.",
         script=r"""
 ask stream 600
 flows stream
@@ -108,7 +108,8 @@ ls ~/.local/share/llama-orch/catalog > $here/catalog
     ),
     Drill(
         name="store-damaged",
-        done="The first pages of the task store are overwritten with noise while nothing runs. Then the target is started.",
+        done="The first pages of the task store are overwritten with noise while nothing runs. Then the target is "
+        "started.",
         client="Tasks are served. Those of before are not known any more, and the chain of receipts begins anew.",
         journal=(
             "is damaged: file is not a database; it stands in",
@@ -132,9 +133,10 @@ eventually 20 receipt
     ),
     Drill(
         name="disk-read-only",
-        done="The target is started while the disk is read-only, as a file system is after a fault. Then the disk is mended.",
-        client="The port is closed, until the disk is mended: a daemon that could keep nothing that it promises does not "
-        "start. Both are tried again by the service manager, and serve by themselves when the disk takes writes.",
+        done="The target is started while the disk is read-only, as a file system is after a fault. Then the disk is "
+        "mended.",
+        client="The port is closed, until the disk is mended: a daemon that could keep nothing that it promises does "
+        "not start. Both are tried again by the service manager, and serve by themselves when the disk takes writes.",
         journal=(
             "pool-managerd: cannot use /home/lab/.local",
             "orchestratord: the task store /home/lab/.local/share/llama-orch/tasks.sqlite3 cannot be written",

@@ -43,8 +43,9 @@ DRILLS = (
     Drill(
         name="boot-without-gpu",
         done="The target is started while the NVIDIA driver is not loaded. Later it is.",
-        client="Both daemons run, `/healthz` answers, and the pool's health says what is wrong and what mends it. A task is taken "
-        "and waits. It runs when the driver is there, with nobody's help. Nothing is ever computed on the CPU.",
+        client="Both daemons run, `/healthz` answers, and the pool's health says what is wrong and what mends it. A "
+        "task is taken and waits. It runs when the driver is there, with nobody's help. Nothing is ever computed on "
+        "the CPU.",
         journal=(
             "the NVIDIA driver does not work: Driver Not Loaded",
             "hint: nvidia-smi shows more; is the kernel module loaded",
@@ -59,8 +60,7 @@ systemctl --user is-active orchestratord pool-managerd > $here/active
 failed() { health | tee $here/health | grep -q '"last_error":{'; }
 eventually 20 failed
 ask patient 5
-admitted() { api '/v1/tasks?state=queued' | grep -q task_id; }
-eventually 10 admitted
+queued
 [ -z "$(engines)" ]
 gpus
 wait
@@ -71,10 +71,10 @@ wait
     ),
     Drill(
         name="driver-gone",
-        done="The driver answers no more while an engine computes, as after an update of the driver without a reboot. Then the "
-        "engine dies. Later the driver is well again.",
-        client="What runs goes on: the engine has its own connection to the GPU. When it has died a task waits, and runs when the "
-        "driver is back.",
+        done="The driver answers no more while an engine computes, as after an update of the driver without a reboot. "
+        "Then the engine dies. Later the driver is well again.",
+        client="What runs goes on: the engine has its own connection to the GPU. When it has died a task waits, and "
+        "runs when the driver is back.",
         journal=(
             "GPUs: the NVIDIA driver does not work: Driver Not Loaded",
             "GPUs: all answer again",
@@ -102,8 +102,8 @@ wait
     Drill(
         name="gpu-lost",
         done="The GPU falls off the bus while an engine computes on it. Later it is back.",
-        client="`WORKER_RESET` at once, retriable, for what had sent tokens. A new task is refused (503), with what happened to "
-        "the GPU, until it is back.",
+        client="`WORKER_RESET` at once, retriable, for what had sent tokens. A new task is refused (503), with what "
+        "happened to the GPU, until it is back.",
         journal=("has fallen off the bus", "GPUs: all answer again", "pool gpu0 is ready"),
         left="The pool is quarantined with its GPU, its engine is ended, and it comes back with the GPU by itself.",
         script=r"""

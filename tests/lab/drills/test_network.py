@@ -38,9 +38,10 @@ def loopback(played: Played) -> None:
 DRILLS = (
     Drill(
         name="cable-pulled",
-        done="The cable between a client on the LAN and the host is pulled while a stream runs, and put back a moment later.",
-        client="The stream stands still, and goes on in the same connection: nothing is missing, nothing is there twice. "
-        "Another reader, on the host itself, notices nothing.",
+        done="The cable between a client on the LAN and the host is pulled while a stream runs, and put back a moment "
+        "later.",
+        client="The stream stands still, and goes on in the same connection: nothing is missing, nothing is there "
+        "twice. Another reader, on the host itself, notices nothing.",
         journal=("ended: length",),
         left="The task runs all the while and ends as usual.",
         script=r"""
@@ -59,10 +60,12 @@ wait
     ),
     Drill(
         name="client-vanished",
-        done="The cable is pulled and the client ends: nobody on the host is told. It comes back when the task is over.",
+        done="The cable is pulled and the client ends: nobody on the host is told. It comes back when the task is "
+        "over.",
         client="It reads on behind its last token with `Last-Event-ID`, up to the `end`: nothing is missing.",
         journal=("ended: length",),
-        left="The task is not taken for one without listeners, for nobody has said goodbye: it runs to its end and is kept.",
+        left="The task is not taken for one without listeners, for nobody has said goodbye: it runs to its end and is "
+        "kept.",
         script=r"""
 ask stream 600
 flows stream
@@ -81,8 +84,8 @@ rest stream
     ),
     Drill(
         name="loopback-cut",
-        done="The loopback interface goes down while a stream runs: the daemons reach their engine no more. It comes back when "
-        "the client has its answer.",
+        done="The loopback interface goes down while a stream runs: the daemons reach their engine no more. It comes "
+        "back when the client has its answer.",
         client="`DECODE_TIMEOUT`, retriable, after the pool's `timeouts.idle_ms`. The next task is served.",
         journal=("ended: DECODE_TIMEOUT: the engine was given up after 1500 ms (idle limit)", "the slot of task"),
         left="The engine was not ended for what the network did. Its slot is free again when it says so.",

@@ -71,6 +71,8 @@ def test_no_line_break_passes_behind_an_id(text: str) -> None:
         ({"pools": [LLAMA | {"queue": {"full_policy": "wait"}}]}, "pools[0].queue.full_policy", "drop-lru"),
         ({"pools": []}, "pools", "length >= 1"),
         ({"pool": 1}, "pool", "did you mean 'pools'?"),
+        ({"pools": [LLAMA], "server": {"tls": {"cert_file": "a"}}}, "server.tls.key_file", "missing"),
+        ({"pools": [LLAMA], "server": {"max_connections": 0}}, "server.max_connections", ">= 1"),
     ],
 )
 def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
@@ -131,6 +133,9 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
             "loopback only",
         ),
         (config(server={"bind": "8080"}), "server.bind", "host:port"),
+        (config(server={"cors_origins": ["https://a.lan", "https://b.lan/"]}), "server.cors_origins[1]", "chat.lan"),
+        (config(server={"cors_origins": ["*"]}), "server.cors_origins[0]", "'*' is no origin of a web page"),
+        (config(server={"cors_origins": ["null"]}), "server.cors_origins[0]", "scheme, host and port"),
         (config(policy=never("https://example.org/x")), "policy.outbound.deny[1]", "write 'example.org'; a pattern is"),
         (config(policy=never("example.org:443")), "policy.outbound.deny[1]", "write 'example.org'; a pattern is"),
         (config(policy=never("10.0.0.0/8")), "policy.outbound.deny[1]", "'10.0.0.0/8' matches no address a pattern is"),
@@ -178,6 +183,20 @@ def test_a_pattern_that_some_address_matches_is_no_problem(pattern: str) -> None
 
 def test_two_pools_may_share_a_gpu_when_both_say_so() -> None:
     assert problems(config([LLAMA | {"share": True}, LLAMA | {"id": "b", "share": True}])) == []
+
+
+@pytest.mark.req("HP-26", "OP-02")
+@pytest.mark.parametrize(
+    "origin", ["https://chat.lan", "http://10.0.0.5:3000", "http://localhost:5173", "http://[::1]:80"]
+)
+def test_an_origin_as_browsers_send_it_is_no_problem(origin: str) -> None:
+    assert problems(config(server={"cors_origins": [origin]})) == []
+
+
+@pytest.mark.req("OP-02")
+def test_the_port_is_this_machines_own_unless_it_is_said_otherwise() -> None:
+    server = config().server
+    assert (server.bind, server.tls, server.cors_origins) == ("127.0.0.1:8080", None, ())
 
 
 def test_the_trial_profile_needs_no_gpu() -> None:

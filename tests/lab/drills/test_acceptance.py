@@ -1,0 +1,137 @@
+"""The way of a host, from a new account to its second boot, in one go, as its operator and a client see it.
+
+The client is another machine: it comes over a cable, with the token, and has nothing of the host.
+"""
+
+import pytest
+
+from tests.lab.drills.conftest import Play, each, judge
+from tests.lab.drills.drill import Drill, Played
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+
+PREPARED = """
+watchdog=2
+configure 'server: {bind: "0.0.0.0:8080", drain_ms: 2500}'
+prepare
+rm -r ~/.config/systemd/user/*.service ~/.config/systemd/user/*.target ~/.config/systemd/user/*.slice
+url=http://10.77.0.1:8080
+from="nsenter --user --net --preserve-credentials --target $(cat /run/lab/client)"
+"""
+
+
+def accepted(played: Played) -> None:
+    assert played.files["codes"].split() == ["401", "401", "200", "200"]
+    for name in ("first", "watched", "adopted", "again"):
+        assert played.stream(name).end is not None, name
+    assert played.resumed("strict").end is not None
+    assert played.files["manager"].split() == ["same-engine", "same-engine"]
+    asked = [line for line in played.files["by-task"].splitlines() if line]
+    assert any("admitted at position 0" in line for line in asked)
+    assert any("ended: length" in line for line in asked)
+    assert "print_timing" in played.files["by-engine"] or "launch_slot" in played.files["by-engine"]
+    assert "ended: length" in played.files["logs"]
+
+
+ACCEPTANCE = Drill(
+    name="whole-way",
+    done="`llama-orch units install --enable`, start of the target, tasks from another machine with the token, reload, "
+    "a hang of each daemon, a restart of each daemon while a stream runs, stop, reboot of a user who lingers, and "
+    "questions to the journal.",
+    client="The start returns when requests are answered. Without the token, or with a wrong one, it is 401. Streams "
+    "go on through a hang and a restart of `pool-managerd`, and a strict one goes on behind its last token after a "
+    "restart of `orchestratord`. After the boot tasks are served with nobody logged in.",
+    journal=(
+        "again; nothing waits for a restart",
+        "orchestratord.service: Watchdog timeout (limit 2s)!",
+        "pool-managerd.service: Watchdog timeout (limit 2s)!",
+        "SIGUSR2: stopping, to be started again",
+        "taking over the engine that runs on port",
+        "SIGTERM: stopping",
+    ),
+    left="Entries are found by task, by pool, and as the engine's own, with `journalctl` and with `llama-orch logs`. "
+    "Between the stop and the boot nothing of ours runs.",
+    script=r"""
+orch() { "$PREFIX/bin/llama-orch" "$@"; }
+orch units install --enable > $here/install
+systemctl --user start llama-orch.target
+$from curl --silent --fail "$url/healthz" > /dev/null # at once
+eventually 30 pool_is_ready
+orch units status > $here/units
+
+# The client's side of the token.
+code() { $from curl --silent --output /dev/null --write-out '%{http_code}\n' "$@" >> $here/codes; }
+code "$url/v1/pools"
+code "$url/v1/pools" -H 'Authorization: Bearer something-else'
+code "$url/v1/pools" -H "Authorization: Bearer $token"
+code "$url/healthz"
+ask first 20
+wait
+first=$(task_of first)
+
+# Reload: nobody is replaced.
+before="$(main_pid orchestratord) $(main_pid pool-managerd) $(engines)"
+systemctl --user reload orchestratord pool-managerd
+[ "$(main_pid orchestratord) $(main_pid pool-managerd) $(engines)" = "$before" ]
+
+# The watchdog, of each daemon.
+engine=$(engines)
+ask watched 800
+flows watched
+kill -STOP "$(main_pid pool-managerd)"
+eventually 20 restarts pool-managerd 1
+eventually 20 pool_is_ready
+wait
+kill -STOP "$(main_pid orchestratord)"
+eventually 20 restarts orchestratord 1
+eventually 20 pool_is_ready
+[ "$(engines)" = "$engine" ] && echo same-engine >> $here/manager
+
+# A restart of each daemon while a stream runs.
+ask adopted 500
+flows adopted
+systemctl --user restart pool-managerd
+eventually 20 pool_is_ready
+wait
+ask strict 400 '"determinism": "strict", "on_disconnect": "continue"'
+flows strict 3
+kill -STOP $engine
+front=$(main_pid orchestratord)
+systemctl --user restart --no-block orchestratord
+another() { [ "$(main_pid orchestratord)" != "$front" ] && pool_is_ready; }
+eventually 20 another
+kill -CONT $engine
+wait
+rest strict
+[ "$(engines)" = "$engine" ] && echo same-engine >> $here/manager
+
+# Questions to the journal.
+of_task() { journalctl --user --quiet --output=cat "LLAMA_ORCH_TASK_ID=$first" | tee $here/by-task; }
+told_of_its_end() { of_task | grep -q 'ended: length'; }
+eventually 10 told_of_its_end
+journalctl --user --quiet --output=cat LLAMA_ORCH_POOL=gpu0 LLAMA_ORCH_SOURCE=engine > $here/by-engine
+orch logs --task "$first" > $here/logs
+
+# Stop, and the second boot.
+stop_product
+hand linger
+hand shut-down
+hand boot
+eventually 30 pool_is_ready
+ask again 20
+wait
+""",
+    prove=accepted,
+    req=("OP-01", "OP-02", "ORCH-3810", "PM-07", "HP-25", "OP-06"),
+)
+DRILLS = (ACCEPTANCE,)
+
+
+@pytest.fixture(scope="module")
+def played(drills: Play) -> dict[str, Played]:
+    return drills(DRILLS, prepared=PREPARED, lan=True, limit_s=200)
+
+
+@pytest.mark.parametrize("drill", each(DRILLS))
+def test_the_whole_way(drill: Drill, played: dict[str, Played]) -> None:
+    judge(drill, played)
