@@ -24,6 +24,8 @@ async def _run(look: Look) -> Sequence[Result]:
     try:
         async with session.client() as client:
             pools = await client.pools()
+    except StartupError as error:
+        return [skipped(daemons.CHECK, error.message)]
     except ApiError as error:
         return daemons.unreached(session.url, error)
     return daemons.judge(session.url, pools)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from contracts.config import split_bind
+from contracts.config import Config, split_bind
+from daemon_core.errors import StartupError
 from llama_orch.client import ApiClient
 from llama_orch.doctor.base import Result, ok, skipped
 from llama_orch.doctor.checks.base import Check
 from llama_orch.doctor.judge import ports
 from llama_orch.doctor.machine import Look, Machine
-from llama_orch.session import url_of
+from llama_orch.session import own_url, trust_in_own
 
 
 async def _run(look: Look) -> Sequence[Result]:
@@ -22,15 +23,23 @@ async def _run(look: Look) -> Sequence[Result]:
     if config is None:
         return [skipped(ports.CHECK)]
     bind = config.server.bind
-    async with ApiClient(url_of(bind), None) as client:
-        if await client.is_up():
-            return [ok(ports.CHECK, f"{bind}: orchestratord answers")]
+    if await _answers(look.machine, config):
+        return [ok(ports.CHECK, f"{bind}: orchestratord answers")]
     host, port = split_bind(bind) or ("127.0.0.1", 8080)
     refused = _refused(host, port)
     if refused is None:
         return ports.judge(bind, port, None, "", None)
     owner = await asyncio.to_thread(_owner, look.machine, port)
     return ports.judge(bind, port, refused.errno, refused.strerror or str(refused), owner)
+
+
+async def _answers(machine: Machine, config: Config) -> bool:
+    try:
+        trusted = trust_in_own(config, machine.config_path.absolute().parent, machine.environ)
+    except StartupError:
+        return False  # what is wrong with the certificate, the check lan says
+    async with ApiClient(own_url(config), None, trusted=trusted) as client:
+        return await client.is_up()
 
 
 def _refused(host: str, port: int) -> OSError | None:

@@ -6,6 +6,7 @@ Decides what a refused bind means, and whose a listening socket is, from what th
 from __future__ import annotations
 
 import errno
+import re
 
 from contracts.base import Message
 from llama_orch.doctor.base import Kind, Result, ok
@@ -39,6 +40,7 @@ REFUSED = Kind(
 
 _LISTEN = "0A"
 _ORCHESTRATORD = "orchestratord"
+_SYSTEMD = re.compile(r"\S*/systemd --user(?: .*)?")
 
 
 class Owner(Message, frozen=True, kw_only=True):
@@ -64,6 +66,8 @@ def judge(bind: str, port: int, error: int | None, words: str, owner: Owner | No
         return [ok(CHECK, f"{bind}: free")]
     if owner is not None and _ORCHESTRATORD in owner.command:
         return [ok(CHECK, f"{bind}: orchestratord listens (process {owner.pid})")]
+    if owner is not None and _SYSTEMD.fullmatch(owner.command):
+        return [ok(CHECK, f"{bind}: systemd keeps the socket while orchestratord starts anew")]
     match error:
         case errno.EADDRINUSE if owner is not None:
             mend = f"kill {owner.pid}, or set server.bind to another port"
