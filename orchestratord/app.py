@@ -46,12 +46,9 @@ from orchestratord.pools import LinkState, PoolDirectory
 from orchestratord.recorder import Recorder
 from orchestratord.retention import Bounds
 from orchestratord.speed import give_back, give_back_at_rest, settle, tell_speed
-<<<<<<< HEAD
-from orchestratord.vigil import Vigil, vigil_at
-=======
 from orchestratord.status_line import Present, status_line
 from orchestratord.tls import Certificate
->>>>>>> front
+from orchestratord.vigil import Vigil, vigil_at
 
 log = logging.getLogger(__name__)
 
