@@ -229,24 +229,16 @@ eventually 60 nothing_of_ours
 journalctl --user --quiet --output=cat | grep -E 'Stopped pool-managerd|Removed slice .*engines' | tail -n 2 > ~/order
 head -n 1 ~/order | grep -q Stopped
 
-# A stream that does not end while the manager drains: it is killed over it, or its time is over.
+# A stream that does not end while the manager drains, which is killed over it.
 drains() { said 'ready -> draining' "$1"; }
-endless() {
-  served
-  ask > ~/stream &
-  eventually 20 grep -q '^event: token' ~/stream
-  kill -STOP "$one"
-}
-endless
+served
+ask > ~/stream &
+eventually 20 grep -q '^event: token' ~/stream
+kill -STOP "$one"
 drained=$(journalctl --user --unit pool-managerd --output=cat | grep -c 'ready -> draining')
 systemctl --user stop --no-block pool-managerd
 eventually 10 drains $((drained + 1))
 kill -KILL "$(main_pid pool-managerd)"
-eventually 30 gone
-drop_in hurry TimeoutStopSec=1
-endless
-systemctl --user stop pool-managerd
-[ "$(property pool-managerd Result)" = timeout ]
 eventually 30 gone
 
 # Killed for good: the engine serves on, and a stop of the target finds it.
