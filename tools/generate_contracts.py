@@ -16,7 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
-from tools import config_reference, engine_tables, grafana_dashboard, reference_pages
+from tools import config_reference, doctor_documents, engine_tables, grafana_dashboard, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "Generated from the types in contracts/ by `make generate`; do not edit."
@@ -30,6 +30,7 @@ def documents() -> dict[Path, str]:
         folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
         **config_reference.documents(),
+        **doctor_documents.documents(),
         **engine_tables.documents(),
         **grafana_dashboard.documents(),
         **reference_pages.documents(),

@@ -57,12 +57,12 @@ def test_the_document_keeps_to_its_schema_and_a_field_more_would_be_noticed() ->
         "why": None,
         "mend": None,
     }
-    assert SCHEMA.read_text() == schema(), ".venv/bin/python -m tools.doctor_documents"
+    assert SCHEMA.read_text() == schema(), "make generate"
 
 
 def test_the_page_has_every_kind_with_its_reason_and_its_mend() -> None:
     text = PAGE.read_text()
-    assert text == page(text), ".venv/bin/python -m tools.doctor_documents"
+    assert text == page(text), "make generate"
     for kind in kinds():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{kind.id}`"))
         assert all(part.replace("|", "\\|") in row for part in (kind.what, kind.why, kind.mend))
