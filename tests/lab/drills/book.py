@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 
 from tests.lab.drills.drill import OR, Drill
 
@@ -61,18 +62,23 @@ def section(drill: Drill, family: str) -> str:
     return f"""
 ### {drill.name}
 
-{drill.done}
+{lines(drill.done)}
 
-**Clients:** {drill.client}
+{lines(f"**Clients:** {drill.client}")}
 
 **The journal:**
 
 {said}
 
-**Left:** {drill.left}
+{lines(f"**Left:** {drill.left}")}
 
 Shown by `tests/lab/drills/test_{family}.py`, drill `{drill.name}`.
 """
+
+
+def lines(text: str) -> str:
+    """A paragraph, in lines that can be read in the file itself."""
+    return fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":
