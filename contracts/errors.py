@@ -63,11 +63,14 @@ MEANING: MappingProxyType[ErrorCode, str] = MappingProxyType(
         ErrorCode.INVALID_PARAMS: "the request is wrong; `field` names where, `hint` what is valid",
         ErrorCode.MISSING_TOKEN: "no token was sent; `error_number` 40101",
         ErrorCode.BAD_TOKEN: "the token is wrong; `error_number` 40102",
-        ErrorCode.POLICY_DENIED: "`policy` forbids what would have to be fetched",
+        ErrorCode.POLICY_DENIED: "`policy` forbids what would have to be fetched; or a web page asks without a token",
         ErrorCode.NOT_FOUND: "there is no such task, pool, model or route",
         ErrorCode.CONFLICT: "it contradicts something that exists",
         ErrorCode.PAYLOAD_TOO_LARGE: "the body passes `server.max_body_bytes`",
-        ErrorCode.ADMISSION_REJECT: "a full queue, a rate, a deadline that cannot be met; `policy_label` names which",
+        ErrorCode.ADMISSION_REJECT: (
+            "a full queue, a rate, a deadline that cannot be met, too many connections or wrong tokens; `policy_label` "
+            "names which"
+        ),
         ErrorCode.QUEUE_FULL_DROP_LRU: "the queue is full, and by its policy this task gives way",
         ErrorCode.BUDGET_EXHAUSTED: "the session's budget is spent; `policy_label` names which",
         ErrorCode.POOL_UNREADY: "a pool serves the model and is not ready",
