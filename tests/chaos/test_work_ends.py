@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -79,6 +80,7 @@ async def test_a_reload_breaks_nothing_and_the_old_engine_ends_with_its_last_tas
     seen = len(lab.orchestrator.lines)
     async with lab.streaming(LONG | {"max_tokens": 400}) as running:
         await running.content.readany()
+        os.kill(old, signal.SIGSTOP)  # so that its task cannot be over before all of this is
         await ask(lab, "reload", new_model_ref=str(other), deadline_ms=FOR_EVER_MS)
         await lab.orchestrator.logged("pool trial serves", str(other), since=seen)
         # The new engine has all of its slots, whatever still runs on the old one.
@@ -87,6 +89,7 @@ async def test_a_reload_breaks_nothing_and_the_old_engine_ends_with_its_last_tas
                 assert parse_events(await two.read())[-1][0] == "end"
             assert parse_events(await one.read())[-1][0] == "end"
         assert alive(old)
+        os.kill(old, signal.SIGCONT)
         assert parse_events(await running.read())[-1][0] == "end"
     await gone(old)
     assert (await lab.get("/v1/pools/trial/health"))["ready"] is True
