@@ -58,8 +58,9 @@ def test_a_json_line_has_the_usual_fields_and_the_extra_ones() -> None:
 def test_what_an_engine_prints_does_not_drive_the_terminal_that_shows_the_log() -> None:
     stream, log = lines("text")
     name = "a model\x1b]0;mine\x07\x1b[2J\r\x9b31m\n12:30:01.250 ERROR   all is lost"
+    known: dict[str, str] = {}
     try:
-        {}[name]
+        known[name]
     except KeyError:
         log.exception("engine: %s", name, extra={"pool_id": name})
     shown = stream.getvalue()
