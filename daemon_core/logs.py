@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ FORMAT_VARIABLE = "LLORCH_LOG_FORMAT"
 
 STDERR = 2
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STANDARD = frozenset({*RESERVED_ATTRS, "taskName"})
 _EXTRA = "_extra"
 """Where a record keeps its extra fields once they were looked for."""
@@ -238,6 +240,11 @@ class _TextFormatter(logging.Formatter):
         """The line without exception and stack."""
         pairs = [f"{key}={value}" for key, value in _extra(record).items()]
         return "  ".join([super().formatMessage(record), *pairs])
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line as a terminal may have it: what an engine prints neither drives that nor looks like another line."""
+        text = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+        return text.replace("\n", "\n    ")
 
 
 class _JsonFormatter(MsgspecFormatter):

@@ -22,12 +22,14 @@ import msgspec
 from contracts.artifacts import Artifact, ArtifactInfo, ArtifactRequest
 from contracts.base import Message, Strict
 from contracts.catalog import CatalogModel, CatalogModels, RegisterModel, StateRequest
-from contracts.errors import ErrorBody
+from contracts.config import is_loopback
+from contracts.errors import ErrorBody, ErrorCode
 from contracts.events import End, Started, StreamError, Token
 from contracts.pools import Capabilities, DrainRequest, PoolHealth, PoolList, ReloadRequest
 from contracts.receipts import ReceiptPage
 from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
+from daemon_core.token import FILE_VARIABLE
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.reach import START_HINT as START_HINT  # noqa: PLC0414 - who imports it from here
 from llama_orch.reach import cause_of, unreachable
@@ -349,6 +351,14 @@ def _decode(body: bytes, kind: type[Answer]) -> Answer:
         raise ApiError(UNREACHABLE, text, hint="do the daemons and this program have the same version?") from error
 
 
+def _token_hint(code: str, host: str) -> str | None:
+    """Where the token of another machine is. This one knows none, and what would make one makes another."""
+    if code not in {ErrorCode.MISSING_TOKEN, ErrorCode.BAD_TOKEN} or is_loopback(host):
+        return None
+    where = f"put it into a file of mode 0600, and name that: --token-file PATH or {FILE_VARIABLE}"
+    return f"the token is that of {host}: {where}"
+
+
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     """The error that a response carries; one that is not ours (a proxy's) is told by its status."""
     try:
@@ -364,7 +374,7 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     return ApiError(
         error.code,
         error.message,
-        hint=error.hint or None,
+        hint=_token_hint(error.code, response.url.host or "") or error.hint or None,
         retriable=error.retriable,
         retry_after_ms=None if error.retry_after_ms is msgspec.UNSET else error.retry_after_ms,
         correlation_id=error.correlation_id,

@@ -9,12 +9,14 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from contracts.base import Message
 from contracts.config import Auth, Config, split_bind
 from daemon_core import config_file
+from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.paths import default_config_path, expand, home_dir
-from daemon_core.token import ApiToken, find_token
+from daemon_core.token import FILE_VARIABLE, ApiToken, find_token
 from llama_orch.client import ApiClient
 from llama_orch.environment import CA_VARIABLE
 from llama_orch.reach import trusting, trusting_own
@@ -48,20 +50,39 @@ class Session(Message, frozen=True, kw_only=True):
 def find_session(config_path: Path | None, url: str | None, environ: Mapping[str, str] | None = None) -> Session:
     """Look for configuration, token and URL: the options, then the environment, then the files.
 
-    Raises ConfigFileError or TokenError, where a file is there and cannot be used, or was named and is not there.
+    Raises ConfigFileError or TokenError, where a file is there and cannot be used, or was named and is not there, and
+    StartupError for a URL that names no daemon.
     """
     environ = os.environ if environ is None else environ
     path = config_path or default_config_path(environ)
     config = config_file.load(path) if config_path is not None or path.exists() else None
     token = find_token(config.auth if config else Auth(), environ, path.parent)
     authorities = environ.get(CA_VARIABLE)
+    given = url or environ.get(URL_VARIABLE)
     return Session(
         config_path=path,
         config=config,
         token=token,
-        url=(url or environ.get(URL_VARIABLE) or (own_url(config) if config else DEFAULT_URL)).rstrip("/"),
+        url=_checked(given) if given else (own_url(config) if config else DEFAULT_URL),
         authorities=expand(authorities, home_dir(environ)) if authorities else None,
     )
+
+
+def _checked(given: str) -> str:
+    """The URL that somebody typed. Raises StartupError where it is none, or holds what others would get to see."""
+    try:
+        parts = urlsplit(given)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        parts, port, host = urlsplit(""), None, None
+    if parts.username is not None or parts.password is not None:  # it stands in the process list, and is no token
+        text = "the URL holds a name or a password, and llama-orch asks for a token alone"
+        hint = f"leave out what stands before the @; {FILE_VARIABLE} names the file of the token"
+        raise StartupError(text, hint, EXIT_USAGE)
+    if parts.scheme not in {"http", "https"} or not host or port == 0 or parts.query or parts.fragment:
+        text = f"{given!r} is no URL of a daemon"
+        raise StartupError(text, "such as https://workstation.lan:8080, or http:// where it has no TLS", EXIT_USAGE)
+    return given.rstrip("/")
 
 
 def own_url(config: Config) -> str:

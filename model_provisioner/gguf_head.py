@@ -115,7 +115,8 @@ class _Walk:
     def _fixed_part(self) -> tuple[int, int, int]:
         magic = self.window[: len(MAGIC)]
         if magic != MAGIC[: len(magic)]:
-            raise GgufError(f"this is no GGUF file: it begins with {magic!r} instead of {MAGIC!r}", 0)
+            # What it begins with instead is not told: any file of this machine can be named over HTTP.
+            raise GgufError(f"this is no GGUF file: it does not begin with {MAGIC.decode()}", 0)
         self._bytes(len(MAGIC))
         version = self._number(U32)
         if version not in VERSIONS:

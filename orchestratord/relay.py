@@ -1,9 +1,9 @@
 """From an engine's stream to a task's log: the hot loop.
 
-Decides nothing but when to give up: at the wall limit of the pool, counted from the start, and at its idle limit,
-counted from the first token on, since a long prompt is silence too. What an engine sends to keep a connection alive is
-no token and feeds nothing. Everything that one read of the engine brings becomes one append to the log. Never retries,
-and leaves the connection to the engine closed on every way out.
+Decides nothing but when to give up: at the wall limit of the pool, counted from the start, at its idle limit, counted
+from the first token on, since a long prompt is silence too, and where an engine sends more than any answer has. What an
+engine sends to keep a connection alive is no token and feeds nothing. Everything that one read of the engine brings
+becomes one append to the log. Never retries, and leaves the connection to the engine closed on every way out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from orchestratord.clock import Clock
 from orchestratord.continuation import DiffersError
 from orchestratord.retry import Failed
 from orchestratord.task import Task
+
+MAX_STREAM_BYTES = 32 * 1024 * 1024
+"""A stream that is longer is no answer: of ordinary tokens it would have half a million. It is held in memory."""
+TOO_LONG = f"the engine has sent more than {MAX_STREAM_BYTES >> 20} MiB"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +64,8 @@ async def relay(
             async for batch in batches:
                 if batch.texts:
                     watchdog.token()
+                    if len(task.log) > MAX_STREAM_BYTES:
+                        return _failed(EngineError(Failure.PROTOCOL, TOO_LONG))
                     first = task.first_text_ms is None
                     written = task.speaks(clock.monotonic_ms()) if first else None
                     if written is not None:

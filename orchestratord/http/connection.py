@@ -82,6 +82,8 @@ class Connection(web.RequestHandler):
             max_line_size=watch.limits.max_header_bytes,
             max_field_size=watch.limits.max_header_bytes,
             max_headers=watch.limits.max_headers,
+            # It would unpack in the event loop, for everybody who reaches the port, and stop all streams meanwhile.
+            auto_decompress=False,
         )
         self.watch = watch
         self.enter = enter

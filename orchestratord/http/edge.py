@@ -29,6 +29,8 @@ HEADER = "X-Correlation-Id"
 OPEN_PATHS = frozenset({"/healthz"})
 CORRELATION_ID = web.RequestKey("correlation_id", str)
 IDENTITY = web.RequestKey("identity", str)
+_SHOWN = 40
+"""So many characters of what a client has sent help it to find what is meant."""
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -63,6 +65,7 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
             if request.path not in OPEN_PATHS:
                 request[IDENTITY] = door.identify(request)
                 refuse_unknown(request)
+                refuse_packed(request)
             return await handler(request)
         except ApiError as error:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)
@@ -76,6 +79,14 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
             return response_of(Refusal(code=ErrorCode.INTERNAL, message=text), correlation_id)
 
     return edge
+
+
+def refuse_packed(request: web.Request) -> None:
+    """Raises ApiError for a body that would have to be unpacked first: what it becomes has no bound before that."""
+    coding = ", ".join(request.headers.getall("Content-Encoding", ()))
+    if coding.strip().lower() not in {"", "identity"}:
+        text = f"the body is packed ({coding[:_SHOWN]!r}), and none is unpacked here"
+        raise api_error(ErrorCode.INVALID_PARAMS, text, "send it as it is", field="Content-Encoding")
 
 
 def without_secrets(refusal: Refusal, redactor: Redactor) -> Refusal:

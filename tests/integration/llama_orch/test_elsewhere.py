@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from contracts.config import Auth, Config, Server, Tls
+from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.token import ApiToken, find_token
 from llama_orch.session import Session, find_session, own_url
 from orchestratord.clock import SystemClock
@@ -21,6 +22,7 @@ from tests.unit.orchestratord.world import pool
 
 pytestmark = pytest.mark.req("OP-02", "ORCH-3810")
 
+NO_URLS = ("llm.lan:8080", "llm.lan", "ftp://llm.lan", "http://", "http://llm.lan:99999", "https://[::1", "http://a/?x")
 FILES = Tls(cert_file="cert.pem", key_file="key.pem")
 
 
@@ -99,6 +101,22 @@ async def test_nobody_there_may_be_tried_again(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         fails(await ask(f"http://127.0.0.1:{port}", tmp_path), 75, "Connection refused", "llama-orch up")
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_what_is_no_url_is_told_from_a_daemon_that_is_away(tmp_path: Path, url: str) -> None:
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    for option, variables in ((url, home), (None, home | {"LLORCH_URL": url})):
+        with pytest.raises(StartupError, match="is no URL of a daemon") as caught:
+            find_session(None, option, variables)
+        assert caught.value.exit_code == EXIT_USAGE
+        assert "https://workstation.lan:8080" in str(caught.value.hint)
+
+
+async def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    found = await ask("http://me:correct-horse@127.0.0.1:1", tmp_path)
+    fails(found, 2, "name or a password", "LLORCH_API_TOKEN_FILE")
+    assert "correct-horse" not in found[2]
 
 
 def own(folder: Path, here: House) -> Session:

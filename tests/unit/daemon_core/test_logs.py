@@ -55,6 +55,22 @@ def test_a_json_line_has_the_usual_fields_and_the_extra_ones() -> None:
     }
 
 
+def test_what_an_engine_prints_does_not_drive_the_terminal_that_shows_the_log() -> None:
+    stream, log = lines("text")
+    name = "a model\x1b]0;mine\x07\x1b[2J\r\x9b31m\n12:30:01.250 ERROR   all is lost"
+    known: dict[str, str] = {}
+    try:
+        known[name]
+    except KeyError:
+        log.exception("engine: %s", name, extra={"pool_id": name})
+    shown = stream.getvalue()
+    assert all(sign.isprintable() or sign in "\n\t" for sign in shown)
+    assert shown.count(r"a model\x1b]0;mine\x07\x1b[2J\r\x9b31m") == 3, "also in the exception"
+    first, *others = shown.splitlines()
+    assert first.endswith(r"\x9b31m")
+    assert all(line.startswith("    ") for line in others), "no line of its own but the first"
+
+
 def test_what_is_no_text_and_no_small_number_is_a_json_line_as_well() -> None:
     stream, log = lines("json")
     log.info("a\udcff", extra={"size": 1 << 80, "of": {"text": "\udcff"}})

@@ -121,6 +121,16 @@ async def test_a_missing_token_is_a_failure_that_no_second_try_mends(url: str) -
     assert (caught.value.code, caught.value.exit_code) == ("MISSING_TOKEN", 1)
 
 
+async def test_the_token_of_another_machine_is_not_looked_for_on_this_one(url: str) -> None:
+    for host, hint in (("127.0.0.1", "send one"), ("0.0.0.0", "the token is that of 0.0.0.0")):  # noqa: S104
+        async with client(url.replace("127.0.0.1", host), token=None) as api:
+            with pytest.raises(ApiError) as caught:
+                await api.capabilities()
+        said = str(caught.value.hint)
+        assert said.startswith(hint)
+        assert ("LLORCH_API_TOKEN_FILE" in said) == (host == "0.0.0.0")  # noqa: S104
+
+
 async def test_nobody_there_is_told_at_once() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -243,7 +243,7 @@ def test_where_the_tensors_end() -> None:
 
 HUGE = (1 << 64) - 1
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "not a GGUF": (b"\x80\x02}q\x00" * 9, "this is no GGUF file: it begins with b'\\x80\\x02}q' instead of b'GGUF'"),
+    "not a GGUF": (b"\x80\x02}q\x00" * 9, "this is no GGUF file: it does not begin with GGUF"),
     "version 1": (head(version=1), "GGUF version 1 is not one of: 2, 3"),
     "version 4": (head(version=4), "GGUF version 4 is not one of: 2, 3"),
     "big-endian": (b"GGUF" + struct.pack(">I", 3), "this GGUF file is big-endian"),

@@ -219,11 +219,11 @@ async def test_what_is_no_model_file_is_refused(place: Place) -> None:
     reads = "a model is a .gguf file for llama.cpp, or a directory with config.json"
     for name, cause, message, hint in (
         ("llama", Cause.MODEL_INVALID, "is a directory without config.json", "give the path of the file itself"),
-        ("model.safetensors", Cause.MODEL_INVALID, "this is no GGUF file: it begins with b'@\\x00", reads),
+        ("model.safetensors", Cause.MODEL_INVALID, "this is no GGUF file: it does not begin with GGUF", reads),
         (
             "damaged.gguf",
             Cause.MODEL_INVALID,
-            "this is no GGUF file: it begins with b'<!DO'",
+            "this is no GGUF file: it does not begin with GGUF",
             "download or copy it again",
         ),
         ("empty.gguf", Cause.MODEL_INVALID, "the file ends in the middle of the header (at byte 0)", "download"),

@@ -155,6 +155,15 @@ async def test_an_engine_that_never_ends_is_given_up_at_the_wall_limit() -> None
     assert text == "x" * 20
 
 
+async def test_an_engine_that_sends_too_much_is_given_up_before_the_memory_is_full() -> None:
+    """Whatever it was told by ``max_tokens``, and however quickly it does so."""
+    piece = "x" * (4 * 1024 * 1024)
+    outcome, text, _, _ = await failed(Script([[piece] for _ in range(100)]))
+    assert (outcome.code, outcome.message) == (ErrorCode.WORKER_RESET, "the engine has sent more than 32 MiB")
+    assert (outcome.failure, outcome.engine_suspect) == (Failure.PROTOCOL, False), "another attempt would do the same"
+    assert 7 <= len(text) / len(piece) <= 8
+
+
 FAILURES = (
     (Failure.REFUSED, ErrorCode.WORKER_RESET, "send the task again", True),
     (Failure.LOADING, ErrorCode.POOL_UNREADY, None, True),
