@@ -17,7 +17,8 @@ _BESIDE = Path(__file__).parent / "share"
 def shipped(name: str) -> Path:
     """The folder of this name. Raises StartupError where the installation lacks it."""
     root = Path(__file__).resolve().parents[1]
-    folder = root / name if (root / "pyproject.toml").is_file() else _BESIDE / name
+    # Not by a pyproject.toml: other packages leave theirs in site-packages.
+    folder = _BESIDE / name if _BESIDE.is_dir() else root / name
     if not folder.is_dir():
         raise StartupError(
             f"this installation lacks {folder}", "install llama-orch again; a checkout: git checkout -- ."

@@ -32,6 +32,8 @@ AT_ONCE = 64
 SHORT_S = 1.0
 """So long nothing is accepted where the system has no file or memory left for it."""
 SHORT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+NEWCOMER_S = 1.0
+"""So long one that was let in just before the port closed may take to ask: to close it at once were to refuse it."""
 GOODBYE_S = 2.0
 """How long a TLS client gets to say that it has seen the end."""
 TLS_RECORD = b"\x16"
@@ -101,7 +103,7 @@ async def securely(
                     door.open(each)
                 yield
             finally:
-                door.close()
+                await door.close()
     except BaseExceptionGroup as several:
         if len(several.exceptions) > 1:
             raise
@@ -129,11 +131,13 @@ class _SecureDoor:
         self._sockets.append(listener)
         self._loop.add_reader(listener, self._accept, listener)
 
-    def close(self) -> None:
-        """Accept nothing more, and give up what is still shaking hands."""
+    async def close(self) -> None:
+        """Accept nothing more, and give up what is still shaking hands after a moment."""
         for each in self._sockets:
             self._loop.remove_reader(each)
         self._sockets.clear()
+        if self._coming:
+            await asyncio.wait(self._coming, timeout=NEWCOMER_S)
         for coming in self._coming:
             coming.cancel()
 

@@ -72,6 +72,11 @@ class Conduct:
         self._whole = False
         self._more = False
 
+    @property
+    def awaited(self) -> bool:
+        """Whether what its client wants is still to come, or to be parsed."""
+        return self.phase in {Phase.OPEN, Phase.HEAD}
+
     def received(self, data: bytes, now: float, *, body_open: bool) -> Fault | None:
         """Bytes came. ``body_open``: the body of the request at hand had not come as a whole before them."""
         if self.phase is Phase.BUSY:

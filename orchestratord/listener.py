@@ -11,20 +11,21 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
 from contracts.config import Config, split_bind
 from daemon_core.errors import StartupError
-from orchestratord.accepting import BACKLOG, Counter, plainly, securely
-from orchestratord.http.connection import Watch
+from orchestratord.accepting import BACKLOG, NEWCOMER_S, Counter, plainly, securely
+from orchestratord.http.connection import Connection, Watch
 from orchestratord.tls import Certificate
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
 """How long open connections get to take their last bytes."""
+NEWCOMER_LOOK_S = 0.01
 OTHER_FILES = 1024
 """Open files beside the connections of clients: to engines, of the task store, and all else."""
 
@@ -66,7 +67,21 @@ async def listening(
     finally:
         for each in sockets:
             each.close()
+        if runner.server is not None:
+            await _heard(runner.server)
         await runner.cleanup()
+
+
+async def _heard(server: web.Server) -> None:
+    """Wait, not for long, until every connection that was let in has asked for something or is gone."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(NEWCOMER_S):
+            while _any_awaited(server):  # noqa: ASYNC110 - an event would be one more thing that each request does
+                await asyncio.sleep(NEWCOMER_LOOK_S)
+
+
+def _any_awaited(server: web.Server) -> bool:
+    return any(isinstance(each, Connection) and each.conduct.awaited and not each.over for each in server.connections)
 
 
 def make_room(connections: int) -> None:

@@ -20,8 +20,10 @@ class Tls(Strict, frozen=True, kw_only=True):
     ``~`` is expanded; a relative path counts from the directory of the configuration.
     """
 
-    cert_file: Annotated[str, Meta(min_length=1, description="the certificate, and behind it those of its authorities")]
-    key_file: Annotated[str, Meta(min_length=1, description="its key, without a passphrase; mode 0600")]
+    cert_file: Annotated[
+        str, Meta(min_length=1, description="The certificate, and behind it those of its authorities.")
+    ]
+    key_file: Annotated[str, Meta(min_length=1, description="Its key, without a passphrase; mode 0600.")]
 
 
 class Server(Strict, frozen=True, kw_only=True):
@@ -68,7 +70,8 @@ class Auth(Strict, frozen=True, kw_only=True):
 
     token_file: str | None = None
     """A file with the token, mode 0600; a relative path counts from this file. Left out: ``api-token`` beside it. The
-    environment's LLORCH_API_TOKEN and a systemd credential named ``api-token`` come first."""
+    environment's LLORCH_API_TOKEN, the file that LLORCH_API_TOKEN_FILE names and a systemd credential named
+    ``api-token`` come first, in this order."""
     optional: bool = False
     """Clients on this machine need no token. Everybody else still does."""
     trust_proxy: bool = False

@@ -25,7 +25,6 @@ CANNOT = {
     r"^make test": "it is the run that this test is part of",
     r"^llama-orch init --trial": "tests/integration/llama_orch/test_product.py plays it and the next one",
     r"^llama-orch up": "it runs until Ctrl-C: this test's own house stands in for it",
-    r"systemctl --user|journalctl|systemd/user": "tests/lab/test_units.py plays them in a service manager of its own",
     r"^llama-orch models pull hf:": "needs the hub: tests/integration/model_provisioner has one of its own",
 }
 

@@ -31,6 +31,8 @@ EVIDENCE = {
     "iproute2": Path("/bin/ip"),
     "procps": Path("/usr/bin/pgrep"),
     "curl": Path("/usr/bin/curl"),
+    "gcc": Path("/usr/bin/gcc"),
+    "libc6-dev": Path("/usr/include/stdio.h"),
     "podman": Path("/usr/bin/podman"),
     "crun": Path("/usr/bin/crun"),
     "netavark": Path("/usr/lib/podman/netavark"),

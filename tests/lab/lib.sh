@@ -25,7 +25,8 @@ hand() {
 # client COMMAND...: on the second machine of --lan, 10.77.0.2; this host is 10.77.0.1 there. It shares this host's files.
 client() { nsenter --user --net --preserve-credentials --target "$(cat /run/lab/client)" "$@"; }
 
-# install_units BINDIR: what `llama-orch units install` does, for programs in that folder.
+# install_units BINDIR: what `llama-orch units install` writes, for programs in that folder, in a tenth of the time.
+# test_doctor.py fails where the two differ by more than the first line.
 install_units() {
   local bindir units=$HOME/.config/systemd/user unit
   bindir=$(sed -e 's/%/%%/g' -e 's/[&|]/\\&/g' <<< "$1") # for systemd, and for sed below

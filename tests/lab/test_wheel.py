@@ -56,6 +56,7 @@ llama-orch units status >&2
 llama-orch units status --json > ~/status.json
 
 stop_product
+for daemon in orchestratord pool-managerd; do [ "$(property $daemon Result)" = success ]; done
 ! llama-orch units status >&2
 hand linger
 hand shut-down

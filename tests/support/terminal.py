@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 LIMIT_S = 25.0
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x07")
 
 
 class Terminal:
@@ -37,11 +37,14 @@ class Terminal:
         _resize(self.master, columns, rows)
 
     async def shows(self, words: str) -> None:
-        """Wait until something was written."""
-        async with asyncio.timeout(LIMIT_S):
-            while words not in self.written:
-                self._news.clear()
-                await self._news.wait()
+        """Wait until something was written, with or without what moves the cursor: an editor of lines mixes that in."""
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                while words not in self.written and words not in _CONTROL.sub("", self.written):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"{words!r} was not shown within {LIMIT_S:.0f} s: {self.written!r}") from None
 
     async def news(self) -> None:
         """Wait until anything is written."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from contracts.catalog import CatalogModel
 from tests.integration.llama_orch.conftest import Cli, environment, run
+from tests.support.terminal import terminal
 from tests.unit.llama_orch import busy
 from tests.unit.llama_orch.fake import TOKEN, FakeDaemon
 
@@ -135,12 +135,37 @@ async def test_a_script_is_printed_and_installed_and_never_over_another(tmp_path
         assert (refused.status, (tmp_path / place).read_text()) == (1, "# mine\n")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+SHELLS = ["bash", *(pytest.param(each, marks=pytest.mark.needs(each)) for each in ("zsh", "fish"))]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 async def test_every_shell_can_read_its_script(tmp_path: Path, shell: str) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"no {shell}")
     path = tmp_path / "script"
     path.write_text((await run(tmp_path, ["completion", shell])).stdout)
     process = await asyncio.create_subprocess_exec(shell, "-n", str(path), stderr=asyncio.subprocess.PIPE)
     assert (await process.communicate())[1] == b""
     assert process.returncode == 0
+
+
+INTERACTIVE = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "source <(llama-orch completion bash)"),
+    "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -u; source <(llama-orch completion zsh)"),
+}
+
+
+@pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.needs("zsh"))])
+async def test_a_tab_completes_what_is_being_typed(
+    names: FakeDaemon, url: str, program: Path, tmp_path: Path, shell: str
+) -> None:
+    command, load = INTERACTIVE[shell]
+    environ = environment(tmp_path, LLORCH_URL=url, LLORCH_API_TOKEN=TOKEN, LLORCH_COMPLETION_S="20")
+    environ |= {"PATH": f"{program}:/usr/bin:/bin", "PS1": "ready> ", "PROMPT": "ready> "}
+    async with terminal(command, environ, tmp_path) as typist:
+        await typist.shows("ready> ")
+        typist.type(f"{load}; echo loa''ded\n")
+        await typist.shows("loaded")
+        typist.type("llama-orch dr\t")
+        await typist.shows("llama-orch drain ")
+        typist.type("gpu\t")  # as far as both pools are alike, and then the choice
+        typist.type("1\t--wa\t")
+        await typist.shows(" --wait ")  # zsh writes the blank before it twice

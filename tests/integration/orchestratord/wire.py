@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ async def wire(here: House, trusted: ssl.SSLContext | None = None) -> AsyncItera
         yield Wire(reader, writer)
     finally:
         writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def served_until(here: House, moment: float) -> int:
