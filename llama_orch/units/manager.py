@@ -17,10 +17,11 @@ from daemon_core.errors import EXIT_FAILURE, StartupError
 LIMIT_S = 30.0
 """For a question; a start or a stop takes as long as the units allow."""
 _LINGER = Path("/var/lib/systemd/linger")
-_HINTS = (
-    ("XDG_RUNTIME_DIR", "log in as this user (ssh, a desktop, machinectl shell NAME@): su and sudo give no session"),
-    ("bus", "log in as this user (ssh, a desktop, machinectl shell NAME@): su and sudo give no session"),
+_NO_SESSION = (
+    "log in as this user (ssh, a desktop, machinectl shell NAME@): su, sudo and cron give no session; "
+    "where one is there or the user lingers: export XDG_RUNTIME_DIR=/run/user/$(id -u)"
 )
+_HINTS = (("XDG_RUNTIME_DIR", _NO_SESSION), ("bus", _NO_SESSION))
 
 
 class ServiceManager:
@@ -58,8 +59,16 @@ class ServiceManager:
         """The properties of units, as ``systemctl show`` prints them: a paragraph for each."""
         return self.ask("show", f"--property={','.join(properties)}", "--", *units)
 
+    def reads(self, folder: Path) -> bool:
+        """Whether it looks for units there. Raises StartupError."""
+        said = self.ask("show", "--property=UnitPath").strip().removeprefix("UnitPath=")
+        wanted = {str(folder), os.path.realpath(folder)}
+        if not said or any(f" {path} " in f" {said} " for path in wanted):
+            return True
+        return os.path.realpath(folder) in {os.path.realpath(path) for path in said.split()}
+
     def last_lines(self, unit: str, count: int = 3) -> list[str]:
-        """What a unit said last to the journal; nothing where there is none."""
+        """What a unit's own processes said last to the journal, not what systemd says of them; nothing without one."""
         command = [
             "journalctl",
             "--user",
@@ -67,7 +76,7 @@ class ServiceManager:
             "--no-pager",
             "--output=cat",
             f"--lines={count}",
-            f"--unit={unit}",
+            f"_SYSTEMD_USER_UNIT={unit}",
         ]
         try:
             done = subprocess.run(
