@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from contracts.base import Message
+from daemon_core import config_file
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.version import version
@@ -268,17 +269,37 @@ def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[Unit
         raise StartupError(f"the units are there, and there is no {config}", hint, EXIT_CONFIG)
     before = [state for state in _states(manager, DAEMONS) if state.active == "active"]
     ran = [state.name for state in before if changed or _is_older(state)]
+    if ran:
+        _check_config(config)
     for name in DAEMONS:
         manager.tried("reset-failed", name)
     manager.act("start", TARGET)
     if ran:
-        manager.act("restart", *ran)
-        out.line(f"restarted {', '.join(ran)}: engines and accepted tasks live on")
+        refused = None
+        try:
+            manager.act("restart", *ran)
+        except StartupError as error:
+            refused = error
+        if refused is None:
+            out.line(f"restarted {', '.join(ran)}: engines and accepted tasks live on")
+        elif all(state.active == "active" for state in _states(manager, DAEMONS)):
+            raise refused  # otherwise what the daemons said tells more
     states = _states(manager, DAEMONS)
     for state in states:
         if state.active == "active":
             out.line(f"{state.name} runs")
     return states
+
+
+def _check_config(path: Path) -> None:
+    """Raises StartupError where this version refuses the configuration: what runs goes on then."""
+    try:
+        config_file.load(path)
+    except StartupError as error:
+        hint = f"{error.hint or 'mend it'}; then: systemctl --user restart pool-managerd orchestratord"
+        raise StartupError(
+            f"nothing was restarted, what runs is still the old: {error.message}", hint, EXIT_CONFIG
+        ) from error
 
 
 def _is_older(state: UnitState) -> bool:

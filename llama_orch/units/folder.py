@@ -98,7 +98,10 @@ def find_bindir() -> Path:
 def _read(path: Path) -> Found:
     if path.is_symlink():
         return Found(link=str(path.readlink()))
-    return Found(text=path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        return Found(text=path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # a folder of that name, or nothing for us to read: not one of ours
+        return Found()
 
 
 def _refused(path: Path, error: OSError) -> StartupError:

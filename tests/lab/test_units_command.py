@@ -60,6 +60,11 @@ for name in ("orchestratord.service", "llama-orch-formerly.service"):
 CODE
 units install
 
+# What is somebody else's does not matter, not even where it cannot be read.
+mkdir $folder/folder.service; touch $folder/locked.service; chmod 000 $folder/locked.service
+units install > /dev/null
+rm -fr $folder/folder.service $folder/locked.service
+
 echo "--- elsewhere"
 for command in install remove; do
   ! XDG_CONFIG_HOME=~/elsewhere units $command 2>&1
@@ -92,6 +97,16 @@ units install --now >&2
 sed -i s/Written.by.llama-orch.[^\ ]*/'Written by llama-orch 0.0.1'/ ~/.config/systemd/user/orchestratord.service
 units install --now >&2
 [ "$(main_pid orchestratord)" != "$before" ]
+
+# An upgrade does not take down what runs where the new version refuses the configuration.
+before=$(main_pid orchestratord)
+cp "$config" ~/good; sed -i s/slots:/slotz:/ "$config"
+sed -i s/Written.by.llama-orch.[^\ ]*/'Written by llama-orch 0.0.1'/ ~/.config/systemd/user/orchestratord.service
+status=0; units install --now 2> ~/told > /dev/null || status=$?
+[ $status = 78 ]; grep -q "nothing was restarted.*unknown field 'slotz'" ~/told
+[ "$(main_pid orchestratord)" = "$before" ]
+cp ~/good "$config"
+
 chmod 644 ~/.config/llama-orch/api-token
 ! systemctl --user restart orchestratord 2> /dev/null
 ! units status > ~/broken
