@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from daemon_core.errors import EXIT_FAILURE, StartupError
 
 LIMIT_S = 30.0
 """For a question; a start or a stop takes as long as the units allow."""
+_ODD = re.compile(r"[^\w/.@:+-]")
 _LINGER = Path("/var/lib/systemd/linger")
 _NO_SESSION = (
     "log in as this user (ssh, a desktop, machinectl shell NAME@): su, sudo and cron give no session; "
@@ -60,12 +62,9 @@ class ServiceManager:
         return self.ask("show", f"--property={','.join(properties)}", "--", *units)
 
     def reads(self, folder: Path) -> bool:
-        """Whether it looks for units there. Raises StartupError."""
+        """Whether it looks for units there, as far as that can be told beforehand. Raises StartupError."""
         said = self.ask("show", "--property=UnitPath").strip().removeprefix("UnitPath=")
-        wanted = {str(folder), os.path.realpath(folder)}
-        if not said or any(f" {path} " in f" {said} " for path in wanted):
-            return True
-        return os.path.realpath(folder) in {os.path.realpath(path) for path in said.split()}
+        return not said or _is_among(folder, said)
 
     def last_lines(self, unit: str, count: int = 3) -> list[str]:
         """What a unit's own processes said last to the journal, not what systemd says of them; nothing without one."""
@@ -128,3 +127,11 @@ class ServiceManager:
             hint = next((hint for words, hint in _HINTS if words in said), None)
             raise StartupError(f"{' '.join(command[:3])} {arguments[0]}: {said}".replace(" --no-pager", ""), hint)
         return done.stdout
+
+
+def _is_among(folder: Path, said: str) -> bool:
+    """Whether the folder is in the list that systemd printed; odd names it quotes, by rules of its own."""
+    wanted = os.path.realpath(folder)
+    if any(_ODD.search(path) for path in (str(folder), wanted)):
+        return True
+    return wanted in {os.path.realpath(path) for path in said.split()}

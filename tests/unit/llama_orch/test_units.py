@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from llama_orch.units.files import (
     version_of,
     why_not,
 )
+from llama_orch.units.manager import ServiceManager
 from llama_orch.units.state import engines_of, read_states, row, state_text
 
 TEMPLATE = """\
@@ -74,6 +77,28 @@ def test_units_that_this_version_does_not_have_go_only_if_nobody_changed_them() 
 @pytest.mark.parametrize(("path", "fine"), [("/a b/50%/ü$", True), ('/a"b', False), ("/a\\b", False), ("/a\nb", False)])
 def test_a_path_that_systemd_cannot_take_is_refused(path: str, fine: bool) -> None:
     assert (why_not(path) is None) is fine
+
+
+@pytest.mark.parametrize(
+    ("folder", "said", "read"),
+    [
+        (
+            "/home/me/.config/systemd/user",
+            "/run/user/1/systemd/user /home/me/.config/systemd/user /etc/systemd/user",
+            True,
+        ),
+        ("/home/me/xdg/systemd/user", "/home/me/.config/systemd/user /etc/systemd/user", False),
+        ("/home/me/systemd/user", "/home/me/systemd/user.control", False),
+        ("/home/of me/systemd/user", '"/home/of me/systemd/user" /etc/systemd/user', True),  # told after writing
+        ("/home/me/systemd/user", "", True),
+    ],
+)
+def test_where_the_service_manager_looks_is_known_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, folder: str, said: str, *, read: bool
+) -> None:
+    manager = ServiceManager({})
+    monkeypatch.setattr(manager, "ask", lambda *_: f"UnitPath={said}\n")
+    assert manager.reads(Path(folder)) is read
 
 
 def test_only_units_are_units() -> None:
