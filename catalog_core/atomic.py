@@ -28,8 +28,10 @@ def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what did not fit
         raise
     sync_directory(path.parent)
 

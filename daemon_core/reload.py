@@ -1,7 +1,8 @@
 """SIGHUP: read the configuration again, apply what is safe, and say what waits for the next start.
 
-Decides that a broken file changes nothing and shows in the unit's status line until a good one was read, and that
-logging is applied at once. What else is, its daemon says. Nothing that serves is touched because a file changed.
+Decides that a broken file changes nothing and shows in the unit's status line until a good one was read, as does what
+waits for a restart: the command line goes by the file already. Decides that logging is applied at once; what else is,
+its daemon says. Nothing that serves is touched because a file changed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from daemon_core.errors import ConfigFileError
 _log = logging.getLogger(__name__)
 
 LOGGING = "logging"
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,19 @@ async def follow_reloads(context: DaemonContext, name: str, what: Reloadable | N
             running = taken_over(running, read, at_once)
             what.apply(running)
             _log.info("read %s again; %s", context.config_path, _waits(name, later))
+            trouble = context.redactor.text(_in_short(later))
         for each in what.beside:
             each()
         context.notifier.trouble("configuration", trouble)
         context.notifier.ready()
+
+
+def _in_short(changes: tuple[str, ...]) -> str:
+    """For a line that also says how the daemon is."""
+    if not changes:
+        return ""
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f"a restart is needed for {'; '.join(changes[:_SHOWN])}{more}"
 
 
 def _waits(name: str, changes: tuple[str, ...]) -> str:

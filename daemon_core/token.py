@@ -75,8 +75,12 @@ def create_token_file(path: Path) -> ApiToken:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     value = secrets.token_urlsafe(32)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(value + "\n")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(value + "\n")
+    except OSError:  # a full disk: an empty token would stop the daemon later, and say less
+        path.unlink(missing_ok=True)
+        raise
     return ApiToken(value=value, source=str(path))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from llama_orch import trial
 from llama_orch.commands.options import ConfigOption, JsonOption
 from llama_orch.gpus import NoGpuError, list_gpus
 from llama_orch.home_profile import home_config
+from llama_orch.keeping import put, where_to_look
 from llama_orch.output import Output
 from llama_orch.shipped import EXAMPLES, shipped
 
@@ -52,21 +54,31 @@ def init(
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _token(token_path)
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.old"))
-        _replace(path, text)
+        # For this user's eyes alone: ``env:`` may hold secrets some day.
+        kept = put(path, text, mode=0o600, keep=True)
     except OSError as error:
-        raise StartupError(f"cannot write {path}: {error.strerror}", f"ls -ld {path.parent}", EXIT_FAILURE) from error
+        hint = where_to_look(path.parent, error)
+        raise StartupError(f"cannot write {path}: {error.strerror}", hint, EXIT_FAILURE) from error
 
     out = Output(as_json=as_json)
     out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
-    out.line(f"token in {token_path}; this program finds it by itself")
+    if kept is not None:
+        out.line(f"kept the old one as {kept}")
+    out.line(f"token in {token_path}; {_finds_it(config)}")
     if example is not None:
         out.line("it is an example: see that its GPUs, models and addresses are yours")
     if written.profile is Profile.HOME:
         out.line("next: llama-orch preflight finds what this machine lacks, llama-orch ensure prepares the engines")
-    out.line("next: llama-orch up, or llama-orch units install --enable --now; llama-orch doctor says what is wrong")
-    out.data({"config": str(path), "token_file": str(token_path), "profile": written.profile})
+    for line in _what_next(config):
+        out.line(line)
+    out.data(
+        {
+            "config": str(path),
+            "token_file": str(token_path),
+            "profile": written.profile,
+            "kept": None if kept is None else str(kept),
+        }
+    )
 
 
 def _text(example: str | None, *, for_trial: bool) -> str:
@@ -105,18 +117,32 @@ def _token(path: Path) -> bool:
     return True
 
 
+def _is_the_usual(config: Path | None) -> bool:
+    """Whether it is the one that the units and a command without --config read."""
+    return config is None or config.absolute() == default_config_path(os.environ).absolute()
+
+
+def _finds_it(config: Path | None) -> str:
+    if _is_the_usual(config):
+        return "this program finds it by itself"
+    return f"this program finds it with --config {quote(str(config))}"
+
+
+def _what_next(config: Path | None) -> tuple[str, ...]:
+    if _is_the_usual(config):
+        return (
+            "next: llama-orch up, or llama-orch units install --enable --now; llama-orch doctor says what is wrong",
+        )
+    option = f"--config {quote(str(config))}"
+    return (
+        f"next: llama-orch up {option}; llama-orch doctor {option} says what is wrong",
+        f"the units read {default_config_path(os.environ)}; two at once need server.bind and paths: of their own",
+    )
+
+
 def _gpus() -> tuple[Gpu, ...]:
     try:
         return list_gpus()
     except NoGpuError as error:
         hint = f"{error.hint} (llama-orch init --trial)"
         raise NoGpuError(error.message, hint) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, for this user's eyes alone: ``env:`` may hold secrets some day."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)

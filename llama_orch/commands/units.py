@@ -15,10 +15,12 @@ from typing import Annotated
 import typer
 
 from contracts.base import Message
+from daemon_core import config_file
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.version import version
 from llama_orch.commands.options import JsonOption
+from llama_orch.doctor.checks.clock import installed_s
 from llama_orch.output import Output
 from llama_orch.units.files import Found, Standing, ownership, stale, standing, version_of
 from llama_orch.units.folder import PROGRAMS, Folder, wanted_units
@@ -81,16 +83,19 @@ def install(
     manager, folder, out = ServiceManager(os.environ), Folder(os.environ), Output(as_json=as_json)
     wanted = wanted_units(None if bindir is None else bindir.absolute())
     manager.check()
+    _check_place(manager, folder)
     found = folder.found()
     judged = {name: standing(found.get(name), text) for name, text in wanted.items()}
     kept = [] if not force else [name for name, each in judged.items() if each in _REFUSED]
     _refuse(folder, found, {name: each for name, each in judged.items() if name not in kept})
     old = stale(found, wanted)
     written = [name for name, each in judged.items() if each is not Standing.CURRENT]
-    for name in kept:
-        out.line(f"kept the old {name} as {folder.set_aside(name)}")
+    set_aside = []
     for name in written:
-        folder.write(name, wanted[name])
+        aside = folder.write(name, wanted[name], keep=name in kept)
+        if aside is not None:
+            set_aside.append(aside.name)
+            out.line(f"kept the old {name} as {aside}")
         out.line(f"{'updated' if name in found else 'wrote'} {folder.path / name}{_from(found.get(name))}")
     for name in old:
         manager.tried("stop", name)
@@ -102,7 +107,7 @@ def install(
     for path in drop_ins:
         out.line(f"your own changes hold on: {path}")
     manager.ask("daemon-reload")
-    _check_place(manager, folder)
+    _check_winner(manager, folder)
     if enable:
         manager.ask("enable", TARGET)
         out.line(f"{TARGET} starts whenever you log in")
@@ -118,7 +123,7 @@ def install(
             "written": written,
             "removed": old,
             "unchanged": [name for name in wanted if name not in written],
-            "set_aside": [f"{name}.old" for name in kept],
+            "set_aside": set_aside,
             "drop_ins": [str(path) for path in drop_ins],
             "enabled": enable,
             "linger": manager.lingers,
@@ -136,6 +141,7 @@ def remove(*, as_json: JsonOption = False) -> None:
     """Stop the daemons and their engines, and take the units away. Configuration, models and drop-ins stay."""
     manager, folder, out = ServiceManager(os.environ), Folder(os.environ), Output(as_json=as_json)
     manager.check()
+    _check_place(manager, folder)
     found = folder.found()
     ours = _ours(found)
     if not ours:
@@ -155,8 +161,12 @@ def remove(*, as_json: JsonOption = False) -> None:
             folder.remove(name)
             out.line(f"removed {folder.path / name}")
         drop_ins += [str(path) for path in folder.drop_ins(name)]
+    drop_ins += [str(path) for path in folder.drop_ins(SLICE)]
     for path in drop_ins:
         out.line(f"left your own changes: {path}")
+    for old in folder.set_aside_before(ours):
+        if str(old) not in kept:
+            out.line(f"left what was kept before: {old}")
     manager.ask("daemon-reload")
     for name in ours:
         manager.tried("reset-failed", name)
@@ -179,6 +189,9 @@ def status(*, as_json: JsonOption = False) -> int:
         out.line("")
     for unit in said:
         out.line(f"{unit.name.removesuffix('.service')}: {unit.status}")
+    for unit in report.units:
+        if unit.name in DAEMONS and (unit.failed or unit.sub.startswith("auto-restart")):
+            _why(manager, out, unit)
     if report.engines:
         out.line("")
         rows = [(state.name, row(state)[1], row(state)[2], row(state)[4]) for state in report.engines]
@@ -200,6 +213,17 @@ def group() -> typer.Typer:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
+def _why(manager: ServiceManager, out: Output, unit: UnitState) -> None:
+    """What a daemon said before it ended, which its state does not tell."""
+    lines = manager.last_lines(unit.name)
+    said = "; it said last:" if lines else ""
+    out.line("")
+    out.line(f"{unit.name.removesuffix('.service')} does not run: {state_text(unit)}{said}")
+    for line in lines:
+        out.line(f"  {line}")
+    out.line(f"more: llama-orch doctor; journalctl --user -u {unit.name} -n 50")
+
+
 def _refuse(folder: Folder, found: Mapping[str, Found], judged: Mapping[str, Standing]) -> None:
     """Raises StartupError where something lies there that is not to be replaced. Nothing is written before."""
     for name, each in judged.items():
@@ -219,13 +243,22 @@ def _from(found: Found | None) -> str:
 
 
 def _check_place(manager: ServiceManager, folder: Folder) -> None:
-    """Raises StartupError where the service manager reads its units somewhere else."""
-    (state,) = _states(manager, [TARGET])
-    if state.path != str(folder.path / TARGET):
-        hint = "its XDG_CONFIG_HOME is another than this shell's: systemctl --user show-environment"
-        raise StartupError(
-            f"the service manager does not read {folder.path}: it has {state.path or 'no'} {TARGET}", hint
+    """Raises StartupError where the service manager reads its units somewhere else. Nothing is done before."""
+    if not manager.reads(folder.path):
+        hint = (
+            "HOME or XDG_CONFIG_HOME is another here than for it: systemctl --user show-environment; "
+            "set it as there, or for it in ~/.config/environment.d and log in again"
         )
+        raise StartupError(f"the service manager does not read {folder.path}", hint)
+
+
+def _check_winner(manager: ServiceManager, folder: Folder) -> None:
+    """Raises StartupError where a unit of the same name in another folder goes before the one that we wrote."""
+    (state,) = _states(manager, [TARGET])
+    if state.path is None or os.path.realpath(state.path) != os.path.realpath(folder.path / TARGET):
+        found = f"it has {state.path}" if state.path else "it has none of that name"
+        hint = "remove or rename what goes before, then: llama-orch units install"
+        raise StartupError(f"the service manager does not take {folder.path / TARGET}: {found}", hint)
 
 
 def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[UnitState, ...]:
@@ -234,13 +267,23 @@ def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[Unit
     if not config.exists():
         hint = "llama-orch init writes one; then: systemctl --user start llama-orch.target"
         raise StartupError(f"the units are there, and there is no {config}", hint, EXIT_CONFIG)
-    ran = [state.name for state in _states(manager, DAEMONS) if state.active == "active"]
+    before = [state for state in _states(manager, DAEMONS) if state.active == "active"]
+    ran = [state.name for state in before if changed or _is_older(state)]
+    if ran:
+        _check_config(config)
     for name in DAEMONS:
         manager.tried("reset-failed", name)
     manager.act("start", TARGET)
-    if ran and changed:
-        manager.act("restart", *ran)
-        out.line(f"restarted {', '.join(ran)}: engines and accepted tasks live on")
+    if ran:
+        refused = None
+        try:
+            manager.act("restart", *ran)
+        except StartupError as error:
+            refused = error
+        if refused is None:
+            out.line(f"restarted {', '.join(ran)}: engines and accepted tasks live on")
+        elif all(state.active == "active" for state in _states(manager, DAEMONS)):
+            raise refused  # otherwise what the daemons said tells more
     states = _states(manager, DAEMONS)
     for state in states:
         if state.active == "active":
@@ -248,9 +291,26 @@ def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[Unit
     return states
 
 
+def _check_config(path: Path) -> None:
+    """Raises StartupError where this version refuses the configuration: what runs goes on then."""
+    try:
+        config_file.load(path)
+    except StartupError as error:
+        hint = f"{error.hint or 'mend it'}; then: systemctl --user restart pool-managerd orchestratord"
+        raise StartupError(
+            f"nothing was restarted, what runs is still the old: {error.message}", hint, EXIT_CONFIG
+        ) from error
+
+
+def _is_older(state: UnitState) -> bool:
+    """Whether a daemon runs since before this llama-orch was installed, whose version may be the same."""
+    now = time.time()  # noqa: TID251 - files have the time of the wall clock
+    return state.since_ms is not None and now - state.since_ms / 1000 < installed_s() - 1
+
+
 def _what_next(out: Output, states: tuple[UnitState, ...], *, changed: bool) -> None:
     if any(state.active == "active" for state in states):
-        if changed:
+        if changed or any(state.active == "active" and _is_older(state) for state in states):
             out.line("what runs is still the old: systemctl --user restart pool-managerd orchestratord")
         return
     if not default_config_path(os.environ).exists():

@@ -75,7 +75,10 @@ async def _up(session: Session, out: Output) -> int:
     try:
         async with session.client() as client:
             if await client.is_up():
-                hint = "stop it, or give this configuration another server.bind"
+                hint = (
+                    "stop it: systemctl --user stop llama-orch.target, or the other llama-orch up; another user's, or "
+                    "a second one: give this configuration another server.bind and other paths:"
+                )
                 raise StartupError(f"something answers on {session.url} already", hint)
             await daemons.start()
             if await until_up(client, daemons):

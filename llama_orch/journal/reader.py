@@ -17,7 +17,7 @@ from llama_orch.journal.query import Wanted, arguments, belongs
 
 PROGRAM = "journalctl"
 END_S = 2.0
-SINCE_HINT = "as journalctl takes it: '10 min ago', today, '2026-11-30 12:00'"
+SINCE_HINT = "as journalctl takes it: -10min, '10 min ago', today, '2026-11-30 12:00'"
 
 
 def is_there() -> bool:
@@ -79,6 +79,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _refuse(status: int, said: str) -> None:
     text = said.splitlines()[-1] if said else f"it ended with status {status} and said nothing"
     if "parse timestamp" in text:
-        raise StartupError(text, SINCE_HINT, EXIT_USAGE)
+        raise StartupError(f"--since: {text}", SINCE_HINT, EXIT_USAGE)
     hint = "try: journalctl --user -u pool-managerd; journals of users are kept where /var/log/journal is a directory"
     raise StartupError(f"the journal cannot be read: {text}", hint)

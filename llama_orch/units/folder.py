@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from daemon_core.errors import EXIT_FAILURE, StartupError
 from daemon_core.paths import config_dir
 from daemon_core.version import version
+from llama_orch.keeping import put, set_aside, where_to_look
 from llama_orch.shipped import UNITS, shipped
 from llama_orch.units.files import Found, is_unit, rendered, why_not
 
@@ -33,14 +34,14 @@ class Folder:
         except OSError as error:
             raise _refused(self.path, error) from error
 
-    def write(self, name: str, text: str) -> None:
-        """Put a unit there, for all to read: it holds no secret. Raises StartupError."""
-        temporary = self.path / f".{name}.{os.getpid()}"
+    def write(self, name: str, text: str, *, keep: bool = False) -> Path | None:
+        """Put a unit there, for all to read: it holds no secret. Answers where the old one is kept, if it is.
+
+        Raises StartupError.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.chmod(0o644)
-            temporary.replace(self.path / name)
+            return put(self.path / name, text, mode=0o644, keep=keep)
         except OSError as error:
             raise _refused(self.path / name, error) from error
 
@@ -54,9 +55,13 @@ class Folder:
     def set_aside(self, name: str) -> Path:
         """Keep a unit under a name that systemd passes over. Raises StartupError."""
         try:
-            return (self.path / name).replace(self.path / f"{name}.old")
+            return set_aside(self.path / name)
         except OSError as error:
             raise _refused(self.path / name, error) from error
+
+    def set_aside_before(self, names: Iterable[str]) -> list[Path]:
+        """What was kept of units when they were replaced."""
+        return sorted(path for name in names for path in self.path.glob(f"{name}.old*"))
 
     def drop_ins(self, name: str) -> list[Path]:
         """The operator's own changes to a unit."""
@@ -93,8 +98,11 @@ def find_bindir() -> Path:
 def _read(path: Path) -> Found:
     if path.is_symlink():
         return Found(link=str(path.readlink()))
-    return Found(text=path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        return Found(text=path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:  # a folder of that name, or nothing for us to read: not one of ours
+        return Found()
 
 
 def _refused(path: Path, error: OSError) -> StartupError:
-    return StartupError(f"{path}: {error.strerror or error}", f"ls -ld {path.parent}", EXIT_FAILURE)
+    return StartupError(f"{path}: {error.strerror or error}", where_to_look(path.parent, error), EXIT_FAILURE)

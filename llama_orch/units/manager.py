@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ from daemon_core.errors import EXIT_FAILURE, StartupError
 
 LIMIT_S = 30.0
 """For a question; a start or a stop takes as long as the units allow."""
+_ODD = re.compile(r"[^\w/.@:+-]")
 _LINGER = Path("/var/lib/systemd/linger")
-_HINTS = (
-    ("XDG_RUNTIME_DIR", "log in as this user (ssh, a desktop, machinectl shell NAME@): su and sudo give no session"),
-    ("bus", "log in as this user (ssh, a desktop, machinectl shell NAME@): su and sudo give no session"),
+_NO_SESSION = (
+    "log in as this user (ssh, a desktop, machinectl shell NAME@): su, sudo and cron give no session; "
+    "where one is there or the user lingers: export XDG_RUNTIME_DIR=/run/user/$(id -u)"
 )
+_HINTS = (("XDG_RUNTIME_DIR", _NO_SESSION), ("bus", _NO_SESSION))
 
 
 class ServiceManager:
@@ -58,8 +61,13 @@ class ServiceManager:
         """The properties of units, as ``systemctl show`` prints them: a paragraph for each."""
         return self.ask("show", f"--property={','.join(properties)}", "--", *units)
 
+    def reads(self, folder: Path) -> bool:
+        """Whether it looks for units there, as far as that can be told beforehand. Raises StartupError."""
+        said = self.ask("show", "--property=UnitPath").strip().removeprefix("UnitPath=")
+        return not said or _is_among(folder, said)
+
     def last_lines(self, unit: str, count: int = 3) -> list[str]:
-        """What a unit said last to the journal; nothing where there is none."""
+        """What a unit's own processes said last to the journal, not what systemd says of them; nothing without one."""
         command = [
             "journalctl",
             "--user",
@@ -67,7 +75,7 @@ class ServiceManager:
             "--no-pager",
             "--output=cat",
             f"--lines={count}",
-            f"--unit={unit}",
+            f"_SYSTEMD_USER_UNIT={unit}",
         ]
         try:
             done = subprocess.run(
@@ -119,3 +127,11 @@ class ServiceManager:
             hint = next((hint for words, hint in _HINTS if words in said), None)
             raise StartupError(f"{' '.join(command[:3])} {arguments[0]}: {said}".replace(" --no-pager", ""), hint)
         return done.stdout
+
+
+def _is_among(folder: Path, said: str) -> bool:
+    """Whether the folder is in the list that systemd printed; odd names it quotes, by rules of its own."""
+    wanted = os.path.realpath(folder)
+    if any(_ODD.search(path) for path in (str(folder), wanted)):
+        return True
+    return wanted in {os.path.realpath(path) for path in said.split()}

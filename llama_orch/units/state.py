@@ -21,6 +21,7 @@ PROPERTIES = (
     "UnitFileState",
     "FragmentPath",
     "StateChangeTimestampMonotonic",
+    "ActiveEnterTimestampMonotonic",
     "MainPID",
     "NRestarts",
     "WatchdogUSec",
@@ -48,7 +49,7 @@ class UnitState(Message, frozen=True, kw_only=True):
     enabled: str | None = None
     path: str | None = None
     since_ms: int | None = None
-    """How long it has been in this state."""
+    """How long it has been in this state; a reload does not count as another one."""
     pid: int | None = None
     restarts: int | None = None
     watchdog_ms: int | None = None
@@ -116,7 +117,7 @@ def _state(fields: Mapping[str, str], now_us: int) -> UnitState:
         exit_status=_number(fields.get("ExecMainStatus")),
         enabled=fields.get("UnitFileState") or None,
         path=fields.get("FragmentPath") or None,
-        since_ms=_ago_ms(fields.get("StateChangeTimestampMonotonic"), now_us),
+        since_ms=_ago_ms(fields.get(_since(fields.get("ActiveState", ""))), now_us),
         pid=_number(fields.get("MainPID")) or None,
         restarts=_number(fields.get("NRestarts")),
         watchdog_ms=watchdog // 1000 if watchdog else None,
@@ -127,6 +128,11 @@ def _state(fields: Mapping[str, str], now_us: int) -> UnitState:
         needs_reload=fields.get("NeedDaemonReload") == "yes",
         group=fields.get("ControlGroup") or None,
     )
+
+
+def _since(active: str) -> str:
+    """The moment that counts: a reload is a change of state, and what runs does not begin anew by it."""
+    return f"{'ActiveEnter' if active in {'active', 'reloading'} else 'StateChange'}TimestampMonotonic"
 
 
 def _paragraphs(text: str) -> Iterator[dict[str, str]]:

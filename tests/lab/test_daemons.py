@@ -245,11 +245,11 @@ api /v1/pools > /dev/null && echo "the credential counts"
         limit_s=120,
     )
     told = outcome.stdout
-    assert "good: 1/1 pools ready, 0 queued, 0 running\n" in told
+    assert "good: 1/1 pools ready, 0 queued, 0 running; a restart is needed for server.max_body_bytes\n" in told
     assert "broken: 1/1 pools ready, 0 queued, 0 running; the configuration was not reloaded: " in told
     assert "holiday" in told
     assert "no failure" not in told
-    assert "mended: 1/1 pools ready, 0 queued, 0 running\n" in told
+    assert "mended: 1/1 pools ready, 0 queued, 0 running; a restart is needed for server.max_body_bytes\n" in told
     assert "orchestratord llama-orch.slice yes yes" in told
     assert "pool-managerd llama-orch.slice yes yes" in told
     assert "the credential counts" in told

@@ -36,6 +36,11 @@ grep -q WatchdogSec=31 $folder/orchestratord.service
 units install --force > ~/out; grep "kept the old" ~/out
 grep -q WatchdogSec=31 $folder/orchestratord.service.old
 grep -q WatchdogSec=30 $folder/orchestratord.service
+sed -i s/WatchdogSec=30/WatchdogSec=32/ $folder/orchestratord.service
+units install --force > /dev/null
+grep -q WatchdogSec=31 $folder/orchestratord.service.old
+grep -q WatchdogSec=32 $folder/orchestratord.service.old.2
+rm $folder/orchestratord.service.old.2
 
 echo "--- foreign"
 echo "[Service]" > $folder/pool-managerd.service
@@ -54,6 +59,18 @@ for name in ("orchestratord.service", "llama-orch-formerly.service"):
     pathlib.Path("$folder", name).write_text(mark + body)
 CODE
 units install
+
+# What is somebody else's does not matter, not even where it cannot be read.
+mkdir $folder/folder.service; touch $folder/locked.service; chmod 000 $folder/locked.service
+units install > /dev/null
+rm -fr $folder/folder.service $folder/locked.service
+
+echo "--- elsewhere"
+for command in install remove; do
+  ! XDG_CONFIG_HOME=~/elsewhere units $command 2>&1
+done
+[ ! -e ~/elsewhere ]
+[ "$(systemctl --user show -P FragmentPath llama-orch.target)" = $folder/llama-orch.target ]
 
 echo "--- remove"
 units remove
@@ -80,6 +97,24 @@ units install --now >&2
 sed -i s/Written.by.llama-orch.[^\ ]*/'Written by llama-orch 0.0.1'/ ~/.config/systemd/user/orchestratord.service
 units install --now >&2
 [ "$(main_pid orchestratord)" != "$before" ]
+
+# An upgrade does not take down what runs where the new version refuses the configuration.
+before=$(main_pid orchestratord)
+cp "$config" ~/good; sed -i s/slots:/slotz:/ "$config"
+sed -i s/Written.by.llama-orch.[^\ ]*/'Written by llama-orch 0.0.1'/ ~/.config/systemd/user/orchestratord.service
+status=0; units install --now 2> ~/told > /dev/null || status=$?
+[ $status = 78 ]; grep -q "nothing was restarted.*unknown field 'slotz'" ~/told
+[ "$(main_pid orchestratord)" = "$before" ]
+cp ~/good "$config"
+
+chmod 644 ~/.config/llama-orch/api-token
+! systemctl --user restart orchestratord 2> /dev/null
+! units status > ~/broken
+! units install --now 2> ~/told > /dev/null
+for file in ~/broken ~/told; do
+  grep -q 'api-token can be used by others' $file
+  grep -q 'chmod 600' $file
+done
 units remove >&2
 eventually 30 nothing_of_ours
 [ -z "$(systemctl --user list-unit-files --no-legend | grep -E 'llama-orch|orchestratord|pool-managerd')" ]
@@ -103,6 +138,7 @@ def test_what_lies_there_is_replaced_only_where_it_is_ours(lab: Lab) -> None:
     assert "systemctl --user unmask orchestratord.service" in parts["foreign"]
     assert "updated /home/lab/.config/systemd/user/orchestratord.service (it was of 0.0.1)" in parts["upgrade"]
     assert "removed /home/lab/.config/systemd/user/llama-orch-formerly.service" in parts["upgrade"]
+    assert parts["elsewhere"].count("does not read /home/lab/elsewhere/systemd/user") == 2
     left = [line for line in parts["remove"].splitlines() if line.startswith("/")]
     folder = "/home/lab/.config/systemd/user"
     assert sorted(left) == [

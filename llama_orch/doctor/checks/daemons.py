@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from daemon_core.errors import StartupError
 from llama_orch.doctor.base import Result, skipped
+from llama_orch.doctor.checks import versions
 from llama_orch.doctor.checks.base import Check
 from llama_orch.doctor.judge import daemons
 from llama_orch.doctor.machine import Look
@@ -27,7 +29,9 @@ async def _run(look: Look) -> Sequence[Result]:
     except StartupError as error:
         return [skipped(daemons.CHECK, error.message)]
     except ApiError as error:
-        return daemons.unreached(session.url, error)
+        found = [] if machine.asks else await asyncio.to_thread(lambda: list(versions.running(machine)))
+        own = next((each.pid for each in found if each.name == "orchestratord"), None)
+        return daemons.unreached(session.url, error, own)
     return daemons.judge(session.url, pools)
 
 

@@ -28,11 +28,11 @@ _SOCKET_S = 3.0
 
 async def _run(look: Look) -> Sequence[Result]:
     machine = look.machine
-    daemons = await asyncio.to_thread(lambda: list(_daemons(machine)))
+    daemons = await asyncio.to_thread(lambda: list(running(machine)))
     return versions.judge(daemons, installed_s(), sys.prefix, await _said(machine), version())
 
 
-def _daemons(machine: Machine) -> Iterator[versions.Daemon]:
+def running(machine: Machine) -> Iterator[versions.Daemon]:
     """The daemons of this user that run on this configuration."""
     boot = next((line for line in machine.text("/proc/stat").splitlines() if line.startswith("btime ")), "btime 0")
     booted, ticks = int(boot.split()[1]), os.sysconf("SC_CLK_TCK")

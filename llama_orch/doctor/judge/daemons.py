@@ -37,9 +37,13 @@ POOL_DOWN = Kind(
 )
 
 
-def unreached(url: str, error: ApiError) -> list[Result]:
-    """It did not answer as it should."""
+def unreached(url: str, error: ApiError, pid: int | None = None) -> list[Result]:
+    """It did not answer as it should; ``pid`` is the one that runs on this configuration all the same."""
     text = f"{url}: {error.message}"
+    if error.code == UNREACHABLE and pid is not None:
+        text += f", and yet orchestratord runs (process {pid}): it starts, hangs, or began with another server.bind"
+        mend = "systemctl --user restart orchestratord; or end llama-orch up, and start it again"
+        return [UNREACHED.found(text, mend)]
     if error.code == UNREACHABLE:
         return [UNREACHED.found(text, error.hint)]
     why = "something else answers there" if error.code.startswith("HTTP_") else "the daemon refuses this user"

@@ -27,7 +27,7 @@ EDITED = Kind(
     id="units.edited",
     what="an installed unit was changed by hand, or is somebody else's",
     why="an upgrade leaves it as it is, so it may not fit the daemons any more",
-    mend=f"put the changes into a drop-in (systemctl --user edit UNIT), remove the file, then: {INSTALL}",
+    mend=f"put the changes into a drop-in (systemctl --user edit UNIT), then: {INSTALL} --force",
     note=True,
 )
 NO_PROGRAM = Kind(

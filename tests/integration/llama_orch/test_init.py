@@ -28,7 +28,24 @@ async def test_a_replaced_configuration_is_kept(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text("# mine\n")
     assert (await run(tmp_path, ["init", "--trial", "--force"])).status == 0
     assert (folder / "config.yaml.old").read_text() == "# mine\n"
+    (folder / "config.yaml").write_text("# mine again\n")
+    again = await run(tmp_path, ["init", "--trial", "--force"])
+    assert f"kept the old one as {folder}/config.yaml.old.2\n" in again.stdout
+    assert [(folder / f"config.yaml.old{number}").read_text() for number in ("", ".2")] == [
+        "# mine\n",
+        "# mine again\n",
+    ]
     assert config_file.load(folder / "config.yaml").pools[0].id == "trial"
+
+
+async def test_what_comes_next_is_told_for_the_configuration_that_was_written(tmp_path: Path) -> None:
+    usual = await run(tmp_path, ["init", "--trial"])
+    assert "next: llama-orch up, or llama-orch units install" in usual.stdout
+    path = tmp_path / "a second" / "config.yaml"
+    second = await run(tmp_path, ["init", "--trial", "--config", str(path)])
+    assert f"next: llama-orch up --config '{path}'; llama-orch doctor --config '{path}'" in second.stdout
+    assert "units install" not in second.stdout  # they would start the other one
+    assert "two at once need server.bind and paths: of their own" in second.stdout
 
 
 async def test_an_example_becomes_the_configuration(tmp_path: Path) -> None:

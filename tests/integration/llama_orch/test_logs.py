@@ -193,8 +193,8 @@ async def test_a_reader_that_goes_ends_it_too(here: Machine) -> None:
         (
             ("--since", "nonsense"),
             2,
-            "Failed to parse timestamp: nonsense",
-            "as journalctl takes it: '10 min ago', today, '2026-11-30 12:00'",
+            "--since: Failed to parse timestamp: nonsense",
+            "as journalctl takes it: -10min, '10 min ago', today, '2026-11-30 12:00'",
         ),
         (
             ("--url", "https://box.lan:8080"),

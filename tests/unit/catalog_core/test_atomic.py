@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> 
     write_atomic(path, b"old")
     with no_file_longer_than(1000), pytest.raises(OSError, match="large") as caught:
         write_atomic(path, b"x" * 5000)
-    assert caught.value.errno == errno.EFBIG
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.json"]
 

@@ -100,14 +100,19 @@ async def test_what_can_be_is_applied_and_the_rest_is_named_with_its_daemon(
             models={"max_bytes": 10},
             pools=[POOL | {"queue": {"capacity": 2}, "ctx": 64}],
         )
-        assert [line.partition("\n")[0] for line in said] == ["RELOADING=1", "READY=1"]
+        assert [line.partition("\n")[0] for line in said] == [
+            "RELOADING=1",
+            "STATUS=running; a restart is needed for server.bind; pool a: ctx",
+            "READY=1",
+        ]
         (config,) = house.applied
         assert (config.server.drain_ms, config.server.bind) == (5, "127.0.0.1:8080")
         assert config.limits.requests_per_minute == 3
         assert (config.pools[0].queue.capacity, config.pools[0].ctx) == (2, house.context.config.pools[0].ctx)
         assert config.models.max_bytes is None
         assert "these changes wait for a restart of testd: server.bind; pool a: ctx" in caplog.text
-        await house.reload(server={"drain_ms": 5}, limits={"requests_per_minute": 3}, pools=[POOL])
+        said = await house.reload(server={"drain_ms": 5}, limits={"requests_per_minute": 3}, pools=[POOL])
+        assert not any("a restart is needed" in line for line in said)
         assert "nothing waits for a restart" in caplog.text
         assert house.renewed == 2
 

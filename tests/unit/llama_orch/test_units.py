@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from llama_orch.units.files import (
     version_of,
     why_not,
 )
+from llama_orch.units.manager import ServiceManager
 from llama_orch.units.state import engines_of, read_states, row, state_text
 
 TEMPLATE = """\
@@ -76,6 +79,28 @@ def test_a_path_that_systemd_cannot_take_is_refused(path: str, fine: bool) -> No
     assert (why_not(path) is None) is fine
 
 
+@pytest.mark.parametrize(
+    ("folder", "said", "read"),
+    [
+        (
+            "/home/me/.config/systemd/user",
+            "/run/user/1/systemd/user /home/me/.config/systemd/user /etc/systemd/user",
+            True,
+        ),
+        ("/home/me/xdg/systemd/user", "/home/me/.config/systemd/user /etc/systemd/user", False),
+        ("/home/me/systemd/user", "/home/me/systemd/user.control", False),
+        ("/home/of me/systemd/user", '"/home/of me/systemd/user" /etc/systemd/user', True),  # told after writing
+        ("/home/me/systemd/user", "", True),
+    ],
+)
+def test_where_the_service_manager_looks_is_known_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, folder: str, said: str, *, read: bool
+) -> None:
+    manager = ServiceManager({})
+    monkeypatch.setattr(manager, "ask", lambda *_: f"UnitPath={said}\n")
+    assert manager.reads(Path(folder)) is read
+
+
 def test_only_units_are_units() -> None:
     assert [
         name for name in ("a.service", "a.slice", "a.service.old", "a.service.d", ".a.service.7") if is_unit(name)
@@ -94,7 +119,8 @@ Result=success
 ExecMainStatus=0
 UnitFileState=static
 FragmentPath=/home/me/.config/systemd/user/orchestratord.service
-StateChangeTimestampMonotonic=1000000
+StateChangeTimestampMonotonic=51000000
+ActiveEnterTimestampMonotonic=1000000
 MainPID=42
 NRestarts=3
 WatchdogUSec=1min 30s

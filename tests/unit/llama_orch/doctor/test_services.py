@@ -241,6 +241,10 @@ def test_the_end_of_a_certificate_is_read_as_openssl_prints_it() -> None:
 
 def test_what_the_daemons_say() -> None:
     assert ids(daemons.unreached("u", ApiError(UNREACHABLE, "refused"))) == ["daemons.unreachable"]
+    (runs,) = daemons.unreached("u", ApiError(UNREACHABLE, "refused"), 42)
+    assert "orchestratord runs (process 42)" in runs.what
+    assert runs.mend is not None
+    assert runs.mend.startswith("systemctl --user restart orchestratord")  # a start would do nothing
     (strange,) = daemons.unreached("u", ApiError("HTTP_502", "bad gateway"))
     assert (strange.id, strange.why) == ("daemons.refused", "something else answers there")
     (refused,) = daemons.unreached("u", ApiError("BAD_TOKEN", "no"))
