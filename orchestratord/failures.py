@@ -1,9 +1,10 @@
 """How many wrong tokens of one client are looked at.
 
-Decides when a client has used up its budget, how long it has to wait, and who is let in all the same: a client that
-showed the right token lately, so that a broken program does not lock out the others of its machine. Both tables are
-bounded, and a wrong token never takes anybody's place in the second one. Never sees a token and never reads a clock:
-``now`` is an argument, in monotonic seconds.
+Decides when a client has used up its budget, how long it has to wait, and whose token is looked at all the same, so
+that a broken program does not lock out the others of its machine: of a client that showed the right one lately, and of
+one whose wrong tokens were few, however often it sent them. A program with an old token is no guesser. Both tables are
+bounded, and a wrong token never takes anybody's place in the second one. Never sees a token, only a digest that tells
+one from another, and never reads a clock: ``now`` is an argument, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Bucket:
-    __slots__ = ("at", "level", "told")
+    __slots__ = ("at", "guesses", "level", "told")
 
     def __init__(self, level: float, now: float) -> None:
         self.level = level
         self.at = now
+        self.guesses: set[bytes] = set()
+        """The wrong tokens since it was full, as many as the budget."""
         self.told = False
         """Whether its emptiness has been told since it was full."""
 
@@ -58,12 +61,17 @@ class Failures:
             return None
         return Blocked(retry_ms=max(1, math.ceil((1.0 - bucket.level) * MINUTE_S * 1000 / self.per_minute)))
 
+    def guesses(self, client: str, now: float) -> bool:
+        """Whether no token of this client is looked at while it is blocked."""
+        bucket = self._bucket(client, now)
+        return bucket is not None and len(bucket.guesses) >= self.per_minute and not self.knows(client, now)
+
     def knows(self, client: str, now: float) -> bool:
         """Whether it showed the right token lately."""
         seen = self._known.get(client)
         return seen is not None and now - seen < LATELY_S
 
-    def failed(self, client: str, now: float) -> bool:
+    def failed(self, client: str, digest: bytes, now: float) -> bool:
         """A wrong token was looked at. Whether that used up the budget for the first time since it was full."""
         bucket = self._bucket(client, now)
         if bucket is None:
@@ -72,6 +80,8 @@ class Failures:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(client)
         bucket.level = max(0.0, bucket.level - 1.0)
+        if len(bucket.guesses) < self.per_minute:
+            bucket.guesses.add(digest)
         first = bucket.level < 1.0 and not bucket.told
         bucket.told = bucket.told or first
         return first

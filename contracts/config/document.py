@@ -77,7 +77,8 @@ class Auth(Strict, frozen=True, kw_only=True):
     trust_proxy: bool = False
     """Believe ``X-Forwarded-For``: only where nobody can reach the listener but through the proxy."""
     failures_per_minute: Annotated[int, Meta(ge=1)] = 10
-    """So many wrong tokens of one address are looked at in a minute; what comes beyond them waits."""
+    """So many wrong tokens of one address are looked at in a minute; what comes beyond them waits. The same wrong
+    token, sent again and again, keeps nobody out who has the right one."""
 
 
 class Outbound(Strict, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from aiohttp import web
 from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
-from orchestratord.auth import LOCALHOST, Authenticator
+from orchestratord.auth import LOCALHOST, Authenticator, mark_of
 from orchestratord.errors import ApiError, api_error
 from orchestratord.failures import Blocked, Failures
 from orchestratord.http.connection import Connection
@@ -45,13 +45,13 @@ class Door:
             return self._without_token(request)
         now = asyncio.get_running_loop().time()
         blocked = self._failures.look(client, now)
-        if blocked is not None and not self._failures.knows(client, now):
+        if blocked is not None and self._failures.guesses(client, now):
             raise ApiError(self._waits(blocked))
         found = self._authenticator.check(authorization, request.remote, None)  # the token is all that counts
         if not isinstance(found, Refusal):
             self._failures.succeeded(client, now)
             return found
-        if self._failures.failed(client, now):
+        if self._failures.failed(client, mark_of(authorization), now):
             text = "%s has used up its wrong tokens: %d in a minute are looked at (auth.failures_per_minute)"
             log.warning(text, client, self._failures.per_minute, extra={"client": client})
         raise ApiError(found if blocked is None else self._waits(blocked))

@@ -19,6 +19,11 @@ WRONG = {"Authorization": "Bearer a-token-that-is-wrong-enough"}
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 
 
+def guess(number: int) -> dict[str, str]:
+    """Another wrong token each time."""
+    return {"Authorization": f"Bearer guess-{number}"}
+
+
 async def ask(here: House, headers: dict[str, str], origin: str | None = None) -> tuple[int, dict[str, Any]]:
     sent = headers if origin is None else headers | {"X-Forwarded-For": origin}
     async with here.client.get("/v1/pools", headers=sent) as answer:
@@ -40,7 +45,7 @@ async def test_after_its_budget_no_token_of_a_client_is_looked_at(
 
     monkeypatch.setattr(auth, "hmac", type("Spied", (), {"compare_digest": staticmethod(spy)}))
     async with house(tmp_path, token=TOKEN, auth=Auth(failures_per_minute=5)) as here:
-        assert [(await ask(here, WRONG))[0] for _ in range(50)] == [401] * 5 + [429] * 45
+        assert [(await ask(here, guess(number)))[0] for number in range(50)] == [401] * 5 + [429] * 45
         assert looked_at == 5
         status, told = await ask(here, RIGHT)
         assert (status, looked_at) == (429, 5)
@@ -50,14 +55,20 @@ async def test_after_its_budget_no_token_of_a_client_is_looked_at(
     (record,) = [each for each in caplog.records if "wrong tokens" in each.getMessage()]
     assert record.levelno == logging.WARNING
     assert "127.0.0.1" in record.getMessage()
-    assert WRONG["Authorization"][7:] not in caplog.text
+    assert guess(0)["Authorization"][7:] not in caplog.text
+
+
+async def test_one_wrong_token_again_and_again_locks_nobody_out_who_comes_for_the_first_time(tmp_path: Path) -> None:
+    async with house(tmp_path, token=TOKEN, auth=Auth(failures_per_minute=5)) as here:
+        assert [(await ask(here, WRONG))[0] for _ in range(50)] == [401] * 5 + [429] * 45
+        assert (await ask(here, RIGHT))[0] == 200
 
 
 async def test_a_broken_program_does_not_lock_out_those_beside_it(tmp_path: Path) -> None:
     async with house(tmp_path, token=TOKEN, auth=Auth(failures_per_minute=5)) as here:
         assert (await ask(here, RIGHT))[0] == 200
         for number in range(30):
-            assert (await ask(here, WRONG))[0] == (401 if number < 5 else 429)
+            assert (await ask(here, guess(number)))[0] == (401 if number < 5 else 429)
             assert (await ask(here, RIGHT))[0] == 200
 
 
@@ -71,7 +82,7 @@ async def test_behind_a_trusted_proxy_each_client_has_a_budget_of_its_own(tmp_pa
     trusting = Auth(failures_per_minute=5, trust_proxy=True)
     async with house(tmp_path, token=TOKEN, auth=trusting) as here:
         for number in range(20):
-            assert (await ask(here, WRONG, "10.0.0.66"))[0] == (401 if number < 5 else 429)
+            assert (await ask(here, guess(number), "10.0.0.66"))[0] == (401 if number < 5 else 429)
         assert (await ask(here, RIGHT, "10.0.0.66"))[0] == 429
         assert (await ask(here, RIGHT, "10.0.0.66, 10.0.0.7"))[0] == 200
         for number in range(10):  # one IPv6 host has a whole network to choose from

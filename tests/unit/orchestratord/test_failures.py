@@ -8,18 +8,20 @@ from orchestratord.failures import LATELY_S, Failures
 
 pytestmark = pytest.mark.req("ORCH-3810", "OP-02")
 
+WRONG = b"wrong"
+
 
 def used_up(per_minute: int = 10, now: float = 0.0, most: int = 100) -> Failures:
     made = Failures(per_minute, most)
-    for _ in range(per_minute):
+    for number in range(per_minute):
         assert made.look("a", now) is None
-        made.failed("a", now)
+        made.failed("a", b"%d" % number, now)
     return made
 
 
 def test_a_budget_is_used_up_by_its_number_of_failures_and_told_once() -> None:
     made = Failures(3)
-    assert [made.failed("a", 0) for _ in range(4)] == [False, False, True, False]
+    assert [made.failed("a", WRONG, 0) for _ in range(4)] == [False, False, True, False]
     assert made.look("a", 0) is not None
     assert made.look("b", 0) is None
 
@@ -36,10 +38,10 @@ def test_the_wait_is_the_time_until_one_more_is_looked_at(per_minute: int, wait_
 
 def test_a_spell_goes_on_until_the_budget_is_whole_again() -> None:
     made = used_up()
-    assert [made.failed("a", 6.5 * count) for count in range(1, 9)] == [False] * 8
+    assert [made.failed("a", WRONG, 6.5 * count) for count in range(1, 9)] == [False] * 8
     for _ in range(9):
-        assert made.failed("a", 1_000) is False
-    assert made.failed("a", 1_000) is True
+        assert made.failed("a", WRONG, 1_000) is False
+    assert made.failed("a", WRONG, 1_000) is True
 
 
 def test_who_showed_the_right_token_lately_is_known() -> None:
@@ -51,11 +53,29 @@ def test_who_showed_the_right_token_lately_is_known() -> None:
     assert made.look("a", 1) is not None, "to be known gives no budget back"
 
 
+def test_who_sends_many_wrong_tokens_is_not_looked_at_and_who_sends_one_again_and_again_is() -> None:
+    guesser, broken = used_up(5), Failures(5)
+    for _ in range(1_000):
+        broken.failed("a", WRONG, 0)
+    assert (guesser.guesses("a", 0), broken.guesses("a", 0)) == (True, False)
+    assert broken.look("a", 0) is not None, "it has used up its budget all the same"
+    guesser.succeeded("a", 1)
+    assert not guesser.guesses("a", 2)
+    assert not guesser.guesses("b", 2)
+
+
+def test_no_more_wrong_tokens_are_remembered_than_the_budget() -> None:
+    made = used_up(5)
+    for number in range(100):
+        made.failed("a", b"other %d" % number, 0)
+    assert len(made._buckets["a"].guesses) == 5  # noqa: SLF001 - its memory is the point
+
+
 def test_a_flood_of_addresses_forgets_failures_and_nobody_who_is_known() -> None:
     made = Failures(10, 100)
     made.succeeded("friend", 0)
     for number in range(10_000):
-        made.failed(f"f{number}", 1)
+        made.failed(f"f{number}", WRONG, 1)
     assert made.knows("friend", 2)
     assert len(made) <= 101
 
@@ -75,7 +95,7 @@ def test_no_more_than_twice_the_budget_is_looked_at_in_a_minute(gaps: list[float
         now += gap
         if made.look("a", now) is None:
             looked_at.append(now)
-            made.failed("a", now)
+            made.failed("a", WRONG, now)
     for start in looked_at:
         assert sum(start <= moment < start + 60 for moment in looked_at) <= 2 * per_minute
 
