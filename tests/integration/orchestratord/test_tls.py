@@ -188,6 +188,9 @@ def test_what_is_wrong_with_the_files_is_told_with_its_mend(tmp_path: Path) -> N
     authority_and_server(tmp_path / "other", "127.0.0.1")
     assert "there is no file" in refused(tmp_path, cert="none.pem").message
     assert "there is no file" in refused(tmp_path, key="none.pem").message
+    assert "there is no file" in refused(tmp_path, key="other").message
+    unreadable = refused(tmp_path, cert=f"{'x' * 300}.pem")  # as what is in a folder that this user may not enter
+    assert unreadable.message.endswith("cannot be read: File name too long")
     assert "key values mismatch" in refused(tmp_path, key="other/key.pem").message
     (tmp_path / "text.pem").write_text("no certificate")
     assert "text.pem" in refused(tmp_path, cert="text.pem").message
