@@ -146,10 +146,10 @@ def _tell(found: tuple[Ailing, ...], said: dict[str, str], notifier: Notifier, *
     follows = "the service manager starts this daemon again" if watched else "restart this daemon"
     for each in found:
         if each.name not in said:
-            _log.error("%s: %s", each.text, follows)
+            _log.error("%s: %s", each.text, follows, extra={"owner": each.name})
             notifier.trouble(each.name, f"{each.text}: {follows}")
     for name in said.keys() - {each.name for each in found}:
-        _log.warning("%s shows life again", name)
+        _log.warning("%s shows life again", name, extra={"owner": name})
         notifier.trouble(name, "")
     said.clear()
     said.update({each.name: each.text for each in found})

@@ -88,6 +88,7 @@ async def test_one_that_hangs_is_named_once_with_the_place_and_the_watchdog_goes
     assert fed >= 29
     assert systemd.heard_lines.count("WATCHDOG=1") - fed <= 4
     errors = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert [vars(each).get("owner") for each in caplog.records] == ["attendant"]
     assert len(errors) == 1
     assert errors[0].startswith("attendant has shown no life for 3")
     assert "it waits in test_heartbeat.py:" in errors[0]
