@@ -148,7 +148,8 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         for each in (running, *beside):
             context.heartbeats.guard(each)
         context.heartbeats.ask("the socket's server", parts.server.ping)
-        await context.stopping.wait()
+        with context.heartbeats.while_serving():
+            await context.stopping.wait()
         parts.server.stop_accepting()
         longest_s = max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S
         # Work goes on as long as at a stop of orchestratord, where that follows the pools: it says when there is none.

@@ -100,6 +100,8 @@ class Supervisor:
                 if self._watch is not None:
                     self._watch.subscribe(self._happened)
                     group.create_task(self._sample(self._watch), name="gpu samples")
+                with self._heartbeats.while_serving():
+                    await asyncio.Event().wait()
         finally:
             await self._end_or_leave()
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from daemon_core.heartbeat import Heartbeats
 from pool_managerd import supervisor
 from pool_managerd.condemned import Condemned
 from pool_managerd.handles import HandleFiles
@@ -51,7 +52,7 @@ class Idle:
         await asyncio.Event().wait()
 
 
-def supervised(folder: Path, **effects: Ends) -> Supervisor:
+def supervised(folder: Path, heartbeats: Heartbeats | None = None, **effects: Ends) -> Supervisor:
     pools = {name: cast("SupervisedPool", Pair(each)) for name, each in effects.items()}
     nothing: Any = None
     return Supervisor(
@@ -63,6 +64,7 @@ def supervised(folder: Path, **effects: Ends) -> Supervisor:
         condemned=Condemned(),
         taking_over=TakingOver(),
         boot_id="boot",
+        heartbeats=heartbeats,
     )
 
 
@@ -122,3 +124,18 @@ async def test_a_stop_while_leftovers_are_still_looked_for_ends_them_too(
         await running
     go_on.set()
     assert left.done == ["killed"]
+
+
+async def test_an_owner_that_raises_is_not_named_for_what_ends_with_it(tmp_path: Path) -> None:
+    beats, well = Heartbeats(), Ends()
+    it = supervised(tmp_path, heartbeats=beats, well=well)
+
+    async def defect(_self: Idle) -> None:
+        raise ZeroDivisionError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Idle, "run", defect)
+        with pytest.raises(ExceptionGroup):
+            await it.run()
+    assert beats.failing
+    assert well.done == ["killed"]
