@@ -107,6 +107,21 @@ async def test_https_on_the_port_of_http_fails_at_once(tmp_path: Path) -> None:
                 pass
 
 
+async def test_a_defect_met_by_one_client_ends_nobody_elses_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with secured(tmp_path) as (here, trusted, mine):
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "context", "no context")
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                async with wire(here, trusted):
+                    pass
+        async with wire(here, trusted) as client:
+            await client.send(HEALTH)
+            assert (await client.answer()).status == 200
+    assert "a connection of 127.0.0.1 could not be let in" in caplog.text
+
+
 async def test_handshakes_that_never_end_take_their_places_for_a_while(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
