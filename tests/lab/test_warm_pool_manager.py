@@ -271,7 +271,7 @@ printf '#!/bin/sh\necho "Failed to connect to bus: No such file or directory" >&
 chmod 755 ~/bin/systemd-run
 drop_in path "Environment=PATH=$HOME/bin:/usr/bin:/bin"
 systemctl --user restart pool-managerd # in order: it ends what would be killed
-said 'trial: draining -> stopped' 1
+said 'trial: stopped (draining -> stopped)' 1
 eventually 60 pool_is_ready
 two=$(engine)
 [ "$one" != "$two" ]
