@@ -79,6 +79,17 @@ class Heartbeats:
         self._hearts: list[Heart] = []
         self._asked: list[tuple[Heart, Callable[[Callable[[], None]], None]]] = []
         self._unanswered: set[Heart] = set()
+        self.failing = False
+        """The daemon is on its way out because something in it has failed: whatever ends now is no cause of that."""
+
+    @contextmanager
+    def while_serving(self) -> Iterator[None]:
+        """Wherever a daemon waits for its stop: an error that takes it out of the block has begun to end it."""
+        try:
+            yield
+        except BaseException:
+            self.failing = True
+            raise
 
     def owner(self, name: str, every_s: float = LOOK_EVERY_S) -> Heart:
         """The task that calls this is an owner, and beats at least every ``every_s``, until the daemon stops."""
@@ -119,6 +130,7 @@ async def feed_watchdog(
 ) -> None:
     """Look after the owners, and feed the watchdog while all of them live. On the way out they may end.
 
+    Where the way out has begun with an error, it may take the watchdog's time and no more, and says itself what it was.
     ``interval_s`` is half of the watchdog's time; None where there is none: then what is wrong is only said.
     """
     loop = asyncio.get_running_loop()
@@ -132,9 +144,10 @@ async def feed_watchdog(
         late_s = held_up_s(elapsed_s, pause_s)
         if late_s is not None:
             _log.warning("the event loop was held up for %.1f s: nothing was passed on meanwhile", late_s)
-        found = () if stopping.is_set() else heartbeats.look(elapsed_s, patience_s)
+        failing = heartbeats.failing and not stopping.is_set()
+        found = () if failing or stopping.is_set() else heartbeats.look(elapsed_s, patience_s)
         _tell(found, said, notifier, watched=interval_s is not None)
-        if not found:
+        if not found and not failing:
             notifier.watchdog()
         elif any(each.ended for each in found):
             notifier.watchdog_failed()  # it will not come back, so there is nothing to wait for
@@ -146,10 +159,10 @@ def _tell(found: tuple[Ailing, ...], said: dict[str, str], notifier: Notifier, *
     follows = "the service manager starts this daemon again" if watched else "restart this daemon"
     for each in found:
         if each.name not in said:
-            _log.error("%s: %s", each.text, follows)
+            _log.error("%s: %s", each.text, follows, extra={"owner": each.name})
             notifier.trouble(each.name, f"{each.text}: {follows}")
     for name in said.keys() - {each.name for each in found}:
-        _log.warning("%s shows life again", name)
+        _log.warning("%s shows life again", name, extra={"owner": name})
         notifier.trouble(name, "")
     said.clear()
     said.update({each.name: each.text for each in found})

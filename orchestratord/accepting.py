@@ -26,6 +26,8 @@ from orchestratord.peers import NOBODY, client_of
 from orchestratord.places import Places
 from orchestratord.tls import Certificate
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 1024
 AT_ONCE = 64
 """So many connections are accepted before others have their turn."""
@@ -191,6 +193,8 @@ class _SecureDoor:
             self._watch.tell("handshake", client, "no TLS handshake came in time")
         except OSError as error:
             self._watch.tell("handshake", client, f"the TLS handshake failed: {_reason(error)}")
+        except Exception:  # a defect met by one client must not end the daemon
+            log.exception("a connection of %s could not be let in", client, extra={"client": client})
         finally:
             if not made:
                 place.leave()

@@ -149,20 +149,23 @@ class Keeper:
         while True:
             heart.beat()
             await asyncio.sleep(UPKEEP_S)
-            await self.look_after()
+            await self.look_after(heart.beat)
             if self._disk is not None and self._tidied != self._database.writes:
                 self._tidied = self._database.writes
                 # The next time will do; a damaged file shows itself when it is written.
                 with heart.resting(), suppress(sqlite3.Error):
                     await self._disk.tidied()
 
-    async def look_after(self) -> None:
-        """Write what is owed, and let go what is due: after a write, or because time has passed."""
+    async def look_after(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Write what is owed, and let go what is due: after a write, or because time has passed.
+
+        ``beat`` is called while it goes on: how long a disk takes to let much go says nothing about us.
+        """
         self._try(self._database.hold)
         self._settle_debts()
         now_ms = self._clock.monotonic_ms()
         if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
-            await self._let_go()
+            await self._let_go(beat)
             self._looked, self._looked_ms = self._database.writes, now_ms
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
@@ -436,12 +439,13 @@ class Keeper:
             self._database.speak(task_id, self._past(self._live[task_id].task))
             self._behind.discard(task_id)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, beat: Callable[[], None]) -> None:
         """What is too old or too much goes, a little at a time."""
         try:
             more = True
             while more:
                 more = self._let_some_go() or self._database.shrink()
+                beat()
                 await asyncio.sleep(0)
         except DatabaseError as error:
             self._complain(error)

@@ -138,9 +138,11 @@ class Orchestrator:
 
         Then end what the next run cannot go on with, and leave it the rest. ``hurry`` cuts the wait short.
         """
+        heartbeats = heartbeats or Heartbeats()
         async with self.runner, asyncio.TaskGroup() as group:
-            attending = group.create_task(self.attendant.run(heartbeats or Heartbeats()), name="attendant")
-            await stopping.wait()
+            attending = group.create_task(self.attendant.run(heartbeats), name="attendant")
+            with heartbeats.while_serving():
+                await stopping.wait()
             await self._drain(hurry or asyncio.Event())
             attending.cancel()
             for task in self._store.live:

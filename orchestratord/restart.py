@@ -59,9 +59,20 @@ class Restart:
         rows = self._keeper.unended()
         for row in rows:
             with self._vigil.watching(row.id):
-                self._take_up(row)
+                self._take_up_unless_condemned(row)
         if rows:
             log.info("%d tasks of the former run taken up: %d wait again", len(rows), len(self._backlog))
+
+    def _take_up_unless_condemned(self, row: Row) -> None:
+        """What cannot even be read without ending the daemon must not do so for ever."""
+        try:
+            self._take_up(row)
+        except Exception:
+            if not self._vigil.condemns(row.id):
+                raise
+            text = "the task %s has ended orchestratord each time it was taken up, and is lost"
+            log.exception(text, row.id, extra={"task_id": row.id})
+            self._keeper.forget(row.id)
 
     def _take_up(self, row: Row) -> None:
         now = Moment(self._clock.monotonic_ms(), self._clock.unix_ms())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,11 +48,8 @@ class Certificate:
             log.info("read %s and %s again", self._cert, self._key)
 
     def _read(self) -> ssl.SSLContext:
-        for what, path in (("cert_file", self._cert), ("key_file", self._key)):
-            if not path.is_file():
-                text = f"server.tls.{what}: there is no file {path}"
-                raise StartupError(text, "name a PEM file, or leave server.tls out", EXIT_CONFIG)
-        _check_private(self._key)
+        _status_of("cert_file", self._cert)
+        _check_private(self._key, _status_of("key_file", self._key))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
@@ -80,8 +78,23 @@ class Certificate:
             log.warning("the certificate %s expires in %d days; %s", self._cert, left_s // DAY_S, _RENEW)
 
 
-def _check_private(key: Path) -> None:
-    status = key.stat()
+def _status_of(what: str, path: Path) -> os.stat_result:
+    """What is known of one of the files, where it is one. Raises StartupError."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        status = None
+    except OSError as error:
+        text = f"server.tls.{what}: {path} cannot be read: {error.strerror}"
+        hint = "copy both files to a folder that this user may enter; /etc/letsencrypt/live is root's alone"
+        raise StartupError(text, hint, EXIT_CONFIG) from error
+    if status is None or not stat.S_ISREG(status.st_mode):
+        text = f"server.tls.{what}: there is no file {path}"
+        raise StartupError(text, "name a PEM file, or leave server.tls out", EXIT_CONFIG)
+    return status
+
+
+def _check_private(key: Path, status: os.stat_result) -> None:
     if status.st_mode & 0o077:
         text = f"server.tls.key_file: {key} can be used by others (mode {status.st_mode & 0o777:04o})"
         raise StartupError(text, f"chmod 600 {key}", EXIT_CONFIG)

@@ -21,7 +21,7 @@ import engine_provisioner.host
 from catalog_core.engines import FsEngineCatalog
 from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
-from contracts.config import Pool, Profile
+from contracts.config import Config, Pool, Profile
 from contracts.pools import Cause, PoolState
 from daemon_core.deadline import in_time
 from daemon_core.entry import DaemonContext, run_daemon
@@ -75,14 +75,11 @@ from pool_managerd.wiring import ProvisionedEngines, ProvisionedModels
 _log = logging.getLogger(__name__)
 
 LOCK = "pool-managerd.lock"
-RELOADABLE = Reloadable(
-    elsewhere=frozenset({"server", "auth", "limits", "sessions", "artifacts", "store", "pools.queue"})
-)
-"""What of a changed configuration is not ours."""
+AT_ONCE = frozenset({"server.drain_ms"})
+"""What a reload applies; see ``daemon_core.config_change``."""
+ELSEWHERE = frozenset({"server", "auth", "limits", "sessions", "artifacts", "store", "pools.queue"})
+"""What of a changed configuration is not ours otherwise."""
 ORCHESTRATOR = "orchestratord"
-DRAIN_S = 15.0
-"""How long work may go on at a stop while somebody follows the pools, who says when there is none. With the longest
-stop of an engine it stays below the unit's TimeoutStopSec."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,17 +134,27 @@ async def run(context: DaemonContext, parts: Parts) -> None:
 
 
 async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
+    config = context.config
+
+    def apply(read: Config) -> None:
+        nonlocal config
+        config = read
+
+    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=apply)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
-        reloading = group.create_task(follow_reloads(context, NAME, RELOADABLE), name="reload")
+        reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
         beside = [group.create_task(work(), name=work.__qualname__) for work in parts.beside]
         for each in (running, *beside):
             context.heartbeats.guard(each)
         context.heartbeats.ask("the socket's server", parts.server.ping)
-        await context.stopping.wait()
+        with context.heartbeats.while_serving():
+            await context.stopping.wait()
         parts.server.stop_accepting()
-        longest_s = max(pool.timeouts.stop_ms for pool in context.config.pools) / 1000 + KILL_WAIT_S
-        drain_s = DRAIN_S if parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set() else 0.0
+        longest_s = max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S
+        # Work goes on as long as at a stop of orchestratord, where that follows the pools: it says when there is none.
+        drains = parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set()
+        drain_s = config.server.drain_ms / 1000 if drains else 0.0
         context.notifier.extend(drain_s + longest_s + KILL_S)
         if context.returning.is_set():
             ending = parts.supervisor.step_aside(longest_s)

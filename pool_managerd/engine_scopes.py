@@ -36,7 +36,8 @@ class EngineScopes:
         if not self._wanted:
             return ()
         argv = scopes.scope_argv(instance, secrets.token_hex(4), self._service)
-        if (problem := await self._try(scopes.scope_argv(instance, secrets.token_hex(4), self._service))) is None:
+        trial = scopes.scope_argv(instance, secrets.token_hex(4), self._service, trial=True)
+        if (problem := await self._try(trial)) is None:
             return argv
         text = (
             "%s: its engine gets no scope of its own (%s), so it ends whenever pool-managerd does, also at a restart "

@@ -44,12 +44,14 @@ def is_engines(cgroup: str) -> bool:
     return SLICE in cgroup.split("/")
 
 
-def scope_argv(instance: str, token: str, service: str) -> tuple[str, ...]:
+def scope_argv(instance: str, token: str, service: str, *, trial: bool = False) -> tuple[str, ...]:
     """What stands before a program that is to run in a scope of its own: it keeps the pid and every open file.
 
     ``token`` makes the name unique, because a former scope of the same place may still be there. At a stop ``service``,
-    which is ours, comes first: it has ended its engines when the scope's turn comes.
+    which is ours, comes first: it has ended its engines when the scope's turn comes. ``trial``: no engine will run in
+    it, which whoever reads the service manager's log should see.
     """
+    kind, about = ("trial", "whether engines get a scope, for") if trial else ("engine", "engine of")
     return (
         "systemd-run",
         "--user",
@@ -57,8 +59,8 @@ def scope_argv(instance: str, token: str, service: str) -> tuple[str, ...]:
         "--quiet",
         "--collect",
         f"--slice={SLICE}",
-        f"--unit=llama-orch-engine-{instance}-{token}.scope",
-        f"--description=llama-orch: engine of {instance}",
+        f"--unit=llama-orch-{kind}-{instance}-{token}.scope",
+        f"--description=llama-orch: {about} {instance}",
         f"--property=Before={service}",
         f"--property=TimeoutStopSec={LAST_RESORT_S}s",
         "--",

@@ -85,9 +85,9 @@ class Supervisor:
 
         What lives after a stop is killed. Without one (a restart, or a defect of ours) what outlives us goes on.
         """
-        found, open_pools = await asyncio.to_thread(self._reconcile)
-        self._taking_over.begin(open_pools)
         try:
+            found, open_pools = await asyncio.to_thread(self._reconcile)
+            self._taking_over.begin(open_pools)
             async with asyncio.TaskGroup() as group:
                 for pool_id, pool in self._pools.items():
                     pool.owner.post(Start())
@@ -100,18 +100,18 @@ class Supervisor:
                 if self._watch is not None:
                     self._watch.subscribe(self._happened)
                     group.create_task(self._sample(self._watch), name="gpu samples")
+                with self._heartbeats.while_serving():
+                    await asyncio.Event().wait()
         finally:
             await self._end_or_leave()
 
     async def _end_or_leave(self) -> None:
-        """Nothing of ours is left that was to stop, or that nobody could take over."""
+        """Nothing of ours is left that was to stop, or that nobody could take over. No pool waits for another."""
         try:
-            async with asyncio.timeout(KILL_S):
+            async with asyncio.timeout(KILL_S), asyncio.TaskGroup() as group:
                 for pool in self._pools.values():
-                    if not self._stopping and pool.effects.outlives:
-                        await pool.effects.leave()
-                    else:
-                        await pool.effects.kill()
+                    goes_on = not self._stopping and pool.effects.outlives
+                    group.create_task(pool.effects.leave() if goes_on else pool.effects.kill())
         except TimeoutError:
             _log.error("a container runtime does not answer: a container may be left, and the next start ends it")
 

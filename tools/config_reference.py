@@ -306,7 +306,7 @@ def when_of(path: str) -> str:
     parts = {section, f"{section}.{rest.partition('.')[0]}"}
     daemons = {
         ORCHESTRATORD: (orchestratord.AT_ONCE, orchestratord.ELSEWHERE),
-        POOL_MANAGERD: (pool_managerd.RELOADABLE.at_once, pool_managerd.RELOADABLE.elsewhere),
+        POOL_MANAGERD: (pool_managerd.AT_ONCE, pool_managerd.ELSEWHERE),
     }
     later = [
         name

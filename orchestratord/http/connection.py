@@ -19,7 +19,7 @@ from aiohttp.streams import StreamReader
 
 from contracts.config import Server
 from orchestratord.conduct import Bounds, Conduct, Fault
-from orchestratord.http import last_words, malformed
+from orchestratord.http import last_words
 from orchestratord.http.errors import response_of
 from orchestratord.peers import NOBODY
 from orchestratord.spells import Spells
@@ -43,8 +43,6 @@ class Watch(msgspec.Struct, frozen=True):
     """The same, for one connection."""
     spells: Spells
     """What was told of which client in the log."""
-    log: logging.Logger
-    """For aiohttp."""
 
     @classmethod
     def over(cls, limits: Server) -> Self:
@@ -55,7 +53,7 @@ class Watch(msgspec.Struct, frozen=True):
             idle_s=limits.keep_alive_ms / 1000,
             header_bytes=limits.max_header_bytes,
         )
-        return cls(limits, bounds, Spells(), malformed.logger())
+        return cls(limits, bounds, Spells())
 
     def tell(self, kind: str, client: str, text: str, level: int = logging.INFO) -> None:
         """One line for each client and spell."""
@@ -77,7 +75,7 @@ class Connection(web.RequestHandler):
             server,
             loop=self.loop,
             access_log=None,  # type: ignore[arg-type] # aiohttp's own way to have none
-            logger=watch.log,
+            logger=log,
             keepalive_timeout=AIOHTTP_IDLE_S,
             max_line_size=watch.limits.max_header_bytes,
             max_field_size=watch.limits.max_header_bytes,
@@ -160,6 +158,14 @@ class Connection(web.RequestHandler):
         response.headers.update({"X-Correlation-Id": correlation_id, "Server": "llama-orch"})
         response.force_close()
         return response
+
+    def log_exception(self, *args: object, **kw: object) -> None:
+        """What aiohttp met: anybody who can reach the port may send bytes that fail, and not fill the log with that."""
+        error = kw.get("exc_info")
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+            self.watch.tell("malformed", self.client or NOBODY, f"a body that is no HTTP: {type(error).__name__}")
+        else:
+            super().log_exception(*args, **kw)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

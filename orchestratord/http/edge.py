@@ -20,7 +20,7 @@ from orchestratord.errors import ApiError, api_error
 from orchestratord.http.connection import Connection
 from orchestratord.http.cors import Cors
 from orchestratord.http.door import Door
-from orchestratord.http.errors import from_framework, response_of
+from orchestratord.http.errors import from_framework, response_of, unreadable_body
 from orchestratord.http.queries import refuse_unknown
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)
         except web.HTTPException as error:
             return from_framework(error, correlation_id)
+        except web.RequestPayloadError:
+            return response_of(unreadable_body(), correlation_id)
         except ConnectionResetError:
             raise  # the client has gone: there is nobody to answer
         except Exception:

@@ -76,6 +76,12 @@ def from_framework(error: web.HTTPException, correlation_id: str) -> web.Respons
     return response
 
 
+def unreadable_body() -> Refusal:
+    """What came behind the head is not what the head says."""
+    text = "the body cannot be read: it is not what Content-Encoding or Transfer-Encoding says"
+    return Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint="send it as it is, without Content-Encoding")
+
+
 def decode(body: bytes, kind: type[Body]) -> Body:
     """A request's JSON body. Raises ApiError with what is wrong with one that is no ``kind``."""
     try:

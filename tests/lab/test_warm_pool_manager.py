@@ -229,17 +229,19 @@ eventually 60 nothing_of_ours
 journalctl --user --quiet --output=cat | grep -E 'Stopped pool-managerd|Removed slice .*engines' | tail -n 2 > ~/order
 head -n 1 ~/order | grep -q Stopped
 
-# A stream that does not end while the manager drains, which is killed over it.
+# A stream that does not end while the manager drains, which is killed over it. Nobody expands what a file has in it.
 drains() { said 'ready -> draining' "$1"; }
 served
 ask > ~/stream &
 eventually 20 grep -q '^event: token' ~/stream
 kill -STOP "$one"
 drained=$(journalctl --user --unit pool-managerd --output=cat | grep -c 'ready -> draining')
+echo 'PATH=/usr/local/cuda/bin:$PATH' > ~/.config/llama-orch/environment
 systemctl --user stop --no-block pool-managerd
 eventually 10 drains $((drained + 1))
 kill -KILL "$(main_pid pool-managerd)"
 eventually 30 gone
+rm ~/.config/llama-orch/environment
 
 # Killed for good: the engine serves on, and a stop of the target finds it.
 drop_in once Restart=no

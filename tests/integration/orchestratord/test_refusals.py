@@ -1,6 +1,7 @@
 """What a client is told that sends something wrong: status, code, field, message, hint and correlation id."""
 
 import asyncio
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from contracts.config import Auth, FullPolicy, Queue
 from daemon_core.redaction import fingerprint
 from tests.integration.orchestratord.house import BODY, TOKEN, House, house, read_until, tokens_in
+from tests.integration.orchestratord.wire import wire
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
 from tests.unit.orchestratord.world import MODEL, pool
@@ -527,6 +529,26 @@ async def test_bytes_that_are_no_http_are_one_line_in_the_log_and_never_repeated
     assert re.fullmatch(r"127.0.0.1: bytes that are no HTTP: \w+", record.getMessage())
     assert "half-a-token" not in caplog.text
     assert not record.exc_info
+
+
+@pytest.mark.parametrize("authorization", ["", f"Authorization: Bearer {TOKEN}\r\n"], ids=["stranger", "client"])
+async def test_a_body_that_is_not_what_its_head_says_is_the_clients_mistake_and_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, authorization: str
+) -> None:
+    caplog.set_level("INFO")
+    head = f"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Encoding: gzip\r\n"
+    expected = (400, "the body cannot be read") if authorization else (401, "a token is needed")
+    async with house(tmp_path, token=TOKEN) as here:
+        for _ in range(3):
+            async with wire(here) as client:
+                await client.send(f"{head}Content-Length: 8\r\n\r\nnot gzip".encode())
+                heard = await client.answer()
+                assert (heard.status, heard.told["message"].partition(":")[0]) == expected
+                assert await client.rest() == b""
+    assert [each.getMessage() for each in caplog.records if each.levelno > logging.INFO or each.exc_info] == []
+    told = [each.getMessage() for each in caplog.records if each.name == "orchestratord.http.connection"]
+    assert len(told) == 1
+    assert told[0].startswith("127.0.0.1: a body that is no HTTP: ")
 
 
 async def test_an_internal_mistake_is_500_without_its_text(

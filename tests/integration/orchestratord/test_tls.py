@@ -107,6 +107,21 @@ async def test_https_on_the_port_of_http_fails_at_once(tmp_path: Path) -> None:
                 pass
 
 
+async def test_a_defect_met_by_one_client_ends_nobody_elses_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with secured(tmp_path) as (here, trusted, mine):
+        with monkeypatch.context() as patched:
+            patched.setattr(mine, "context", "no context")
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                async with wire(here, trusted):
+                    pass
+        async with wire(here, trusted) as client:
+            await client.send(HEALTH)
+            assert (await client.answer()).status == 200
+    assert "a connection of 127.0.0.1 could not be let in" in caplog.text
+
+
 async def test_handshakes_that_never_end_take_their_places_for_a_while(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +203,9 @@ def test_what_is_wrong_with_the_files_is_told_with_its_mend(tmp_path: Path) -> N
     authority_and_server(tmp_path / "other", "127.0.0.1")
     assert "there is no file" in refused(tmp_path, cert="none.pem").message
     assert "there is no file" in refused(tmp_path, key="none.pem").message
+    assert "there is no file" in refused(tmp_path, key="other").message
+    unreadable = refused(tmp_path, cert=f"{'x' * 300}.pem")  # as what is in a folder that this user may not enter
+    assert unreadable.message.endswith("cannot be read: File name too long")
     assert "key values mismatch" in refused(tmp_path, key="other/key.pem").message
     (tmp_path / "text.pem").write_text("no certificate")
     assert "text.pem" in refused(tmp_path, cert="text.pem").message

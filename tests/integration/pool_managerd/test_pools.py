@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -13,12 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contracts.config import Config, Engine, External, Mode, Pool, Profile, Provisioning, Restart, Timeouts
+from contracts.config import Config, Engine, External, Mode, Pool, Profile, Provisioning, Restart, Server, Timeouts
 from contracts.engines import Finding, HttpProbe, Plan, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, GateState, Gpu, PoolSnapshot, PoolState
+from contracts.rpc import PROTOCOL
 from daemon_core.entry import DaemonContext
 from daemon_core.notify import Notifier
 from daemon_core.paths import Paths
@@ -31,7 +34,7 @@ from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
 from pool_managerd.process import marked
 from tests.integration.pool_managerd.scopes import a_service
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import Peer, alive, until
 from tests.plugins.failures import OperatorSees
 
 CHILD = Path(__file__).with_name("child.py")
@@ -514,6 +517,70 @@ async def test_a_drained_pool_serves_until_its_deadline_and_stays_stopped(world:
         assert not alive(pid)
         parts.supervisor.post("gpu0", RestartAsked())
         await world.reached(PoolState.READY, len(world.history))
+
+
+class Extends(Notifier):
+    """Remembers for how long a stop may go on, and how often the daemon was ready: at its start, after a reload."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.seconds: list[float] = []
+        self.times_ready = 0
+
+    def ready(self, status: str = "") -> None:
+        super().ready(status)
+        self.times_ready += 1
+
+    def extend(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+@asynccontextmanager
+async def followed(world: World, name: str) -> AsyncIterator[Peer]:
+    """Somebody follows the pools under this name."""
+    peer = Peer(*await asyncio.open_unix_connection(world.context.paths.socket, limit=1 << 20))
+    try:
+        await peer.call("hello", protocol=PROTOCOL, name=name, version="1")
+        await peer.call("subscribe")
+        yield peer
+    finally:
+        peer.writer.close()
+
+
+async def stopped(world: World, name: str, drain_ms: int) -> float:
+    """How long a stop may take while this one follows the pools, and the file says so since a reload."""
+    extends = Extends()
+    world.context = dataclasses.replace(world.context, notifier=extends)
+    changed = replace(world.context.config, server=Server(drain_ms=drain_ms))
+    world.context.config_path.write_bytes(msgspec.json.encode(changed))
+    async with world.running():
+        await world.reached(PoolState.READY)
+        async with followed(world, name) as peer:
+            world.context.reload.set()
+            await until(lambda: extends.times_ready == 2, "the end of the reload")
+            world.context.stopping.set()
+            await world.reached(PoolState.DRAINING)
+            await peer.call("pool.idle", pool_id="gpu0")
+            await world.reached(PoolState.STOPPED)
+    [seconds] = extends.seconds
+    return seconds
+
+
+@pytest.mark.req("PM-04")
+@pytest.mark.parametrize(
+    ("name", "drains"), [("orchestratord", True), ("llama-orch", False)], ids=["who-says-when-it-is-over", "another"]
+)
+async def test_a_stop_lets_work_end_within_the_drain_of_the_file_where_somebody_says_when_it_has(
+    world: World, name: str, *, drains: bool
+) -> None:
+    assert (await stopped(world, name, 600_000) > 600) is drains
+
+
+async def test_the_unit_gives_a_stop_the_time_that_it_takes_as_the_product_is_configured(world: World) -> None:
+    unit = (Path(__file__).parents[3] / "systemd/pool-managerd.service").read_text()
+    [given] = [line for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
+    slower_s = (Timeouts().stop_ms - TRIAL.timeouts.stop_ms) / 1000
+    assert await stopped(world, "orchestratord", Server().drain_ms) + slower_s <= int(given.partition("=")[2])
 
 
 @pytest.mark.req("PM-04")

@@ -8,6 +8,7 @@ import pytest
 from adapters.base import EngineError, Failure
 from contracts.errors import ErrorCode
 from contracts.tasks import TaskState
+from daemon_core.heartbeat import Heartbeats
 from orchestratord.errors import ApiError
 from tests.support.virtual_loop import pass_time
 from tests.unit.orchestratord.test_orchestrator import end_of
@@ -17,6 +18,7 @@ from tests.unit.orchestratord.world import (
     STOPPED_WELL,
     Pause,
     Script,
+    World,
     config,
     ended,
     world,
@@ -107,3 +109,16 @@ async def test_a_changed_drain_counts_at_the_next_stop() -> None:
         here.stopping.set()
         await pass_time(0.1)
         assert task.finished
+
+
+@pytest.mark.req("OP-01")
+async def test_what_ends_because_of_an_error_beside_it_is_not_named_for_it() -> None:
+    beats = Heartbeats()
+    async with world(settings=SETTINGS) as here:
+        orchestrator = World(SETTINGS, here.engines).orchestrator
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(orchestrator.run(asyncio.Event(), None, beats))
+            await pass_time(1)
+            assert not beats.failing
+            running.cancel()
+        assert beats.failing

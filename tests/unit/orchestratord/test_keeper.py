@@ -20,7 +20,10 @@ from contracts.pools import Endpoint
 from contracts.receipts import Link, Receipt
 from contracts.tasks import Determinism, TaskState
 from daemon_core.chain import Copy, Fault, verify
+from daemon_core.heartbeat import Heartbeats
+from daemon_core.liveness import Ailing
 from daemon_core.redaction import Redactor
+from orchestratord import keeper as keeper_module
 from orchestratord import kept
 from orchestratord.database import Database, Row
 from orchestratord.database_file import DatabaseError
@@ -393,6 +396,23 @@ async def test_what_is_owed_is_written_as_soon_as_the_disk_takes_it(place: Place
     place.disk.full = False
     await place.keeper.look_after()
     assert place.keeper.last == 1
+
+
+async def test_a_store_that_lets_much_go_is_alive(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        place.task(f"t{number}").cancel(place.clock.monotonic)
+    monkeypatch.setattr(keeper_module, "AT_ONCE", 1)
+    monkeypatch.setattr(keeper_module, "UPKEEP_S", 0.0)
+    keeper, beats = place.again(bounds=msgspec.structs.replace(BOUNDS, tasks=1)), Heartbeats()
+    place.clock.passes(60_000)
+    ailing: list[Ailing] = []
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(keeper.run(beats))
+        while len(keeper.newest(None, 2)) > 1:
+            ailing += beats.look(2.0, 30.0)  # as if each step had taken two seconds
+            await asyncio.sleep(0)
+        running.cancel()
+    assert not ailing
 
 
 @pytest.mark.parametrize("gap", ["one", " two", " three"])

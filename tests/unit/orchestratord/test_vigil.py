@@ -1,9 +1,13 @@
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from orchestratord.crash_loop import CAREFUL_FROM, ENDS
+from orchestratord.database import Row
+from orchestratord.keeper import Keeper
+from orchestratord.restart import Restart
 from orchestratord.vigil import Vigil
 
 
@@ -41,6 +45,43 @@ def test_a_task_that_raises_while_it_is_taken_up_is_a_suspect(tmp_path: Path) ->
     with pytest.raises(ZeroDivisionError), vigil.watching("ill"):
         raise ZeroDivisionError
     assert Vigil.opened(file).starts.suspects == {"ill": 1}
+
+
+class Rows:
+    """A task store with one task, and what was forgotten of it."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    def unended(self) -> list[Row]:
+        return [Row(number=1, id="ill", state="queued", followed=0, entered=b"", past=None, stream=None)]
+
+    def forget(self, task_id: str) -> None:
+        self.forgotten.append(task_id)
+
+
+def test_a_task_that_cannot_be_taken_up_ends_the_daemon_for_a_while_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defect(_self: Restart, _row: Row) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Restart, "_take_up", defect)
+    rows = Rows()
+    nothing: Any = []
+
+    def start() -> None:
+        vigil = Vigil.opened(tmp_path / "tasks.starts")
+        parts = {"clock": nothing, "vigil": vigil, "enter": nothing, "end": nothing}
+        Restart(cast("Keeper", rows), *[nothing] * 4, **parts).take_up()
+
+    for _ in range(CAREFUL_FROM - 1 + ENDS):
+        with pytest.raises(ZeroDivisionError):
+            start()
+    assert rows.forgotten == []
+    start()
+    assert rows.forgotten == ["ill"]
+    assert "is lost" in caplog.text
 
 
 def test_a_stop_in_order_ends_the_row(tmp_path: Path) -> None:

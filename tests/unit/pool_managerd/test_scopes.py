@@ -48,6 +48,9 @@ def test_a_scope_has_a_name_of_its_own_is_in_the_slice_and_stops_after_the_servi
         "--property=Before=pool-managerd.service",
         "--collect",
     } <= set(argv)
+    trial = scopes.scope_argv("gpu0", "ab12", "a.service", trial=True)
+    assert "--description=llama-orch: whether engines get a scope, for gpu0" in trial
+    assert "--unit=llama-orch-trial-gpu0-ab12.scope" in trial
     assert scopes.scope_argv("gpu0", "ab13", "a.service") != scopes.scope_argv("gpu0", "ab12", "a.service")
 
 

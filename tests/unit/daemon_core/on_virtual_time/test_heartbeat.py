@@ -88,6 +88,7 @@ async def test_one_that_hangs_is_named_once_with_the_place_and_the_watchdog_goes
     assert fed >= 29
     assert systemd.heard_lines.count("WATCHDOG=1") - fed <= 4
     errors = [each.message for each in caplog.records if each.levelno == logging.ERROR]
+    assert [vars(each).get("owner") for each in caplog.records] == ["attendant"]
     assert len(errors) == 1
     assert errors[0].startswith("attendant has shown no life for 3")
     assert "it waits in test_heartbeat.py:" in errors[0]
@@ -105,6 +106,35 @@ async def test_one_that_has_ended_is_not_waited_for(systemd: Systemd, caplog: py
         await watching(beats, systemd, 3)
     assert "WATCHDOG=trigger" in systemd.heard_lines
     assert "attendant has ended, and nobody does its work" in caplog.text
+
+
+async def test_owners_that_end_because_something_else_has_failed_are_not_blamed(
+    systemd: Systemd, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats, stop = Heartbeats(), asyncio.Event()
+
+    async def fails() -> None:
+        await pass_time(3)
+        raise ZeroDivisionError
+
+    async def daemon() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                _ = spawn(group, beats, lives)
+                group.create_task(fails())
+                with beats.while_serving():
+                    await stop.wait()
+        finally:
+            await pass_time(5)  # connections get to take their last bytes
+
+    async with asyncio.TaskGroup() as group:
+        feeding = group.create_task(feed_watchdog(beats, systemd, 15.0, stop))
+        with pytest.raises(ExceptionGroup):
+            await daemon()
+        feeding.cancel()
+    assert set(systemd.heard_lines) == {"WATCHDOG=1"}
+    assert len(systemd.heard_lines) <= 5, "the way out has the watchdog's time, and no more"
+    assert not caplog.records
 
 
 async def test_one_with_an_inbox_answers_or_does_not(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
