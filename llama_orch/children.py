@@ -114,6 +114,7 @@ class Daemons:
         self._programs = programs
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._before: frozenset[int] = frozenset()
+        self._hurried = False
 
     @property
     def dead(self) -> Child | None:
@@ -155,9 +156,10 @@ class Daemons:
         return left
 
     def hurry(self) -> None:
-        """Make a stop that is under way a short one."""
+        """Make a stop that is under way a short one: streams are ended in order; when asked again, nothing is."""
         for child in self.children:
-            child.signal(signal.SIGKILL)
+            child.signal(signal.SIGKILL if self._hurried else signal.SIGTERM)
+        self._hurried = True
 
     def last_lines(self, count: int) -> list[str]:
         """What each daemon said last."""

@@ -1,8 +1,8 @@
 """``llama-orch up``: both daemons in the foreground.
 
 Decides when it ends: on Ctrl-C or SIGTERM with status 0 after both have drained, or with a failure when one of them
-ends by itself. A second Ctrl-C does not wait. Of two that are started on one configuration the later one goes: together
-each would take from the other what it needs, and neither would serve.
+ends by itself. A second Ctrl-C does not wait for what runs, a third for nothing. Of two that are started on one
+configuration the later one goes: together each would take from the other what it needs, and neither would serve.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contracts.config import Server
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from llama_orch.children import Daemons, until_up
 from llama_orch.commands.options import ConfigOption, JsonOption
@@ -22,8 +23,8 @@ from llama_orch.doctor.at_start import examining
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
 
-# Together as long as the units give them.
-STOP_GRACE_S = 60.0
+STOP_GRACE_S = 40.0
+"""Each daemon has so long to end, beside ``server.drain_ms``: as long as the units give them."""
 
 
 def up(*, config: ConfigOption = None, as_json: JsonOption = False) -> int:
@@ -55,6 +56,7 @@ def _alone(config_path: Path) -> Iterator[None]:
 
 async def _up(session: Session, out: Output) -> int:
     width = len("pool-managerd")
+    drain_s = (session.config.server if session.config else Server()).drain_ms / 1000
     daemons = Daemons(
         session.config_path,
         os.environ,
@@ -88,7 +90,7 @@ async def _up(session: Session, out: Output) -> int:
             await daemons.changed.wait()
     finally:
         dead = daemons.dead
-        left = await daemons.stop(grace_s=STOP_GRACE_S)
+        left = await daemons.stop(grace_s=drain_s + STOP_GRACE_S)
         for pid, command in left.items():
             out.note(f"llama-orch: killed process {pid}, which outlived the daemons: {command}")
     if dead is None:

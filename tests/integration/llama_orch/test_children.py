@@ -54,12 +54,22 @@ async def test_one_that_does_not_stop_is_killed() -> None:
     assert [child.status for child in daemons.children] == [-signal.SIGKILL] * 2
 
 
-async def test_a_second_ctrl_c_does_not_wait() -> None:
+async def test_a_second_ctrl_c_hurries_and_a_third_does_not_wait() -> None:
     daemons = await Started("stubborn").start()
     async with asyncio.TaskGroup() as group:
         stopping = group.create_task(daemons.stop(grace_s=600))
         daemons.hurry()
+        assert not any(child.exited.is_set() for child in daemons.children)
+        daemons.hurry()
     assert stopping.result() == {}
+    assert [child.status for child in daemons.children] == [-signal.SIGKILL] * 2
+
+
+async def test_who_is_hurried_may_end_in_order() -> None:
+    daemons = await Started("good").start()
+    daemons.hurry()
+    assert await daemons.stop(grace_s=10) == {}
+    assert [child.status for child in daemons.children] == [-signal.SIGTERM] * 2
 
 
 async def test_what_a_daemon_leaves_behind_is_ended_and_reported() -> None:
