@@ -35,6 +35,7 @@ from orchestratord.disk import Disk
 from orchestratord.errors import api_error
 from orchestratord.kept import Entered, Moment
 from orchestratord.retention import Bounds, Totals
+from orchestratord.settling import Settling
 from orchestratord.shelf import Sealed
 from orchestratord.task import Task
 
@@ -47,7 +48,6 @@ UPKEEP_S = 2.0
 LOOK_MS = 60_000.0
 AT_ONCE = 32
 """So many are let go in one step, so that no step is long."""
-DISK = "look at the disk below paths.data"
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
@@ -87,13 +87,10 @@ class Keeper:
         self._database = database
         self._clock = clock
         self._bounds = bounds
-        self._machine = durability is Durability.MACHINE
-        self._untold: list[Callable[[], None]] = []
-        """What tells of ends that are not on the disk yet."""
-        self._news = asyncio.Event()
         self._seal = seal
         self._redactor = redactor or Redactor()
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
+        self._settling = Settling(self._disk if durability is Durability.MACHINE else None, self._complain)
         self._live: dict[str, Living] = {}
         self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
         """The latest reports on which a task ran, and what is kept of them."""
@@ -137,12 +134,10 @@ class Keeper:
         heartbeats = heartbeats or Heartbeats()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell_of_ends(heartbeats), name="ends")
+                group.create_task(self._settling.run(heartbeats), name="ends")
                 await self._upkeep(heartbeats)
         finally:
-            if self._untold and self._disk is not None:
-                self._disk.flush()
-            self._tell()
+            self._settling.finish()
 
     async def _upkeep(self, heartbeats: Heartbeats) -> None:
         heart = heartbeats.owner("task-store", UPKEEP_S)
@@ -179,46 +174,17 @@ class Keeper:
             text = f"the task cannot be kept: {error.message}"
             raise api_error(ErrorCode.POOL_UNAVAILABLE, text, error.hint) from error
 
-    async def _tell_of_ends(self, heartbeats: Heartbeats) -> None:
-        heart = heartbeats.owner("task-store-ends")
-        while True:
-            with heart.resting():
-                await self._news.wait()
-                self._news.clear()
-                untold = len(self._untold)
-                await self.settled()
-            self._tell(untold)
-
-    def _tell(self, count: int | None = None) -> None:
-        """Tell of the ends that wait for it, the first ones first."""
-        telling, self._untold = self._untold[:count], self._untold[len(self._untold[:count]) :]
-        for tell in telling:
-            tell()
-
     def told(self, tell: Callable[[], None]) -> None:
-        """Have this called when what was written is as durable as was configured; at once, where it is."""
-        if self._machine:
-            self._untold.append(tell)
-            self._news.set()
-        else:
-            tell()
+        """See ``orchestratord.settling``, as the two below."""
+        self._settling.told(tell)
 
     async def settled(self) -> None:
-        """Return when what was written is as durable as was configured, or cannot be."""
-        if self._machine and self._disk is not None:
-            try:
-                await self._disk.flushed()
-            except OSError as error:
-                self._complain(DatabaseError(f"the disk does not take what was written: {error.strerror}", DISK))
+        """As durable as was configured, or it cannot be."""
+        await self._settling.settled()
 
     async def admitted(self) -> None:
-        """Return when what was admitted is as durable as was configured. Raises ApiError where the disk fails."""
-        if self._machine and self._disk is not None:
-            try:
-                await self._disk.flushed()
-            except OSError as error:
-                text = f"the task cannot be kept: the disk does not take it: {error.strerror}"
-                raise api_error(ErrorCode.POOL_UNAVAILABLE, text, DISK) from error
+        """As durable as was configured. Raises ApiError where the disk fails."""
+        await self._settling.admitted()
 
     def adopt(self, task: Task, entered: Entered, row: Row) -> None:
         """A task that a former run has written down lives on."""
