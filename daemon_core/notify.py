@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import sdnotify
+
+PATIENCE_S = 2.0
+"""So long what must not be lost may wait for the service manager."""
 
 
 class Notifier:
@@ -31,8 +35,9 @@ class Notifier:
         return self._systemd is not None
 
     def ready(self, status: str = "") -> None:
-        """The daemon accepts requests; also ends a reload."""
-        self._send("READY=1", status)
+        """The daemon accepts requests; also ends a reload. A start is for nothing where this is lost."""
+        with self._patiently():
+            self._send("READY=1", status)
 
     def status(self, status: str) -> None:
         """The line that ``systemctl --user status`` shows."""
@@ -70,7 +75,9 @@ class Notifier:
         if self._systemd is None or self._systemd.socket is None:
             return False
         try:
-            socket.send_fds(self._systemd.socket, [f"FDSTORE=1\nFDNAME={name}".encode("ascii")], [descriptor])
+            with self._patiently():
+                told = f"FDSTORE=1\nFDNAME={name}".encode("ascii")
+                socket.send_fds(self._systemd.socket, [told], [descriptor])
         except OSError:
             return False
         return True
@@ -84,6 +91,18 @@ class Notifier:
         if self._systemd is not None and self._systemd.socket is not None:
             self._systemd.socket.close()
         self._systemd = None
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """Wait a moment for a manager that is behind."""
+        channel = None if self._systemd is None else self._systemd.socket
+        if channel is not None:
+            channel.settimeout(PATIENCE_S)
+        try:
+            yield
+        finally:
+            if channel is not None:
+                channel.settimeout(0)
 
     def _send(self, state: str, status: str = "") -> None:
         if self._systemd is None:

@@ -183,7 +183,11 @@ def _pipe(path: Path) -> tuple[int, int]:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     # The engine is its own reader, too: without one a write would end it. And it never waits: a manager that is away
     # must not bring an engine to a halt.
-    writer = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        writer = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        os.close(reader)
+        raise
     with contextlib.suppress(OSError):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, OUTPUT_BYTES)
     return reader, writer

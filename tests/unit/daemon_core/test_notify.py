@@ -1,6 +1,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_more_time_and_a_failed_watchdog_are_asked_for(systemd: socket.socket) -
     notifier.let_go("http-a")
     notifier.close()
     assert heard(systemd) == ["EXTEND_TIMEOUT_USEC=1500000", "WATCHDOG=trigger", "FDSTOREREMOVE=1\nFDNAME=http-a"]
+
+
+def test_ready_waits_for_a_manager_that_is_behind_and_the_watchdog_does_not(systemd: socket.socket) -> None:
+    notifier = Notifier(os.environ)
+    for _ in range(10_000):  # more than any queue takes
+        notifier.watchdog()
+    systemd.settimeout(10)
+    with ThreadPoolExecutor(1) as other:
+        telling = other.submit(notifier.ready, "at last")
+        while "READY=1" not in systemd.recv(4096).decode():
+            pass
+        telling.result()
+    notifier.close()
 
 
 def test_a_descriptor_goes_to_systemd_as_a_copy(systemd: socket.socket) -> None:
