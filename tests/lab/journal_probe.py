@@ -7,29 +7,29 @@ from contracts.config import Logging
 from daemon_core import logs
 from daemon_core.redaction import Redactor
 
-SECRET = sys.argv[1]
 LINES = 1_500
 LONG = 300_000
 
 
-def fail() -> None:
-    raise ValueError(SECRET)
+def fail(secret: str) -> None:
+    raise ValueError(secret)
 
 
-def main() -> None:
-    logs.setup("probe", Logging(level="debug"), Redactor((SECRET,)))
+def main(secret: str) -> None:
+    logs.setup("probe", Logging(level="debug"), Redactor((secret,)))
     log = logging.getLogger("tests.lab.probe")
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
         log.log(level, "level %s", logging.getLevelName(level))
     try:
-        fail()
+        fail(secret)
     except ValueError:
-        extra = {"pool_id": "probe", "hidden": SECRET, "several": ["harmless", SECRET]}
-        log.exception("it failed with %s", SECRET, extra=extra)
-    log.info("%s %s", "x" * LONG, SECRET)
+        extra = {"pool_id": "probe", "hidden": secret, "several": ["harmless", secret]}
+        log.exception("it failed with %s", secret, extra=extra)
+    log.info("%s %s", "x" * LONG, secret)
     for number in range(LINES):
         log.info("burst %d", number)
     logs.complain("probe: the end\n  hint: none")
 
 
-main()
+if __name__ == "__main__":
+    main(sys.argv[1])
