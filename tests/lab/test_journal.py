@@ -78,7 +78,7 @@ printf '%s\n' '[Service]' Type=oneshot WatchdogSec=0 Restart=no ExecStart= \
   > ~/.config/systemd/user/$daemon.service.d/probe.conf
 systemctl --user daemon-reload
 systemctl --user start $daemon
-ended() { journalctl --user --quiet --unit=$daemon --output=cat | grep -q 'hint: none'; }
+ended() { journalctl --user --quiet --unit=$daemon --output=cat | grep 'hint: none' > /dev/null; } # not -q: it would end journalctl while that still writes
 eventually 20 ended
 journalctl --user --quiet --all --output=json --unit=$daemon
 """

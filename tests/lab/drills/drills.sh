@@ -117,7 +117,7 @@ answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz";
 # --- the record ----------------------------------------------------------------------------------------------------
 
 # said WORDS...: whether the journal has one of these, since the drill began.
-said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -qF "${@/#/--regexp=}"; }
+said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -F "${@/#/--regexp=}" > /dev/null; }
 # replaced UNIT PID: another process serves as this daemon.
 replaced() { [ "$(main_pid "$1")" != "$2" ] && [ "$(property "$1" ActiveState)" = active ]; }
 # Whether a daemon was started again so often by its manager, and runs.
