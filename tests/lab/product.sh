@@ -45,3 +45,16 @@ submit() {
   api /v1/tasks --no-buffer -H 'Accept: text/event-stream' -H 'Content-Type: application/json' "${@:2}" --data \
     '{"model_ref": "'"$model"'", "prompt": "A haiku about the autumn moon:", "max_tokens": '"$1"', "seed": 1}'
 }
+
+# install_wheel: builds the wheel and installs it as pipx does, into an environment for this program alone, whose path is
+# then in $place. Without a network: what it depends on is there, in the environment of the checkout.
+install_wheel() {
+  place=~/.local/share/pipx/venvs/llama-orch
+  (cd "$CHECKOUT" && "$PREFIX/bin/python" -m hatchling build -t wheel -d ~/dist >&2)
+  "$PYTHON" -m venv --without-pip "$place"
+  "$PREFIX/bin/python" -m pip --quiet --disable-pip-version-check --python "$place/bin/python" install \
+    --no-index --no-deps ~/dist/*.whl
+  local packages
+  packages=$("$place/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  "$PREFIX/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$packages/dependencies.pth"
+}

@@ -78,7 +78,8 @@ printf '%s\n' '[Service]' Type=oneshot WatchdogSec=0 Restart=no ExecStart= \
   > ~/.config/systemd/user/$daemon.service.d/probe.conf
 systemctl --user daemon-reload
 systemctl --user start $daemon
-ended() { journalctl --user --quiet --unit=$daemon --output=cat | grep 'hint: none' > /dev/null; } # not -q: it would end journalctl while that still writes
+# Not grep -q: it would leave while journalctl still writes, which fails the pipe.
+ended() { journalctl --user --quiet --unit=$daemon --output=cat | grep 'hint: none' > /dev/null; }
 eventually 20 ended
 journalctl --user --quiet --all --output=json --unit=$daemon
 """

@@ -14,17 +14,7 @@ pytestmark = [pytest.mark.req("OP-01", "OP-06"), pytest.mark.timeout(300), pytes
 
 WHOLE_WAY = r"""
 . "$CHECKOUT/tests/lab/product.sh"
-cd "$CHECKOUT"
-"$PREFIX/bin/python" -m hatchling build -t wheel -d ~/dist >&2
-cd
-
-# As pipx does it: an environment for this program alone, and a link on the PATH.
-place=~/.local/share/pipx/venvs/llama-orch
-"$PYTHON" -m venv --without-pip "$place"
-"$PREFIX/bin/python" -m pip --quiet --disable-pip-version-check --python "$place/bin/python" install \
-  --no-index --no-deps ~/dist/*.whl
-packages=$("$place/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-"$PREFIX/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$packages/dependencies.pth"
+install_wheel
 mkdir -p ~/.local/bin
 ln -s "$place/bin/llama-orch" ~/.local/bin/llama-orch
 export PATH=~/.local/bin:$PATH

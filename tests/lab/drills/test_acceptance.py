@@ -1,4 +1,4 @@
-"""The way of a host, from a new account to its second boot, in one go, as its operator and a client see it.
+"""The way of a host, from an installed wheel to its second boot, in one go, as its operator and a client see it.
 
 The client is another machine: it comes over a cable, with the token, and has nothing of the host.
 """
@@ -11,6 +11,8 @@ from tests.lab.drills.drill import Drill, Played
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 PREPARED = """
+install_wheel
+PREFIX=$place
 watchdog=2
 configure 'server: {bind: "0.0.0.0:8080", drain_ms: 1000}'
 prepare
@@ -35,9 +37,9 @@ def accepted(played: Played) -> None:
 
 ACCEPTANCE = Drill(
     name="whole-way",
-    done="`llama-orch units install --enable`, start of the target, tasks from another machine with the token, reload, "
-    "a hang of `orchestratord`, a restart of each daemon while a stream runs, stop, reboot of a user who lingers, and "
-    "questions to the journal.",
+    done="The wheel in an ordinary user's home, `llama-orch units install --enable`, start of the target, tasks from "
+    "another machine with the token, reload, a hang of `orchestratord`, a restart of each daemon while a stream runs, "
+    "stop, reboot of a user who lingers, and questions to the journal.",
     client="The start returns when requests are answered. Without the token, or with a wrong one, it is 401. A stream "
     "goes on through a restart of `pool-managerd`, and a strict one goes on behind its last token after a restart of "
     "`orchestratord`. After the boot tasks are served with nobody logged in.",
