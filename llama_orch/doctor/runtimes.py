@@ -25,6 +25,17 @@ PODMAN_S = 8.0
 DOCKER_S = 5.0
 
 
+_UNASKED = Runtime(detection=Detection(runtime="", usable=False, reason="it was not asked"))
+
+
+async def needed(look: Look) -> tuple[Runtime, Runtime]:
+    """Podman and docker, as far as they have to be asked: podman where pools need one, docker where podman is none."""
+    if not look.machine.needs.containers:
+        return _UNASKED, _UNASKED
+    first = await podman(look)
+    return first, _UNASKED if first.detection.usable else await docker(look)
+
+
 async def podman(look: Look) -> Runtime:
     """What podman says of itself."""
     return await look.once("podman", lambda: _podman(look))
