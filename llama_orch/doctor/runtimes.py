@@ -1,6 +1,6 @@
 """Asks podman and docker how they are, each once and for a few seconds.
 
-Decides nothing; what their answers mean, ``container_runtime.detection`` decides.
+Decides who has to be asked; what their answers mean, ``container_runtime.detection`` decides.
 """
 
 from __future__ import annotations
