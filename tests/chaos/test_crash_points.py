@@ -9,6 +9,7 @@ import ast
 import asyncio
 import inspect
 import json
+import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -177,14 +178,22 @@ async def test_a_death_while_the_oldest_are_let_go(lab: Lab, moment: str, tmp_pa
 @in_one_loop
 async def test_a_task_that_ends_the_daemon_whenever_it_runs_is_given_up_and_the_others_are_not(lab: Lab) -> None:
     made = lab.house
-    await crash(made, "before speak", 1)
     one_at_a_time = {"mode": "pin", "pool_id": LLAMAS[0]}
     body = {"model_ref": made.model, "prompt": "a sea", "max_tokens": 30, "placement": one_at_a_time}
+    since = len(made.orchestrator.lines)
+    await made.orchestrator.kill(signal.SIGTERM)  # a stop in order ends the row of starts
+    await made.serve()
+    await made.ready(since)
+    engine = int((made.folder / "run" / "llama-orch" / f"{LLAMAS[0]}.pid").read_text())
+    os.kill(engine, signal.SIGSTOP)  # nothing runs before both are there
     async with made.session() as session:
         for name in ("poison", "innocent"):
             async with session.post("/v1/tasks", json=body | {"task_id": name}) as answer:
                 assert answer.status == 202
-        for _ in range(CAREFUL_FROM - 1 + ENDS - 1):
+        await made.orchestrator.kill(signal.SIGKILL)
+        os.kill(engine, signal.SIGCONT)
+        await made.orchestrator.start(CRASHING, "--crash-at", "before speak")
+        for _ in range(CAREFUL_FROM - 2 + ENDS - 1):
             assert await made.orchestrator.ended(LIMIT_S) == -signal.SIGKILL
             await made.orchestrator.start(CRASHING, "--crash-at", "before speak")
         await dies(made)
