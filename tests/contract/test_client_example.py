@@ -43,10 +43,15 @@ class Line:
                         self.left = None
                         break
         forth.cancel()
+        await asyncio.wait([forth])
         for each in (to_server, writer):
             each.close()
 
     async def _requests(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await self._pass_on(reader, to_server)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         while data := await reader.read(PIECE):
             self.requests.append(data)
             to_server.write(data)
