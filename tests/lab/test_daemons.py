@@ -214,6 +214,7 @@ printf 'limits: {requests_per_minute: 77}\n' >> "$config"
 systemctl --user reload orchestratord pool-managerd
 limited() { api /v1/capabilities | grep -q '"requests_per_minute":77'; }
 eventually 20 limited
+eventually 20 status_says '1/1 pools ready' # the manager is back from its own reload, and seen
 echo "good: $(status)"
 
 pid=$(main_pid orchestratord)

@@ -213,8 +213,8 @@ for holding in '' 0 1; do
   gpus $holding
   manage
   case $holding in
-    '') wanted='failed: on_cpu' ;;
-    0) wanted='failed: wrong_device' ;;
+    '') wanted='failed): on_cpu' ;;
+    0) wanted='failed): wrong_device' ;;
     1) wanted='probing -> ready' ;;
   esac
   eventually 60 said "$wanted" || { cat "$HOME/log" >&2; exit 1; }

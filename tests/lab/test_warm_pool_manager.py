@@ -118,7 +118,7 @@ done
 tar -C / --create --exclude={test,site-packages,dist-packages,__pycache__,idlelib,ensurepip,'config-*'} "${library#/}" |
   tar -C "$root" --extract
 cp "$CHECKOUT/tests/__init__.py" "$root/app/tests/"
-cp -r "$CHECKOUT/tests/standin" "$root/app/tests/"
+tar -C "$CHECKOUT" --create --exclude=__pycache__ tests/standin | tar -C "$root/app" --extract
 cp -r "$msgspec" "$root/app/msgspec"
 cat > "$root/app/llama-server" << CODE
 #!$python -B
