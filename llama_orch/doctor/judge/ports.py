@@ -39,7 +39,8 @@ REFUSED = Kind(
 )
 
 _LISTEN = "0A"
-_ORCHESTRATORD = "orchestratord"
+_ORCHESTRATORD = re.compile(r"(?:\S+ ){0,2}(?:\S*/)?orchestratord(?: .*)?")
+"""As a program, or as a module of an interpreter; another one may only have the word among its arguments."""
 _SYSTEMD = re.compile(r"\S*/systemd --user(?: .*)?")
 
 
@@ -64,7 +65,7 @@ def judge(bind: str, port: int, error: int | None, words: str, owner: Owner | No
     """``error`` is the number of a refused bind."""
     if error is None:
         return [ok(CHECK, f"{bind}: free")]
-    if owner is not None and _ORCHESTRATORD in owner.command:
+    if owner is not None and _ORCHESTRATORD.fullmatch(owner.command):
         return [ok(CHECK, f"{bind}: orchestratord listens (process {owner.pid})")]
     if owner is not None and _SYSTEMD.fullmatch(owner.command):
         return [ok(CHECK, f"{bind}: systemd keeps the socket while orchestratord starts anew")]

@@ -203,6 +203,8 @@ def test_a_listening_socket_is_found_by_its_port() -> None:
         (None, None, "ok", None),
         (errno.EADDRINUSE, ports.Owner(pid=42, command="python3 -m http.server"), "taken", "kill 42"),
         (errno.EADDRINUSE, ports.Owner(pid=42, command="/v/bin/python /v/bin/orchestratord"), "ok", None),
+        (errno.EADDRINUSE, ports.Owner(pid=42, command="python -m orchestratord --config x"), "ok", None),
+        (errno.EADDRINUSE, ports.Owner(pid=42, command="grep -r orchestratord/http ."), "taken", "kill 42"),
         (errno.EADDRINUSE, ports.Owner(pid=9, command="/lib/systemd/systemd --user"), "ok", None),
         (errno.EADDRINUSE, None, "taken", "sudo ss -ltnp"),
         (errno.EACCES, None, "privileged", "above 1023"),
