@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from contracts.errors import ErrorCode
@@ -71,7 +72,7 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)
         except web.HTTPException as error:
             return from_framework(error, correlation_id)
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, HttpProcessingError):  # from the parser without C: the other one says nothing
             return response_of(unreadable_body(), correlation_id)
         except ConnectionResetError:
             raise  # the client has gone: there is nobody to answer

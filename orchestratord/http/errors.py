@@ -78,8 +78,8 @@ def from_framework(error: web.HTTPException, correlation_id: str) -> web.Respons
 
 def unreadable_body() -> Refusal:
     """What came behind the head is not what the head says."""
-    text = "the body cannot be read: it is not what Content-Encoding or Transfer-Encoding says"
-    return Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint="send it as it is, without Content-Encoding")
+    text = "the body cannot be read: it is not what Transfer-Encoding says"
+    return Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint="send it with its Content-Length")
 
 
 def decode(body: bytes, kind: type[Body]) -> Body:

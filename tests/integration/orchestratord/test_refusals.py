@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.http_exceptions import TransferEncodingError
 
 from contracts.config import Auth, FullPolicy, Queue
 from daemon_core.redaction import fingerprint
@@ -548,6 +550,22 @@ async def test_a_body_that_is_not_what_its_head_says_is_the_clients_mistake_and_
     told = [each.getMessage() for each in caplog.records if each.name == "orchestratord.http.connection"]
     assert len(told) == 1
     assert told[0].startswith("127.0.0.1: bytes that are no HTTP: ")
+
+
+@pytest.mark.parametrize("error", [web.RequestPayloadError("a chunk"), TransferEncodingError("a chunk")], ids=repr)
+async def test_a_body_that_the_parser_gives_up_is_400_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    async with house(tmp_path) as here:
+
+        def broken(*_: Any) -> None:  # noqa: ANN401 - takes whatever the real one takes
+            raise error
+
+        monkeypatch.setattr(here.orchestrator, "select", broken)
+        async with here.client.get("/v1/tasks") as answer:
+            assert answer.status == 400
+            assert (await answer.json())["message"].startswith("the body cannot be read: ")
+    assert [each for each in caplog.records if each.exc_info] == []
 
 
 async def test_an_internal_mistake_is_500_without_its_text(
