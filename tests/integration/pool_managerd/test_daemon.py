@@ -61,7 +61,8 @@ async def test_the_key_is_in_no_file_and_in_no_log(home: Home) -> None:
     assert key
     line = await manager.logged("pool_managerd.engine_log")
     assert line["pool_id"] == "trial"
-    assert "listening on" in (home.state / "logs" / "trial.log").read_text()
+    log = home.state / "logs" / "trial.log"
+    await until(lambda: "listening on" in log.read_text(), "the engine's own word that it listens")
     contents = [path.read_bytes() for path in home.root.rglob("*") if path.is_file()]
     assert not any(key.encode() in content for content in contents)
     assert not any(key in line for line in manager.lines)
