@@ -18,7 +18,7 @@ import yaml
 from contracts.metrics import SERIES
 from llama_orch.trial import haiku_model_path
 from tests.contract.promql import known, wrong_with
-from tests.support.engine_process import free_port
+from tests.support.ports import free_port
 from tests.support.installation import TOKEN, Installation
 from tools.grafana_dashboard import ROWS, dashboard
 

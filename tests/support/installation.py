@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+
+from tests.support.ports import HeldPort
 
 TOKEN = "test-token-0123456789"
 LIMIT_S = 20.0
@@ -120,7 +121,8 @@ class Installation:
         self, root: Path, model: Path | str, *, policy: Mapping[str, object] | None = None, **pool: object
     ) -> None:
         self.root = root
-        self.port = _free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.config = root / "config.json"  # JSON is YAML
         self.pool_id = "trial"
         document = {
@@ -169,6 +171,7 @@ class Installation:
             seen = len(self.manager.lines)
             await (await self.manager.start()).logged("probing -> ready", since=seen)
             await self.manager.close()
+        self._held.close()
 
     async def up(self) -> Self:
         """Start both daemons and wait until the pool is ready as orchestratord sees it."""
@@ -235,9 +238,3 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_port
+from tests.support.engine_process import ENVIRONMENTS, EngineProcess
+from tests.support.ports import free_port
 
 READY_S = 20.0
 SHARED_MEMORY = Path("/dev/shm")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_port
+from tests.support.engine_process import ENVIRONMENTS, EngineProcess
+from tests.support.ports import free_port
 
 READY_S = 180.0
 CONTEXT = 2048
