@@ -321,7 +321,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_the_others_are_not
         assert (await slow.reader.read(MAX_FRAME_BYTES)) is not None
         while await slow.reader.read(MAX_FRAME_BYTES):
             pass
-    assert served.hub.listeners == 1
+    await until(lambda: served.hub.listeners == 1, "the end of its subscription")
     served.publish(restarts=-1)
     while (await good.read())["params"]["restarts"] != -1:
         pass
