@@ -18,8 +18,8 @@ import yaml
 from contracts.metrics import SERIES
 from llama_orch.trial import haiku_model_path
 from tests.contract.promql import known, wrong_with
-from tests.support.ports import free_port
 from tests.support.installation import TOKEN, Installation
+from tests.support.ports import free_port
 from tools.grafana_dashboard import ROWS, dashboard
 
 pytestmark = pytest.mark.req("HP-24", "OP-01")
