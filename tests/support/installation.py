@@ -19,6 +19,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests.support.ports import HeldPort
+from tests.support.waiting import looked_for
 
 TOKEN = "test-token-0123456789"
 LIMIT_S = 20.0
@@ -171,7 +172,7 @@ class Installation:
             seen = len(self.manager.lines)
             await (await self.manager.start()).logged("probing -> ready", since=seen)
             await self.manager.close()
-        self._held.close()
+        self.forgo_port()
 
     async def up(self) -> Self:
         """Start both daemons and wait until the pool is ready as orchestratord sees it."""
@@ -180,6 +181,10 @@ class Installation:
         await self.orchestrator.logged("listening on")
         await self.orchestrator.logged("pool trial is ready")
         return self
+
+    def forgo_port(self) -> None:
+        """Let its port go: for who never enters it."""
+        self._held.close()
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -205,6 +210,15 @@ class Installation:
         """Submit a task and answer with all events of its stream."""
         async with self.streaming(request) as response:
             return parse_events(await response.read())
+
+    async def introduced(self, *pool_ids: str) -> None:
+        """Wait until the engines of these pools have said what they serve: no task is sent to a ready one before."""
+
+        async def look() -> set[str]:
+            pools = (await self.get("/v1/capabilities"))["pools"]
+            return {each["pool_id"] for each in pools if each["ready"] and each["workloads"]}
+
+        await looked_for(look, lambda found: found >= {*pool_ids}, f"what the engines of {pool_ids} serve")
 
     async def model_id(self) -> str:
         """The id of the one model."""

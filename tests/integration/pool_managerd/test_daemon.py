@@ -18,8 +18,9 @@ import pytest
 
 from contracts.pools import Cause, Endpoint, GateState, PoolState
 from tests.integration.pool_managerd.home import Home, marked
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import alive
 from tests.plugins.failures import OperatorSees
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
@@ -313,25 +314,6 @@ async def test_an_engine_that_would_be_started_differently_now_is_ended_first(
     await home.ready()
     assert not alive(pid)
     assert marked(home) == {home.engine()}
-
-
-@pytest.mark.req("PM-07", "PM-04")
-async def test_after_kill_9_while_a_successor_is_proved_the_engine_that_served_is_taken_over(
-    home: Home, model: Path
-) -> None:
-    first = await home.start()
-    await home.ready()
-    pid = home.engine()
-    other = model.with_name("other.gguf")
-    other.write_bytes(model.read_bytes())
-    async with home.follow() as follower:
-        await follower.peer.call("pool.reload", pool_id="trial", new_model_ref=str(other), deadline_ms=0)
-        await until((home.state / "handles" / "trial.green.json").exists, "the successor's handle")
-    await first.kill(signal.SIGKILL)
-    await home.start()
-    ready = await home.ready()
-    assert (ready.model_ref, home.engine()) == (str(model), pid)
-    await until(lambda: marked(home) == {pid}, "the successor's end")
 
 
 @pytest.mark.req("PM-07")

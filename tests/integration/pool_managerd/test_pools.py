@@ -34,8 +34,9 @@ from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
 from pool_managerd.probe import Timing
 from pool_managerd.process import marked
 from tests.integration.pool_managerd.scopes import a_service
-from tests.integration.pool_managerd.support import Peer, alive, until
+from tests.integration.pool_managerd.support import Peer, alive
 from tests.plugins.failures import OperatorSees
+from tests.support.waiting import until
 
 CHILD = Path(__file__).with_name("child.py")
 QUICK = Timing(first_s=0.005, slowest_s=0.02, look_s=0.5, watch_s=0.02, misses=3)

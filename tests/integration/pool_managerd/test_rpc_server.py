@@ -33,7 +33,8 @@ from pool_managerd.rpc_methods import PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
 from pool_managerd.taking_over import TakingOver
-from tests.integration.pool_managerd.support import Peer, until
+from tests.integration.pool_managerd.support import Peer
+from tests.support.waiting import until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m")
 
