@@ -13,6 +13,8 @@ from tests.integration.llama_orch.test_product import Installed, lines_until
 from tests.integration.pool_managerd.support import alive
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture
 def home() -> Iterator[Path]:
