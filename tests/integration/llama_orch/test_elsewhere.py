@@ -23,7 +23,7 @@ from tests.unit.orchestratord.world import pool
 pytestmark = [
     pytest.mark.req("OP-02", "ORCH-3810"),
     pytest.mark.timeout(120),
-]  # programs that start one after the other, each in seconds on a busy machine
+]  # programs start one after the other
 
 NO_URLS = ("llm.lan:8080", "llm.lan", "ftp://llm.lan", "http://", "http://llm.lan:99999", "https://[::1", "http://a/?x")
 FILES = Tls(cert_file="cert.pem", key_file="key.pem")

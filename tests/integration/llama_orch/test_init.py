@@ -7,7 +7,7 @@ import pytest
 from daemon_core import config_file
 from tests.integration.llama_orch.conftest import CHECKOUT, run
 
-pytestmark = pytest.mark.timeout(120)  # programs that start one after the other, each in seconds on a busy machine
+pytestmark = pytest.mark.timeout(120)  # programs start one after the other
 EXAMPLES = CHECKOUT / "examples"
 
 

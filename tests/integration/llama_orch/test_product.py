@@ -20,7 +20,7 @@ from llama_orch.trial import trial_config
 from tests.integration.llama_orch.conftest import environment, run, started
 from tests.support.tiny_gguf import write_tiny_gguf
 
-pytestmark = pytest.mark.timeout(180)  # programs that start one after the other, each in seconds on a busy machine
+pytestmark = pytest.mark.timeout(180)  # programs start one after the other
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.unit.llama_orch.fake import PIECES, TEXT, TOKEN, FakeDaemon
 pytestmark = [
     pytest.mark.req("OP-03"),
     pytest.mark.timeout(120),
-]  # programs that start one after the other, each in seconds on a busy machine
+]  # programs start one after the other
 
 SECRET = "s3cr3t-of-this-machine"
 SERVED = RECEIPT.engine

@@ -24,7 +24,7 @@ from tests.unit.llama_orch.fake import FakeDaemon
 pytestmark = [
     pytest.mark.req("HP-21", "OP-03"),
     pytest.mark.timeout(120),
-]  # programs that start one after the other, each in seconds on a busy machine
+]  # programs start one after the other
 
 MANY = 1201
 """More than two pages."""

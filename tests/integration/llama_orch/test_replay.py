@@ -23,7 +23,7 @@ from tests.unit.llama_orch.fake import PIECES, TEXT, FakeDaemon, end
 pytestmark = [
     pytest.mark.req("HP-21", "HP-12"),
     pytest.mark.timeout(120),
-]  # programs that start one after the other, each in seconds on a busy machine
+]  # programs start one after the other
 
 ASKED = TaskRequest(model_ref="/haiku.gguf", prompt="rain", sampling=Sampling(temperature=0.5))
 
