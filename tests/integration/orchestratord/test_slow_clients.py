@@ -145,9 +145,9 @@ async def test_a_body_that_comes_on_has_all_the_time_it_needs(tmp_path: Path) ->
     body = b'{"model_ref": "m", "prompt": "hello", "max_tokens": 3}'
     async with StandIn() as engine, house(tmp_path, engine.url, body_timeout_ms=1_000) as here, wire(here) as slow:
         await slow.send(posting(len(body)) + body[:10])
-        for start in (10, 20, 30):
-            await served_until(here, asyncio.get_running_loop().time() + 0.5)
-            await slow.send(body[start : start + 10])
+        for start in range(10, 40, 5):  # longer than the limit, and each pause is far shorter
+            await served_until(here, asyncio.get_running_loop().time() + 0.2)
+            await slow.send(body[start : start + 5])
         await slow.send(body[40:])
         assert (await slow.answer()).status == 202
 
