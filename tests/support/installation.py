@@ -178,6 +178,7 @@ class Installation:
         """Start both daemons and wait until the pool is ready as orchestratord sees it."""
         await self.manager.start()
         await self.orchestrator.start()
+        await self.manager.logged("listening on")
         await self.orchestrator.logged("listening on")
         await self.orchestrator.logged("pool trial is ready")
         return self
