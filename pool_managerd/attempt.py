@@ -243,7 +243,7 @@ class Attempt:
         self._log.end()
         if self._on_gpu and pids:
             await vram_back(self._pool.id, pids, self._host)
-        self._forget(self.instance)
+        self._host.files.remove(self.instance)
 
     @property
     def outlives(self) -> bool:
@@ -428,12 +428,6 @@ class Attempt:
         if self._endpoint is None or self._engine is None:
             raise AssertionError("nothing was started")
         return self._endpoint, self._engine
-
-    def _forget(self, instance: str) -> None:
-        try:
-            self._host.files.remove(instance)
-        except OSError as error:
-            self._warn("cannot remove a run-time file: %s", error)
 
     def _step(self, name: str) -> None:
         _log.debug("pool %s: step %s", self.instance, name, extra=self._known_by)
