@@ -141,7 +141,7 @@ class Owner:
 
     def refresh(self) -> None:
         """Publish again: something that a snapshot shows beside the state has changed."""
-        self._effects.publish(self._life)
+        self._show(self._life)
 
     async def stopped(self) -> None:
         """Wait until there is no engine and none is wanted."""
@@ -182,9 +182,15 @@ class Owner:
         else:
             self._stopped.clear()
         if after != before:
-            self._effects.publish(after)
+            self._show(after)
         for effect in effects:
             self._perform(effect, group)
+
+    def _show(self, life: l.Life) -> None:
+        try:
+            self._effects.publish(life)
+        except Exception as error:  # noqa: BLE001 - what follows from the new state must happen, seen or not
+            self._say(logging.ERROR, "state %s cannot be shown: a defect: %r", life.state, error, exc_info=error)
 
     def _perform(self, effect: l.Effect, group: asyncio.TaskGroup) -> None:
         run = effect.run

@@ -379,6 +379,24 @@ async def test_a_defect_in_one_pool_is_its_own_failure(caplog: pytest.LogCapture
         assert effects.state() is PoolState.READY
 
 
+@pytest.mark.req("PM-01")
+async def test_a_state_that_cannot_be_shown_is_entered_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    effects = ScriptedEffects()
+    show = effects.publish
+
+    def refuses(life: l.Life) -> None:
+        show(life)
+        if life.state is PoolState.STAGING_MODEL:
+            raise UnicodeEncodeError("utf-8", "?", 0, 1, "surrogates not allowed")
+
+    effects.publish = refuses  # type: ignore[method-assign]
+    async with owned(effects) as owner:
+        owner.post(l.Start())
+        await settle()
+        assert effects.state() is PoolState.READY
+    assert "cannot be shown" in caplog.text
+
+
 async def test_where_there_is_no_room_the_old_engine_ends_first() -> None:
     effects = ScriptedEffects()
     effects.no_room = True
