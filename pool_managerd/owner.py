@@ -17,7 +17,7 @@ from contracts.base import Message
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd import life as l
-from pool_managerd.errors import StepError
+from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.lifecycle import step
 from pool_managerd.transitions import IllegalTransition
 
@@ -337,13 +337,18 @@ class Owner:
         self.post(l.EngineGone(run=run, draw=self._effects.draw()))
 
     async def _persist(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what must be done before anything else may start, however often it takes."""
+        """Do what must be done before anything else may start, however often it takes. Why it fails is said once."""
+        said = None
         while True:
             try:
                 await work()
                 break
             except Exception as error:  # noqa: BLE001 - giving up would leave an engine that nobody looks after
-                self._say(logging.ERROR, "cannot %s, trying again: %s", what, error)
+                known = isinstance(error, StepError | StillRunningError)
+                why = str(error) if known else repr(error)
+                if why != said:
+                    said, trace = why, None if known else error
+                    self._say(logging.ERROR, "cannot %s, trying until it can be done: %s", what, why, exc_info=trace)
                 await self._effects.sleep_until(self._effects.now() + STOP_AGAIN_MS)
 
     def _give_up(self, name: str) -> None:
