@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,9 +103,24 @@ def refuses(files: HandleFiles, instance: str) -> None:
     files.output(instance).mkdir()
 
 
+def refuses_twice(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """The manager has no descriptor left for a while; the answer counts its tries."""
+    tries: list[None] = []
+
+    async def ends(members: Callable[[], tuple[ProcessSeen, ...]], stop_ms: int) -> None:
+        tries.append(None)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        await end_all(members, stop_ms)
+
+    monkeypatch.setattr("pool_managerd.process.end_all", ends)
+    monkeypatch.setattr("pool_managerd.supervisor.END_AGAIN_S", 0.01)
+    return tries
+
+
 @pytest.mark.req("PM-07")
-async def test_the_leftover_of_a_pool_that_is_gone_ends_no_daemon_where_its_files_cannot_be_removed(
-    files: HandleFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_the_leftover_of_a_pool_that_is_gone_ends_no_daemon_however_hard_it_is_to_clear_away(
+    files: HandleFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, seen = await engine("gone", tmp_path)
     boot = proc.boot_id()
@@ -133,6 +149,7 @@ async def test_the_leftover_of_a_pool_that_is_gone_ends_no_daemon_where_its_file
         boot_id=boot,
         heartbeats=Heartbeats(),
     )
+    tries = refuses_twice(monkeypatch)
     with caplog.at_level(logging.WARNING):
         running = asyncio.get_running_loop().create_task(it.run())
         await until(lambda: running.done() or "gone.out" in caplog.text, "the end of the leftover")
@@ -142,4 +159,6 @@ async def test_the_leftover_of_a_pool_that_is_gone_ends_no_daemon_where_its_file
             await running
     assert not alive(process.pid)
     assert "old.out" in caplog.text
+    assert len(tries) == 3
+    assert caplog.text.count("Too many open files") == 1
     await process.end(0)
