@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from contracts.base import Message
+from contracts.base import Message, writable
 from contracts.catalog import CatalogJob
 from contracts.engines import Finding
 from contracts.pools import Gpu, PoolSnapshot
@@ -266,7 +266,7 @@ def _encoded(message: msgspec.Struct) -> bytes:
 def _readable(value: object) -> object:
     match value:
         case str():
-            return value.encode(errors="backslashreplace").decode()
+            return writable(value)
         case dict():
             return {_readable(key): _readable(member) for key, member in value.items()}
         case list() | tuple():
