@@ -73,7 +73,7 @@ async def test_a_process_of_another_user_keeps_nobody_else_alive_and_is_named(
     (theirs, its), (ours, mine) = await engine("a", tmp_path), await engine("b", tmp_path)
     with monkeypatch.context() as patched:
         forbid(patched, theirs.pid)
-        patched.setattr("pool_managerd.process.KILL_WAIT_S", 0.2)
+        patched.setattr("pool_managerd.process.KILL_WAIT_S", 2.0)
         left = {one.pid: one for one in (its, mine)}
         with pytest.raises(StillRunningError) as refused:
             await end_all(lambda: tuple(one for one in left.values() if alive(one.pid)), 200)
