@@ -42,6 +42,14 @@ class Problem(Message, frozen=True, kw_only=True):
         return ".".join(part for part in (self.path, self.field) if part) or "the document"
 
 
+def writable(text: str) -> str:
+    """The text as UTF-8 can carry it.
+
+    A file may be called anything, and what is no text in its name is half a character in Python's: an escape here.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 MAX_NAME = 64
 """A longer name is not compared with ours, and is shown cut."""
 
