@@ -80,7 +80,7 @@ CELL = re.compile(r"(?P<slots>\d+) slots? of (?P<thousands>\d+)k: (?P<gib>\d+) G
 
 def pools() -> list[Pool]:
     pages = [block for block in blocks("yaml") if block.page == "docs/two-gpus.md"]
-    found = []
+    found: list[Pool] = []
     for block in pages:
         whole = block.text if "profile:" in block.text else f"profile: home\n{block.text}"
         found += parse(whole, block.id).pools
