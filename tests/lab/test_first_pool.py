@@ -1,4 +1,4 @@
-"""docs/first-pool.md and docs/two-gpus.md, typed as they stand with two cards, and taken away without a trace.
+"""docs/first-pool.md, docs/two-gpus.md and TLS of docs/security.md, typed with two cards, and taken away again.
 
 The cards are the stand-in's for NVML. A model's reference becomes a file that is here, and each pool gets a
 llama-server that is here in place of the build: nothing else of the pages is changed.
@@ -25,10 +25,11 @@ pytestmark = [
     pytest.mark.req("OP-01", "OP-02", "OP-05", "HP-27"),
     pytest.mark.timeout(300),
     pytest.mark.slow,
-    pytest.mark.needs("gcc"),
+    pytest.mark.needs("gcc", "openssl"),
 ]
 
-FIRST, TWO, UPGRADE = "docs/first-pool.md", "docs/two-gpus.md", "docs/upgrade.md"
+FIRST, TWO, UPGRADE, SECURITY = (f"docs/{name}.md" for name in ("first-pool", "two-gpus", "upgrade", "security"))
+HOST, LAN = "192.168.1.10", "10.77.0.1"
 REFERENCE = re.compile(r"hf:\S+?\.gguf")
 PREPARED = r"""
 . "$CHECKOUT/tests/lab/product.sh"
@@ -90,7 +91,8 @@ def of(page: str, mark: str, heading: str = "") -> list[Command]:
 
 
 def typed(command: Command, shown: Path) -> str:
-    return f"type_this {shlex.quote(REFERENCE.sub(str(shown / 'model.gguf'), command.text))}\n"
+    text = REFERENCE.sub(str(shown / "model.gguf"), command.text).replace(HOST, LAN)
+    return f"type_this {shlex.quote(text)}\n"
 
 
 def configured(page: str, shown: Path, **more: object) -> str:
@@ -116,6 +118,20 @@ def first_pool(shown: Path) -> str:
     return "".join(lines) + "client curl --silent --fail --max-time 10 http://10.77.0.1:8080/healthz > /dev/null\n"
 
 
+def with_tls(shown: Path) -> str:
+    """The other machine, which shares this one's files, is the one on which the last block is typed."""
+    [tls] = [block.text for block in blocks("yaml") if block.page == SECURITY and "tls:" in block.text]
+    *here, export, files, pools = of(SECURITY, "later")
+    lines = [typed(here[0], shown), configured(FIRST, shown, **yaml.safe_load(tls))]
+    lines += [typed(command, shown) for command in here[1:]]
+    there = f"{export.text}\n{files.text}\n{pools.text}"
+    script = there.replace(HOST, LAN).replace("~", "$HOME")
+    lines.append(
+        f"client env --ignore-environment HOME=~ PATH=$PATH bash -ec {shlex.quote(script)} | grep -q 'gpu0.*ready'\n"
+    )
+    return "".join(lines)
+
+
 def two_gpus(shown: Path) -> str:
     lines = ["account\nllama-orch init > /dev/null\n", configured(TWO, shown)]
     for command in of(TWO, "gpu"):
@@ -131,7 +147,7 @@ def away(shown: Path) -> str:
 
 def test_the_pages_lead_from_cards_to_answers_and_leave_no_trace(lab: Lab, shown: Path) -> None:
     prepared = PREPARED.replace("@NVML@", str(shown))
-    script = prepared + first_pool(shown) + away(shown) + two_gpus(shown) + away(shown)
+    script = prepared + first_pool(shown) + with_tls(shown) + away(shown) + two_gpus(shown) + away(shown)
     said = [
         json.loads(line) for line in lab.check(script, limit_s=240, gpus=2, lan=True, show=(shown,)).stdout.splitlines()
     ]
