@@ -378,5 +378,10 @@ def _remarks(report: StatusReport, user: str) -> list[str]:
         for unit in report.units
         if unit.needs_reload
     ]
+    lines += [
+        f"{unit.name} runs since before this llama-orch was installed: systemctl --user restart {unit.name}"
+        for unit in report.units
+        if unit.name in DAEMONS and unit.active == "active" and _is_older(unit)
+    ]
     lines += [f"changed by {path}" for unit in report.units for path in unit.drop_ins]
     return lines

@@ -172,18 +172,25 @@ def daemon(started_s: float, prefix: str | None = "/venv") -> versions.Daemon:
 @pytest.mark.parametrize(
     ("running", "said", "expected"),
     [
-        ([], None, ["skipped"]),
-        ([daemon(200)], None, ["ok"]),
-        ([daemon(200)], "1.0", ["ok"]),
-        ([daemon(50)], "1.0", ["older"]),
-        ([daemon(50, None)], None, ["older"]),
-        ([daemon(200, "/opt/other")], None, ["other"]),
-        ([], "0.9", ["protocol"]),
+        ([], {}, ["skipped"]),
+        ([daemon(200)], {}, ["ok"]),
+        ([daemon(200)], {"pool-managerd": "1.0"}, ["ok"]),
+        ([daemon(50)], {"orchestratord": "1.0"}, ["older"]),
+        ([daemon(50, None)], {}, ["older"]),
+        ([daemon(200, "/opt/other")], {}, ["other"]),
+        ([], {"pool-managerd": "1.0", "orchestratord": "0.9"}, ["protocol"]),
+        ([daemon(200)], {"pool-managerd": "0.9", "orchestratord": "0.9"}, ["protocol", "protocol"]),
     ],
 )
-def test_daemons_of_another_version(running: list[versions.Daemon], said: str | None, expected: list[str]) -> None:
+def test_daemons_of_another_version(running: list[versions.Daemon], said: dict[str, str], expected: list[str]) -> None:
     found = versions.judge(running, 100.0, "/venv", said, "1.0")
     assert ids(found) == [f"versions.{each}" for each in expected]
+
+
+def test_a_daemon_of_another_machine_is_not_to_be_restarted_here() -> None:
+    (result,) = versions.judge([], 100.0, "/venv", {"orchestratord on http://gpu:8080": "0.9"}, "1.0", elsewhere=True)
+    assert result.what == "orchestratord on http://gpu:8080 is version 0.9, and this is 1.0"
+    assert result.mend == versions.ELSEWHERE
 
 
 TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
