@@ -33,7 +33,7 @@ TARGET = "llama-orch.target"
 DAEMONS = tuple(f"{program}.service" for program in reversed(PROGRAMS))
 """In the order of their start."""
 SLICE = "llama-orch.slice"
-"""systemd makes it for the units' Slice= and leaves it."""
+"""systemd makes it for the units' Slice= and leaves it, as llama.slice above it, which stays: others' may be in it."""
 COLUMNS = ("UNIT", "STATE", "SINCE", "PID", "MEMORY", "RESTARTS", "WATCHDOG")
 ENGINE_COLUMNS = ("ENGINE", "STATE", "SINCE", "MEMORY")
 _REFUSED = {

@@ -34,4 +34,6 @@ def _certificate(machine: Machine, tls: Tls) -> lan.Certificate | StartupError:
     return lan.Certificate(path=str(files.cert), validity=files.validity(context, now))
 
 
-CHECK = Check(name="lan", about="what other machines reach is encrypted, by a certificate that holds", run=_run)
+CHECK = Check(
+    name="lan", about="what other machines reach is encrypted, by a certificate that holds", judge=lan, run=_run
+)

@@ -103,4 +103,6 @@ async def _told(machine: Machine) -> str | None:
         return None  # the check daemons says what that means
 
 
-CHECK = Check(name="versions", about="the running daemons are those that are installed", run=_run, at_start=False)
+CHECK = Check(
+    name="versions", about="the running daemons are those that are installed", judge=versions, run=_run, at_start=False
+)
