@@ -60,5 +60,5 @@ killed failed
 systemctl --user stop pool-managerd
 eventually 30 gone
 """,
-        limit_s=200,
+        limit_s=270,
     )
