@@ -199,7 +199,8 @@ def status(*, as_json: JsonOption = False) -> int:
         rows = [(state.name, row(state)[1], row(state)[2], row(state)[4]) for state in report.engines]
         out.table(ENGINE_COLUMNS, rows, "")
     out.line("")
-    for line in _remarks(report, manager.user):
+    old = [unit.name for unit in report.units if unit.name in DAEMONS and unit.active == "active" and _is_older(unit)]
+    for line in remarks(report, manager.user, old):
         out.line(line)
     return 0 if report.good else EXIT_FAILURE
 
@@ -374,7 +375,8 @@ def _rank(unit: UnitReport) -> tuple[int, str]:
     return (order.index(unit.name) if unit.name in order else len(order), unit.name)
 
 
-def _remarks(report: StatusReport, user: str) -> list[str]:
+def remarks(report: StatusReport, user: str, old: Sequence[str]) -> list[str]:
+    """What is to be known beside the table; ``old`` are the daemons that run since before this installation."""
     login = "yes" if report.at_login else f"no (systemctl --user enable {TARGET})"
     linger = "yes" if report.at_boot else f"no (loginctl enable-linger {user})"
     boot = linger if report.at_login else "no"
@@ -388,10 +390,6 @@ def _remarks(report: StatusReport, user: str) -> list[str]:
         for unit in report.units
         if unit.needs_reload
     ]
-    lines += [
-        f"{unit.name} runs since before this llama-orch was installed: systemctl --user restart {unit.name}"
-        for unit in report.units
-        if unit.name in DAEMONS and unit.active == "active" and _is_older(unit)
-    ]
+    lines += [f"{name} runs since before this version was installed: systemctl --user restart {name}" for name in old]
     lines += [f"changed by {path}" for unit in report.units for path in unit.drop_ins]
     return lines
