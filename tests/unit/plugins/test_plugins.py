@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[3]
 def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An empty test suite that finds our plugins; it runs in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than all the rest takes
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\nmarkers =\n req: ids\n needs: commands\n engine: names\n gpu: a GPU\n")
     return pytester
