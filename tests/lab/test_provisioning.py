@@ -251,7 +251,7 @@ done
 """,
         gpus=2,
         hook=(REGISTRY,),
-        limit_s=300,
+        limit_s=600,
     )
     assert "CUDA_VISIBLE_DEVICES=GPU-00000000-0000-0000-0000-000000000001" in outcome.stdout
     assert "FAKE_GPU_1=1" in outcome.stdout
@@ -282,7 +282,7 @@ done
 """,
         gpus=2,
         hook=(REGISTRY,),
-        limit_s=600,
+        limit_s=900,
     )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+
 ROOT = Path(__file__).parents[3]
 
 
