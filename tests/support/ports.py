@@ -5,6 +5,7 @@ The kernel gives a port that was free a moment ago to whoever asks next for any;
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 
@@ -22,8 +23,13 @@ class HeldPort:
 
 def free_port() -> int:
     """A port at which nobody listens now; who is to listen there for certain holds one."""
-    with _bound() as probe:
-        return _number_of(probe)
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """So many of them, no two the same."""
+    with contextlib.ExitStack() as stack:
+        return tuple(_number_of(stack.enter_context(_bound())) for _ in range(count))
 
 
 def _bound() -> socket.socket:
