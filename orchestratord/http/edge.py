@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
+from aiohttp.hdrs import EXPECT
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
@@ -22,6 +23,7 @@ from orchestratord.http.connection import Connection
 from orchestratord.http.cors import Cors
 from orchestratord.http.door import Door
 from orchestratord.http.errors import from_framework, response_of, unreadable_body
+from orchestratord.http.expecting import expect
 from orchestratord.http.queries import refuse_unknown
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,9 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if isinstance(request.protocol, Connection):
-            request.protocol.entered(request)
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.entered(request)
         correlation_id = request[CORRELATION_ID] = correlation_id_of(request, redactor)
         try:
             asked_before = cors.preflight(request)
@@ -65,8 +68,12 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
                 return asked_before
             if request.path not in OPEN_PATHS:
                 request[IDENTITY] = door.identify(request)
+                if isinstance(connection, Connection):
+                    connection.let_in()
                 refuse_unknown(request)
                 refuse_packed(request)
+            if EXPECT in request.headers:
+                await expect(request)
             return await handler(request)
         except ApiError as error:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)

@@ -28,7 +28,7 @@ def of_fault(fault: Fault, limits: Server) -> bytes | None:
             hint = "server.header_timeout_ms of the configuration sets the limit"
             return _answer(408, Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint=hint, retriable=True))
         case Fault.SLOW_BODY:
-            text = f"nothing of the body came for {limits.body_timeout_ms} ms"
+            text = f"the body does not come on: nothing for {limits.body_timeout_ms} ms, or a little now and then"
             hint = "server.body_timeout_ms of the configuration sets the limit"
             return _answer(408, Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint=hint, retriable=True))
         case Fault.LARGE_HEAD:
