@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Self
-from uuid import uuid4
 
 import msgspec
 from aiohttp import web
@@ -20,6 +19,7 @@ from aiohttp.streams import StreamReader
 from contracts.config import Server, is_loopback
 from orchestratord.conduct import Bounds, Conduct, Fault
 from orchestratord.http import last_words
+from orchestratord.http.correlation import HEADER, new_correlation_id
 from orchestratord.http.errors import response_of
 from orchestratord.peers import NOBODY
 from orchestratord.spells import Spells
@@ -117,12 +117,16 @@ class Connection(web.RequestHandler):
         if self.over:
             return
         if data:  # aiohttp itself calls with none, to have parsed what it holds
-            fault = self.conduct.received(data, self.loop.time(), body_open=self._body_open)
+            body_open = self._body_open
+            fault = self.conduct.received(data, self.loop.time(), body_open=body_open)
             if fault is not None:
                 self._part(fault)
                 return
-        super().data_received(data)
-        self._give_up_body()
+            super().data_received(data)
+            if body_open:
+                self._give_up_body()
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
@@ -139,7 +143,8 @@ class Connection(web.RequestHandler):
         """A request is with its handler."""
         self.body = request.content
         self.conduct.entered(self.loop.time())
-        self._give_up_body()
+        if self._messages:
+            self._give_up_body()
 
     def let_in(self) -> None:
         """It is of somebody who may ask."""
@@ -164,12 +169,12 @@ class Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         large = isinstance(exc, LineTooLong) or exc.message.startswith(_TOO_MANY)
-        correlation_id = str(uuid4())
+        correlation_id = new_correlation_id()
         refusal = last_words.large_head(self.watch.limits) if large else last_words.no_http()
         self.watch.tell("malformed", self.client or NOBODY, f"bytes that are no HTTP: {type(exc).__name__}")
         response = response_of(refusal, correlation_id)
         response.set_status(431 if large else 400)
-        response.headers.update({"X-Correlation-Id": correlation_id, "Server": "llama-orch"})
+        response.headers.update({HEADER: correlation_id, "Server": "llama-orch"})
         response.force_close()
         return response
 
