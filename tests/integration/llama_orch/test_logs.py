@@ -311,6 +311,8 @@ async def test_a_file_is_followed_over_its_replacement(bare: Machine) -> None:
         file.replace(bare.logs / "gpu0.log.1")
         file.write_text("first of the next\n")
         assert await next_line() == "engine gpu0: first of the next\n"
+        file.write_text("emptied\n")  # in its place, as who needs the room does
+        assert await next_line() == "engine gpu0: emptied\n"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
 
