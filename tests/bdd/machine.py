@@ -24,6 +24,7 @@ from tests.standin.process import StandInProcess, standin_process
 from tests.support.installation import LIMIT_S, Installation
 from tests.support.nvml import GIB, FakeGpus
 from tests.support.stream_grammar import Said, check
+from tests.support.waiting import looked_for
 
 Result = TypeVar("Result")
 STREAM = {"Accept": "text/event-stream"}
@@ -88,6 +89,7 @@ class Machine:
             if each.stream is not None:
                 each.stream.close()
         await self._stack.aclose()
+        self.installation.forgo_port()
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -131,13 +133,12 @@ class Machine:
             )
 
     async def up(self) -> None:
-        """Both daemons run, and every pool is ready."""
+        """Both daemons run, and every pool takes tasks."""
         self.installation.config.write_text(json.dumps(self.document))
         await self._stack.enter_async_context(self.installation)
         await self.installation.manager.start()
         await (await self.installation.orchestrator.start()).logged("listening on")
-        for each in self.document["pools"]:
-            await self.until(f"/v1/pools/{each['id']}/health", lambda pool: bool(pool["ready"]))
+        await self.installation.introduced(*(each["id"] for each in self.document["pools"]))
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -210,23 +211,6 @@ class Machine:
         """A client's task, as soon as it is in one of these states."""
         path = f"/v1/tasks/{self.asked[who].task_id}"
         return await self.until(path, lambda task: task["state"] in states)
-
-
-async def looked_for(
-    look: Callable[[], Coroutine[Any, Any, Result]], holds: Callable[[Result], bool], what: str
-) -> Result:
-    """What one sees, as soon as it is as wanted."""
-    found = await look()
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            while not holds(found):
-                looked = asyncio.Event()
-                asyncio.get_running_loop().call_later(0.02, looked.set)
-                await looked.wait()
-                found = await look()
-    except TimeoutError:
-        raise AssertionError(f"{what} did not become as wanted: {found}") from None
-    return found
 
 
 async def _answer(answer: aiohttp.ClientResponse) -> Asked:

@@ -11,6 +11,7 @@ from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.support.installation import Installation
 from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.waiting import looked_for
 
 pytestmark = [
     pytest.mark.req("OP-04", "HP-20", "CAT-03"),
@@ -49,16 +50,7 @@ class Story:
 
     def until(self, path: str, holds: Any) -> dict[str, Any]:  # noqa: ANN401 - a predicate over what is served there
         """What is served at a path as soon as it is as wanted."""
-
-        async def look() -> dict[str, Any]:
-            async with asyncio.timeout(30):
-                while not holds(found := await self.installation.get(path)):
-                    looked = asyncio.get_running_loop().create_future()
-                    asyncio.get_running_loop().call_later(0.05, looked.set_result, None)
-                    await looked
-            return found
-
-        return self.runner.run(look())
+        return self.runner.run(looked_for(lambda: self.installation.get(path), holds, path))
 
     def pool(self, holds: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
         return self.until("/v1/pools/trial/health", holds)

@@ -78,12 +78,14 @@ async def test_a_reload_breaks_no_stream_and_turns_no_task_away(lab: Installatio
     seen = len(lab.orchestrator.lines)
     async with lab.streaming(LONG) as running:
         await running.content.readany()
+        os.kill(old, signal.SIGSTOP)  # so that its task cannot be over before all of this is
         body = {"new_model_ref": str(other)}
         async with lab.http.post(f"/v1/pools/{lab.pool_id}/reload", json=body) as response:
             assert response.status == 202
         await lab.orchestrator.logged("pool trial serves", str(other), since=seen)
         assert await lab.model_id() == str(other)
         assert alive(old)
+        os.kill(old, signal.SIGCONT)
         assert parse_events(await running.read())[-1][0] == "end"
     events = await lab.run({"prompt": "and then", "max_tokens": 4})
     assert events[-1][0] == "end"

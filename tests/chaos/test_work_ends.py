@@ -47,7 +47,7 @@ async def ask(lab: Installation, verb: str, **body: object) -> None:
 @pytest.mark.req("PM-04")
 async def test_a_drain_ends_with_the_last_task(lab: Installation) -> None:
     engine = lab.engine_pid()
-    async with lab.streaming(LONG) as long, lab.streaming(LONG | {"max_tokens": 400}) as longer:
+    async with lab.streaming(LONG | {"max_tokens": 30}) as long, lab.streaming(LONG | {"max_tokens": 400}) as longer:
         await long.content.readany()
         await longer.content.readany()
         await ask(lab, "drain", deadline_ms=FOR_EVER_MS)

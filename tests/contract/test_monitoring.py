@@ -18,8 +18,8 @@ import yaml
 from contracts.metrics import SERIES
 from llama_orch.trial import haiku_model_path
 from tests.contract.promql import known, wrong_with
-from tests.support.engine_process import free_port
 from tests.support.installation import TOKEN, Installation
+from tests.support.ports import HeldPort
 from tools.grafana_dashboard import ROWS, dashboard
 
 pytestmark = pytest.mark.req("HP-24", "OP-01")
@@ -169,11 +169,11 @@ def settings_for(house: Installation, folder: Path) -> Path:
 @asynccontextmanager
 async def prometheus(settings: Path) -> AsyncIterator[Ask]:
     """A Prometheus of its own with these settings, and a way to ask it."""
-    port = free_port()
+    held = HeldPort()
     child = await asyncio.create_subprocess_exec(
         "prometheus",
         *(f"--config.file={settings}", f"--storage.tsdb.path={settings.parent / 'data'}"),
-        f"--web.listen-address=127.0.0.1:{port}",
+        f"--web.listen-address=127.0.0.1:{held.number}",
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -182,7 +182,8 @@ async def prometheus(settings: Path) -> AsyncIterator[Ask]:
         async for line in child.stderr:
             if b"Server is ready" in line:
                 break
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client, asyncio.TaskGroup() as group:
+        url = f"http://127.0.0.1:{held.number}"
+        async with aiohttp.ClientSession(url) as client, asyncio.TaskGroup() as group:
             draining = group.create_task(child.stderr.read())
 
             async def ask(path: str, query: str) -> dict[str, Any]:
@@ -196,3 +197,4 @@ async def prometheus(settings: Path) -> AsyncIterator[Ask]:
     finally:
         child.kill()
         await child.wait()
+        held.close()

@@ -29,8 +29,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Installation]:
         add_pool(installation, "twin")
         add_pool(installation, "other", sampler_profile_version="greedy")
         await installation.up()
-        for pool_id in ("twin", "other"):
-            await installation.orchestrator.logged(f"pool {pool_id} is ready")
+        await installation.introduced("trial", "twin", "other")
         yield installation
 
 

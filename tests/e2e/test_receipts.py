@@ -61,6 +61,7 @@ async def again(house: Installation) -> None:
     """Orchestratord starts once more."""
     seen = len(house.orchestrator.lines)
     await (await house.orchestrator.start()).logged("pool trial is ready", since=seen)
+    await house.introduced("trial")
 
 
 async def receipts(house: Installation) -> list[Receipt]:

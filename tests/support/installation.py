@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+
+from tests.support.ports import HeldPort
+from tests.support.waiting import looked_for
 
 TOKEN = "test-token-0123456789"
 LIMIT_S = 20.0
@@ -120,7 +122,8 @@ class Installation:
         self, root: Path, model: Path | str, *, policy: Mapping[str, object] | None = None, **pool: object
     ) -> None:
         self.root = root
-        self.port = _free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.config = root / "config.json"  # JSON is YAML
         self.pool_id = "trial"
         document = {
@@ -169,14 +172,20 @@ class Installation:
             seen = len(self.manager.lines)
             await (await self.manager.start()).logged("probing -> ready", since=seen)
             await self.manager.close()
+        self.forgo_port()
 
     async def up(self) -> Self:
         """Start both daemons and wait until the pool is ready as orchestratord sees it."""
         await self.manager.start()
         await self.orchestrator.start()
+        await self.manager.logged("listening on")
         await self.orchestrator.logged("listening on")
         await self.orchestrator.logged("pool trial is ready")
         return self
+
+    def forgo_port(self) -> None:
+        """Let its port go: for who never enters it."""
+        self._held.close()
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -202,6 +211,15 @@ class Installation:
         """Submit a task and answer with all events of its stream."""
         async with self.streaming(request) as response:
             return parse_events(await response.read())
+
+    async def introduced(self, *pool_ids: str) -> None:
+        """Wait until the engines of these pools have said what they serve: no task is sent to a ready one before."""
+
+        async def look() -> set[str]:
+            pools = (await self.get("/v1/capabilities"))["pools"]
+            return {each["pool_id"] for each in pools if each["ready"] and each["workloads"]}
+
+        await looked_for(look, lambda found: found >= {*pool_ids}, f"what the engines of {pool_ids} serve")
 
     async def model_id(self) -> str:
         """The id of the one model."""
@@ -235,9 +253,3 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_port
+from tests.support.engine_process import ENVIRONMENTS, EngineProcess
+from tests.support.ports import free_ports
 
 READY_S = 20.0
 SHARED_MEMORY = Path("/dev/shm")
@@ -54,7 +55,7 @@ def real_triton(repository: Path, *options: str) -> Iterator[RealTriton]:
     home = ENVIRONMENTS / "triton"
     packages = next(home.glob("lib/python*/site-packages"))
     server = packages / "pytriton" / "tritonserver"
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     region = f"llama-orch-test-{uuid.uuid4().hex[:12]}"
     argv: list[str | Path] = [
         server / "bin" / "tritonserver",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_ports
+from tests.support.engine_process import ENVIRONMENTS, EngineProcess
+from tests.support.ports import free_ports
 
 READY_S = 300.0
 CONTEXT = 2048

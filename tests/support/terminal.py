@@ -12,6 +12,7 @@ import termios
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 LIMIT_S = 25.0
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x07")
@@ -20,8 +21,10 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x07")
 class Terminal:
     """What a program writes to its terminal, and what a person types."""
 
-    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, master: int, given: list[Any]) -> None:
         self.process = process
+        self.given = given
+        """The settings of the terminal before the program began."""
         self.written = ""
         self.master = master
         self._news = asyncio.Event()
@@ -83,6 +86,7 @@ async def terminal(
     """A program that runs on a terminal; what is left of it at the end is killed."""
     master, slave = pty.openpty()
     _resize(master, columns, 24)
+    given = termios.tcgetattr(master)
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=slave,
@@ -94,7 +98,7 @@ async def terminal(
         preexec_fn=_take_terminal,
     )
     os.close(slave)
-    running = Terminal(process, master)
+    running = Terminal(process, master, given)
     try:
         yield running
     finally:

@@ -21,6 +21,7 @@ from contracts.tasks import ChatMessage, Role, Sampling, Workload
 from tests.support.raw_http import raw
 from tests.support.real_llamacpp import real_llamacpp, real_llamacpp_sharing_its_context
 from tests.support.tiny_gguf import slow_model, write_tiny_gguf
+from tests.support.waiting import looked_for
 
 KEY = "sesame-open-wide"
 CHAT = (ChatMessage(role=Role.SYSTEM, content="be short"), ChatMessage(role=Role.USER, content="hi"))
@@ -42,12 +43,12 @@ async def run(adapter: Adapter, generation: Generation) -> tuple[list[str], Fini
 
 
 async def slots_are_free(url: str) -> None:
-    """Wait until no slot works; the server is asked no oftener than it likes to be."""
-    async with asyncio.timeout(10):
-        while any(slot["is_processing"] for slot in msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)):
-            turned = asyncio.Event()
-            asyncio.get_running_loop().call_later(0.05, turned.set)
-            await turned.wait()
+    """Wait until no slot works."""
+
+    async def busy() -> list[bool]:
+        return [slot["is_processing"] for slot in msgspec.json.decode((await raw(url, "/slots", key=KEY)).body)]
+
+    await looked_for(busy, lambda each: not any(each), "free slots")
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,24 @@ async def test_its_lines_are_shown_as_they_come() -> None:
     assert seen == ["first", "half", "whole", "no end"]
 
 
-async def test_one_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    script = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait; sleep 1000"
-    with pytest.raises(ContainerError, match=r"sh -c did not answer within 0.2 s") as caught:
-        await SH.run("-c", script, timeout_s=0.2)
+async def test_one_that_takes_too_long_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, timeout = asyncio.get_running_loop(), asyncio.timeout
+    begun: list[asyncio.Timeout] = []
+
+    def noted(delay: float | None) -> asyncio.Timeout:
+        begun.append(timeout(delay))
+        return begun[-1]
+
+    def over(_line: str) -> None:
+        """Its time is over, once it has begun."""
+        begun[0].reschedule(loop.time())
+
+    monkeypatch.setattr(asyncio, "timeout", noted)
+    script = f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; echo begun; wait"
+    with pytest.raises(ContainerError, match=r"sh -c did not answer within 600 s") as caught:
+        await SH.run("-c", f"{script}; sleep 1000", timeout_s=600, on_line=over)
     assert caught.value.cause is RuntimeCause.NO_ANSWER
     await gone(int((tmp_path / "child").read_text()), int((tmp_path / "self").read_text()))
 

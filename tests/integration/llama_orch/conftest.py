@@ -3,13 +3,14 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.ports import HeldPort
 from tests.unit.llama_orch.fake import TOKEN, FakeDaemon, serving
 
 CHECKOUT = Path(__file__).parents[3]
@@ -54,6 +55,13 @@ async def run(home: Path, arguments: Sequence[str], stdin: str = "", **more: str
     async with started(home, arguments, **more) as process:
         stdout, stderr = await process.communicate(stdin.encode())
     return Outcome(process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """For a daemon, whoever else asks for one meanwhile."""
+    with closing(HeldPort()) as held:
+        yield held.number
 
 
 @pytest.fixture

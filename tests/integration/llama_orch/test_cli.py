@@ -16,6 +16,8 @@ from tests.integration.llama_orch.conftest import Cli, environment, run, started
 from tests.plugins.failures import OperatorSees
 from tests.unit.llama_orch.fake import TEXT, TOKEN, FakeDaemon
 
+pytestmark = pytest.mark.timeout(120)  # programs start one after the other
+
 
 async def test_run_streams_to_standard_output_and_tells_the_rest_on_standard_error(fake: FakeDaemon, cli: Cli) -> None:
     done = await cli("run", "a haiku about rain")

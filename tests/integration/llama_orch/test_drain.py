@@ -10,6 +10,7 @@ from tests.integration.llama_orch.conftest import Cli
 from tests.plugins.failures import OperatorSees
 from tests.unit.llama_orch.fake import FakeDaemon
 
+pytestmark = pytest.mark.timeout(120)  # programs start one after the other
 ERROR = PoolError(cause=Cause.MODEL_MISSING, message="/b.gguf does not exist", hint="ls -l /b.gguf", at_ms=5)
 
 

@@ -20,7 +20,10 @@ from tests.integration.orchestratord.house import TOKEN, House, house
 from tests.support.certificates import authority_and_server
 from tests.unit.orchestratord.world import pool
 
-pytestmark = pytest.mark.req("OP-02", "ORCH-3810")
+pytestmark = [
+    pytest.mark.req("OP-02", "ORCH-3810"),
+    pytest.mark.timeout(120),
+]  # programs start one after the other
 
 NO_URLS = ("llm.lan:8080", "llm.lan", "ftp://llm.lan", "http://", "http://llm.lan:99999", "https://[::1", "http://a/?x")
 FILES = Tls(cert_file="cert.pem", key_file="key.pem")

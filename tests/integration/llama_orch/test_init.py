@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from daemon_core import config_file
 from tests.integration.llama_orch.conftest import CHECKOUT, run
 
+pytestmark = pytest.mark.timeout(120)  # programs start one after the other
 EXAMPLES = CHECKOUT / "examples"
 
 

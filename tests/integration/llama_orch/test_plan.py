@@ -18,10 +18,11 @@ import pytest
 from contracts.config import Profile
 from daemon_core.config_file import load
 from tests.integration.llama_orch.conftest import Outcome, run, started
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import alive
 from tests.plugins.failures import OperatorSees
 from tests.support.llamacpp_source import TinyRepository, cuda_toolkit, kept
 from tests.support.nvml import FakeGpus
+from tests.support.waiting import until
 from tests.unit.model_provisioner.heads import write_model
 
 pytest_plugins = ["tests.support.nvml.fixtures"]

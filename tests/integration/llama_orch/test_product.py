@@ -20,7 +20,7 @@ from llama_orch.trial import trial_config
 from tests.integration.llama_orch.conftest import environment, run, started
 from tests.support.tiny_gguf import write_tiny_gguf
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)  # programs start one after the other
 
 
 @pytest.fixture
@@ -105,10 +105,8 @@ async def test_the_demo_says_why_it_failed(home: Path) -> None:
 class Installed:
     """A home with a trial configuration on a port of its own."""
 
-    def __init__(self, home: Path, model: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            bind = f"127.0.0.1:{probe.getsockname()[1]}"
+    def __init__(self, home: Path, model: Path, port: int) -> None:
+        bind = f"127.0.0.1:{port}"
         folder = home / ".config" / "llama-orch"
         create_token_file(folder / "api-token")
         (folder / "config.yaml").write_text(trial_config(model, bind))
@@ -126,8 +124,8 @@ async def lines_until(stream: asyncio.StreamReader | None, *wanted: str) -> None
 
 
 @pytest.mark.req("OP-06")
-async def test_up_run_doctor_and_down_without_any_manual_step(home: Path, model: Path) -> None:
-    installed = Installed(home, model)
+async def test_up_run_doctor_and_down_without_any_manual_step(home: Path, model: Path, port: int) -> None:
+    installed = Installed(home, model, port)
     async with started(home, ["up"]) as up:
         await lines_until(up.stdout, f"listening on {installed.url}")
         await lines_until(up.stderr, "pool trial is ready")
@@ -153,8 +151,8 @@ async def test_up_run_doctor_and_down_without_any_manual_step(home: Path, model:
     assert processes_that_name(str(home)) == []
 
 
-async def test_a_chat_goes_through_the_models_template(home: Path, model: Path) -> None:
-    Installed(home, model)
+async def test_a_chat_goes_through_the_models_template(home: Path, model: Path, port: int) -> None:
+    Installed(home, model, port)
     async with started(home, ["up"]) as up:
         await lines_until(up.stderr, "pool trial is ready")
         asked = await run(home, ["run", "rain", "--chat", "--max-tokens", "4", "--json"])
@@ -164,12 +162,9 @@ async def test_a_chat_goes_through_the_models_template(home: Path, model: Path) 
     assert up.returncode == 0
 
 
-async def test_up_ends_both_when_one_cannot_go_on(home: Path, model: Path) -> None:
-    installed = Installed(home, model)
-    port = int(installed.url.rpartition(":")[2])
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
-        other.listen()
+async def test_up_ends_both_when_one_cannot_go_on(home: Path, model: Path, port: int) -> None:
+    Installed(home, model, port)
+    with socket.create_server(("127.0.0.1", port)):
         done = await run(home, ["up"])
     assert (done.status, done.stdout) == (1, "")
     assert f"orchestratord: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
@@ -181,9 +176,9 @@ async def test_up_ends_both_when_one_cannot_go_on(home: Path, model: Path) -> No
     assert processes_that_name(str(home)) == []
 
 
-async def test_of_two_ups_at_once_one_serves(home: Path, model: Path) -> None:
+async def test_of_two_ups_at_once_one_serves(home: Path, model: Path, port: int) -> None:
     """Had both begun, one would have had the port and the other the manager's lock, and each would have ended."""
-    installed = Installed(home, model)
+    installed = Installed(home, model, port)
     with (home / ".config" / "llama-orch" / "config.yaml").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         refused = await run(home, ["up"])

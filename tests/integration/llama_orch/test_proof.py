@@ -26,7 +26,10 @@ from tests.integration.llama_orch.conftest import Cli, Outcome, run
 from tests.integration.llama_orch.test_receipts import leave
 from tests.unit.llama_orch.fake import PIECES, TEXT, TOKEN, FakeDaemon
 
-pytestmark = pytest.mark.req("OP-03")
+pytestmark = [
+    pytest.mark.req("OP-03"),
+    pytest.mark.timeout(120),
+]  # programs start one after the other
 
 SECRET = "s3cr3t-of-this-machine"
 SERVED = RECEIPT.engine

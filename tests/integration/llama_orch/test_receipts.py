@@ -21,7 +21,10 @@ from orchestratord.shelf import Head, Sealed, sealed
 from tests.integration.llama_orch.conftest import Cli
 from tests.unit.llama_orch.fake import FakeDaemon
 
-pytestmark = pytest.mark.req("HP-21", "OP-03")
+pytestmark = [
+    pytest.mark.req("HP-21", "OP-03"),
+    pytest.mark.timeout(120),
+]  # programs start one after the other
 
 MANY = 1201
 """More than two pages."""

@@ -20,7 +20,10 @@ from tests.integration.llama_orch.conftest import Cli, Outcome
 from tests.integration.llama_orch.test_receipts import leave
 from tests.unit.llama_orch.fake import PIECES, TEXT, FakeDaemon, end
 
-pytestmark = pytest.mark.req("HP-21", "HP-12")
+pytestmark = [
+    pytest.mark.req("HP-21", "HP-12"),
+    pytest.mark.timeout(120),
+]  # programs start one after the other
 
 ASKED = TaskRequest(model_ref="/haiku.gguf", prompt="rain", sampling=Sampling(temperature=0.5))
 

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 
 from tests.integration.llama_orch.conftest import Cli, environment
-from tests.integration.pool_managerd.support import until
+from tests.support.ports import HeldPort
 from tests.support.terminal import Terminal, terminal
+from tests.support.waiting import until
 from tests.unit.llama_orch import busy
 from tests.unit.llama_orch.fake import TOKEN, FakeDaemon
 
@@ -86,20 +87,17 @@ def narrow(written: str) -> bool:
 
 
 async def test_a_daemon_that_goes_away_and_comes_back_is_waited_for(crowd: FakeDaemon, tmp_path: Path) -> None:
-    port = 0
-    async with Returning(crowd) as server:
-        port = server.port
-        async with watching(f"http://127.0.0.1:{port}", tmp_path) as seen:
-            await seen.shows("996 queued")
-            await server.stop()
-            await seen.shows("trying again")
-            assert "996 queued" in seen.written[seen.written.rindex("trying again") - 400 :]
-            crowd.task_list = busy.tasks(20)
-            crowd.pool_list = (busy.pool("gpu9"),)
-            await server.start(port)
-            await seen.shows("16 queued")
-            seen.type("q")
-            assert await seen.ended() == 0
+    async with Returning(crowd) as server, watching(f"http://127.0.0.1:{server.port}", tmp_path) as seen:
+        await seen.shows("996 queued")
+        await server.stop()
+        await seen.shows("trying again")
+        assert "996 queued" in seen.written[seen.written.rindex("trying again") - 400 :]
+        crowd.task_list = busy.tasks(20)
+        crowd.pool_list = (busy.pool("gpu9"),)
+        await server.start()
+        await seen.shows("16 queued")
+        seen.type("q")
+        assert await seen.ended() == 0
 
 
 async def test_it_may_be_there_before_the_daemon_and_a_wrong_token_is_said(
@@ -154,12 +152,11 @@ async def test_the_lines_of_the_terminal_are_edited_again_afterwards(
 ) -> None:
     """The settings of the terminal itself, not only what is on it."""
     async with watching(url, tmp_path) as seen:
-        before = termios.tcgetattr(seen.master)[3]
         await seen.shows("996 queued")
-        assert termios.tcgetattr(seen.master)[3] != before
+        assert termios.tcgetattr(seen.master)[3] != seen.given[3]
         seen.type("q")
         assert await seen.ended() == 0
-        assert termios.tcgetattr(seen.master)[3] == before
+        assert termios.tcgetattr(seen.master)[3] == seen.given[3]
 
 
 def procfs_state(pid: int) -> str:
@@ -172,20 +169,21 @@ class Returning:
     def __init__(self, fake: FakeDaemon) -> None:
         self._fake = fake
         self._runner: web.AppRunner | None = None
-        self.port = 0
+        self._held = HeldPort()
+        self.port = self._held.number
 
     async def __aenter__(self) -> Self:
-        await self.start(0)
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        self._held.close()
 
-    async def start(self, port: int) -> None:
+    async def start(self) -> None:
         self._runner = web.AppRunner(self._fake.app(), shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self.port = self._runner.addresses[0][1]
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -24,7 +24,7 @@ from model_provisioner.sources.s3 import S3Source
 from tests.plugins.failures import OperatorSees
 from tests.support.object_store import BUCKET, KEY_ID, SECRET, ObjectStore, nobody, object_store, use
 
-pytestmark = pytest.mark.req("MP-04")
+pytestmark = [pytest.mark.req("MP-04"), pytest.mark.timeout(120)]  # the store starts in the first of them
 
 DATA = b"GGUF" + bytes(1000)
 LOOPBACK = Policy(outbound=Outbound(allow=("127.0.0.1",)))

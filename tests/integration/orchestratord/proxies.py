@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
 
 from tests.integration.orchestratord.house import EVENT_STREAM, TOKEN, House
 from tests.support.certificates import authority_and_server
+from tests.support.ports import HeldPort
 
 EXAMPLES = Path(__file__).parents[3] / "examples/reverse-proxy"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -77,13 +77,13 @@ class Front:
 async def proxy(name: str, here: House, folder: Path, **changes: str) -> AsyncIterator[Front]:
     """Nginx or caddy, configured as documented: only ports, files and ``changes`` are the test's own."""
     make = {"nginx": nginx, "caddy": caddy}[name]
-    async with make(here, folder, changes) as front:
-        yield front
+    with closing(HeldPort()) as held:
+        async with make(here, folder, held.number, changes) as front:
+            yield front
 
 
 @asynccontextmanager
-async def nginx(here: House, folder: Path, changes: Mapping[str, str]) -> AsyncIterator[Front]:
-    port = free_port()
+async def nginx(here: House, folder: Path, port: int, changes: Mapping[str, str]) -> AsyncIterator[Front]:
     documented = adapted(
         "nginx.conf",
         {
@@ -102,8 +102,7 @@ async def nginx(here: House, folder: Path, changes: Mapping[str, str]) -> AsyncI
 
 
 @asynccontextmanager
-async def caddy(here: House, folder: Path, changes: Mapping[str, str]) -> AsyncIterator[Front]:
-    port = free_port()
+async def caddy(here: House, folder: Path, port: int, changes: Mapping[str, str]) -> AsyncIterator[Front]:
     documented = adapted(
         "Caddyfile",
         {
@@ -148,10 +147,3 @@ def adapted(name: str, mine: Mapping[str, str]) -> str:
         assert written in text, f"{name} has no {written!r}"
         text = text.replace(written, ours)
     return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

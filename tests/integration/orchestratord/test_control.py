@@ -187,11 +187,13 @@ async def test_running_work_gets_the_time_that_the_operator_gives_it(
         asyncio.TaskGroup() as group,
     ):
         task = await here.submit()
+        await engine.until(lambda stats: stats.running == 1)
         here.pools.managed = False  # the house said so of itself; from here on it is the link's word
         running = await linked(here, group)
         async with here.client.post("/v1/pools/p/drain", json=body) as answer:
             assert answer.status == 202, await answer.text()
-        assert params(manager.asked[-1])["deadline_ms"] == deadline_ms
+        [drain] = [each for each in manager.asked if each.method == Method.POOL_DRAIN]  # it hears of the jobs, too
+        assert params(drain)["deadline_ms"] == deadline_ms
         await here.cancel(task)
         running.cancel()
 

@@ -16,7 +16,7 @@ from daemon_core.notify import Notifier
 from daemon_core.paths import Paths
 from daemon_core.redaction import Redactor
 from orchestratord.kept_port import kept_port
-from tests.support.engine_process import free_port
+from tests.support.ports import free_port
 from tests.unit.orchestratord.world import config
 
 pytestmark = pytest.mark.req("OP-01")

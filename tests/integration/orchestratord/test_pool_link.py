@@ -1,6 +1,7 @@
 """The line to pool-managerd, against a scripted one on a real Unix socket."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -105,26 +106,26 @@ async def test_it_follows_again_when_the_manager_comes_back(tmp_path: Path) -> N
 
 
 async def test_it_waits_for_a_manager_that_is_not_there_yet_and_says_so_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING)
+    dial, tries, often = asyncio.open_unix_connection, itertools.count(1), asyncio.Event()
+
+    async def counted(path: str, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if next(tries) == 4:
+            often.set()
+        return await dial(path, limit=limit)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", counted)
     async with followed(tmp_path / "s") as link:
         with pytest.raises(ManagerUnavailableError, match="pool-managerd cannot be reached"):
             await link.link.call(Method.POOL_LIST, rpc.Empty(), rpc.PoolSet)
-        for _ in range(3):
-            await _a_retry()
+        await often.wait()
         async with listening(Manager(), tmp_path / "s"):
             await link.until(up())
     warned = [record.message for record in caplog.records if record.name == "orchestratord.pool_link"]
     assert warned[0] == f"pool-managerd: {tmp_path / 's'}: No such file or directory"
     assert len([message for message in warned if "No such file" in message]) == 1
-
-
-async def _a_retry() -> None:
-    """Long enough for the link to have tried again: it pauses for less than this in the beginning."""
-    passed = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.05, passed.set)
-    await passed.wait()
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,7 @@ async def test_a_slow_head_and_a_slow_body_are_cut_off_over_tls_too(tmp_path: Pa
             assert (await slow.answer()).status == 408
 
 
+@pytest.mark.timeout(120)  # eight megabytes through TLS in one loop
 async def test_a_reader_that_takes_nothing_is_cut_off_over_tls_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the tests here share: waiting for a predicate, children that behave as asked, a plain JSON-RPC client."""
+"""What the tests here share: children that behave as asked, and a plain JSON-RPC client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,6 @@ from contracts.rpc import PROTOCOL
 from daemon_core.redaction import Redactor
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.process import SpawnSpec
-
-LIMIT_S = 15.0
-LOOK_S = 0.01
-
-
-async def until(holds: Callable[[], bool], what: str = "it") -> None:
-    """Wait for a predicate; a test that waits too long says for what."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + LIMIT_S
-    while not holds():
-        assert loop.time() < deadline, f"waited {LIMIT_S:g} s in vain: {what}"
-        looked = loop.create_future()
-        loop.call_later(LOOK_S, looked.set_result, None)
-        await looked
 
 
 def alive(pid: int) -> bool:

@@ -231,6 +231,7 @@ async def test_a_change_mends_an_index_that_is_damaged_while_the_manager_runs(
 async def test_the_end_of_the_manager_ends_a_verification(home: Home, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "large.gguf", ctx=256)
     manager = await home.start()
+    await home.ready()  # the pool has written its own model down: nobody but the call changes the index now
     async with client(home) as here:
         await here.job("catalog.put", model_ref=str(path))
         index = home.root / ".local/share/llama-orch/catalog/models.json"

@@ -15,7 +15,8 @@ from pool_managerd.host import Host
 from pool_managerd.leftovers import clear
 from pool_managerd.process import EngineProcess
 from pool_managerd.reconcile import Handle, ProcessSeen
-from tests.integration.pool_managerd.support import log_at, python, until
+from tests.integration.pool_managerd.support import log_at, python
+from tests.support.waiting import until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="m", timeouts=Timeouts(stop_ms=500))
 

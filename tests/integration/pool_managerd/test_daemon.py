@@ -18,8 +18,9 @@ import pytest
 
 from contracts.pools import Cause, Endpoint, GateState, PoolState
 from tests.integration.pool_managerd.home import Home, marked
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import alive
 from tests.plugins.failures import OperatorSees
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
@@ -104,8 +105,8 @@ async def test_systemd_is_told_when_it_listens_how_many_pools_are_ready_and_that
         assert "STATUS=0/1 pools ready; trial: fetching or checking" in "\n".join(told)
         assert b"NOTIFY_SOCKET" not in Path(f"/proc/{home.engine()}/environ").read_bytes()
         assert await manager.kill(signal.SIGTERM) == 0
-        await until(lambda: "STOPPING=1" in told, "the last word to systemd")
-        assert any(each.startswith("STATUS=draining, ") for each in told)
+        await until(lambda: any(each.startswith("STATUS=draining, ") for each in told), "the last word to systemd")
+        assert "STOPPING=1" in told
         loop.remove_reader(systemd)
 
 
@@ -176,12 +177,11 @@ async def test_what_is_wrong_is_told_at_its_gate_with_its_cause_and_mend(
     await home.start()
     async with home.follow() as follower:
         last = follower.history[-1]
-        while last.last_error is None:
+        while last.last_error is None or getattr(last.gates, gate) is not GateState.FAILED:  # as in another attempt
             last = await follower.reached(PoolState.FAILED)
         assert last.last_error.cause is cause
         assert words in last.last_error.message
         assert last.last_error.hint
-        assert getattr(last.gates, gate) is GateState.FAILED
 
 
 @pytest.mark.req("ORCH-3803")
@@ -314,25 +314,6 @@ async def test_an_engine_that_would_be_started_differently_now_is_ended_first(
     await home.ready()
     assert not alive(pid)
     assert marked(home) == {home.engine()}
-
-
-@pytest.mark.req("PM-07", "PM-04")
-async def test_after_kill_9_while_a_successor_is_proved_the_engine_that_served_is_taken_over(
-    home: Home, model: Path
-) -> None:
-    first = await home.start()
-    await home.ready()
-    pid = home.engine()
-    other = model.with_name("other.gguf")
-    other.write_bytes(model.read_bytes())
-    async with home.follow() as follower:
-        await follower.peer.call("pool.reload", pool_id="trial", new_model_ref=str(other), deadline_ms=0)
-        await until((home.state / "handles" / "trial.green.json").exists, "the successor's handle")
-    await first.kill(signal.SIGKILL)
-    await home.start()
-    ready = await home.ready()
-    assert (ready.model_ref, home.engine()) == (str(model), pid)
-    await until(lambda: marked(home) == {pid}, "the successor's end")
 
 
 @pytest.mark.req("PM-07")

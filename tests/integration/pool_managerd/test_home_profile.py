@@ -18,9 +18,10 @@ from contracts.pools import Cause, PoolSnapshot, PoolState
 from daemon_core.errors import EXIT_CONFIG
 from pool_managerd.attempt import STEPS
 from tests.integration.pool_managerd.home import Home, marked
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import alive
 from tests.support import gpu_llama_server
 from tests.support.nvml import DRIVER, GIB, FakeGpus
+from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.nvml.fixtures"]
 pytestmark = [pytest.mark.needs("gcc"), pytest.mark.timeout(60), pytest.mark.slow]
@@ -288,3 +289,27 @@ async def test_after_kill_9_in_any_step_the_next_manager_gets_ready_with_one_eng
     assert marked(home) == set()
     assert list((home.state / "handles").iterdir()) == []
     assert list((home.run / "engines").iterdir()) == []
+
+
+@pytest.mark.req("PM-07", "PM-04")
+async def test_after_kill_9_while_a_successor_is_proved_the_engine_that_served_is_taken_over(
+    home: Home, gpus: FakeGpus, model: Path, tmp_path: Path
+) -> None:
+    gpus.engines_hold(GIB)
+    real, server = gpu_llama_server.write(tmp_path / "real" / "llama-server"), tmp_path / "bin" / "llama-server"
+    # A successor that never answers: its proof is not over before the manager is.
+    server.write_text(f'#!/bin/sh\ncase "$*" in *other.gguf*) exec tail -f /dev/null ;; esac\nexec {real} "$@"\n')
+    first = await home.start()
+    await home.ready()
+    pid = home.engine()
+    other = model.with_name("other.gguf")
+    other.write_bytes(model.read_bytes())
+    async with home.follow() as follower:
+        await follower.peer.call("pool.reload", pool_id="trial", new_model_ref=str(other), deadline_ms=0)
+        await until((home.state / "handles" / "trial.green.json").exists, "the successor's handle")
+    await first.kill(signal.SIGKILL)
+    second = await home.start()
+    ready = await home.ready()
+    assert (ready.model_ref, home.engine()) == (str(model), pid)
+    await until(lambda: marked(home) == {pid}, "the successor's end")
+    assert await second.kill(signal.SIGTERM) == 0

@@ -16,8 +16,8 @@ from pool_managerd import app, proc
 from pool_managerd.hub import Hub
 from pool_managerd.oom_kills import OomKills
 from tests.integration.pool_managerd.scopes import a_service
-from tests.integration.pool_managerd.support import until
 from tests.integration.pool_managerd.test_pools import TRIAL, World
+from tests.support.waiting import until
 
 SLICE = "/user@0.service/llama.slice/llama-orch.slice/llama-orch-engines.slice"
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from contracts.engines import HttpProbe
 from contracts.pools import Cause, Endpoint
@@ -15,7 +16,7 @@ from pool_managerd.errors import StepError
 from pool_managerd.probe import Health, Prober, Timing
 from pool_managerd.process import free_port
 
-QUICK = Timing(first_s=0.002, slowest_s=0.01, look_s=0.2, watch_s=0.005, misses=3)
+QUICK = Timing(first_s=0.002, slowest_s=0.01, look_s=600, watch_s=0.005, misses=3)
 HEALTH = HttpProbe(path="/health")
 ONE_TOKEN = HttpProbe(path="/completion", body='{"n_predict": 1}')
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,9 +70,14 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 @pytest.fixture
-async def prober() -> AsyncIterator[Prober]:
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client:
-        yield Prober(client, QUICK)
+        yield client
+
+
+@pytest.fixture
+async def prober(client: aiohttp.ClientSession) -> Prober:
+    return Prober(client, QUICK)
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -84,10 +90,9 @@ def soon(seconds: float = 5.0) -> float:
         (status(200), Health.OK, "status 200 from /health"),
         (status(503), Health.LOADING, "status 503 from /health"),
         (status(404), Health.ODD, "status 404 from /health"),
-        (hang, Health.SILENT, "no answer within 0.2 s"),
         (drop, Health.ODD, "ServerDisconnectedError: Server disconnected"),
     ],
-    ids=["ok", "loading", "odd", "silent", "dropped"],
+    ids=["ok", "loading", "odd", "dropped"],
 )
 async def test_what_an_engine_shows_is_told_apart(
     engine: Engine, prober: Prober, answer: web.Response | Handler, health: Health, detail: str
@@ -95,6 +100,12 @@ async def test_what_an_engine_shows_is_told_apart(
     engine.answers = [answer]
     look = await prober.look(engine.endpoint, HEALTH)
     assert (look.health, look.detail) == (health, detail)
+
+
+async def test_an_engine_that_does_not_answer_in_time_is_silent(engine: Engine, client: aiohttp.ClientSession) -> None:
+    engine.answers = [hang]
+    look = await Prober(client, replace(QUICK, look_s=0.2)).look(engine.endpoint, HEALTH)
+    assert (look.health, look.detail) == (Health.SILENT, "no answer within 0.2 s")
 
 
 @pytest.mark.trap(6, by="pool_managerd")
@@ -111,10 +122,22 @@ async def test_health_is_waited_for_through_loading_with_the_key(engine: Engine,
     assert engine.requests == [("GET", "/health", "Bearer the-key", "")] * 3
 
 
-async def test_an_engine_that_never_gets_healthy_runs_out_of_time(engine: Engine, prober: Prober) -> None:
-    engine.answers = [status(503)]
+async def test_an_engine_that_never_gets_healthy_runs_out_of_time(
+    engine: Engine, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, asked_again = asyncio.get_running_loop(), asyncio.Event()
+
+    async def later(request: web.Request) -> web.StreamResponse:
+        asked_again.set()
+        return await hang(request)
+
+    engine.answers = [status(503), later]
+    looking = loop.create_task(prober.await_health(engine.endpoint, HEALTH, soon(300)))
+    await asked_again.wait()
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + 300)  # the time is over, and this look's is not
     with pytest.raises(StepError) as caught:
-        await prober.await_health(engine.endpoint, HEALTH, soon(0.1))
+        await looking
     assert caught.value.cause is Cause.START_TIMEOUT
     assert caught.value.message == "the engine is not healthy after its start: status 503 from /health"
     assert "timeouts.start_ms" in (caught.value.hint or "")

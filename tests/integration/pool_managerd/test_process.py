@@ -22,7 +22,8 @@ from pool_managerd.engine_log import EngineLog
 from pool_managerd.process import EngineProcess, end_all, free_port, marked, port_taken
 from pool_managerd.reconcile import MARKER, ProcessSeen
 from tests.integration.pool_managerd.scopes import a_service
-from tests.integration.pool_managerd.support import alive, log_at, python, until
+from tests.integration.pool_managerd.support import alive, log_at, python
+from tests.support.waiting import until
 
 UP = "print('up', flush=True); import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + UP

@@ -33,7 +33,8 @@ from pool_managerd.rpc_methods import PoolMethods
 from pool_managerd.rpc_server import RpcServer
 from pool_managerd.snapshot import snapshot
 from pool_managerd.taking_over import TakingOver
-from tests.integration.pool_managerd.support import Peer, until
+from tests.integration.pool_managerd.support import Peer
+from tests.support.waiting import until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="file:/m")
 
@@ -321,7 +322,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_the_others_are_not
         assert (await slow.reader.read(MAX_FRAME_BYTES)) is not None
         while await slow.reader.read(MAX_FRAME_BYTES):
             pass
-    assert served.hub.listeners == 1
+    await until(lambda: served.hub.listeners == 1, "the end of its subscription")
     served.publish(restarts=-1)
     while (await good.read())["params"]["restarts"] != -1:
         pass

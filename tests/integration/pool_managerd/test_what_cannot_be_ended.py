@@ -27,7 +27,8 @@ from pool_managerd.process import EngineProcess, end_all, kill_now
 from pool_managerd.reconcile import Handle, ProcessSeen
 from pool_managerd.supervisor import Supervisor
 from pool_managerd.taking_over import TakingOver
-from tests.integration.pool_managerd.support import alive, log_at, python, until
+from tests.integration.pool_managerd.support import alive, log_at, python
+from tests.support.waiting import until
 
 POOL = Pool(id="gpu0", engine=Engine.LLAMACPP, model="m", timeouts=Timeouts(stop_ms=500))
 UP = "import signal; print('up', flush=True); signal.pause()"

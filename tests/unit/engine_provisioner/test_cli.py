@@ -24,8 +24,9 @@ from engine_provisioner.cli import main
 from engine_provisioner.display import shown
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.report import Result, document, exit_status, failed, readable
-from tests.integration.pool_managerd.support import alive, until
+from tests.integration.pool_managerd.support import alive
 from tests.plugins.failures import OperatorSees
+from tests.support.waiting import until
 from tests.unit.model_provisioner.heads import write_model
 
 CONFIG = """\
