@@ -28,6 +28,7 @@ from orchestratord.demand import Demand
 from orchestratord.determinism import ReplicaSet
 from orchestratord.errors import ApiError, api_error
 from orchestratord.keeper import Keeper
+from orchestratord.kept import Shown
 from orchestratord.observer import Observer
 from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
@@ -129,9 +130,10 @@ class Entrance:
             known = self._known(request)
             if known is not None:
                 return known
+            shown = await self._shown(request)
             fitting = await self._fitting(request)
-            # While its tokens were counted, a twin of this request may have come in.
-            return self._known(request) or self._admit(request, fitting, caller)
+            # While it was looked at, or its tokens were counted, a twin of this request may have come in.
+            return self._known(request) or self._admit(request, fitting, caller, shown)
         except ApiError as error:
             self._observer.rejected(error.refusal, caller)
             raise
@@ -175,6 +177,19 @@ class Entrance:
             hint = "use a new task_id for a new request"
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
+
+    async def _shown(self, request: TaskRequest) -> Shown:
+        """How it may be written down: to find out takes long for a long one, and others have their turns meanwhile."""
+        looking = self._keeper.shown(request)
+        try:
+            next(looking)
+            self._eligible(request)  # what is refused whatever its texts are is looked at no further
+            while True:
+                await asyncio.sleep(0)
+                next(looking)
+        except StopIteration as end:
+            shown: Shown = end.value
+            return shown
 
     async def _fitting(self, request: TaskRequest, *, count: bool = False) -> Fitting:
         """The eligible pools whose context holds prompt and answer; ``count``: how long it is, also where it fits."""
@@ -294,11 +309,11 @@ class Entrance:
         start_ms = self._outlook.of_new(self._outlook.demand(request, pools, tokens), pools).start_ms
         return full, start_ms, pools.isdisjoint(request.placement.prefer), min(pools)
 
-    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
+    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller, shown: Shown) -> Task:
         plan = self._plan(request, fitting, caller)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
         task = self._task(task_id, request, caller, plan)
-        self._keeper.admits(task, plan.pools)  # before anybody is told of it
+        self._keeper.admits(task, plan.pools, shown)  # before anybody is told of it
         place = self._backlog.offer(
             task_id,
             request.priority,

@@ -24,16 +24,17 @@ from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
-from contracts.tasks import Determinism, OnDisconnect, TaskState
+from contracts.tasks import Determinism, OnDisconnect, TaskRequest, TaskState
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.redaction import Redactor
+from daemon_core.secret_shapes import Steps
 from orchestratord import kept, remembered, retention
 from orchestratord.clock import Clock
 from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
 from orchestratord.database_file import DatabaseError
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
-from orchestratord.kept import Entered, Moment
+from orchestratord.kept import Entered, Moment, Shown
 from orchestratord.retention import Bounds, Totals
 from orchestratord.settling import Settling
 from orchestratord.shelf import Sealed
@@ -165,9 +166,13 @@ class Keeper:
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
-    def admits(self, task: Task, pools: frozenset[str]) -> None:
+    def shown(self, request: TaskRequest) -> Steps[Shown]:
+        """How a request may be written down."""
+        return kept.shown(request, self._redactor)
+
+    def admits(self, task: Task, pools: frozenset[str], shown: Shown) -> None:
         """A task enters the queue. Raises ApiError where it cannot be kept."""
-        entered = kept.entered(task.admission, pools, self._redactor)
+        entered = kept.entered(task.admission, pools, shown)
         try:
             self._live[task.id] = self._written(lambda: self._admit(task, entered))
         except DatabaseError as error:

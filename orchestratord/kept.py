@@ -21,6 +21,7 @@ from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Placement, Sampling, TaskRequest, TaskState
 from daemon_core.redaction import Redactor
+from daemon_core.secret_shapes import Steps
 from orchestratord.stream_log import StreamLog, pieces_of, with_pieces
 from orchestratord.task import Admission, Keeps, Run, Story, Task
 
@@ -33,6 +34,14 @@ class Entered(Message, frozen=True, kw_only=True):
     """Those that may run it."""
     veil: str | None = None
     """Set where the request held a secret, which is not in it any more."""
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A request as it may be written down."""
+
+    request: TaskRequest
+    veil: str | None = None
+    """What it is known by, where it held a secret."""
 
 
 class Past(Message, frozen=True, kw_only=True):
@@ -64,6 +73,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+SHORT = 16_384
+"""A request of so many bytes is looked at once as a whole, which most come through."""
 _INNOCENT = (b'"max_tokens":', b'"expected_tokens":', b'"first_token_ms":', b'"kv_bytes_per_token":')
 _entered = msgspec.json.Decoder(Entered)
 _past = msgspec.json.Decoder(Past)
@@ -79,17 +90,21 @@ def asks_the_same(task: Task, request: TaskRequest) -> bool:
     return task.request == request if task.veil is None else task.veil == veil_of(request)
 
 
-def entered(admission: Admission, pools: frozenset[str], redactor: Redactor) -> Entered:
-    """What is written at an admission."""
-    request, names = admission.request, tuple(sorted(pools))
+def shown(request: TaskRequest, redactor: Redactor) -> Steps[Shown]:
+    """How a request may be written down; a long one is looked at in steps."""
     encoded = _encoder.encode(request)
-    if not redactor.harmless(_values(encoded)):
-        plain = msgspec.json.decode(encoded)
-        clean = redactor.value(plain)
-        if clean != plain:
-            hidden = msgspec.structs.replace(admission, request=msgspec.convert(clean, TaskRequest))
-            return Entered(admission=hidden, pools=names, veil=veil_of(request))
-    return Entered(admission=admission, pools=names)
+    if len(encoded) <= SHORT and redactor.harmless(_values(encoded)):
+        return Shown(request)
+    plain = msgspec.json.decode(encoded)
+    clean = yield from redactor.in_steps(plain)
+    return Shown(request) if clean == plain else Shown(msgspec.convert(clean, TaskRequest), veil_of(request))
+
+
+def entered(admission: Admission, pools: frozenset[str], shown: Shown) -> Entered:
+    """What is written at an admission."""
+    if shown.veil is not None:
+        admission = msgspec.structs.replace(admission, request=shown.request)
+    return Entered(admission=admission, pools=tuple(sorted(pools)), veil=shown.veil)
 
 
 def without_names(past: bytes, redactor: Redactor) -> bytes:

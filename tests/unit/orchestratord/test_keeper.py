@@ -23,6 +23,7 @@ from daemon_core.chain import Copy, Fault, verify
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.liveness import Ailing
 from daemon_core.redaction import Redactor
+from daemon_core.secret_shapes import finished
 from orchestratord import keeper as keeper_module
 from orchestratord import kept
 from orchestratord.database import Database, Row
@@ -115,7 +116,7 @@ class Place:
             backoff_ms=0,
         )
         made = Task(admission, self.keeper)
-        self.keeper.admits(made, LANE)
+        self.keeper.admits(made, LANE, finished(self.keeper.shown(made.request)))
         return made
 
     def runs(self, task: Task, *texts: str) -> None:
