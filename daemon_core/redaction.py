@@ -41,6 +41,8 @@ class Redactor:
     def __init__(self, secrets: tuple[str, ...] = ()) -> None:
         self._spellings: set[str] = set()
         self._known: Shape | None = None
+        self.registered = 0
+        """How many secrets it was told."""
         self._usual: dict[str, bool] = {}
         for secret in secrets:
             self.register(secret)
@@ -48,13 +50,19 @@ class Redactor:
     def register(self, secret: str) -> None:
         """From now on this value appears in no text; an empty one is no secret."""
         secret = secret.strip()
-        if not secret:
+        if not secret or (spellings := _spellings(secret)) <= self._spellings:
             return
-        self._spellings |= _spellings(secret)
+        self.registered += 1
+        self._spellings |= spellings
         self._usual.clear()
         # The longest first: a secret that begins with another one must not leave its rest behind.
         longest_first = sorted(self._spellings, key=lambda spelling: (-len(spelling), spelling))
         self._known = exactly(longest_first)
+
+    @property
+    def reach(self) -> int:
+        """Whether a secret begins at a character of a text, fewer characters than this behind and before it decide."""
+        return secret_shapes.CONTEXT + (secret_shapes.REACH if self._known is None else self._known.reach)
 
     def text(self, text: str) -> str:
         """The text with ``***`` in place of every secret."""

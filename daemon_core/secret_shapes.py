@@ -15,7 +15,9 @@ from typing import NamedTuple, TypeVar
 
 MASK = "***"
 REACH = 512
-"""Whether something that looks like a secret begins at a character, so many behind it decide, and a few before it."""
+"""Whether something that looks like a secret begins at a character, so many behind it decide."""
+CONTEXT = 8
+"""So many before it."""
 CLOSE = 32
 """Marks that are nearer to each other than this are not worth looking at one by one."""
 CROWD = 16

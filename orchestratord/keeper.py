@@ -22,7 +22,6 @@ from contracts.artifacts import ID_PREFIX
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
-from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
 from contracts.tasks import Determinism, OnDisconnect, TaskRequest, TaskState
 from daemon_core.heartbeat import Heartbeats
@@ -34,6 +33,7 @@ from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
 from orchestratord.database_file import DatabaseError
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
+from orchestratord.fair_copy import FairCopy
 from orchestratord.kept import Entered, Moment, Shown
 from orchestratord.retention import Bounds, Totals
 from orchestratord.settling import Settling
@@ -52,10 +52,6 @@ AT_ONCE = 32
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
-
-
-_CLEAN, _CUT = b'"redacted":false', b'"cut":true'
-"""As only a receipt itself can say it: in a text the quotation marks are escaped."""
 
 
 NOWHERE = 0
@@ -89,12 +85,10 @@ class Keeper:
         self._clock = clock
         self._bounds = bounds
         self._seal = seal
-        self._redactor = redactor or Redactor()
+        self._fair = FairCopy(redactor or Redactor())
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
         self._settling = Settling(self._disk if durability is Durability.MACHINE else None, self._complain)
         self._live: dict[str, Living] = {}
-        self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
-        """The latest reports on which a task ran, and what is kept of them."""
         self._unwritten: dict[str, bytes] = {}
         """What strict tasks have sent that is not written ahead yet, since the disk took nothing."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
@@ -168,7 +162,7 @@ class Keeper:
 
     def shown(self, request: TaskRequest) -> Steps[Shown]:
         """How a request may be written down."""
-        return kept.shown(request, self._redactor)
+        return self._fair.request(request)
 
     def admits(self, task: Task, pools: frozenset[str], shown: Shown) -> None:
         """A task enters the queue. Raises ApiError where it cannot be kept."""
@@ -213,6 +207,10 @@ class Keeper:
         """It is about to send its first token."""
         if not self._try(lambda: self._database.speak(task.id, self._past(task))):
             self._behind.add(task.id)
+
+    def grows(self, task: Task) -> int:
+        """Its stream is long; answers with the length at which to say so again."""
+        return self._fair.grows(task)
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -328,7 +326,7 @@ class Keeper:
         receipt = None
         if sealed is not None:
             receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
-        living, stream = self._live[task.id], self._stream(task, sealed)
+        living, stream = self._live[task.id], self._fair.stream(task, sealed)
         if living.number == NOWHERE:
             living = self._live[task.id] = self._admit(task, living.entered)
         size = ROW_BYTES + living.size + len(past) + len(stream)
@@ -357,27 +355,8 @@ class Keeper:
         return artifact_id
 
     def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
-        living, run = self._live.get(task.id), task.run
-        brief = kept.brief(task.admission if living is None else living.entered.admission) if ended else None
-        served = None if run is None or run.served is None else self._lasting(run.served)
-        past = kept.past(task, artifact_id, brief, served=served)
-        # What was clean when it came in, and who served it, were looked at once.
-        clean = living is not None and living.entered.veil is None and not isinstance(task.outcome, StreamError)
-        return past if clean else kept.without_names(past, self._redactor)
-
-    def _lasting(self, served: PoolSnapshot) -> PoolSnapshot:
-        """What is kept of an engine; the same report serves many tasks."""
-        known = self._served.get(served.pool_id)
-        if known is None or known[0] is not served:
-            known = self._served[served.pool_id] = served, kept.lasting(served, self._redactor)
-        return known[1]
-
-    def _stream(self, task: Task, receipt: Sealed | None) -> bytes:
-        """Its stream, without secrets. Its receipt has looked for them already, where it has the text."""
-        frames = task.log.read(0)
-        if receipt is not None and _CLEAN in receipt.content and _CUT not in receipt.content:
-            return frames
-        return kept.without_secrets(frames, self._redactor)
+        living = self._live.get(task.id)
+        return self._fair.past(task, None if living is None else living.entered, artifact_id, ended=ended)
 
     def _settle_debts(self) -> None:
         """Write what could not be written when it came."""

@@ -79,6 +79,9 @@ class Keeps(Protocol):
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
 
+    def grows(self, task: Task) -> int:
+        """Its stream has become long; answers with the length at which to say so again."""
+
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """What is told of every frame before it is sent; None where the task is not written down ahead."""
 
@@ -119,6 +122,8 @@ class Task:
         """As admitted, or as the first of its pools showed that was ready."""
         self.log = StreamLog()
         self.log.ahead = None if keeps is None else keeps.sends(self)
+        self._long: float = math.inf if keeps is None else keeps.grows(self)
+        """How long its stream becomes before that is said."""
         self.run: Run | None = None
         self.queue_position: int | None = admission.queue_position
         self.standing: Standing | None = None
@@ -272,6 +277,8 @@ class Task:
             if self._keeps is not None:
                 self._keeps.speaks(self)
         self.log.texts(texts)
+        if self._keeps is not None and len(self.log) >= self._long:
+            self._long = self._keeps.grows(self)
 
     def said(self) -> None:
         """The engine has nothing more to say. Raises DiffersError where that is less than was sent before."""

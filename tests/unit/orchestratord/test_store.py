@@ -100,6 +100,9 @@ class Later:
 
     def sends(self, task: Task) -> None: ...
 
+    def grows(self, task: Task) -> int:
+        return 1 << 60
+
     def ends(self, task: Task, event: End | StreamError) -> None: ...
 
     def freed(self, task: Task) -> None: ...
