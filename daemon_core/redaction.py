@@ -14,7 +14,8 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from daemon_core import secret_shapes
-from daemon_core.secret_shapes import SHORT, Shape, Steps, exactly, finished, in_steps, shapeless, without_shapes
+from daemon_core.secret_shapes import SHORT, Shape, exactly, in_steps, shapeless, without_shapes
+from daemon_core.steps import Steps, finished
 
 MASK = secret_shapes.MASK
 MOST_USUAL = 256

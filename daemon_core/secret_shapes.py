@@ -10,8 +10,10 @@ takes longer than a few milliseconds whatever the text is. Values in, values out
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from daemon_core.steps import Steps, finished
 
 MASK = "***"
 REACH = 512
@@ -30,10 +32,6 @@ WINDOW_WORK = 32
 """What a window counts for."""
 LOOKED_THROUGH = 2048
 """So many characters without a mark count for one."""
-
-T = TypeVar("T")
-Steps = Generator[None, None, T]
-"""Work that may be interrupted wherever it yields."""
 
 _NAMES = r"api[_-]?key|access[_-]?key|secret(?:[_-]?access)?[_-]?key|client[_-]?secret|password|passwd|private[_-]?key"
 _WORD = r"(?-i:[a-z]{1,14})(?:[\s\"',;&)}\]]|[.:!?](?:\s|$)|$)"
@@ -159,16 +157,6 @@ def in_steps(text: str, shapes: Iterable[Shape] = SHAPES) -> Steps[str]:
         if without is not text:
             text, lowered = without, None
     return text
-
-
-def finished(steps: Steps[T]) -> T:
-    """What they come to, all at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
 
 
 def _lowered(text: str) -> str:

@@ -19,6 +19,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import Determinism, TaskForecast, TaskRequest
+from daemon_core.steps import Steps
 from orchestratord import admission, context, deadlines, determinism, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
@@ -35,6 +36,7 @@ from orchestratord.pools import PoolDirectory
 from orchestratord.prediction import Forecast
 from orchestratord.rates import Charge, Rates
 from orchestratord.store import TaskStore
+from orchestratord.taking_turns import in_turns
 from orchestratord.task import Admission, Caller, Task
 from orchestratord.turns import Bid, Turns
 
@@ -130,7 +132,7 @@ class Entrance:
             known = self._known(request)
             if known is not None:
                 return known
-            shown = await self._shown(request)
+            shown = await in_turns(self._shown(request))  # to find out takes long for a long one
             fitting = await self._fitting(request)
             # While it was looked at, or its tokens were counted, a twin of this request may have come in.
             return self._known(request) or self._admit(request, fitting, caller, shown)
@@ -178,18 +180,17 @@ class Entrance:
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
 
-    async def _shown(self, request: TaskRequest) -> Shown:
-        """How it may be written down: to find out takes long for a long one, and others have their turns meanwhile."""
+    def _shown(self, request: TaskRequest) -> Steps[Shown]:
+        """How it may be written down; what is refused whatever its texts are is looked at no further than one step."""
         looking = self._keeper.shown(request)
-        try:
-            next(looking)
-            self._eligible(request)  # what is refused whatever its texts are is looked at no further
-            while True:
-                await asyncio.sleep(0)
+        while True:
+            try:
                 next(looking)
-        except StopIteration as end:
-            shown: Shown = end.value
-            return shown
+            except StopIteration as end:
+                shown: Shown = end.value
+                return shown
+            self._eligible(request)
+            yield
 
     async def _fitting(self, request: TaskRequest, *, count: bool = False) -> Fitting:
         """The eligible pools whose context holds prompt and answer; ``count``: how long it is, also where it fits."""

@@ -12,7 +12,7 @@ from contracts.events import StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import TaskRequest
 from daemon_core.redaction import Redactor
-from daemon_core.secret_shapes import Steps
+from daemon_core.steps import Steps
 from orchestratord import kept
 from orchestratord.kept import Entered, Shown
 from orchestratord.records import MAX_TEXT_BYTES

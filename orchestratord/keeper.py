@@ -26,7 +26,7 @@ from contracts.receipts import Link
 from contracts.tasks import Determinism, OnDisconnect, TaskRequest, TaskState
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.redaction import Redactor
-from daemon_core.secret_shapes import Steps
+from daemon_core.steps import Steps
 from orchestratord import kept, remembered, retention
 from orchestratord.clock import Clock
 from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
@@ -48,7 +48,7 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 UPKEEP_S = 2.0
 LOOK_MS = 60_000.0
 AT_ONCE = 32
-"""So many are let go in one step, so that no step is long."""
+"""So many are let go or read in one step, so that no step is long."""
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
@@ -260,10 +260,16 @@ class Keeper:
         row = self._read(lambda: self._database.task(task_id), None)
         return None if row is None else remembered.ended_task(row, self._now)
 
-    def newest(self, state: TaskState | None, limit: int) -> list[Task]:
+    def newest(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
         """The newest tasks that have ended, without their streams."""
         rows: list[tuple[TaskState, bytes]] = self._read(lambda: self._database.newest(state, limit), [])
-        found = [task for task in (remembered.told(*row, self._now) for row in rows) if task is not None]
+        found, now = [], self._now
+        for number, row in enumerate(rows, 1):
+            task = remembered.told(*row, now)
+            if task is not None:
+                found.append(task)
+            if number % AT_ONCE == 0:
+                yield
         return [*found, *(task for task, _ in self._owed.values() if state in {None, task.state})]
 
     # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------

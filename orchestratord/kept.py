@@ -21,7 +21,7 @@ from contracts.events import End, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Placement, Sampling, TaskRequest, TaskState
 from daemon_core.redaction import Redactor
-from daemon_core.secret_shapes import Steps
+from daemon_core.steps import Steps
 from orchestratord.stream_log import StreamLog, pieces_of, with_pieces
 from orchestratord.task import Admission, Keeps, Run, Story, Task
 

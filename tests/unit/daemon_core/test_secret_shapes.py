@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from daemon_core import secret_shapes
 from daemon_core.redaction import MASK, Redactor
-from daemon_core.secret_shapes import CROWD, REACH, SHORT, STEP, WINDOW, exactly, finished, in_steps, without_shapes
+from daemon_core.secret_shapes import CROWD, REACH, SHORT, STEP, WINDOW, exactly, in_steps, without_shapes
+from daemon_core.steps import finished
 
 NAMES = r"api[_-]?key|access[_-]?key|secret(?:[_-]?access)?[_-]?key|client[_-]?secret|password|passwd|private[_-]?key"
 WORD = r"(?-i:[a-z]{1,14})(?:[\s\"',;&)}\]]|[.:!?](?:\s|$)|$)"
