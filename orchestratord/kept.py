@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from contracts.artifacts import canonical
 from contracts.base import Message
-from contracts.events import End, StreamError
+from contracts.events import End, Started, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Placement, Sampling, TaskRequest, TaskState
 from daemon_core.redaction import Redactor
@@ -55,6 +55,8 @@ class Past(Message, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    started: Started | None = None
+    """What its stream began with, until the task has ended: then it stands there."""
     sent: Any = None
     """What its engine was asked for, without texts, until the task has ended: then its receipt says it."""
     brief: Admission | None = None
@@ -142,6 +144,7 @@ def past(
     run, end = story.run, story.end
     if run is not None:
         run = msgspec.structs.replace(run, served=served or _bare(run.served))
+    ended = end is not None or story.error is not None
     if end is not None and artifact_id is not None:
         end = msgspec.structs.replace(end, artifact_id=artifact_id)
     return _encoder.encode(
@@ -154,7 +157,8 @@ def past(
             artifact_id=artifact_id,
             end=end,
             error=story.error,
-            sent=None if story.sent is None or end is not None or story.error is not None else Raw(story.sent),
+            started=None if ended else task.opening,
+            sent=None if story.sent is None or ended else Raw(story.sent),
             brief=brief,
         )
     )
@@ -206,6 +210,8 @@ def ended_task(admission: Admission, state: TaskState, found: Past, stream: byte
 def open_task(admission: Admission, found: Past, frames: bytes, keeps: Keeps | None) -> Task:
     """A task that was running, with what it had sent as far as that is known; it may go on, or be ended."""
     log = StreamLog.restored(frames, None)
+    if not frames and found.started is not None:
+        log.started(found.started)
     return Task.restored(admission, TaskState.RUNNING, log, _story(admission, found), keeps)
 
 

@@ -124,12 +124,15 @@ class StreamLog:
         return bytes(self._buffer[offset : end + 2])
 
     def offset_after(self, number: int) -> int:
-        """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one."""
+        """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one.
+
+        Where the tokens are lost, that is behind ``started``: who has seen one has seen that.
+        """
         seen = min(number, self.tokens - 1)
-        if seen < 0:
+        if number < 0:
             return 0
-        start = self._buffer.index(b"\nid: %d\n" % seen)
-        return self._buffer.index(b"\n\n", start) + 2
+        start = self._buffer.find(b"event: started\n") if seen < 0 else self._buffer.index(b"\nid: %d\n" % seen)
+        return 0 if start < 0 else self._buffer.index(b"\n\n", start) + 2
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Have ``wake`` called after every append; answers with what ends that."""

@@ -125,6 +125,8 @@ class Task:
         self._long: float = math.inf if keeps is None else keeps.grows(self)
         """How long its stream becomes before that is said."""
         self.run: Run | None = None
+        self.opening: Started | None = None
+        """What its stream began with, where that was told by this run of the daemon."""
         self.queue_position: int | None = admission.queue_position
         self.standing: Standing | None = None
         """What was last told of where it stands."""
@@ -230,6 +232,7 @@ class Task:
     def start(self, run: Run, event: Started) -> None:
         """The task has a slot."""
         self._run(run)
+        self.opening = event
         self.log.started(event)
 
     def start_again(self, run: Run, event: Metrics) -> None:
@@ -429,7 +432,7 @@ class Task:
             decode_ms = 0.0 if self.first_text_ms is None else now_ms - self.first_text_ms
         waited_until = now_ms if self._waited_until is None else self._waited_until
         self._end = End(
-            tokens_in=max(0, tokens_in or 0),  # an engine may say anything
+            tokens_in=self._counted if tokens_in is None else max(0, tokens_in),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
@@ -439,6 +442,12 @@ class Task:
             stream_sha256=self.log.text_sha256,
         )
         self._end_with(self._end)
+
+    @property
+    def _counted(self) -> int:
+        """The tokens of the prompt that an engine was given, where one counted them before."""
+        demand = self.admission.demand
+        return round(demand.prompt) if demand.counted and self.run is not None else 0
 
     def _end_with(self, event: End | StreamError) -> None:
         """Write the end down, and then tell of it."""

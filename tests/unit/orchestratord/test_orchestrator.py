@@ -1061,3 +1061,19 @@ async def test_who_goes_before_the_disk_has_taken_it_has_the_grace_of_any_reader
         assert not here.orchestrator.get("t").finished
         await pass_time(0.2)
         assert here.orchestrator.get("t").state is TaskState.CANCELED
+
+
+@pytest.mark.req("HP-11")
+@pytest.mark.parametrize(("counted", "told"), [(300, 300), (None, 0)])
+async def test_a_cancelled_task_tells_the_tokens_of_its_prompt_where_they_were_counted(
+    counted: int | None, told: int
+) -> None:
+    engine = ScriptedAdapter(Script(["a", HANG]))
+    engine.tokens = counted
+    async with world(engines={"p": engine}, snapshots=lambda each: snapshot(each, ctx_max=400)) as here:
+        running, waiting = [await here.submit(prompt="hello " * 200) for _ in range(2)]
+        await pass_time(1)
+        for task in (running, waiting):
+            here.orchestrator.cancel(task, "client")
+        assert end_of(running.log.read(0))["tokens_in"] == told
+        assert end_of(waiting.log.read(0))["tokens_in"] == 0  # no engine was given it
