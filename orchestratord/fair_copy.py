@@ -20,7 +20,7 @@ from orchestratord.shelf import Sealed
 from orchestratord.stream_log import StreamLog, text_of
 from orchestratord.task import Task
 
-PART_BYTES = 64 * 1024
+PART_BYTES = 32 * 1024
 """So much of a long stream is looked at at once."""
 _CLEAN, _CUT = b'"redacted":false', b'"cut":true'
 """As only a receipt itself can say it: in a text the quotation marks are escaped."""
@@ -55,16 +55,18 @@ class FairCopy:
     def grows(self, task: Task) -> int:
         """Look at what a stream has got; answers with the length at which to look again."""
         length = len(task.log)
-        if length > MAX_TEXT_BYTES:
-            self._read.setdefault(task.id, Reading(self._redactor)).on(task.log)
-        return max(MAX_TEXT_BYTES, length) + PART_BYTES
+        if length <= MAX_TEXT_BYTES:
+            return MAX_TEXT_BYTES + 1
+        reading = self._read.setdefault(task.id, Reading(self._redactor))
+        reading.part(task.log)
+        return max(length + 1, reading.offset + PART_BYTES)
 
     def stream(self, task: Task, receipt: Sealed | None) -> bytes:
         """A stream that ends with this receipt."""
         frames, read = task.log.read(0), self._read.pop(task.id, None)
         if receipt is not None and _CLEAN in receipt.content and _CUT not in receipt.content:
             return frames
-        if read is not None and read.on(task.log):
+        if read is not None and read.rest(task.log):
             return frames
         return kept.without_secrets(frames, self._redactor)
 
@@ -85,16 +87,24 @@ class Reading:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._known = redactor.registered
-        self._clean = True
-        self._offset = 0
         self._end = ""
+        self.offset = 0
+        """So far it was read."""
+        self.clean = True
 
-    def on(self, log: StreamLog) -> bool:
-        """Read what has come; whether all of it is without secrets."""
-        if self._known != self._redactor.registered:  # what was read is to be read again
-            self._clean = False
-        if self._clean:
-            text = self._end + text_of(log.read(self._offset))
-            self._clean = self._redactor.text(text) == text
-            self._offset, self._end = len(log), text[-self._redactor.reach :]
-        return self._clean
+    def rest(self, log: StreamLog) -> bool:
+        """Read all that has come; whether the whole stream is without secrets."""
+        if self._known != self._redactor.registered:  # what was read would have to be read again
+            self.clean = False
+        while self.clean and self.offset < len(log):
+            self.part(log)
+        return self.clean
+
+    def part(self, log: StreamLog) -> None:
+        """Read the next part of it."""
+        frames = log.read(self.offset, PART_BYTES)
+        self.offset += len(frames)
+        if self.clean:
+            text = self._end + text_of(frames)
+            self.clean = self._redactor.text(text) == text
+            self._end = text[-self._redactor.reach :]

@@ -71,7 +71,7 @@ def test_what_was_read_as_clean_part_by_part_is_clean_as_a_whole(parts: list[lis
     reading, clean = Reading(redactor), True
     for part in parts:
         log.texts(part)
-        clean = reading.on(log)
+        clean = reading.rest(log)
     text = text_of(log.read(0))
     assert not clean or redactor.text(text) == text
 
