@@ -1,8 +1,8 @@
 """Keeps tasks in the database: told of what becomes of them, and asked what became of them.
 
 Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs
-goes on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes
-``retention``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
+goes on, and its end is written as soon as the disk takes it. What is written is ``fair_copy``'s to say, what goes
+``room``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
 anybody is told of what was written, so that nothing can be taken back.
 """
 
@@ -27,7 +27,7 @@ from contracts.tasks import Determinism, OnDisconnect, TaskRequest, TaskState
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.redaction import Redactor
 from daemon_core.steps import Steps
-from orchestratord import kept, remembered, retention
+from orchestratord import kept, remembered
 from orchestratord.clock import Clock
 from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
 from orchestratord.database_file import DatabaseError
@@ -35,7 +35,8 @@ from orchestratord.disk import Disk
 from orchestratord.errors import api_error
 from orchestratord.fair_copy import FairCopy
 from orchestratord.kept import Entered, Moment, Shown
-from orchestratord.retention import Bounds, Totals
+from orchestratord.retention import Bounds
+from orchestratord.room import Room
 from orchestratord.settling import Settling
 from orchestratord.shelf import Sealed
 from orchestratord.task import Task
@@ -46,9 +47,8 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 """Makes the receipt of a task that ends with this event; None where it cannot be made."""
 
 UPKEEP_S = 2.0
-LOOK_MS = 60_000.0
 AT_ONCE = 32
-"""So many are let go or read in one step, so that no step is long."""
+"""So many are read in one step, so that no step is long."""
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
@@ -83,7 +83,6 @@ class Keeper:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._bounds = bounds
         self._seal = seal
         self._fair = FairCopy(redactor or Redactor())
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
@@ -98,10 +97,9 @@ class Keeper:
         self._behind: set[str] = set()
         """Tasks that have spoken, which is not written yet."""
         self._said = ""
-        self._tidied = self._looked = 0
-        """How much was written when checkpoints were made, and what is due was looked for, the last time."""
-        self._looked_ms = 0.0
-        self._totals = Totals()
+        self._tidied = 0
+        """How much was written when checkpoints were made, the last time."""
+        self._room = Room(database, bounds, clock, self._complain)
         self._next = CHAIN_START
         try:
             self._open()
@@ -153,10 +151,7 @@ class Keeper:
         """
         self._try(self._database.hold)
         self._settle_debts()
-        now_ms = self._clock.monotonic_ms()
-        if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
-            await self._let_go(beat)
-            self._looked, self._looked_ms = self._database.writes, now_ms
+        await self._room.make(beat)
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
@@ -309,7 +304,7 @@ class Keeper:
         """Find where the chain of receipts goes on, and what there is."""
         last = self._database.last_receipt()
         self._next = CHAIN_START if last is None else Link(number=last.number + 1, previous=ID_PREFIX + last.id)
-        self._totals = self._database.totals()
+        self._room.measure()
 
     def _append(self, task_id: str, frames: bytes) -> None:
         if task_id not in self._live or self._live[task_id].entered.veil is not None:
@@ -352,12 +347,11 @@ class Keeper:
         del self._live[task.id]
         self._behind.discard(task.id)
         self._unwritten.pop(task.id, None)
-        totals = self._totals
-        self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
-        if receipt is not None:
+        if receipt is None:
+            self._room.taken(receipts=0, size=size)
+        else:
             self._next = Link(number=receipt.number + 1, previous=artifact_id)
-            size += len(receipt.content) + ROW_BYTES
-            self._totals = Totals(totals.tasks + 1, totals.receipts + 1, totals.size + size)
+            self._room.taken(receipts=1, size=size + len(receipt.content) + ROW_BYTES)
         return artifact_id
 
     def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
@@ -394,26 +388,6 @@ class Keeper:
         for task_id in list(self._behind):  # last: what is known to have spoken is gone on with from what is written
             self._database.speak(task_id, self._past(self._live[task_id].task))
             self._behind.discard(task_id)
-
-    async def _let_go(self, beat: Callable[[], None]) -> None:
-        """What is too old or too much goes, a little at a time."""
-        try:
-            more = True
-            while more:
-                more = self._let_some_go() or self._database.shrink()
-                beat()
-                await asyncio.sleep(0)
-        except DatabaseError as error:
-            self._complain(error)
-
-    def _let_some_go(self) -> bool:
-        tasks, receipts = self._database.oldest_tasks(AT_ONCE), self._database.oldest_receipts(AT_ONCE)
-        due = retention.due(tasks, receipts, self._totals, self._bounds, self._clock.unix_ms())
-        if not due.task_ids and due.receipts_below is None:
-            return False
-        self._database.let_go(due.task_ids, due.receipts_below)
-        self._totals = due.left
-        return True
 
     @property
     def _now(self) -> Moment:
