@@ -97,6 +97,8 @@ class Keeper:
         self._behind: set[str] = set()
         """Tasks that have spoken, which is not written yet."""
         self._said = ""
+        self.trouble: str | None = None
+        """Why what was to be written last could not be."""
         self._tidied = 0
         """How much was written when checkpoints were made, the last time."""
         self._room = Room(database, bounds, clock, self._complain)
@@ -395,13 +397,18 @@ class Keeper:
 
     def _written(self, write: Callable[[], T]) -> T:
         """Write; into a new file where this one is damaged. Raises DatabaseError."""
+        before = self._database.writes
         try:
-            return write()
+            done = write()
         except DatabaseError as error:
             if not error.damaged:
+                self.trouble = error.message
                 raise
             self._begin_anew()
-            return write()
+            done = write()
+        if self._database.writes > before:
+            self.trouble = None
+        return done
 
     def _begin_anew(self) -> None:
         """The file is damaged: it is set aside, and the tasks that live are written into a new one.

@@ -114,6 +114,11 @@ class Orchestrator:
         """How many tasks have ended; None while one waits or runs."""
         return None if self._store.live else self._store.settled
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept right now, and so nobody comes in."""
+        return self._keeper.trouble
+
     def take_up(self) -> None:
         """Go on with what a former run of the daemon has left; before anything else comes in."""
         Restart(

@@ -342,6 +342,7 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert refusal.code is ErrorCode.POOL_UNAVAILABLE
     assert "no space left" in refusal.message
     assert refusal.hint == "make room"
+    assert place.keeper.trouble == "the task store cannot be written: no space left"
     first.texts([" two"], place.clock.monotonic)
     first.done(STOPPED_WELL, place.clock.monotonic)
     second.cancel(place.clock.monotonic)
@@ -353,6 +354,7 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert place.keeper.last == 0
     place.disk.full = False
     third = place.task("third")
+    assert place.keeper.trouble is None
     third.cancel(place.clock.monotonic)
     assert [number for number, _, _ in place.chain()] == [1, 2, 3]
     assert first.artifact_id == place.chain()[0][2]
