@@ -20,6 +20,8 @@ from daemon_core.steps import Steps, finished
 MASK = secret_shapes.MASK
 MOST_USUAL = 256
 """How many texts a Redactor remembers to hold no secret."""
+DEEPEST = 450
+"""A value that is nested deeper is not looked at."""
 AT_ONCE = 16
 """So many short texts are one step."""
 LEAST_LENGTH = 8
@@ -101,8 +103,13 @@ class Redactor:
             case _:
                 return finished(self.in_steps(value))
 
-    def in_steps(self, value: object) -> Steps[object]:
-        """The same in steps, each of which takes no longer than a few milliseconds."""
+    def in_steps(self, value: object, depth: int = 0) -> Steps[object]:
+        """The same in steps, each of which takes no longer than a few milliseconds.
+
+        Raises RecursionError for what is nested too deeply; ``depth``: how deep this is.
+        """
+        if depth > DEEPEST:
+            raise RecursionError
         match value:
             case None | bool() | int() | float():
                 return value
@@ -111,11 +118,11 @@ class Redactor:
             case str():
                 return self.text(value)
             case dict():
-                return (yield from self._members_in_steps(value))
+                return (yield from self._members_in_steps(value, depth + 1))
             case list() | tuple() | set() | frozenset():
                 items = []
                 for number, item in enumerate(value, 1):
-                    items.append((yield from self.in_steps(item)))
+                    items.append((yield from self.in_steps(item, depth + 1)))
                     if number % AT_ONCE == 0:
                         yield
                 return items
@@ -128,14 +135,14 @@ class Redactor:
             return MASK
         return self.value(value)
 
-    def _members_in_steps(self, members: Mapping[object, object]) -> Steps[dict[object, object]]:
+    def _members_in_steps(self, members: Mapping[object, object], depth: int) -> Steps[dict[object, object]]:
         clean = {}
         for number, (key, item) in enumerate(members.items(), 1):
             name = str(key)
             if isinstance(item, str) and item and (yield from _names_a_secret_in_steps(name)):
                 shown: object = MASK
             else:
-                shown = yield from self.in_steps(item)
+                shown = yield from self.in_steps(item, depth)
             clean[(yield from self.in_steps(name))] = shown
             if number % AT_ONCE == 0:
                 yield

@@ -189,6 +189,9 @@ class Entrance:
             except StopIteration as end:
                 shown: Shown = end.value
                 return shown
+            except RecursionError as error:  # nothing else in a request can be nested
+                text = "sampling.json_schema: it is nested too deeply"
+                raise api_error(ErrorCode.INVALID_PARAMS, text, field="sampling.json_schema") from error
             self._eligible(request)
             yield
 
