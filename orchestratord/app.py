@@ -260,6 +260,7 @@ async def _tell_status(context: DaemonContext, pools: PoolDirectory, orchestrato
             queued=len(orchestrator.backlog),
             running=orchestrator.runner.running,
             draining=orchestrator.draining,
+            trouble=orchestrator.trouble,
         )
         line = status_line(now)
         if line != shown:

@@ -11,6 +11,7 @@ from orchestratord.backlog import Entry
 from orchestratord.determinism import difference
 from orchestratord.occupancy import Hold
 from orchestratord.pools import PoolEntry
+from orchestratord.relay import Cut
 from orchestratord.retry import Failed
 from orchestratord.runs import Account, Ended, Seat
 from orchestratord.task import Run, Task
@@ -68,6 +69,8 @@ class Attempt:
                 return self.sent
             case Failed(may_go_on=may_go_on):
                 return may_go_on
+            case Cut(goes_on=goes_on):
+                return goes_on
             case Finished():
                 return False
 

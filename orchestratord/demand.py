@@ -35,6 +35,8 @@ class Demand(msgspec.Struct, frozen=True):
     """So many new tokens at most: what was asked for, or the rest of the context."""
     hint: int = 0
     """How many the client expects; 0 where it does not say."""
+    counted: bool = False
+    """Whether an engine has counted the prompt."""
 
 
 class Tally:
@@ -75,7 +77,7 @@ class Sum(msgspec.Struct, frozen=True):
 NOTHING = Sum(0, 0.0, 0, 0)
 
 
-def demand_of(request: TaskRequest, prompt: float, ctx_max: int) -> Demand:
+def demand_of(request: TaskRequest, prompt: float, ctx_max: int, *, counted: bool = False) -> Demand:
     """What a request asks for whose prompt has about ``prompt`` tokens, with a context of ``ctx_max``."""
     if request.workload in GENERATING:
         bound = max(1, round(ctx_max - prompt)) if request.max_tokens is None else request.max_tokens
@@ -89,7 +91,7 @@ def demand_of(request: TaskRequest, prompt: float, ctx_max: int) -> Demand:
         hinted=hint > 0,
         bound=bound.bit_length(),
     )
-    return Demand(kind=kind, prompt=prompt, bound=bound, hint=hint)
+    return Demand(kind=kind, prompt=prompt, bound=bound, hint=hint, counted=counted)
 
 
 UNKNOWN = Demand(Kind(Priority.INTERACTIVE, Workload.COMPLETION, in_session=False, hinted=False, bound=0), 0.0, 0)

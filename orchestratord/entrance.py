@@ -19,6 +19,7 @@ from adapters.base import EngineError
 from contracts.errors import ErrorCode
 from contracts.events import End
 from contracts.tasks import Determinism, TaskForecast, TaskRequest
+from daemon_core.steps import Steps
 from orchestratord import admission, context, deadlines, determinism, excerpt, kept
 from orchestratord.admission import Eligible, PoolView, Refusal
 from orchestratord.asking import generation_of
@@ -28,12 +29,14 @@ from orchestratord.demand import Demand
 from orchestratord.determinism import ReplicaSet
 from orchestratord.errors import ApiError, api_error
 from orchestratord.keeper import Keeper
+from orchestratord.kept import Shown
 from orchestratord.observer import Observer
 from orchestratord.outlook import Outlook
 from orchestratord.pools import PoolDirectory
 from orchestratord.prediction import Forecast
 from orchestratord.rates import Charge, Rates
 from orchestratord.store import TaskStore
+from orchestratord.taking_turns import in_turns
 from orchestratord.task import Admission, Caller, Task
 from orchestratord.turns import Bid, Turns
 
@@ -129,9 +132,10 @@ class Entrance:
             known = self._known(request)
             if known is not None:
                 return known
+            shown = await in_turns(self._shown(request))  # to find out takes long for a long one
             fitting = await self._fitting(request)
-            # While its tokens were counted, a twin of this request may have come in.
-            return self._known(request) or self._admit(request, fitting, caller)
+            # While it was looked at, or its tokens were counted, a twin of this request may have come in.
+            return self._known(request) or self._admit(request, fitting, caller, shown)
         except ApiError as error:
             self._observer.rejected(error.refusal, caller)
             raise
@@ -175,6 +179,21 @@ class Entrance:
             hint = "use a new task_id for a new request"
             raise api_error(ErrorCode.CONFLICT, f"task {task.id!r} exists with another body", hint, field="task_id")
         return task
+
+    def _shown(self, request: TaskRequest) -> Steps[Shown]:
+        """How it may be written down; what is refused whatever its texts are is looked at no further than one step."""
+        looking = self._keeper.shown(request)
+        while True:
+            try:
+                next(looking)
+            except StopIteration as end:
+                shown: Shown = end.value
+                return shown
+            except RecursionError as error:  # nothing else in a request can be nested
+                text = "sampling.json_schema: it is nested too deeply"
+                raise api_error(ErrorCode.INVALID_PARAMS, text, field="sampling.json_schema") from error
+            self._eligible(request)
+            yield
 
     async def _fitting(self, request: TaskRequest, *, count: bool = False) -> Fitting:
         """The eligible pools whose context holds prompt and answer; ``count``: how long it is, also where it fits."""
@@ -294,11 +313,11 @@ class Entrance:
         start_ms = self._outlook.of_new(self._outlook.demand(request, pools, tokens), pools).start_ms
         return full, start_ms, pools.isdisjoint(request.placement.prefer), min(pools)
 
-    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller) -> Task:
+    def _admit(self, request: TaskRequest, fitting: Fitting, caller: Caller, shown: Shown) -> Task:
         plan = self._plan(request, fitting, caller)
         task_id = request.task_id or f"task-{self._sources.new_id()}"
         task = self._task(task_id, request, caller, plan)
-        self._keeper.admits(task, plan.pools)  # before anybody is told of it
+        self._keeper.admits(task, plan.pools, shown)  # before anybody is told of it
         place = self._backlog.offer(
             task_id,
             request.priority,

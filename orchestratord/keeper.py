@@ -1,8 +1,8 @@
 """Keeps tasks in the database: told of what becomes of them, and asked what became of them.
 
 Decides what is done where a disk takes nothing: a new task is not let in, since it could not be kept; one that runs
-goes on, and its end is written as soon as the disk takes it. What is written is ``kept``'s to say, what goes
-``retention``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
+goes on, and its end is written as soon as the disk takes it. What is written is ``fair_copy``'s to say, what goes
+``room``'s. A damaged file is set aside and a new one begun with the tasks that live. All writing is done before
 anybody is told of what was written, so that nothing can be taken back.
 """
 
@@ -22,19 +22,21 @@ from contracts.artifacts import ID_PREFIX
 from contracts.config import Durability
 from contracts.errors import ErrorCode
 from contracts.events import End, StreamError
-from contracts.pools import PoolSnapshot
 from contracts.receipts import Link
-from contracts.tasks import Determinism, OnDisconnect, TaskState
+from contracts.tasks import Determinism, OnDisconnect, TaskRequest, TaskState
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.redaction import Redactor
-from orchestratord import kept, remembered, retention
+from daemon_core.steps import Steps
+from orchestratord import kept, remembered
 from orchestratord.clock import Clock
 from orchestratord.database import ROW_BYTES, Database, Ending, ReceiptRow, Row
 from orchestratord.database_file import DatabaseError
 from orchestratord.disk import Disk
 from orchestratord.errors import api_error
-from orchestratord.kept import Entered, Moment
-from orchestratord.retention import Bounds, Totals
+from orchestratord.fair_copy import FairCopy
+from orchestratord.kept import Entered, Moment, Shown
+from orchestratord.retention import Bounds
+from orchestratord.room import Room
 from orchestratord.settling import Settling
 from orchestratord.shelf import Sealed
 from orchestratord.task import Task
@@ -45,16 +47,11 @@ Seal = Callable[[Task, End | StreamError, Link], Sealed | None]
 """Makes the receipt of a task that ends with this event; None where it cannot be made."""
 
 UPKEEP_S = 2.0
-LOOK_MS = 60_000.0
 AT_ONCE = 32
-"""So many are let go in one step, so that no step is long."""
+"""So many are read in one step, so that no step is long."""
 CHAIN_START = Link(number=1, previous=None)
 
 T = TypeVar("T")
-
-
-_CLEAN, _CUT = b'"redacted":false', b'"cut":true'
-"""As only a receipt itself can say it: in a text the quotation marks are escaped."""
 
 
 NOWHERE = 0
@@ -86,14 +83,11 @@ class Keeper:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._bounds = bounds
         self._seal = seal
-        self._redactor = redactor or Redactor()
+        self._fair = FairCopy(redactor or Redactor())
         self._disk = None if database.path is None else Disk(database.path, lambda: self._database.writes)
         self._settling = Settling(self._disk if durability is Durability.MACHINE else None, self._complain)
         self._live: dict[str, Living] = {}
-        self._served: dict[str, tuple[PoolSnapshot, PoolSnapshot]] = {}
-        """The latest reports on which a task ran, and what is kept of them."""
         self._unwritten: dict[str, bytes] = {}
         """What strict tasks have sent that is not written ahead yet, since the disk took nothing."""
         self._owed: dict[str, tuple[Task, End | StreamError]] = {}
@@ -103,10 +97,11 @@ class Keeper:
         self._behind: set[str] = set()
         """Tasks that have spoken, which is not written yet."""
         self._said = ""
-        self._tidied = self._looked = 0
-        """How much was written when checkpoints were made, and what is due was looked for, the last time."""
-        self._looked_ms = 0.0
-        self._totals = Totals()
+        self.trouble: str | None = None
+        """Why what was to be written last could not be."""
+        self._tidied = 0
+        """How much was written when checkpoints were made, the last time."""
+        self._room = Room(database, bounds, clock, self._complain)
         self._next = CHAIN_START
         try:
             self._open()
@@ -158,16 +153,17 @@ class Keeper:
         """
         self._try(self._database.hold)
         self._settle_debts()
-        now_ms = self._clock.monotonic_ms()
-        if self._looked != self._database.writes or now_ms - self._looked_ms >= LOOK_MS:
-            await self._let_go(beat)
-            self._looked, self._looked_ms = self._database.writes, now_ms
+        await self._room.make(beat)
 
     # --- what becomes of tasks ----------------------------------------------------------------------------------------
 
-    def admits(self, task: Task, pools: frozenset[str]) -> None:
+    def shown(self, request: TaskRequest) -> Steps[Shown]:
+        """How a request may be written down."""
+        return self._fair.request(request)
+
+    def admits(self, task: Task, pools: frozenset[str], shown: Shown) -> None:
         """A task enters the queue. Raises ApiError where it cannot be kept."""
-        entered = kept.entered(task.admission, pools, self._redactor)
+        entered = kept.entered(task.admission, pools, shown)
         try:
             self._live[task.id] = self._written(lambda: self._admit(task, entered))
         except DatabaseError as error:
@@ -208,6 +204,10 @@ class Keeper:
         """It is about to send its first token."""
         if not self._try(lambda: self._database.speak(task.id, self._past(task))):
             self._behind.add(task.id)
+
+    def grows(self, task: Task) -> int:
+        """Its stream is long; answers with the length at which to say so again."""
+        return self._fair.grows(task)
 
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """Strict tasks are written down ahead, so that they can be run again behind what was sent."""
@@ -257,10 +257,16 @@ class Keeper:
         row = self._read(lambda: self._database.task(task_id), None)
         return None if row is None else remembered.ended_task(row, self._now)
 
-    def newest(self, state: TaskState | None, limit: int) -> list[Task]:
+    def newest(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
         """The newest tasks that have ended, without their streams."""
         rows: list[tuple[TaskState, bytes]] = self._read(lambda: self._database.newest(state, limit), [])
-        found = [task for task in (remembered.told(*row, self._now) for row in rows) if task is not None]
+        found, now = [], self._now
+        for number, row in enumerate(rows, 1):
+            task = remembered.told(*row, now)
+            if task is not None:
+                found.append(task)
+            if number % AT_ONCE == 0:
+                yield
         return [*found, *(task for task, _ in self._owed.values() if state in {None, task.state})]
 
     # --- receipts: orchestratord.ledger -------------------------------------------------------------------------------
@@ -300,7 +306,7 @@ class Keeper:
         """Find where the chain of receipts goes on, and what there is."""
         last = self._database.last_receipt()
         self._next = CHAIN_START if last is None else Link(number=last.number + 1, previous=ID_PREFIX + last.id)
-        self._totals = self._database.totals()
+        self._room.measure()
 
     def _append(self, task_id: str, frames: bytes) -> None:
         if task_id not in self._live or self._live[task_id].entered.veil is not None:
@@ -323,7 +329,7 @@ class Keeper:
         receipt = None
         if sealed is not None:
             receipt = ReceiptRow(self._next.number, sealed.name, task.id, now_ms, sealed.content)
-        living, stream = self._live[task.id], self._stream(task, sealed)
+        living, stream = self._live[task.id], self._fair.stream(task, sealed)
         if living.number == NOWHERE:
             living = self._live[task.id] = self._admit(task, living.entered)
         size = ROW_BYTES + living.size + len(past) + len(stream)
@@ -343,36 +349,16 @@ class Keeper:
         del self._live[task.id]
         self._behind.discard(task.id)
         self._unwritten.pop(task.id, None)
-        totals = self._totals
-        self._totals = Totals(totals.tasks + 1, totals.receipts, totals.size + size)
-        if receipt is not None:
+        if receipt is None:
+            self._room.taken(receipts=0, size=size)
+        else:
             self._next = Link(number=receipt.number + 1, previous=artifact_id)
-            size += len(receipt.content) + ROW_BYTES
-            self._totals = Totals(totals.tasks + 1, totals.receipts + 1, totals.size + size)
+            self._room.taken(receipts=1, size=size + len(receipt.content) + ROW_BYTES)
         return artifact_id
 
     def _past(self, task: Task, artifact_id: str | None = None, *, ended: bool = False) -> bytes:
-        living, run = self._live.get(task.id), task.run
-        brief = kept.brief(task.admission if living is None else living.entered.admission) if ended else None
-        served = None if run is None or run.served is None else self._lasting(run.served)
-        past = kept.past(task, artifact_id, brief, served=served)
-        # What was clean when it came in, and who served it, were looked at once.
-        clean = living is not None and living.entered.veil is None and not isinstance(task.outcome, StreamError)
-        return past if clean else kept.without_names(past, self._redactor)
-
-    def _lasting(self, served: PoolSnapshot) -> PoolSnapshot:
-        """What is kept of an engine; the same report serves many tasks."""
-        known = self._served.get(served.pool_id)
-        if known is None or known[0] is not served:
-            known = self._served[served.pool_id] = served, kept.lasting(served, self._redactor)
-        return known[1]
-
-    def _stream(self, task: Task, receipt: Sealed | None) -> bytes:
-        """Its stream, without secrets. Its receipt has looked for them already, where it has the text."""
-        frames = task.log.read(0)
-        if receipt is not None and _CLEAN in receipt.content and _CUT not in receipt.content:
-            return frames
-        return kept.without_secrets(frames, self._redactor)
+        living = self._live.get(task.id)
+        return self._fair.past(task, None if living is None else living.entered, artifact_id, ended=ended)
 
     def _settle_debts(self) -> None:
         """Write what could not be written when it came."""
@@ -405,39 +391,24 @@ class Keeper:
             self._database.speak(task_id, self._past(self._live[task_id].task))
             self._behind.discard(task_id)
 
-    async def _let_go(self, beat: Callable[[], None]) -> None:
-        """What is too old or too much goes, a little at a time."""
-        try:
-            more = True
-            while more:
-                more = self._let_some_go() or self._database.shrink()
-                beat()
-                await asyncio.sleep(0)
-        except DatabaseError as error:
-            self._complain(error)
-
-    def _let_some_go(self) -> bool:
-        tasks, receipts = self._database.oldest_tasks(AT_ONCE), self._database.oldest_receipts(AT_ONCE)
-        due = retention.due(tasks, receipts, self._totals, self._bounds, self._clock.unix_ms())
-        if not due.task_ids and due.receipts_below is None:
-            return False
-        self._database.let_go(due.task_ids, due.receipts_below)
-        self._totals = due.left
-        return True
-
     @property
     def _now(self) -> Moment:
         return Moment(self._clock.monotonic_ms(), self._clock.unix_ms())
 
     def _written(self, write: Callable[[], T]) -> T:
         """Write; into a new file where this one is damaged. Raises DatabaseError."""
+        before = self._database.writes
         try:
-            return write()
+            done = write()
         except DatabaseError as error:
             if not error.damaged:
+                self.trouble = error.message
                 raise
             self._begin_anew()
-            return write()
+            done = write()
+        if self._database.writes > before:
+            self.trouble = None
+        return done
 
     def _begin_anew(self) -> None:
         """The file is damaged: it is set aside, and the tasks that live are written into a new one.

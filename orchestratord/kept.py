@@ -17,10 +17,11 @@ from msgspec import Raw
 
 from contracts.artifacts import canonical
 from contracts.base import Message
-from contracts.events import End, StreamError
+from contracts.events import End, Started, StreamError
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Placement, Sampling, TaskRequest, TaskState
 from daemon_core.redaction import Redactor
+from daemon_core.steps import Steps
 from orchestratord.stream_log import StreamLog, pieces_of, with_pieces
 from orchestratord.task import Admission, Keeps, Run, Story, Task
 
@@ -35,6 +36,14 @@ class Entered(Message, frozen=True, kw_only=True):
     """Set where the request held a secret, which is not in it any more."""
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """A request as it may be written down."""
+
+    request: TaskRequest
+    veil: str | None = None
+    """What it is known by, where it held a secret."""
+
+
 class Past(Message, frozen=True, kw_only=True):
     """How far a task came. Spans in milliseconds from its admission."""
 
@@ -46,6 +55,8 @@ class Past(Message, frozen=True, kw_only=True):
     artifact_id: str | None = None
     end: End | None = None
     error: StreamError | None = None
+    started: Started | None = None
+    """What its stream began with, until the task has ended: then it stands there."""
     sent: Any = None
     """What its engine was asked for, without texts, until the task has ended: then its receipt says it."""
     brief: Admission | None = None
@@ -64,6 +75,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+SHORT = 16_384
+"""A request of so many bytes is looked at once as a whole, which most come through."""
 _INNOCENT = (b'"max_tokens":', b'"expected_tokens":', b'"first_token_ms":', b'"kv_bytes_per_token":')
 _entered = msgspec.json.Decoder(Entered)
 _past = msgspec.json.Decoder(Past)
@@ -79,17 +92,21 @@ def asks_the_same(task: Task, request: TaskRequest) -> bool:
     return task.request == request if task.veil is None else task.veil == veil_of(request)
 
 
-def entered(admission: Admission, pools: frozenset[str], redactor: Redactor) -> Entered:
-    """What is written at an admission."""
-    request, names = admission.request, tuple(sorted(pools))
+def shown(request: TaskRequest, redactor: Redactor) -> Steps[Shown]:
+    """How a request may be written down; a long one is looked at in steps."""
     encoded = _encoder.encode(request)
-    if not redactor.harmless(_values(encoded)):
-        plain = msgspec.json.decode(encoded)
-        clean = redactor.value(plain)
-        if clean != plain:
-            hidden = msgspec.structs.replace(admission, request=msgspec.convert(clean, TaskRequest))
-            return Entered(admission=hidden, pools=names, veil=veil_of(request))
-    return Entered(admission=admission, pools=names)
+    if len(encoded) <= SHORT and redactor.harmless(_values(encoded)):
+        return Shown(request)
+    plain = msgspec.json.decode(encoded)
+    clean = yield from redactor.in_steps(plain)
+    return Shown(request) if clean == plain else Shown(msgspec.convert(clean, TaskRequest), veil_of(request))
+
+
+def entered(admission: Admission, pools: frozenset[str], shown: Shown) -> Entered:
+    """What is written at an admission."""
+    if shown.veil is not None:
+        admission = msgspec.structs.replace(admission, request=shown.request)
+    return Entered(admission=admission, pools=tuple(sorted(pools)), veil=shown.veil)
 
 
 def without_names(past: bytes, redactor: Redactor) -> bytes:
@@ -127,6 +144,7 @@ def past(
     run, end = story.run, story.end
     if run is not None:
         run = msgspec.structs.replace(run, served=served or _bare(run.served))
+    ended = end is not None or story.error is not None
     if end is not None and artifact_id is not None:
         end = msgspec.structs.replace(end, artifact_id=artifact_id)
     return _encoder.encode(
@@ -139,7 +157,8 @@ def past(
             artifact_id=artifact_id,
             end=end,
             error=story.error,
-            sent=None if story.sent is None or end is not None or story.error is not None else Raw(story.sent),
+            started=None if ended else task.opening,
+            sent=None if story.sent is None or ended else Raw(story.sent),
             brief=brief,
         )
     )
@@ -191,6 +210,8 @@ def ended_task(admission: Admission, state: TaskState, found: Past, stream: byte
 def open_task(admission: Admission, found: Past, frames: bytes, keeps: Keeps | None) -> Task:
     """A task that was running, with what it had sent as far as that is known; it may go on, or be ended."""
     log = StreamLog.restored(frames, None)
+    if not frames and found.started is not None:
+        log.started(found.started)
     return Task.restored(admission, TaskState.RUNNING, log, _story(admission, found), keeps)
 
 

@@ -40,6 +40,8 @@ class Observer:
         self._jobs = jobs
         self._telling: dict[str, asyncio.TimerHandle] = {}
         self._seen: dict[str, PoolSnapshot] = {}
+        self._overrun: set[str] = set()
+        """The pools of which that was said."""
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,15 @@ class Observer:
             return
         latency = (run.engine, run.engine_version, run.pool_id, task.request.priority)
         self._metrics.child(self._metrics.decode, *latency).observe(end.decode_time_ms)
+
+    def cut(self, task: Task) -> None:
+        """The engine went on behind ``max_tokens``. Said once of each pool: one that does so does it each time."""
+        run = task.run
+        if run is None or run.pool_id in self._overrun:
+            return
+        self._overrun.add(run.pool_id)
+        text = "the engine of pool %s does not stop at max_tokens: what it says beyond is not passed on"
+        log.warning(text, run.pool_id, extra=_context(task, _run_labels(task)))
 
     def canceled(self, task: Task, reason: str) -> None:
         """A task was canceled: by its client, or because nobody listened any more."""

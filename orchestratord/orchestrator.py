@@ -19,6 +19,7 @@ from contracts.pools import PoolSnapshot
 from contracts.tasks import Determinism, OnDisconnect, TaskForecast, TaskRequest, TaskState
 from daemon_core.deadline import in_time
 from daemon_core.heartbeat import Heartbeats
+from daemon_core.steps import Steps, finished
 from orchestratord import admission, determinism, recovery, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
@@ -112,6 +113,11 @@ class Orchestrator:
     def rested(self) -> int | None:
         """How many tasks have ended; None while one waits or runs."""
         return None if self._store.live else self._store.settled
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept right now, and so nobody comes in."""
+        return self._keeper.trouble
 
     def take_up(self) -> None:
         """Go on with what a former run of the daemon has left; before anything else comes in."""
@@ -216,7 +222,11 @@ class Orchestrator:
 
     def select(self, state: TaskState | None, limit: int) -> list[Task]:
         """The newest tasks."""
-        chosen = self._store.select(state, limit)
+        return finished(self.selected(state, limit))
+
+    def selected(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
+        """The same, in steps."""
+        chosen = yield from self._store.select(state, limit)
         for task in chosen:
             self._locate(task)
         return chosen

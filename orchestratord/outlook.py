@@ -175,7 +175,8 @@ class Outlook:
         """What a request asks for; ``counted``: the tokens of its prompt, where an engine has said them."""
         entries = self._pools.of(pools)
         prompt = float(counted) if counted is not None else self.prompt_tokens(request, entries)
-        return demand_of(request, prompt, max(entry.ctx_max for entry in entries))
+        widest = max(entry.ctx_max for entry in entries)
+        return demand_of(request, prompt, widest, counted=counted is not None)
 
     def prompt_tokens(self, request: TaskRequest, entries: list[PoolEntry]) -> float:
         """About how many tokens a request has for the engine to read, from the length of its texts."""

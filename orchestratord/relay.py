@@ -1,9 +1,11 @@
 """From an engine's stream to a task's log: the hot loop.
 
 Decides nothing but when to give up: at the wall limit of the pool, counted from the start, at its idle limit, counted
-from the first token on, since a long prompt is silence too, and where an engine sends more than any answer has. What an
-engine sends to keep a connection alive is no token and feeds nothing. Everything that one read of the engine brings
-becomes one append to the log. Never retries, and leaves the connection to the engine closed on every way out.
+from the first token on, since a long prompt is silence too, and where an engine sends more than any answer has; and
+that an answer is at its end with ``max_tokens`` pieces, also where the engine goes on. A piece is one token at the
+least, so nothing that an engine may send is cut. What an engine sends to keep a connection alive is no token and feeds
+nothing. Everything that one read of the engine brings becomes one append to the log. Never retries, and leaves the
+connection to the engine closed on every way out.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import msgspec
 
 from adapters.base import Batch, EngineError, Failure, Finished, Generation
 from contracts.errors import ErrorCode
+from contracts.events import FinishReason
 from orchestratord.clock import Clock
 from orchestratord.continuation import DiffersError
 from orchestratord.retry import Failed
@@ -34,6 +37,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     wall_ms: float
     idle_ms: float
+
+
+class Cut(Finished, frozen=True, kw_only=True):
+    """The end of an answer of which the engine has sent more than was asked for."""
+
+    goes_on: bool
+    """Whether the engine had more to say."""
 
 
 class Source(Protocol):
@@ -58,10 +68,13 @@ async def relay(
     engine's connection at once.
     """
     watchdog = _Watchdog(limits)
+    room = math.inf if generation.max_tokens is None else generation.max_tokens
     try:
         async with watchdog, source.submit(generation) as batches:
             begun()
-            async for batch in batches:
+            async for each in batches:
+                room -= len(each.texts)
+                batch = each if room >= 0 else _cut(each, int(room))
                 if batch.texts:
                     watchdog.token()
                     if len(task.log) > MAX_STREAM_BYTES:
@@ -85,6 +98,13 @@ async def relay(
     except TimeoutError:
         return _given_up(limits, wall=watchdog.wall_hit, silent=watchdog.silent)
     return _failed(EngineError(Failure.BROKEN, "the engine's stream ended without its final event"))
+
+
+def _cut(batch: Batch, surplus: int) -> Batch:
+    """The last of an engine that does not stop; ``surplus``: how many pieces are too many, below zero."""
+    ended = batch.finished
+    tokens_in = None if ended is None else ended.tokens_in
+    return Batch(batch.texts[:surplus], Cut(reason=FinishReason.LENGTH, tokens_in=tokens_in, goes_on=ended is None))
 
 
 def _given_up(limits: Limits, *, wall: bool, silent: bool) -> Failed:

@@ -30,7 +30,7 @@ from orchestratord.observer import Observer
 from orchestratord.occupancy import Occupancy
 from orchestratord.placement import Replica
 from orchestratord.pools import PoolDirectory, PoolEntry
-from orchestratord.relay import Limits, relay
+from orchestratord.relay import Cut, Limits, relay
 from orchestratord.release import PATIENCE_MS, SHARED_PATIENCE_MS, Leave, Releases
 from orchestratord.retry import Failed
 from orchestratord.runs import Listener, Nobody, Seat
@@ -251,10 +251,8 @@ class Runner:
         attempt.outcome, attempt.ended_ms = outcome, now_ms
         try:
             change = self._report(attempt, now_ms)
-            if isinstance(
-                outcome, Finished
-            ):  # the engine itself has ended it: the next one need not wait for the books
-                self._free(attempt, None)
+            if isinstance(outcome, Finished) and not attempt.may_go_on:
+                self._free(attempt, None)  # the engine itself has ended it: the next one need not wait for the books
             if change is not None:
                 task.tell(change)
             self._conclude(attempt, outcome, now_ms)
@@ -275,6 +273,8 @@ class Runner:
         task = attempt.task
         if isinstance(outcome, Finished):
             self._looks.worked(attempt.adapter)
+            if isinstance(outcome, Cut):
+                self._observer.cut(task)
             task.done(outcome, now_ms)
             try:
                 self._observer.done(task)

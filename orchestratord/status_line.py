@@ -15,6 +15,8 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
     queued: int
     running: int
     draining: bool
+    trouble: str | None = None
+    """Why nobody can be let in."""
 
 
 def status_line(now: Present) -> str:
@@ -24,4 +26,5 @@ def status_line(now: Present) -> str:
         kept = f"; {now.queued} queued for the next start" if now.queued else ""
         return f"draining, {streams}{kept}"
     away = "" if now.managed else "; pool-managerd is away"
-    return f"{now.ready}/{now.pools} pools ready, {now.queued} queued, {now.running} running{away}"
+    trouble = "" if now.trouble is None else f"; {now.trouble}"
+    return f"{now.ready}/{now.pools} pools ready, {now.queued} queued, {now.running} running{away}{trouble}"

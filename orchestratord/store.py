@@ -7,10 +7,10 @@ not ended. What is kept for longer, and how, is the ``keeper``'s.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Protocol
 
 from contracts.tasks import TaskState
+from daemon_core.steps import Steps
 from orchestratord.task import Task
 
 AT_HAND = 256
@@ -25,7 +25,7 @@ class Past(Protocol):
     def task(self, task_id: str) -> Task | None:
         """One of them, with its stream."""
 
-    def newest(self, state: TaskState | None, limit: int) -> Iterable[Task]:
+    def newest(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
         """The newest, of one state where that is asked for; without their streams."""
 
 
@@ -73,10 +73,12 @@ class TaskStore:
             _, (_, size) = self._latest.popitem(last=False)
             self._latest_bytes -= size
 
-    def select(self, state: TaskState | None, limit: int) -> list[Task]:
+    def select(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
         """The newest tasks, of one state where that is asked for."""
-        known = {task.id: task for task in self._past.newest(state, limit)}
-        known |= {task.id: task for task in (*self._at_hand(), *self._live.values())}
+        lived = self._live.copy()  # those of them that end meanwhile were not read with the ended ones
+        past = yield from self._past.newest(state, limit)
+        known = {task.id: task for task in past}
+        known |= lived | {task.id: task for task in (*self._at_hand(), *self._live.values())}
         chosen = [task for task in known.values() if state is None or task.state is state]
         return sorted(chosen, key=_newest_first)[:limit]
 

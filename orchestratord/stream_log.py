@@ -37,7 +37,8 @@ class StreamLog:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._hash = hashlib.sha256()
+        self._hash: hashlib._Hash | None = hashlib.sha256()
+        """None for one that was read again and has ended: it will take nothing more, and nearly nobody asks."""
         self._wakers: list[Callable[[], None]] = []
         self.tokens = 0
         """How many token events there are: the number of the next one."""
@@ -52,10 +53,11 @@ class StreamLog:
         """A log from its frames; with an outcome it has ended, and that is its last frame."""
         log = cls()
         log._buffer += frames
-        pieces = pieces_of(frames)
-        log.tokens = len(pieces)
-        log._hash.update("".join(pieces).encode())
-        if outcome is not None:
+        log.tokens = frames.count(b"event: token\nid: ")
+        if outcome is None:
+            log._hash = hashlib.sha256(text_of(frames).encode())
+        else:
+            log._hash = None
             log.finish(outcome)
         return log
 
@@ -70,7 +72,8 @@ class StreamLog:
     @property
     def text_sha256(self) -> str:
         """Over the concatenated UTF-8 of every token's text so far."""
-        return self._hash.hexdigest()
+        known = self._hash or hashlib.sha256(text_of(self._buffer).encode())
+        return known.hexdigest()
 
     @property
     def readers(self) -> int:
@@ -92,7 +95,8 @@ class StreamLog:
             for number, text in enumerate(texts, self.tokens)
         ]
         self._append(b"".join(frames), tokens=len(texts))
-        self._hash.update("".join(texts).encode())
+        if self._hash is not None:
+            self._hash.update("".join(texts).encode())
 
     def finish(self, event: End | StreamError) -> None:
         """Close with the one terminal event."""
@@ -110,7 +114,9 @@ class StreamLog:
 
         No more than ``limit`` bytes, cut between two frames; a frame that is larger comes alone.
         """
-        if limit is None or len(self._buffer) - offset <= limit:
+        if limit is None:
+            return memoryview(self._buffer)[offset:].tobytes()  # copied once
+        if len(self._buffer) - offset <= limit:
             return bytes(self._buffer[offset:])
         end = self._buffer.rfind(b"\n\n", offset, offset + limit)
         if end < 0:
@@ -118,12 +124,15 @@ class StreamLog:
         return bytes(self._buffer[offset : end + 2])
 
     def offset_after(self, number: int) -> int:
-        """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one."""
+        """Where a reader goes on that has seen the token ``number``; 0 for -1, the last token's end for a later one.
+
+        Where the tokens are lost, that is behind ``started``: who has seen one has seen that.
+        """
         seen = min(number, self.tokens - 1)
-        if seen < 0:
+        if number < 0:
             return 0
-        start = self._buffer.index(b"\nid: %d\n" % seen)
-        return self._buffer.index(b"\n\n", start) + 2
+        start = self._buffer.find(b"event: started\n") if seen < 0 else self._buffer.index(b"\nid: %d\n" % seen)
+        return 0 if start < 0 else self._buffer.index(b"\n\n", start) + 2
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Have ``wake`` called after every append; answers with what ends that."""
@@ -147,7 +156,7 @@ _PIECE = re.compile(rb'\ndata: \{"t":"(.*)","i":')
 """A ``token`` event. A quotation mark inside a text is escaped, so a bare one ends it, and a line holds one event."""
 
 
-def text_of(frames: bytes) -> str:
+def text_of(frames: bytes | bytearray) -> str:
     """The text of a stream: that of all its ``token`` events."""
     # JSON escapes each character by itself, so the escaped pieces together are the whole text escaped.
     return msgspec.json.decode(b'"%b"' % b"".join(_PIECE.findall(frames)), type=str)

@@ -79,6 +79,9 @@ class Keeps(Protocol):
     def speaks(self, task: Task) -> None:
         """It is about to send its first token."""
 
+    def grows(self, task: Task) -> int:
+        """Its stream has become long; answers with the length at which to say so again."""
+
     def sends(self, task: Task) -> Callable[[bytes], None] | None:
         """What is told of every frame before it is sent; None where the task is not written down ahead."""
 
@@ -119,7 +122,11 @@ class Task:
         """As admitted, or as the first of its pools showed that was ready."""
         self.log = StreamLog()
         self.log.ahead = None if keeps is None else keeps.sends(self)
+        self._long: float = math.inf if keeps is None else keeps.grows(self)
+        """How long its stream becomes before that is said."""
         self.run: Run | None = None
+        self.opening: Started | None = None
+        """What its stream began with, where that was told by this run of the daemon."""
         self.queue_position: int | None = admission.queue_position
         self.standing: Standing | None = None
         """What was last told of where it stands."""
@@ -225,6 +232,7 @@ class Task:
     def start(self, run: Run, event: Started) -> None:
         """The task has a slot."""
         self._run(run)
+        self.opening = event
         self.log.started(event)
 
     def start_again(self, run: Run, event: Metrics) -> None:
@@ -272,6 +280,8 @@ class Task:
             if self._keeps is not None:
                 self._keeps.speaks(self)
         self.log.texts(texts)
+        if self._keeps is not None and len(self.log) >= self._long:
+            self._long = self._keeps.grows(self)
 
     def said(self) -> None:
         """The engine has nothing more to say. Raises DiffersError where that is less than was sent before."""
@@ -422,7 +432,7 @@ class Task:
             decode_ms = 0.0 if self.first_text_ms is None else now_ms - self.first_text_ms
         waited_until = now_ms if self._waited_until is None else self._waited_until
         self._end = End(
-            tokens_in=max(0, tokens_in or 0),  # an engine may say anything
+            tokens_in=self._counted if tokens_in is None else max(0, tokens_in),  # an engine may say anything
             tokens_out=self.log.tokens if tokens_out is None else max(0, tokens_out),
             decode_time_ms=round(decode_ms),
             decode_ms=round(decode_ms),
@@ -432,6 +442,12 @@ class Task:
             stream_sha256=self.log.text_sha256,
         )
         self._end_with(self._end)
+
+    @property
+    def _counted(self) -> int:
+        """The tokens of the prompt that an engine was given, where one counted them before."""
+        demand = self.admission.demand
+        return round(demand.prompt) if demand.counted and self.run is not None else 0
 
     def _end_with(self, event: End | StreamError) -> None:
         """Write the end down, and then tell of it."""

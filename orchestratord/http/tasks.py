@@ -11,6 +11,7 @@ from contracts.base import nearest
 from contracts.errors import ErrorCode
 from contracts.tasks import TaskList, TaskRequest, TaskState
 from daemon_core.redaction import Redactor
+from daemon_core.steps import Steps
 from orchestratord.errors import api_error
 from orchestratord.http.edge import CORRELATION_ID, IDENTITY, json_response, refuse_secrets
 from orchestratord.http.errors import decode
@@ -18,7 +19,11 @@ from orchestratord.http.queries import number
 from orchestratord.http.sessions import SESSION
 from orchestratord.http.stream import EVENT_STREAM, Streams
 from orchestratord.orchestrator import Orchestrator
+from orchestratord.taking_turns import in_turns
 from orchestratord.task import Caller, Task
+
+AT_ONCE = 64
+"""So many are told of in one step."""
 
 
 class TaskRoutes:
@@ -64,9 +69,17 @@ class TaskRoutes:
             hint = nearest(state, known)
             raise api_error(ErrorCode.INVALID_PARAMS, f"{state!r} is no task state", hint, field="state")
         count = number(request, "limit", 50, least=1, most=1000)
-        tasks = self._orchestrator.select(TaskState(state) if state else None, count)
+        found = await in_turns(self._list(TaskState(state) if state else None, count))
         await self._orchestrator.settled()
-        return json_response(TaskList(tasks=tuple(task.status for task in tasks)))
+        return json_response(found)
+
+    def _list(self, state: TaskState | None, count: int) -> Steps[TaskList]:
+        told = []
+        for task in (yield from self._orchestrator.selected(state, count)):
+            told.append(task.status)
+            if len(told) % AT_ONCE == 0:
+                yield
+        return TaskList(tasks=tuple(told))
 
     async def status(self, request: web.Request) -> web.Response:
         """``GET /v1/tasks/{id}``."""

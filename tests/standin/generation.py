@@ -27,8 +27,9 @@ class Generation:
         self._job = job
         self._started = False
         own = self._knobs.tokens
-        self._limited = job.limit is not None and (own is None or job.limit <= own)
-        self._total = job.limit if self._limited and job.limit is not None else TOKENS if own is None else own
+        limit = job.limit if self._knobs.heeds_limit else None
+        self._limited = limit is not None and (own is None or limit <= own)
+        self._total = limit if self._limited and limit is not None else TOKENS if own is None else own
 
     async def run(self) -> None:
         stats = self._engine.stats

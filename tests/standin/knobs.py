@@ -71,6 +71,8 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tokens: Count | None = None
     """A generation ends by itself after so many; what the client asks for may end it earlier. Without both it has
     16."""
+    heeds_limit: bool = True
+    """Whether it ends where the client asked for no more, as not every server of the OpenAI protocol does."""
     words: Annotated[tuple[str, ...], Meta(min_length=1)] = (
         " one",
         " two",

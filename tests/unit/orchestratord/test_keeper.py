@@ -23,6 +23,7 @@ from daemon_core.chain import Copy, Fault, verify
 from daemon_core.heartbeat import Heartbeats
 from daemon_core.liveness import Ailing
 from daemon_core.redaction import Redactor
+from daemon_core.steps import finished
 from orchestratord import keeper as keeper_module
 from orchestratord import kept
 from orchestratord.database import Database, Row
@@ -115,7 +116,7 @@ class Place:
             backoff_ms=0,
         )
         made = Task(admission, self.keeper)
-        self.keeper.admits(made, LANE)
+        self.keeper.admits(made, LANE, finished(self.keeper.shown(made.request)))
         return made
 
     def runs(self, task: Task, *texts: str) -> None:
@@ -185,9 +186,9 @@ def test_an_ended_task_is_told_of_by_the_next_process_as_it_was(place: Place) ->
     assert again.log.read(0) == stream
     assert again.accepted == task.accepted
     assert again.request == task.request
-    [listed] = place.keeper.newest(None, 10)
+    [listed] = finished(place.keeper.newest(None, 10))
     assert listed.status == before
-    assert place.keeper.newest(TaskState.FAILED, 10) == []
+    assert finished(place.keeper.newest(TaskState.FAILED, 10)) == []
 
 
 def test_the_key_of_an_engine_is_not_written(place: Place) -> None:
@@ -341,6 +342,7 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert refusal.code is ErrorCode.POOL_UNAVAILABLE
     assert "no space left" in refusal.message
     assert refusal.hint == "make room"
+    assert place.keeper.trouble == "the task store cannot be written: no space left"
     first.texts([" two"], place.clock.monotonic)
     first.done(STOPPED_WELL, place.clock.monotonic)
     second.cancel(place.clock.monotonic)
@@ -352,6 +354,7 @@ def test_on_a_full_disk_nobody_comes_in_and_everybody_ends(place: Place, caplog:
     assert place.keeper.last == 0
     place.disk.full = False
     third = place.task("third")
+    assert not place.keeper.trouble
     third.cancel(place.clock.monotonic)
     assert [number for number, _, _ in place.chain()] == [1, 2, 3]
     assert first.artifact_id == place.chain()[0][2]
@@ -408,7 +411,7 @@ async def test_a_store_that_lets_much_go_is_alive(place: Place, monkeypatch: pyt
     ailing: list[Ailing] = []
     async with asyncio.TaskGroup() as group:
         running = group.create_task(keeper.run(beats))
-        while len(keeper.newest(None, 2)) > 1:
+        while len(finished(keeper.newest(None, 2))) > 1:
             ailing += beats.look(2.0, 30.0)  # as if each step had taken two seconds
             await asyncio.sleep(0)
         running.cancel()
@@ -487,14 +490,14 @@ def test_a_damaged_file_that_cannot_be_replaced_at_once_is_replaced_later(
             with pytest.raises(ApiError):
                 place.task(f"refused{number}")
         waits.cancel(place.clock.monotonic)
-    assert place.keeper.newest(None, 9) == [waits]
+    assert finished(place.keeper.newest(None, 9)) == [waits]
     place.task("late")
     assert caplog.text.count("no space left") == 1
     assert len(list(place.path.parent.glob("*.damaged-*Z"))) == 1
     keeper = place.again()
     assert [row.id for row in keeper.unended()] == ["strict", "late"]
     assert keeper.journal("strict") == strict.log.read(0)
-    assert [task.id for task in keeper.newest(None, 9)] == ["waits"]
+    assert [task.id for task in finished(keeper.newest(None, 9))] == ["waits"]
 
 
 @pytest.mark.parametrize("moment", ["before end", "before admit", "before append"])
@@ -585,7 +588,7 @@ async def test_what_is_too_old_or_too_much_goes_and_the_chain_stays_whole(place:
         place.task(f"t{number}").cancel(place.clock.monotonic)
         place.clock.passes(1_000)
     await keeper.look_after()
-    assert [task.id for task in keeper.newest(None, 1000)] == [f"t{number}" for number in range(99, 59, -1)]
+    assert [task.id for task in finished(keeper.newest(None, 1000))] == [f"t{number}" for number in range(99, 59, -1)]
     assert len(place.chain()) == 100
     place.clock.passes(950_000)
     await keeper.look_after()
@@ -595,7 +598,7 @@ async def test_what_is_too_old_or_too_much_goes_and_the_chain_stays_whole(place:
     place.clock.passes(10_000_000)
     await keeper.look_after()
     assert [number for number, _, _ in place.chain()] == [100]
-    assert keeper.newest(None, 10) == []
+    assert finished(keeper.newest(None, 10)) == []
     keeper = place.again()
     assert keeper.next.number == 101
 
@@ -723,5 +726,5 @@ def test_a_new_file_that_takes_nothing_yet_gets_all_who_live_as_they_end(place: 
     place.disk.full = False
     second.cancel(place.clock.monotonic)
     assert [number for number, _, _ in place.chain()] == [1, 2]
-    found = place.again().newest(None, 9)
+    found = finished(place.again().newest(None, 9))
     assert {task.id for task in found} == {"first", "second"}

@@ -543,7 +543,7 @@ async def test_a_task_that_gives_way_is_told_so() -> None:
 @pytest.mark.req("HP-19")
 async def test_an_interactive_task_that_nobody_listens_to_is_canceled_after_the_grace_period() -> None:
     async with world(Script(ticking("a", 1, 60))) as here:
-        task = await here.submit()
+        task = await here.submit(max_tokens=60)
         with here.orchestrator.reading(task, lambda: None):
             await pass_time(20)
         await pass_time(4.9)
@@ -558,7 +558,7 @@ async def test_an_interactive_task_that_nobody_listens_to_is_canceled_after_the_
 @pytest.mark.req("HP-19")
 async def test_a_reader_that_returns_within_the_grace_period_keeps_the_task() -> None:
     async with world(Script(ticking("a", 1, 60))) as here:
-        task = await here.submit()
+        task = await here.submit(max_tokens=60)
         with here.orchestrator.reading(task, lambda: None):
             await pass_time(1)
         await pass_time(3)
@@ -570,7 +570,7 @@ async def test_a_reader_that_returns_within_the_grace_period_keeps_the_task() ->
 @pytest.mark.req("HP-19")
 async def test_the_grace_period_counts_from_the_last_reader() -> None:
     async with world(Script(ticking("a", 1, 60))) as here:
-        task = await here.submit()
+        task = await here.submit(max_tokens=60)
         for _ in range(4):
             with here.orchestrator.reading(task, lambda: None):
                 await pass_time(1)
@@ -588,7 +588,7 @@ async def test_the_grace_period_counts_from_the_last_reader() -> None:
 )
 async def test_a_task_that_is_to_continue_does(changes: dict[str, Any]) -> None:
     async with world(Script(ticking("a", 1, 30, STOPPED_WELL))) as here:
-        task = await here.submit(**changes)
+        task = await here.submit(max_tokens=30, **changes)
         with here.orchestrator.reading(task, lambda: None):
             await pass_time(1)
         assert end_of(await ended(task))["finish_reason"] == "stop"
@@ -597,7 +597,7 @@ async def test_a_task_that_is_to_continue_does(changes: dict[str, Any]) -> None:
 @pytest.mark.req("HP-19")
 async def test_as_long_as_one_reader_stays_nothing_happens() -> None:
     async with world(Script(ticking("a", 1, 30, STOPPED_WELL))) as here:
-        task = await here.submit()
+        task = await here.submit(max_tokens=30)
         with here.orchestrator.reading(task, lambda: None):
             with here.orchestrator.reading(task, lambda: None):
                 await pass_time(1)
@@ -1061,3 +1061,19 @@ async def test_who_goes_before_the_disk_has_taken_it_has_the_grace_of_any_reader
         assert not here.orchestrator.get("t").finished
         await pass_time(0.2)
         assert here.orchestrator.get("t").state is TaskState.CANCELED
+
+
+@pytest.mark.req("HP-11")
+@pytest.mark.parametrize(("counted", "told"), [(300, 300), (None, 0)])
+async def test_a_cancelled_task_tells_the_tokens_of_its_prompt_where_they_were_counted(
+    counted: int | None, told: int
+) -> None:
+    engine = ScriptedAdapter(Script(["a", HANG]))
+    engine.tokens = counted
+    async with world(engines={"p": engine}, snapshots=lambda each: snapshot(each, ctx_max=400)) as here:
+        running, waiting = [await here.submit(prompt="hello " * 200) for _ in range(2)]
+        await pass_time(1)
+        for task in (running, waiting):
+            here.orchestrator.cancel(task, "client")
+        assert end_of(running.log.read(0))["tokens_in"] == told
+        assert end_of(waiting.log.read(0))["tokens_in"] == 0  # no engine was given it

@@ -49,6 +49,10 @@ class Sealing:
     def sends(self, task: Task) -> None:
         """And nothing ahead."""
 
+    def grows(self, task: Task) -> int:
+        """And nothing is looked at before."""
+        return 1 << 60
+
     def told(self, tell: Callable[[], None]) -> None:
         tell()
 

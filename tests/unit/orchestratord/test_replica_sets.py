@@ -11,7 +11,6 @@ from contracts.config import Queue
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot, PoolState
 from contracts.tasks import Determinism, Placement, PlacementMode
-from daemon_core.redaction import Redactor
 from orchestratord import kept
 from orchestratord.determinism import replica_set
 from orchestratord.kept import Moment
@@ -274,7 +273,7 @@ async def test_its_set_is_written_down_with_it() -> None:
     async with world(settings=TWO, snapshots=report_of) as here:
         task = await here.submit(determinism=STRICT)
         await ended(task)
-        written = kept.written(kept.entered(task.admission, frozenset({"p"}), Redactor()))
+        written = kept.written(kept.entered(task.admission, frozenset({"p"}), kept.Shown(task.request)))
         read = kept.read_entered(written, Moment(0, task.admission.created_ms)).admission
         assert read.replica_set == task.admission.replica_set == replica_set(report_of("p"))
 

@@ -119,12 +119,17 @@ async def test_what_had_spoken_ends_and_says_that_it_may_be_sent_again(before: P
     async with world(SPEAKING, tasks=before) as made:
         await made.submit(task_id="t")
         await pass_time(0.1)
+        whole = found(made, "t").log.read(0)
+        begun = whole[: whole.index(b"\n\n", whole.index(b"event: started")) + 2]
         after = killed(tmp_path)
     async with world(tasks=after) as made:
         task = found(made, "t")
-        said = check(await ended(task), after=1)
-        assert said.error is not None
-        assert (said.error.code, said.error.retriable, said.error.retry_after_ms) == (ErrorCode.WORKER_RESET, True, 0)
+        stream = await ended(task)
+        for said in (check(stream), check(task.log.read(task.log.offset_after(1)), after=1)):
+            assert said.error is not None
+            assert (said.error.code, said.error.retriable) == (ErrorCode.WORKER_RESET, True)
+            assert said.error.retry_after_ms == 0
+        assert stream.startswith(begun)
         assert task.interrupted
         assert made.engines["p"].asked == []
 

@@ -370,6 +370,6 @@ async def test_an_answer_that_never_ends_is_no_fault_of_the_engine() -> None:
     manager = Told()
     async with world(engines={"p": ScriptedAdapter(otherwise=Script(["a", Pause(4)] * 99))}, manager=manager) as here:
         for _ in range(4):
-            assert "wall limit" in error_of(await ended(await here.submit()))["message"]
+            assert "wall limit" in error_of(await ended(await here.submit(max_tokens=99)))["message"]
             assert not here.pools["p"].suspect
         assert manager.said == []

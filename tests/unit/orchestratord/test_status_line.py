@@ -10,6 +10,8 @@ NOW = Present(ready=2, pools=3, managed=True, queued=4, running=1, draining=Fals
 def test_what_is_going_on() -> None:
     assert status_line(NOW) == "2/3 pools ready, 4 queued, 1 running"
     assert status_line(replace(NOW, managed=False)) == "2/3 pools ready, 4 queued, 1 running; pool-managerd is away"
+    full = replace(NOW, trouble="the task store cannot be written: database or disk is full")
+    assert status_line(full).endswith("1 running; the task store cannot be written: database or disk is full")
 
 
 @pytest.mark.req("OP-01")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from contracts.events import End, StreamError
 from contracts.tasks import TaskState
+from daemon_core.steps import Steps, finished
 from orchestratord.store import TaskStore
 from orchestratord.task import Admission, Caller, Task
 from tests.unit.orchestratord.world import request
@@ -46,7 +47,8 @@ class Shelf:
     def task(self, task_id: str) -> Task | None:
         return self.ended.get(task_id)
 
-    def newest(self, state: TaskState | None, limit: int) -> list[Task]:
+    def newest(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
+        yield
         chosen = [each for each in reversed(self.ended.values()) if state in {None, each.state}]
         return sorted(chosen, key=lambda each: -each.admission.at_ms)[:limit]
 
@@ -76,7 +78,7 @@ def test_live_tasks_are_never_forgotten_and_those_at_hand_are_bounded(
         assert kept == ended[len(ended) - len(kept) :]
         assert sorted(each.id for each in store.live) == sorted(each.id for each in live)
         assert all(store.get(each.id) is each for each in [*live, *kept])
-        moments = [each.admission.at_ms for each in store.select(None, 1000)]
+        moments = [each.admission.at_ms for each in finished(store.select(None, 1000))]
         assert moments == sorted(moments, reverse=True)
 
 
@@ -86,7 +88,7 @@ def test_the_bounds_drop_no_more_than_they_must() -> None:
     for each in made:
         store.add(each)
         finish(store, each)
-    assert [each.id for each in store.select(None, 9)] == ["t2", "t1"]
+    assert [each.id for each in finished(store.select(None, 9))] == ["t2", "t1"]
     assert store.get("t0") is None
 
 
@@ -99,6 +101,9 @@ class Later:
     def speaks(self, task: Task) -> None: ...
 
     def sends(self, task: Task) -> None: ...
+
+    def grows(self, task: Task) -> int:
+        return 1 << 60
 
     def ends(self, task: Task, event: End | StreamError) -> None: ...
 
@@ -118,7 +123,7 @@ def test_the_bytes_at_hand_are_bounded_also_where_ends_are_told_of_later() -> No
         store.add(ending)
         finish(store, ending)
         later.tell.pop()()
-    at_hand = [each for each in store.select(None, 1000) if store.at_hand(each.id)]
+    at_hand = [each for each in finished(store.select(None, 1000)) if store.at_hand(each.id)]
     assert 0 < len(at_hand) <= 1000 // 100
 
 
@@ -132,7 +137,7 @@ def test_what_is_not_at_hand_is_looked_for_among_what_is_kept() -> None:
         shelf.ended[each.id] = each
     assert store.at_hand("t0") is None
     assert store.get("t0") is made[0]
-    assert [each.id for each in store.select(None, 2)] == ["t2", "t1"]
+    assert [each.id for each in finished(store.select(None, 2))] == ["t2", "t1"]
 
 
 def test_a_task_is_settled_once() -> None:
@@ -141,7 +146,7 @@ def test_a_task_is_settled_once() -> None:
     store.add(one)
     finish(store, one)
     store.settle(one)
-    assert store.select(None, 9) == [one]
+    assert finished(store.select(None, 9)) == [one]
     store.settle(task(9))
     assert store.get("t9") is None
 
@@ -153,10 +158,10 @@ def test_the_newest_are_selected_by_state_and_number() -> None:
         store.add(each)
     for each in made[::2]:
         finish(store, each)
-    assert [each.id for each in store.select(None, 3)] == ["t5", "t4", "t3"]
-    assert [each.id for each in store.select(TaskState.CANCELED, 2)] == ["t4", "t2"]
-    assert [each.id for each in store.select(TaskState.QUEUED, 9)] == ["t5", "t3", "t1"]
-    assert store.select(TaskState.FAILED, 9) == []
+    assert [each.id for each in finished(store.select(None, 3))] == ["t5", "t4", "t3"]
+    assert [each.id for each in finished(store.select(TaskState.CANCELED, 2))] == ["t4", "t2"]
+    assert [each.id for each in finished(store.select(TaskState.QUEUED, 9))] == ["t5", "t3", "t1"]
+    assert finished(store.select(TaskState.FAILED, 9)) == []
 
 
 def test_every_end_is_counted_once_also_of_what_is_forgotten() -> None:
@@ -167,3 +172,17 @@ def test_every_end_is_counted_once_also_of_what_is_forgotten() -> None:
         finish(store, ending)
         store.settle(ending)
     assert store.settled == 3
+
+
+def test_a_task_that_ends_while_the_others_are_read_is_listed_all_the_same() -> None:
+    store = TaskStore(EMPTY, 1)
+    ends, stays = task(1), task(2)
+    store.add(ends)
+    selecting = store.select(None, 9)
+    next(selecting)
+    finish(store, ends)
+    store.add(stays)
+    last = task(3)
+    store.add(last)
+    finish(store, last)  # the only one that is at hand now
+    assert [each.id for each in finished(selecting)] == ["t3", "t2", "t1"]
