@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,20 @@ OR = " || "
 """Between two things that the journal may say: either will do, where two parts of the product may be the first."""
 
 
+class Files(dict[str, str]):
+    """By their names. A drill that did not get to write one has failed, and is shown as one that has."""
+
+    def __missing__(self, name: str) -> str:
+        raise AssertionError(f"the script wrote no file {name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Played:
     """What a drill left behind for the test that judges it."""
 
+    name: str
     status: int
-    files: Mapping[str, str]
+    files: Files
     """What the script wrote into its folder, the drill's part of the journal as well."""
 
     @property
@@ -49,9 +58,11 @@ class Played:
         return check(self.files[name].encode())
 
     def cut(self, name: str) -> Said:
-        """A stream whose connection broke: what of it came as a whole."""
+        """A stream whose connection broke before it had an end: what of it came as a whole."""
         whole, _, _ = self.files[name].rpartition("\n\n")
-        return check(f"{whole}\n\n".encode(), whole=False)
+        said = check(f"{whole}\n\n".encode(), whole=False)
+        assert (said.end, said.error) == (None, None), f"{name} was not cut: it has an end"
+        return said
 
     def resumed(self, name: str) -> Said:
         """A stream that broke and was read on behind its last token, as one: none is missing, none is there twice."""
@@ -68,6 +79,19 @@ class Played:
             end=rest.end,
             error=rest.error,
         )
+
+    def receipts(self, name: str = "receipts") -> list[dict[str, Any]]:
+        """What receipts say, which stand in one chain: each names the one before it."""
+        found = self.json(name)["receipts"]
+        for before, after in pairwise(found):
+            assert after["content"]["number"] == before["content"]["number"] + 1
+            assert after["content"]["previous"] == before["id"]
+        return [each["content"] for each in found]
+
+    def ended(self) -> list[str]:
+        """The tasks of the drill in the order of their receipts: that in which they ended. None has two."""
+        names = [each["task_id"].rpartition(".") for each in self.receipts()]
+        return [name for drill, _, name in names if drill == self.name]
 
     def json(self, name: str) -> Any:  # noqa: ANN401 - JSON
         """A file that holds JSON."""
@@ -147,7 +171,7 @@ def play(
     show: tuple[Path, ...],
     variables: Mapping[str, str],
     lan: bool = False,
-    limit_s: int = 120,
+    limit_s: int = 200,
 ) -> dict[str, Played]:
     """Play drills on one new host, in their order, until one fails; what became of those that were played.
 
@@ -157,7 +181,7 @@ def play(
     lines += ['. "$CHECKOUT/tests/lab/drills/drills.sh"', prepared]
     for drill in drills:
         waits = "\n".join(
-            "eventually 10 said " + " ".join(f'"{either}"' for either in words.split(OR)) for words in drill.journal
+            "eventually 30 said " + " ".join(f'"{either}"' for either in words.split(OR)) for words in drill.journal
         )
         # Not `( ) ||`: what stands before that goes on after a command that fails.
         lines += [
@@ -171,6 +195,6 @@ def play(
     for line in outcome.stdout.splitlines():
         told = json.loads(line) if line.startswith('{"name"') else None
         if told is not None:
-            played[told["name"]] = Played(status=told["status"], files=told["files"])
+            played[told["name"]] = Played(name=told["name"], status=told["status"], files=Files(told["files"]))
     assert outcome.rc == 0, str(outcome)
     return played
