@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import Lab
-from tests.support.stream_grammar import Said, check
+from tests.support.stream_grammar import Said, StreamWrongError, check
 
 TOKENS = re.compile(r"(event: token\nid: \d+\ndata: .*\n\n)+")
 
@@ -55,12 +55,12 @@ class Played:
 
     def stream(self, name: str) -> Said:
         """A stream that a client read to its end."""
-        return check(self.files[name].encode())
+        return self._held(name, self.files[name])
 
     def cut(self, name: str) -> Said:
         """A stream whose connection broke before it had an end: what of it came as a whole."""
         whole, _, _ = self.files[name].rpartition("\n\n")
-        said = check(f"{whole}\n\n".encode(), whole=False)
+        said = self._held(name, f"{whole}\n\n", whole=False)
         assert (said.end, said.error) == (None, None), f"{name} was not cut: it has an end"
         return said
 
@@ -68,7 +68,7 @@ class Played:
         """A stream that broke and was read on behind its last token, as one: none is missing, none is there twice."""
         first = self.cut(name)
         after = first.tokens[-1].i
-        rest = check(self.files[f"{name}.rest"].encode(), after=after)
+        rest = self._held(name, self.files[f"{name}.rest"], after=after)
         tokens = [*first.tokens, *rest.tokens]
         assert [token.i for token in tokens] == list(range(len(tokens)))
         return Said(
@@ -79,6 +79,12 @@ class Played:
             end=rest.end,
             error=rest.error,
         )
+
+    def _held(self, name: str, text: str, *, after: int = -1, whole: bool = True) -> Said:
+        try:
+            return check(text.encode(), after=after, whole=whole)
+        except StreamWrongError as error:
+            raise AssertionError(f"the stream {name}: {error}") from error
 
     def receipts(self, name: str = "receipts") -> list[dict[str, Any]]:
         """What receipts say, which stand in one chain: each names the one before it."""
@@ -103,6 +109,21 @@ class Played:
         return "\n".join(
             [f"exit status {self.status}", *(f"--- {name}\n{text[-6000:]}" for name, text in shown.items())]
         )
+
+
+def well(said: Said) -> Said:
+    """A stream that has an ``end``."""
+    __tracebackhide__ = True
+    if said.end is None:
+        raise AssertionError(f"a stream that should have an end has {said.error}")
+    return said
+
+
+def broken(said: Said, code: str) -> None:
+    """A stream that ends with this error, after which trying again helps."""
+    __tracebackhide__ = True
+    if said.error is None or (said.error.code, said.error.retriable) != (code, True):
+        raise AssertionError(f"a stream that should end with {code}, retriable, has {said.error or said.end}")
 
 
 def tokens(run: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ The client is another machine: it comes over a cable, with the token, and has no
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -25,8 +25,8 @@ from="nsenter --user --net --preserve-credentials --target $(cat /run/lab/client
 def accepted(played: Played) -> None:
     assert played.files["codes"].split() == ["401", "401", "200", "200"]
     for name in ("first", "adopted", "again"):
-        assert played.stream(name).end is not None, name
-    assert played.resumed("strict").end is not None
+        well(played.stream(name))
+    well(played.resumed("strict"))
     asked = [line for line in played.files["by-task"].splitlines() if line]
     assert any("admitted at position 0" in line for line in asked)
     assert any("ended: length" in line for line in asked)

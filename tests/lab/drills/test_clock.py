@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -24,8 +24,8 @@ DAY_MS = 86_400_000
 
 
 def undisturbed(played: Played) -> None:
-    assert played.stream("stream").end is not None
-    assert played.stream("waiting").end is not None
+    well(played.stream("stream"))
+    well(played.stream("waiting"))
     assert played.files["restarts"].split() == ["0", "0"]
 
 
@@ -39,7 +39,7 @@ def forward(played: Played) -> None:
 def back(played: Played) -> None:
     undisturbed(played)
     assert played.json("forecast")["predicted_start_ms"] < 60_000
-    assert played.stream("late").end is not None
+    well(played.stream("late"))
 
 
 DRILLS = (

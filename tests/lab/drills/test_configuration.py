@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -15,8 +15,8 @@ start
 
 
 def reload_broken(played: Played) -> None:
-    assert played.stream("stream").end is not None
-    assert played.stream("meanwhile").end is not None
+    well(played.stream("stream"))
+    well(played.stream("meanwhile"))
     assert played.files["reload"] == "orchestratord 1\npool-managerd 1\n"
     for daemon in ("orchestratord", "pool-managerd"):
         said = played.files[f"status.{daemon}"]
@@ -26,12 +26,12 @@ def reload_broken(played: Played) -> None:
 
 def twice(played: Played) -> None:
     assert played.files["second"].split() == ["orchestratord", "1", "pool-managerd", "1"]
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
 
 
 def restart_broken(played: Played) -> None:
     assert played.files["results"].splitlines() == ["orchestratord exit-code 78 0", "pool-managerd exit-code 78 0"]
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
 
 
 DRILLS = (

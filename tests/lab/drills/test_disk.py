@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -16,7 +16,7 @@ start
 
 
 def full(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
     assert "POOL_UNAVAILABLE" in played.files["refused"]
     assert "make room in /home/lab/.local/share/llama-orch" in played.files["refused"]
     assert played.files["refused"].endswith("503\n")
@@ -28,7 +28,7 @@ def full(played: Played) -> None:
 
 
 def damaged_index(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
     before, after = ({entry["id"] for entry in played.json(name)["models"]} for name in ("before", "after"))
     assert before
     assert before == after
@@ -36,17 +36,17 @@ def damaged_index(played: Played) -> None:
 
 
 def damaged_store(played: Played) -> None:
-    assert played.stream("before").end is not None
-    assert played.stream("stream").end is not None
+    well(played.stream("before"))
+    well(played.stream("stream"))
     assert "tasks.sqlite3.damaged-" in played.files["data"]
     assert played.files["forgotten"] == "404"
     assert [receipt["number"] for receipt in played.receipts()] == [1]
 
 
 def read_only(played: Played) -> None:
-    assert played.stream("before").end is not None
+    well(played.stream("before"))
     assert played.files["kept"] == played.files["before"]
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
     kept = played.receipts("receipts.before")
     assert played.receipts()[: len(kept)] == kept
     assert played.ended() == ["before", "stream"]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, broken, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -25,20 +25,18 @@ def without(played: Played) -> None:
     assert "lsmod | grep nvidia" in health["last_error"]["hint"]
     pauses = {int(number): int(pause) for number, pause in PAUSE.findall("\n".join(played.said("pool-managerd")))}
     assert pauses[1] < pauses[4] / 2
-    assert played.stream("patient").end is not None
+    well(played.stream("patient"))
 
 
 def gone(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
     health = played.json("health")
     assert (health["ready"], health["last_error"]["cause"]) == (False, "driver")
-    assert played.stream("patient").end is not None
+    well(played.stream("patient"))
 
 
 def lost(played: Played) -> None:
-    broken = played.stream("stream")
-    assert broken.error is not None
-    assert (broken.error.code, broken.error.retriable) == ("WORKER_RESET", True)
+    broken(played.stream("stream"), "WORKER_RESET")
     health = played.json("health")
     assert (health["state"], health["last_error"]["cause"]) == ("quarantined", "gpu_lost")
     assert played.files["refused"].endswith("503\n")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import OR, Drill, Played
+from tests.lab.drills.drill import OR, Drill, Played, broken, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -16,22 +16,17 @@ start
 
 
 def front(played: Played) -> None:
-    resumed = played.resumed("stream")
-    assert resumed.error is not None
-    assert (resumed.error.code, resumed.error.retriable) == ("WORKER_RESET", True)
+    broken(played.resumed("stream"), "WORKER_RESET")
 
 
 def manager(played: Played) -> None:
-    assert played.stream("stream").end is not None
-    assert played.stream("afterwards").end is not None
+    well(played.stream("stream"))
+    well(played.stream("afterwards"))
 
 
 def engine(played: Played) -> None:
-    broken = played.stream("stream")
-    assert broken.error is not None
-    assert (broken.error.code, broken.error.retriable) == ("DECODE_TIMEOUT", True)
-    waiting = played.stream("waiting")
-    assert waiting.end is not None
+    broken(played.stream("stream"), "DECODE_TIMEOUT")
+    waiting = well(played.stream("waiting"))
     assert "metrics" in waiting.names[: waiting.names.index("started")]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, broken, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -15,27 +15,23 @@ start
 
 
 def front(played: Played) -> None:
-    resumed = played.resumed("stream")
-    assert resumed.error is not None
-    assert (resumed.error.code, resumed.error.retriable) == ("WORKER_RESET", True)
-    assert played.resumed("strict").end is not None
+    broken(played.resumed("stream"), "WORKER_RESET")
+    well(played.resumed("strict"))
     assert played.resumed("strict").text == played.stream("undisturbed").text
-    assert played.stream("behind").end is not None
+    well(played.stream("behind"))
     assert played.ended() == ["stream", "strict", "behind", "undisturbed"]
     assert [each["interrupted"] for each in played.receipts()[-4:]] == [True, True, False, False]
 
 
 def manager(played: Played) -> None:
-    assert played.stream("stream").end is not None
-    assert played.stream("meanwhile").end is not None
-    assert played.stream("afterwards").end is not None
+    well(played.stream("stream"))
+    well(played.stream("meanwhile"))
+    well(played.stream("afterwards"))
 
 
 def engine(played: Played) -> None:
-    broken = played.stream("stream")
-    assert broken.error is not None
-    assert (broken.error.code, broken.error.retriable) == ("WORKER_RESET", True)
-    assert played.stream("waiting").end is not None
+    broken(played.stream("stream"), "WORKER_RESET")
+    well(played.stream("waiting"))
     assert played.json("health")["restarts"] == played.json("health.before")["restarts"] + 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, broken, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -17,19 +17,17 @@ from="nsenter --user --net --preserve-credentials --target $(cat /run/lab/client
 
 
 def pulled(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
     assert played.stream("stream").text == played.stream("stream.joined").text
 
 
 def vanished(played: Played) -> None:
-    assert played.resumed("stream").end is not None
+    well(played.resumed("stream"))
 
 
 def loopback(played: Played) -> None:
-    error = played.stream("stream").error
-    assert error is not None
-    assert (error.code, error.retriable) == ("DECODE_TIMEOUT", True)
-    assert played.stream("again").end is not None
+    broken(played.stream("stream"), "DECODE_TIMEOUT")
+    well(played.stream("again"))
     assert played.json("health")["restarts"] == played.json("health.before")["restarts"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, broken, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -17,21 +17,19 @@ start
 
 def rebooted(played: Played) -> None:
     for name in ("short", "first", "second"):
-        assert played.stream(name).end is not None, name
+        well(played.stream(name))
     assert played.ended() == ["short", "first", "second"]
 
 
 def cut(played: Played) -> None:
-    broken = played.resumed("stream")
-    assert broken.error is not None
-    assert (broken.error.code, broken.error.retriable) == ("WORKER_RESET", True)
+    broken(played.resumed("stream"), "WORKER_RESET")
     for name in ("first", "second"):
-        assert played.stream(name).end is not None, name
+        well(played.stream(name))
     assert played.ended() == ["stream", "first", "second"]
 
 
 def logged_in(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
 
 
 DRILLS = (

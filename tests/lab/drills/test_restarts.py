@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.drill import Drill, Played, well
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -15,20 +15,20 @@ start
 
 
 def front(played: Played) -> None:
-    assert played.stream("short").end is not None
-    assert played.resumed("strict").end is not None
+    well(played.stream("short"))
+    well(played.resumed("strict"))
     assert played.resumed("strict").text == played.stream("undisturbed").text
     assert played.files["refusals"].split() == []
     assert played.files["between"].endswith('{"status": "ok"}')
 
 
 def manager(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
 
 
 def stopped(played: Played) -> None:
     for name in ("short", "first", "second"):
-        assert played.stream(name).end is not None, name
+        well(played.stream(name))
     assert played.ended() == ["short", "first", "second"]
 
 
