@@ -135,13 +135,18 @@ replaced() { [ "$(main_pid "$1")" != "$2" ] && [ "$(property "$1" ActiveState)" 
 # Whether a daemon was started again so often by its manager, and runs.
 restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
 
+# mark WORDS: writes them into the journal; what comes after this stands behind them.
+mark() {
+  systemd-cat -t drills echo "$1"
+  eventually 30 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx '$1'"
+}
+
 # begin NAME: the drill's folder, and where its part of the journal starts.
 begin() {
   let_go
   here=~/drills/$1
   mkdir -p "$here"
-  systemd-cat -t drills echo "begin $1"
-  eventually 30 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx 'begin $1'"
+  mark "begin $1"
   cursor=$(journalctl --user --quiet --lines=1 --output=cat --show-cursor -t drills | sed -n 's/^-- cursor: //p')
 }
 # told FILE STATUS: one line for drill.py.

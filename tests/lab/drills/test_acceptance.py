@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 PREPARED = """
 install_wheel
 PREFIX=$place
-watchdog=2
+watchdog=4
 configure 'server: {bind: "0.0.0.0:8080", drain_ms: 1000}'
 prepare
 rm -r ~/.config/systemd/user/*.service ~/.config/systemd/user/*.target ~/.config/systemd/user/*.slice
@@ -44,7 +44,7 @@ ACCEPTANCE = Drill(
     "`orchestratord`. After the boot tasks are served with nobody logged in.",
     journal=(
         "again; nothing waits for a restart",
-        "orchestratord.service: Watchdog timeout (limit 2s)!",
+        "orchestratord.service: Watchdog timeout (limit 4s)!",
         "SIGUSR2: stopping, to be started again",
         "taking over the engine that runs on port",
         "SIGTERM: stopping",

@@ -15,7 +15,6 @@ clock() {
 }
 clock 0
 environment=("LD_PRELOAD=$CLOCK" "WALLCLOCK=$HOME/clock")
-watchdog=2
 configure
 prepare
 start
@@ -45,8 +44,8 @@ def back(played: Played) -> None:
 DRILLS = (
     Drill(
         name="clock-forward",
-        done="The clock is set forward by a day while a stream runs, a turn of its session waits with a deadline of "
-        "two minutes, and the watchdog has two seconds.",
+        done="The clock is set forward by a day while a stream runs, and a turn of its session waits with a deadline "
+        "of two minutes.",
         client="Nothing: the stream ends, the turn that waited runs before its deadline, the session lives.",
         journal=("ended: length",),
         left="No watchdog fires and nothing is started anew. Receipts of before and after stand in one chain, with the "

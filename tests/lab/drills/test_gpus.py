@@ -18,6 +18,13 @@ prepare
 PAUSE = re.compile(r"failure (\d+) of 100, again in (\d+) ms")
 
 
+def nothing_started(played: Played) -> None:
+    """While the driver was away."""
+    said = played.said()
+    meanwhile = said[said.index("the driver goes") : said.index("the driver comes")]
+    assert not any("-> starting)" in line for line in meanwhile)
+
+
 def without(played: Played) -> None:
     assert played.files["active"].split() == ["active", "active"]
     health = played.json("health")
@@ -25,6 +32,7 @@ def without(played: Played) -> None:
     assert "lsmod | grep nvidia" in health["last_error"]["hint"]
     pauses = {int(number): int(pause) for number, pause in PAUSE.findall("\n".join(played.said("pool-managerd")))}
     assert pauses[1] < pauses[4] / 2
+    nothing_started(played)
     well(played.stream("patient"))
 
 
@@ -32,6 +40,7 @@ def gone(played: Played) -> None:
     well(played.stream("stream"))
     health = played.json("health")
     assert (health["ready"], health["last_error"]["cause"]) == (False, "driver")
+    nothing_started(played)
     well(played.stream("patient"))
 
 
@@ -59,6 +68,7 @@ DRILLS = (
         left="The pool tries again, at growing intervals; the daemons are not started anew.",
         script=r"""
 stop_product
+mark 'the driver goes'
 gpus 9
 systemctl --user start llama-orch.target
 answers
@@ -69,6 +79,7 @@ ask patient 5
 waits patient
 eventually 30 said 'failure 4 of 100, again in'
 same engines "$(engines)" ""
+mark 'the driver comes'
 gpus
 wait
 same "automatic restarts" "$(property orchestratord NRestarts) $(property pool-managerd NRestarts)" '0 0'
@@ -93,6 +104,7 @@ start
 halt
 ask stream 300
 hold stream
+mark 'the driver goes'
 gpus 9
 eventually 30 said 'GPUs: the NVIDIA driver does not work'
 let_go
@@ -103,6 +115,7 @@ eventually 30 failed
 ask patient 5
 waits patient
 same engines "$(engines)" ""
+mark 'the driver comes'
 gpus
 wait
 """,

@@ -8,7 +8,7 @@ from tests.lab.drills.drill import OR, Drill, Played, broken, well
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 PREPARED = """
-watchdog=2
+watchdog=4
 configure
 prepare
 start
@@ -33,11 +33,11 @@ def engine(played: Played) -> None:
 DRILLS = (
     Drill(
         name="orchestratord-hung",
-        done="`orchestratord` hangs while a stream runs. The watchdog has 2 s here, and 30 s in the unit.",
+        done="`orchestratord` hangs while a stream runs. The watchdog has 4 s here, and 30 s in the unit.",
         client="The stream stands still, until the watchdog fires and the connection breaks. Read on with "
         "`Last-Event-ID`, the task says `WORKER_RESET`, retriable.",
         journal=(
-            "orchestratord.service: Watchdog timeout (limit 2s)!",
+            "orchestratord.service: Watchdog timeout (limit 4s)!",
             "orchestratord.service: Failed with result 'watchdog'.",
             "ended: WORKER_RESET: orchestratord ended while this task ran",
         ),
@@ -64,7 +64,7 @@ same "engine and pool manager" "$(engines) $(main_pid pool-managerd)" "$both"
         done="`pool-managerd` hangs while a stream runs.",
         client="Nothing: the stream goes on to its `end`.",
         journal=(
-            "pool-managerd.service: Watchdog timeout (limit 2s)!",
+            "pool-managerd.service: Watchdog timeout (limit 4s)!",
             "taking over the engine that runs on port",
         ),
         left="The watchdog replaces the manager, and the next one takes the engine over: the same process serves.",
