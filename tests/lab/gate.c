@@ -3,10 +3,10 @@
  * however late the drill. The engine itself computes on, and answers everything else: nobody takes it for hung.
  */
 #define _GNU_SOURCE
+#include <poll.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/socket.h>
-#include <time.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MOST 4096
@@ -31,8 +31,8 @@ ssize_t send(int file, const void *data, size_t size, int flags)
         if (begins(data, size, "HTTP/"))
             events[file] = 0;
         else if (is_event(data, size) && ++events[file] > PASS)
-            while (access(GATE, F_OK) == 0)
-                nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+            while (access(GATE, F_OK) == 0 && poll(&(struct pollfd){.fd = file, .events = POLLRDHUP}, 1, 2) == 0)
+                ; /* nobody is waited for whose reader has gone */
     }
     return syscall(SYS_sendto, file, data, size, flags, NULL, 0);
 }

@@ -8,7 +8,7 @@ import pytest
 from tests.lab.drills.conftest import Play, chosen, each, judge
 from tests.lab.drills.drill import Drill, Played, well
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(500), pytest.mark.slow]
 
 PREPARED = """
 install_wheel
@@ -124,7 +124,7 @@ DRILLS = (ACCEPTANCE,)
 
 @pytest.fixture(scope="module")
 def played(drills: Play, request: pytest.FixtureRequest) -> dict[str, Played]:
-    return drills(chosen(DRILLS, request), prepared=PREPARED, lan=True, limit_s=200)
+    return drills(chosen(DRILLS, request), prepared=PREPARED, lan=True, limit_s=400)
 
 
 @pytest.mark.parametrize("drill", each(DRILLS))

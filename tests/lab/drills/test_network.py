@@ -5,10 +5,10 @@ import pytest
 from tests.lab.drills.conftest import Play, chosen, each, judge
 from tests.lab.drills.drill import Drill, Played, broken, well
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 PREPARED = """
-configure 'server: {bind: "0.0.0.0:8080"}'
+configure 'server: {bind: "0.0.0.0:8080", slow_reader_ms: 120000}'
 prepare
 start
 url=http://10.77.0.1:8080
@@ -42,13 +42,13 @@ DRILLS = (
         left="The task runs all the while and ends as usual.",
         script=r"""
 halt
-ask stream 300
+ask stream 800 # more than the kernel takes for a reader who is away
 hold stream
 read_task stream stream.joined
 hold stream.joined
 hand cable-out
 let_go
-flows stream.joined 300
+eventually 90 has_tokens stream.joined 800
 same "tokens behind the cut" "$(grep -c '^event: token' $here/stream)" $PASS
 hand cable-in
 wait
@@ -90,7 +90,7 @@ rest stream
         journal=("ended: DECODE_TIMEOUT: the engine was given up after 1000 ms (idle limit)", "the slot of task"),
         left="The engine was not ended for what the network did. Its slot is free again when it says so.",
         script=r"""
-idle_ms=1000 configure 'server: {bind: "0.0.0.0:8080"}'
+idle_ms=1000 configure 'server: {bind: "0.0.0.0:8080", slow_reader_ms: 120000}'
 systemctl --user reload orchestratord
 eventually 30 said 'nothing waits for a restart'
 engine=$(engines)
