@@ -90,8 +90,9 @@ class Played:
         """What receipts say, which stand in one chain: each names the one before it."""
         found = self.json(name)["receipts"]
         for before, after in pairwise(found):
-            assert after["content"]["number"] == before["content"]["number"] + 1
-            assert after["content"]["previous"] == before["id"]
+            due = before["content"]["number"] + 1, before["id"]
+            found_next = after["content"]["number"], after["content"]["previous"]
+            assert found_next == due, "the receipts do not stand in one chain"
         return [each["content"] for each in found]
 
     def ended(self) -> list[str]:
