@@ -42,6 +42,14 @@ class Problem(Message, frozen=True, kw_only=True):
         return ".".join(part for part in (self.path, self.field) if part) or "the document"
 
 
+def writable(text: str) -> str:
+    """The text as UTF-8 can carry it.
+
+    A file may be called anything, and what is no text in its name is half a character in Python's: an escape here.
+    """
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 MAX_NAME = 64
 """A longer name is not compared with ours, and is shown cut."""
 
@@ -59,7 +67,7 @@ def explain(error: msgspec.ValidationError, root: type) -> Problem:
     here = type_at(root, path)
     if unknown := _UNKNOWN.search(what):
         field = unknown["field"]
-        hint = nearest(field, fields_of(here))
+        hint = _inside(field, here) or nearest(field, fields_of(here))
         field = field if len(field) <= MAX_NAME else field[:MAX_NAME] + "..."
         return Problem(path=path, field=field, message=f"unknown field {field!r}", hint=hint)
     if missing := _MISSING.search(what):
@@ -80,6 +88,14 @@ def nearest(name: str, options: Iterable[str]) -> str:
         return f"valid here: {', '.join(options) or 'nothing'}"
     close = difflib.get_close_matches(name, options, n=1)
     return f"did you mean {close[0]!r}?" if close else f"valid here: {', '.join(options) or 'nothing'}"
+
+
+def _inside(name: str, node: object) -> str | None:
+    """The hint for a name that is right one level further in: ``temperature`` for ``sampling.temperature``."""
+    inner = {field: _field_of(node, field) for field in fields_of(node)}
+    places = [f"'{field}.{name}'" for field, kind in inner.items() if name in fields_of(kind)]
+    places += [f"'{field}[].{name}'" for field, kind in inner.items() if name in fields_of(_item_of(kind))]
+    return f"did you mean {' or '.join(places)}?" if places else None
 
 
 def fields_of(node: object) -> list[str]:

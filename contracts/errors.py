@@ -60,7 +60,10 @@ STATUS: MappingProxyType[ErrorCode, int] = MappingProxyType(
 
 MEANING: MappingProxyType[ErrorCode, str] = MappingProxyType(
     {
-        ErrorCode.INVALID_PARAMS: "the request is wrong; `field` names where, `hint` what is valid",
+        ErrorCode.INVALID_PARAMS: (
+            "the request is wrong; `field` names where, `hint` what is valid. With 405 it is the method, with 408 it "
+            "came too slowly (that one may be sent again), with 431 its headers are too large"
+        ),
         ErrorCode.MISSING_TOKEN: "no token was sent; `error_number` 40101",
         ErrorCode.BAD_TOKEN: "the token is wrong; `error_number` 40102",
         ErrorCode.POLICY_DENIED: "`policy` forbids what would have to be fetched; or a web page asks without a token",

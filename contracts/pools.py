@@ -305,6 +305,8 @@ class Capabilities(Message, frozen=True, kw_only=True):
     limits: LimitInfo | None = None
     sessions: SessionPolicy | None = None
     artifacts: ArtifactPolicy | None = None
+    version: str | None = None
+    """The version of llama-orch that orchestratord has run since it was started."""
 
 
 class Gpu(Message, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from contracts.base import Message
+from contracts.base import Message, writable
 from contracts.catalog import CatalogJob
 from contracts.engines import Finding
 from contracts.pools import Gpu, PoolSnapshot
@@ -221,7 +221,7 @@ def frame(message: Request | Notification | Response) -> bytes:
 
     Raises ProtocolError where the line would pass the frame limit.
     """
-    line = _encoder.encode(message) + b"\n"
+    line = _encoded(message) + b"\n"
     if len(line) > MAX_FRAME_BYTES:
         raise ProtocolError(
             RpcCode.FRAME_TOO_LARGE, f"a frame of {len(line)} bytes passes the limit of {MAX_FRAME_BYTES}"
@@ -252,7 +252,27 @@ def refusal(number: int | str | None, code: int, message: str, data: dict[str, s
 
 def raw(message: Message) -> msgspec.Raw:
     """A message as the raw JSON that an envelope carries."""
-    return msgspec.Raw(_encoder.encode(message))
+    return msgspec.Raw(_encoded(message))
+
+
+def _encoded(message: msgspec.Struct) -> bytes:
+    """As JSON. What is no text goes as an escape: an error may quote the name of a file, which can be any bytes."""
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        return _encoder.encode(_readable(msgspec.to_builtins(message, builtin_types=(msgspec.Raw,))))
+
+
+def _readable(value: object) -> object:
+    match value:
+        case str():
+            return writable(value)
+        case dict():
+            return {_readable(key): _readable(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_readable(member) for member in value]
+        case _:
+            return value
 
 
 def parse(line: bytes) -> Request | Response:

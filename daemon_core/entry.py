@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from daemon_core.version import version
 _log = logging.getLogger(__name__)
 
 STDERR = 2
+THREADS = 64
+"""For work that blocks. asyncio would give as many as there are processors and a few: with some models that are hashed,
+or a driver that does not answer, nothing else would have its turn, not even the end of an engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,7 @@ def _register_secrets(config: Config, path: Path, environ: Mapping[str, str], re
 
 async def _run(name: str, context: DaemonContext, serve: Serve) -> int:
     """Serve with the signals and the watchdog attached."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
     failure: BaseExceptionGroup[BaseException] | None = None
     main: asyncio.Task[None] | None = None
     try:

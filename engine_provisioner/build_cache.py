@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from catalog_core.atomic import sync_directory, write_atomic
+from catalog_core.atomic import sync_file_system, write_atomic
 from contracts.base import Message
 from engine_provisioner.cmake import Definitions
 from engine_provisioner.host import sha256_of
@@ -96,12 +96,9 @@ class BuildCache:
         (self.build(identifier) / "stamp.json").unlink(missing_ok=True)
 
     def finish(self, identifier: str, stamp: Stamp) -> None:
-        """Say that a build is finished: from here on it is used. Its program is on the disk then."""
+        """Say that a build is finished: from here on it is used. Its program and its libraries are on the disk then."""
         folder = self.build(identifier)
-        program = folder / stamp.program
-        with program.open("rb") as file:
-            os.fsync(file.fileno())
-        sync_directory(program.parent)
+        sync_file_system(folder)
         write_atomic(folder / "stamp.json", msgspec.json.format(msgspec.json.encode(stamp)), mode=0o644)
 
     def remember(self, repo: str, ref: str, commit: str) -> None:

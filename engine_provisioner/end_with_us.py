@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 # Fields of /proc/<pid>/stat after the name, which may hold blanks: state, parent, group, session. Again until none is
-# left, for what was started meanwhile; a zombie only waits to be taken note of.
+# left, for what was started meanwhile; a zombie only waits to be taken note of. What hangs in a driver ends much later.
 _WATCH = r"""
 read -r _ && exit
 left=1
@@ -24,6 +24,7 @@ while [ $left = 1 ]; do
     set -- "$leader" ${line##*) }
     [ "$5" = "$1" ] && [ "$2" != Z ] && kill -KILL "$pid" && left=1
   done
+  [ $left = 0 ] || sleep 0.1
 done
 """
 

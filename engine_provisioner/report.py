@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from contracts.base import Message
+from contracts.base import Message, writable
 from contracts.engines import ContainerRun, Finding, Plan, PreparedEngine
 from contracts.pools import Cause
 from daemon_core.errors import EXIT_FAILURE, EXIT_RETRY
@@ -84,7 +84,7 @@ def _shown(result: dict[str, object], redactor: Redactor) -> dict[str, object]:
 def _prose(item: object, redactor: Redactor) -> object:
     match item:
         case str():
-            return redactor.prose(item)
+            return redactor.prose(writable(item))
         case dict():
             return {name: _prose(value, redactor) for name, value in item.items()}
         case list() | tuple():

@@ -15,7 +15,7 @@ from pathlib import Path
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def put(path: Path, text: str, *, mode: int, keep: bool = False) -> Path | None:
+def put(path: Path, content: str | bytes, *, mode: int, keep: bool = False) -> Path | None:
     """Write a file, in place of the one that is there; where that was kept, if it was.
 
     Raises OSError, and then leaves what was there and no temporary file behind.
@@ -23,8 +23,8 @@ def put(path: Path, text: str, *, mode: int, keep: bool = False) -> Path | None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary, kept = Path(name), None
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from contracts.base import writable
 from contracts.pools import Cause
 
 
@@ -17,11 +18,11 @@ class ModelError(Exception):
     """
 
     def __init__(self, cause: Cause, message: str, hint: str, *, retriable: bool = False) -> None:
-        super().__init__(message)
         self.cause = cause
-        self.message = message
-        self.hint = hint
+        self.message = writable(message)  # it often quotes a file's name
+        self.hint = writable(hint)
         self.retriable = retriable
+        super().__init__(self.message)
 
     def render(self) -> str:
         """The text for a terminal: what is wrong and the mend."""

@@ -61,6 +61,7 @@ def inspect(directory: Path) -> Directory:
     facts = _facts(directory, names)
     weights = _weights(directory, names)
     covered = sorted({name for name in names if PurePosixPath(name).suffix in _COVERED - {WEIGHTS}} | set(weights))
+    _require_text(directory, covered)
     files = tuple(_file(directory, name) for name in covered)
     for file in files:
         if file.name in weights:
@@ -150,6 +151,15 @@ def _weights(directory: Path, names: tuple[str, ...]) -> tuple[str, ...]:
         raise ModelError(Cause.MODEL_INVALID, message, _hint_for(names))
     own = tuple(name for name in found if not name.startswith(("consolidated", "adapter_")))
     return own or found
+
+
+def _require_text(directory: Path, names: Iterable[str]) -> None:
+    """The digest covers the names too."""
+    for name in names:
+        shown = name.encode(errors="backslashreplace").decode()
+        if shown != name:
+            message = f"{directory} has a file whose name is no UTF-8 text: {shown}"
+            raise ModelError(Cause.MODEL_INVALID, message, "rename it, or remove it where the model does not need it")
 
 
 def _inside(directory: Path, name: str) -> Path:

@@ -18,15 +18,16 @@ from contracts.config import Mode, Pool, Profile
 from contracts.engines import ContainerRun, Handoff, PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, Gpu
 from daemon_core.child_environment import child_env
-from pool_managerd import devices, process, scopes
+from pool_managerd import process, scopes
 from pool_managerd.container import EngineContainer
-from pool_managerd.diagnosis import During, Evidence, Exit, diagnose
+from pool_managerd.diagnosis import Diagnosis, During, Exit
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_proof import Subject, find_devices, prove, vram_back
 from pool_managerd.host import Engines, Host
 from pool_managerd.launch import LOOPBACK, Launch, container_of, fill, launch_in
 from pool_managerd.leftovers import Taken, clear, take_over
+from pool_managerd.post_mortem import PostMortem
 from pool_managerd.process import EngineProcess, RunningEngine, SpawnSpec
 from pool_managerd.reconcile import Handle, instance_of
 from pool_managerd.snapshot import replica_id
@@ -71,8 +72,7 @@ class Attempt:
         self._launch: Launch | None = None
         self._running: RunningEngine | None = None
         self._endpoint: Endpoint | None = None
-        self._since = 0.0
-        self._oom_kills = 0
+        self._post_mortem: PostMortem | None = None
         self._flags: tuple[str, ...] = ()
         self._port = 0
         self._deadline = 0.0
@@ -118,12 +118,13 @@ class Attempt:
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
         """Steps take_over, check_room and spawn: an engine with its port and its key, and its handle on disk."""
         self._engine, self._model = engine, model
-        self._since, self._oom_kills = self._loop.time(), self._host.scopes.oom_kills()
-        self._deadline = self._since + self._pool.timeouts.start_ms / 1000
+        now, uuids = self._loop.time(), tuple(gpu.uuid for gpu in self.gpus)
+        self._deadline = now + self._pool.timeouts.start_ms / 1000
+        on = frozenset(uuids) if self._on_gpu else None
+        self._post_mortem = PostMortem(self._host, self._log, gpus=on, since=now)
         if engine.url is not None:
             self._endpoint = self._external(engine.url)
             return self._endpoint
-        uuids = tuple(gpu.uuid for gpu in self.gpus)
         self._launch = launch_in(self._pool, engine, model, uuids)
         self._step("take_over")
         taken = await take_over(self._launch, self._pool, self._sides, self._log, self._host)
@@ -193,7 +194,7 @@ class Attempt:
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
         exited = await self._running.wait()
-        found = diagnose(await self._evidence(exited))
+        found = await self._diagnosis(exited)
         message = found.message
         if tail := self._log.tail():
             message = f"{message}; its last lines:\n{tail}"
@@ -201,27 +202,15 @@ class Attempt:
 
     async def _explained(self, error: StepError) -> StepError:
         """Why an engine that runs is not healthy, where more can be told than that it is not."""
-        found = diagnose(await self._evidence(None, error.message))
+        found = await self._diagnosis(None, error.message)
         known = found.cause in {Cause.START_TIMEOUT, Cause.ENGINE_UNHEALTHY}
         return error if known else StepError(found.cause, f"{found.message}: {error.message}", found.hint)
 
-    async def _evidence(self, exited: Exit | None, health: str | None = None) -> Evidence:
-        events: tuple[devices.GpuEvent, ...] = ()
-        problem = None
-        if self._host.watch is not None and self._on_gpu:
-            problem = (await self._host.watch.look()).problem
-            events = self._host.watch.since(self._since, frozenset(gpu.uuid for gpu in self.gpus))
-        killed = 1 if exited is not None and exited.oom_killed else self._host.scopes.oom_kills() - self._oom_kills
-        return Evidence(
-            on_gpu=self._on_gpu,
-            during=During.SERVING if self._proved else During.START,
-            exit=exited,
-            marks=self._log.marks,
-            oom_kills_delta=killed,
-            gpu_events=events,
-            driver_problem=problem,
-            health=health,
-        )
+    async def _diagnosis(self, exited: Exit | None, health: str | None = None) -> Diagnosis:
+        if self._post_mortem is None:
+            raise AssertionError("nothing was started")
+        during = During.SERVING if self._proved else During.START
+        return await self._post_mortem.diagnosis(during, exited, health)
 
     async def port_stolen(self) -> bool:
         """Whether another process has the port of an engine that never came up: only asked before it was ready."""
@@ -243,7 +232,7 @@ class Attempt:
         self._log.end()
         if self._on_gpu and pids:
             await vram_back(self._pool.id, pids, self._host)
-        self._forget(self.instance)
+        self._host.files.remove(self.instance)
 
     @property
     def outlives(self) -> bool:
@@ -297,7 +286,9 @@ class Attempt:
         try:
             running = await EngineProcess.spawn(spec, self._log)
         except OSError as error:
-            text = f"cannot start {engine.bin_or_entry}: {error.strerror or error}"
+            # The engine's working directory, its pipe or systemd-run may be what is missing.
+            other = "" if error.filename in {None, engine.bin_or_entry} else f": {error.filename}"
+            text = f"cannot start {engine.bin_or_entry}: {error.strerror or error}{other}"
             raise StepError(Cause.ENGINE_MISSING, text, "llama-orch doctor says more") from error
         self._has(running, args, self._port, key)
         self._write(self._handle_of(launch, self._port, pid=running.pid, start_time_ticks=running.start_time_ticks))
@@ -339,6 +330,8 @@ class Attempt:
 
     def _has(self, running: RunningEngine, flags: tuple[str, ...], port: int, key: str | None) -> None:
         self._running = running
+        if self._post_mortem is not None:
+            self._post_mortem.started(running)
         self._flags = flags
         self._endpoint = Endpoint(url=f"http://{LOOPBACK}:{port}", api_key=key)
 
@@ -428,12 +421,6 @@ class Attempt:
         if self._endpoint is None or self._engine is None:
             raise AssertionError("nothing was started")
         return self._endpoint, self._engine
-
-    def _forget(self, instance: str) -> None:
-        try:
-            self._host.files.remove(instance)
-        except OSError as error:
-            self._warn("cannot remove a run-time file: %s", error)
 
     def _step(self, name: str) -> None:
         _log.debug("pool %s: step %s", self.instance, name, extra=self._known_by)

@@ -71,7 +71,7 @@ class EngineEffects:
         return await self._serving.ensure()
 
     async def spawn(self, engine: PreparedEngine, model: ResolvedModel | None) -> Endpoint:
-        """Steps check_room and spawn."""
+        """Steps take_over, check_room and spawn."""
         return await self._serving.spawn(engine, model)
 
     async def prove(self) -> None:
@@ -156,14 +156,14 @@ class EngineEffects:
 
     async def kill(self) -> None:
         """End what runs without patience: for the way out, when nobody waits any more. Never raises."""
-        process.kill_now(self.leftovers())
+        process.kill_now(self._marked())
         for attempt in self._attempts():
             await attempt.kill()
 
     def _attempts(self) -> tuple[Attempt, ...]:
         return tuple(one for one in (self._serving, self._successor, self._retired) if one is not None)
 
-    def leftovers(self) -> tuple[ProcessSeen, ...]:
+    def _marked(self) -> tuple[ProcessSeen, ...]:
         """Whatever carries one of this pool's handle files in its environment."""
         markers = [self._host.files.marker(instance_of(self._pool.id, side)) for side in SIDES]
         return tuple(seen for marker in markers for seen in process.marked(marker))

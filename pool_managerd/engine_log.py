@@ -191,7 +191,7 @@ class _File:
                 self._file = self.path.open("ab")
             if self._file.tell() >= self._max_bytes:
                 self._rotate()
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line.encode(errors="backslashreplace") + b"\n")
             self._file.flush()
             self._failing = False
         except OSError as error:

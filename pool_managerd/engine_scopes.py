@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping
 
 from pool_managerd import proc, scopes
+from pool_managerd.oom_kills import OomKills
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ class EngineScopes:
         self._wanted = scopes.is_service(environ, os.getpid() if pid is None else pid)
         group = proc.own_cgroup() or ""
         self._service = scopes.own_unit(group) or "pool-managerd.service"
-        self._groups = tuple(filter(None, (group, scopes.slice_of(group))))
+        self.inside = OomKills(scopes.slice_of(group))
+        """Of engines that have a scope."""
+        self.outside = OomKills(group or None)
+        """Of engines that have none, and of all else that this daemon starts, such as compilers."""
 
     async def around(self, instance: str) -> tuple[str, ...]:
         """What stands before an engine's program; nothing where it has to run as a child like any other."""
@@ -45,10 +49,6 @@ class EngineScopes:
         )
         _log.warning(text, instance, problem)
         return ()
-
-    def oom_kills(self) -> int:
-        """How many processes the kernel has ended for want of memory, of ours and of the engines'."""
-        return sum(proc.oom_kills(group) for group in self._groups)
 
     async def _try(self, argv: tuple[str, ...]) -> str | None:
         """Run nothing in a scope; why that fails. Cheaper than to find out from an engine that it never was one."""

@@ -19,7 +19,7 @@ class StepError(Exception):
 
 
 class StillRunningError(Exception):
-    """Processes that live on after SIGKILL: the kernel holds them, mostly in a driver."""
+    """Processes that live on after SIGKILL: the kernel holds them, mostly in a driver, or they are another user's."""
 
     def __init__(self, pids: tuple[int, ...]) -> None:
         super().__init__(f"still running after SIGKILL: {', '.join(map(str, pids))}")

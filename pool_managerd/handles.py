@@ -1,7 +1,8 @@
 """The files that say what runs: a handle per engine for the next manager, a pid file and a hand-off file for everybody.
 
 Decides names and formats. Writes each file whole or not at all, never a secret into any, and trusts none of them: what
-is read back is checked against the kernel by ``pool_managerd.reconcile``.
+is read back is checked against the kernel by ``pool_managerd.reconcile``. For that a file that the disk does not let go
+is only said: it keeps no engine from its end.
 """
 
 from __future__ import annotations
@@ -57,17 +58,17 @@ class HandleFiles:
         write_atomic(self._engines / f"{handoff.pool_id}.json", _json(handoff))
 
     def withdraw(self, pool_id: str) -> None:
-        """Take back the hand-off file: the pool's engine is not ready any more."""
-        _remove(self._engines / f"{pool_id}.json")
+        """Take back the hand-off file: the pool's engine is not ready any more. Never raises."""
+        _remove(self._engines / f"{pool_id}.json", pool_id)
 
     def remove(self, instance: str) -> None:
-        """Take back everything that says this instance runs."""
+        """Take back everything that says this instance runs. Never raises."""
         for path in (
             self.output(instance),
             self._runtime / f"{instance}.pid",
             self._handles / f"{instance}.json",
         ):
-            _remove(path)
+            _remove(path, pool_of(instance))
 
     def load(self) -> tuple[Handle, ...]:
         """Every handle that can be read. One that cannot is logged; its engine is still found by its marker."""
@@ -89,10 +90,13 @@ class HandleFiles:
         return handle if handle.instance == path.name.removesuffix(".json") else None
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, pool_id: str) -> None:
     """Remove a file, and what is left of a writer of it that was killed."""
-    path.unlink(missing_ok=True)
-    remove_leftovers(path)
+    try:
+        path.unlink(missing_ok=True)
+        remove_leftovers(path)
+    except OSError as error:
+        _log.warning("pool %s: cannot remove a run-time file: %s", pool_id, error, extra={"pool_id": pool_id})
 
 
 def _json(message: Message) -> bytes:

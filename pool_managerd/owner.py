@@ -17,7 +17,7 @@ from contracts.base import Message
 from contracts.engines import PreparedEngine, ResolvedModel
 from contracts.pools import Cause, Endpoint, PoolState
 from pool_managerd import life as l
-from pool_managerd.errors import StepError
+from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.lifecycle import step
 from pool_managerd.transitions import IllegalTransition
 
@@ -141,7 +141,7 @@ class Owner:
 
     def refresh(self) -> None:
         """Publish again: something that a snapshot shows beside the state has changed."""
-        self._effects.publish(self._life)
+        self._show(self._life)
 
     async def stopped(self) -> None:
         """Wait until there is no engine and none is wanted."""
@@ -182,9 +182,15 @@ class Owner:
         else:
             self._stopped.clear()
         if after != before:
-            self._effects.publish(after)
+            self._show(after)
         for effect in effects:
             self._perform(effect, group)
+
+    def _show(self, life: l.Life) -> None:
+        try:
+            self._effects.publish(life)
+        except Exception as error:  # noqa: BLE001 - what follows from the new state must happen, seen or not
+            self._say(logging.ERROR, "state %s cannot be shown: a defect: %r", life.state, error, exc_info=error)
 
     def _perform(self, effect: l.Effect, group: asyncio.TaskGroup) -> None:
         run = effect.run
@@ -331,13 +337,18 @@ class Owner:
         self.post(l.EngineGone(run=run, draw=self._effects.draw()))
 
     async def _persist(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what must be done before anything else may start, however often it takes."""
+        """Do what must be done before anything else may start, however often it takes. Why it fails is said once."""
+        said = None
         while True:
             try:
                 await work()
                 break
             except Exception as error:  # noqa: BLE001 - giving up would leave an engine that nobody looks after
-                self._say(logging.ERROR, "cannot %s, trying again: %s", what, error)
+                known = isinstance(error, StepError | StillRunningError)
+                why = str(error) if known else repr(error)
+                if why != said:
+                    said, trace = why, None if known else error
+                    self._say(logging.ERROR, "cannot %s, trying until it can be done: %s", what, why, exc_info=trace)
                 await self._effects.sleep_until(self._effects.now() + STOP_AGAIN_MS)
 
     def _give_up(self, name: str) -> None:

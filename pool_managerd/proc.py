@@ -34,7 +34,7 @@ def process_of(pid: int) -> ProcessSeen | None:
 
 
 def send(process: ProcessSeen, number: signal.Signals) -> None:
-    """Signal this very process; nothing happens when it is gone, whoever has its pid by now."""
+    """Signal this very process; nothing happens when it is gone, whoever has its pid by now, or not ours to signal."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -44,7 +44,7 @@ def send(process: ProcessSeen, number: signal.Signals) -> None:
         current = process_of(process.pid)
         if current is not None and current.start_time_ticks == process.start_time_ticks:
             signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return
     finally:
         os.close(descriptor)

@@ -203,7 +203,7 @@ def _started(spec: SpawnSpec, output: int) -> subprocess.Popen[bytes]:
     if spec.scope:
         _require_program(spec)
         given = scopes.with_bus(env, spec.environ)
-        argv = (*spec.scope, *scopes.as_it_was(env, given), *spec.argv)
+        argv = (*spec.scope, *scopes.as_it_was(env, given, spec.argv[0]), *spec.argv)
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

@@ -77,8 +77,10 @@ def with_bus(env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, st
     return {**env, **{name: environ[name] for name in BUS if name in environ}}
 
 
-def as_it_was(env: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, ...]:
+def as_it_was(env: Mapping[str, str], given: Mapping[str, str], program: str) -> tuple[str, ...]:
     """What stands between systemd-run, which was ``given`` this, and a program, so that that gets ``env`` as it is."""
     added = (name for name in (*BUS, *_SAID_BY_SYSTEMD_RUN) if name not in env)
     changed = (f"{name}={env[name]}" for name in BUS if name in env and env[name] != given[name])
-    return ("env", *(f"--unset={name}" for name in added), *changed)
+    # env takes a path with such a sign in it for a variable to set. nice does not, and alters nothing.
+    keeps_off = ("nice", "-n", "0") if "=" in program else ()
+    return ("env", *(f"--unset={name}" for name in added), *changed, *keeps_off)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from daemon_core.heartbeat import Heartbeats
 from pool_managerd import proc, process
@@ -17,7 +18,6 @@ from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers
 from pool_managerd.devices import GpuEvent, Inventory
 from pool_managerd.engine_effects import EngineEffects
-from pool_managerd.errors import StepError, StillRunningError
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.hub import Hub
@@ -162,32 +162,31 @@ class Supervisor:
         return found, frozenset({pool_of(left.instance) for left in found.found} | contained)
 
     async def _end(self, leftover: Leftover) -> None:
-        """End an engine that nobody wants any more, however long it takes."""
+        """End an engine that nobody wants any more."""
         instance = leftover.instance
         _say(instance, logging.WARNING, "ending the engine of a pool that is gone: pid %s", _pids(leftover))
-        while True:
-            try:
-                await process.end_all(
-                    lambda: process.remains(leftover.processes, self._files.marker(instance)), LEFTOVER_STOP_MS
-                )
-                break
-            except StillRunningError as error:
-                _say(instance, logging.ERROR, "%s", error)
-                await asyncio.sleep(END_AGAIN_S)
-        self._files.withdraw(pool_of(instance))
-        self._files.remove(instance)
+        marker = self._files.marker(instance)
+        members = partial(process.remains, leftover.processes, marker)
+        await self._clear_away(instance, lambda: process.end_all(members, LEFTOVER_STOP_MS))
 
     async def _remove(self, handle: Handle) -> None:
         """End the container of a pool that is gone."""
         instance = handle.instance
         _say(instance, logging.WARNING, "ending the container of a pool that is gone: %s", handle.container_id)
+        marker, runtime = self._files.marker(instance), handle.runtime
+        await self._clear_away(instance, lambda: end_containers(self._containers, marker, runtime, LEFTOVER_STOP_MS))
+
+    async def _clear_away(self, instance: str, end: Callable[[], Awaitable[None]]) -> None:
+        """End what is left, however long it takes, then take back its files. Why it fails is said once."""
+        said = None
         while True:
             try:
-                marker = self._files.marker(instance)
-                await end_containers(self._containers, marker, handle.runtime, LEFTOVER_STOP_MS)
+                await end()
                 break
-            except StepError as error:
-                _say(instance, logging.ERROR, "%s", error.message)
+            except Exception as error:  # noqa: BLE001 - what nobody wants must not end what serves
+                if (why := str(error)) != said:
+                    said = why
+                    _say(instance, logging.ERROR, "it cannot be ended, trying until it can be: %s", why)
                 await asyncio.sleep(END_AGAIN_S)
         self._files.withdraw(pool_of(instance))
         self._files.remove(instance)

@@ -21,7 +21,7 @@ MARK = "<!-- What follows is made from the code by `make generate`; change that.
 
 def page(before: str) -> str:
     """The page with its table, from the page as it was: what stands before the mark is written by hand."""
-    return before.partition(MARK)[0] + MARK + "\n" + table([(check.name, check.about) for check in CHECKS])
+    return before.partition(MARK)[0] + MARK + "\n" + table([(check.name, check.about, check.kinds) for check in CHECKS])
 
 
 def schema() -> str:

@@ -136,6 +136,7 @@ EXAMPLES = (
             limits=LimitInfo(max_body_bytes=4 * 1024 * 1024, max_streams_per_client=768, keep_finished=1_000),
             sessions=SessionPolicy(ttl_ms=600_000, max_turns=8, max_sessions=1_024),
             artifacts=ArtifactPolicy(max_bytes=256 * 1024 * 1024, max_age_ms=604_800_000, records=True),
+            version="0.1.0",
         ),
     ),
     Example(

@@ -13,6 +13,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from catalog_core.atomic import sync_directory, sync_file_system
 from contracts.config import Pool, Profile, SourceBuild
 from contracts.engines import Finding
 from contracts.pools import Cause
@@ -256,4 +257,8 @@ def _move(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(source)
     else:
+        sync_file_system(
+            source
+        )  # git leaves that to the kernel, and after a power cut half a checkout would pass for one
         source.rename(target)
+        sync_directory(target.parent)

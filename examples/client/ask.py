@@ -1,9 +1,9 @@
 """Ask a model and print what it says: a client of llama-orch with nothing but Python's own library.
 
-    python3 ask.py "Write a haiku about snow."
+    LLORCH_API_TOKEN=$(llama-orch token --show) python3 ask.py "Write a haiku about snow."
 
-The token is read from LLORCH_API_TOKEN, the address from LLORCH_URL. It shows what every client has to do: send a task
-so that it may be sent twice, wait when told to, read the stream, and come back to it after a lost connection.
+LLORCH_URL says where llama-orch is, if not here. It shows what every client has to do: send a task so that it may be
+sent twice, wait when told to, read the stream, and come back to it after a lost connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from typing import IO, Any
 
-URL = os.environ.get("LLORCH_URL", "http://127.0.0.1:8080")
+URL = os.environ.get("LLORCH_URL", "http://127.0.0.1:8080").rstrip("/")
+TOKEN = os.environ.get("LLORCH_API_TOKEN", "")
 LOST = (OSError, HTTPException)  # refused, cut off, timed out
 SILENCE_S = 60  # a stream in which nothing happens has a comment every 15 s
 AGAIN_S = 1.0
@@ -27,11 +28,30 @@ AGAIN_S = 1.0
 
 def call(path: str, body: object = None, headers: dict[str, str] | None = None) -> IO[bytes]:
     """One request."""
-    known = {"Authorization": f"Bearer {os.environ['LLORCH_API_TOKEN']}", **(headers or {})}
+    known = {"Authorization": f"Bearer {TOKEN}", **(headers or {})}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(URL + path, data=data, headers=known)
     answer: IO[bytes] = urllib.request.urlopen(request, timeout=SILENCE_S)
     return answer
+
+
+def refused(error: urllib.error.HTTPError) -> float:
+    """How many seconds to wait before the same request is sent again; where that never helps, the end."""
+    try:
+        refusal = json.load(error)
+        text = f"{refusal['code']}: {refusal['message']}\n  {refusal.get('hint', '')}"
+    except (ValueError, KeyError, TypeError):  # a proxy's page, or another program
+        raise SystemExit(f"{error.url} answers {error.code} {error.reason}, and that is not llama-orch") from error
+    if not refusal["retriable"]:
+        raise SystemExit(text) from error
+    sys.stderr.write(f"{text}\n")
+    return float(refusal.get("retry_after_ms", 1000 * AGAIN_S)) / 1000
+
+
+def lost(error: Exception) -> float:
+    """How many seconds to wait after a connection that broke, or that nobody took."""
+    sys.stderr.write(f"no connection to {URL} ({error}): trying again\n")
+    return AGAIN_S
 
 
 def asked(path: str, body: object = None) -> dict[str, Any]:
@@ -41,13 +61,9 @@ def asked(path: str, body: object = None) -> dict[str, Any]:
             with call(path, body) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
-            refusal = json.load(error)
-            if not refusal["retriable"]:
-                hint = refusal.get("hint", "")
-                raise SystemExit(f"{refusal['code']}: {refusal['message']} {hint}") from error
-            time.sleep(refusal.get("retry_after_ms", 1000 * AGAIN_S) / 1000)
-        except LOST:
-            time.sleep(AGAIN_S)
+            time.sleep(refused(error))
+        except LOST as error:
+            time.sleep(lost(error))
 
 
 def events(task_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,11 +77,11 @@ def events(task_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield event["event"], json.loads(event["data"])
                     if event["event"] in {"end", "error"}:
                         return
-        except urllib.error.HTTPError as error:  # gone, or not allowed: that stays so
-            raise SystemExit(error.read().decode()) from error
-        except LOST:
-            pass
-        time.sleep(AGAIN_S)
+            time.sleep(AGAIN_S)  # it ended in order, and the task has not
+        except urllib.error.HTTPError as error:
+            time.sleep(refused(error))
+        except LOST as error:
+            time.sleep(lost(error))
 
 
 def read(stream: IO[bytes]) -> Iterator[dict[str, str]]:
@@ -84,6 +100,8 @@ def read(stream: IO[bytes]) -> Iterator[dict[str, str]]:
 
 def main() -> int:
     """Ask, print, and say how it ended: exit status 0, or 1 where there is no whole answer."""
+    if len(sys.argv) != 2 or not TOKEN:
+        raise SystemExit('usage: LLORCH_API_TOKEN=... python3 ask.py "a question"')
     model = asked("/v1/capabilities")["pools"][0]["model_ref"]
     # With an id of ours it is one task and runs once, however often it is sent.
     task = {"task_id": str(uuid.uuid4()), "model_ref": model, "prompt": sys.argv[1], "max_tokens": 200}

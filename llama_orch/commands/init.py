@@ -1,6 +1,7 @@
 """``llama-orch init``: the first configuration and the token.
 
-Decides that an existing file is never replaced without --force, and an existing token never: clients use it.
+Decides that an existing file is never replaced without --force, and an existing token never: clients use it. The
+trial's model is copied to where this user's data is, see ``llama_orch.trial``.
 """
 
 from __future__ import annotations
@@ -48,9 +49,15 @@ def init(
     if path.exists() and not force:
         _only_the_token(path, Output(as_json=as_json))
         return
-    text = _text(example, for_trial=for_trial)
+    if example is not None and for_trial:
+        raise StartupError("--trial and --example exclude each other", None, EXIT_USAGE)
+    # In a checkout the example names the model beside it, which is no place for a user's configuration to name.
+    model = trial.kept_model_path(os.environ) if for_trial or example == "trial" else None
+    text = _text(example) if model is None else trial.trial_config(model)
     written = config_file.parse(text, str(path))
     token_path = path.parent / FILE_NAME
+    if model is not None:
+        trial.keep_model(model)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _token(token_path)
@@ -62,6 +69,8 @@ def init(
 
     out = Output(as_json=as_json)
     out.line(f"wrote {path} (profile {written.profile}: {', '.join(pool.id for pool in written.pools)})")
+    if model is not None:
+        out.line(f"its model is {model}")
     if kept is not None:
         out.line(f"kept the old one as {kept}")
     out.line(f"token in {token_path}; {_finds_it(config)}")
@@ -81,19 +90,13 @@ def init(
     )
 
 
-def _text(example: str | None, *, for_trial: bool) -> str:
-    """The configuration that is asked for. Raises StartupError."""
-    if example is not None and for_trial:
-        raise StartupError("--trial and --example exclude each other", None, EXIT_USAGE)
-    if for_trial:
-        return trial.trial_config(trial.haiku_model_path())
+def _text(example: str | None) -> str:
+    """The configuration that is asked for, other than the trial's. Raises StartupError."""
     if example is None:
         return home_config(_gpus(), trial.schema_reference())
     known = sorted(path.parent.name for path in shipped(EXAMPLES).glob(f"*/{CONFIG}"))
     if example not in known:
         raise StartupError(f"there is no example {example!r}", f"valid here: {', '.join(known)}", EXIT_USAGE)
-    if example == "trial":  # in a checkout it names the model beside it
-        return trial.trial_config(trial.haiku_model_path())
     text = (shipped(EXAMPLES) / example / CONFIG).read_text(encoding="utf-8")
     return _SCHEMA.sub(lambda _: f"# yaml-language-server: $schema={trial.schema_reference()}", text, count=1)
 

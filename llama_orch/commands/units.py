@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from contracts.base import Message
-from daemon_core import config_file
 from daemon_core.errors import EXIT_CONFIG, EXIT_FAILURE, StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.version import version
 from llama_orch.commands.options import JsonOption
+from llama_orch.doctor.base import Result
+from llama_orch.doctor.before_start import refusals
 from llama_orch.doctor.checks.clock import installed_s
+from llama_orch.doctor.report import exit_status
 from llama_orch.output import Output
 from llama_orch.units.files import Found, Standing, ownership, stale, standing, version_of
 from llama_orch.units.folder import PROGRAMS, Folder, wanted_units
@@ -31,7 +33,7 @@ TARGET = "llama-orch.target"
 DAEMONS = tuple(f"{program}.service" for program in reversed(PROGRAMS))
 """In the order of their start."""
 SLICE = "llama-orch.slice"
-"""systemd makes it for the units' Slice= and leaves it."""
+"""systemd makes it for the units' Slice= and leaves it, as llama.slice above it, which stays: others' may be in it."""
 COLUMNS = ("UNIT", "STATE", "SINCE", "PID", "MEMORY", "RESTARTS", "WATCHDOG")
 ENGINE_COLUMNS = ("ENGINE", "STATE", "SINCE", "MEMORY")
 _REFUSED = {
@@ -111,7 +113,7 @@ def install(
     if enable:
         manager.ask("enable", TARGET)
         out.line(f"{TARGET} starts whenever you log in")
-    states = _start(manager, out, changed=bool(written or old)) if now else _states(manager, DAEMONS)
+    states = _start(manager, folder, out, changed=bool(written or old)) if now else _states(manager, DAEMONS)
     if not now:
         _what_next(out, states, changed=bool(written or old))
     if not manager.lingers:
@@ -197,7 +199,8 @@ def status(*, as_json: JsonOption = False) -> int:
         rows = [(state.name, row(state)[1], row(state)[2], row(state)[4]) for state in report.engines]
         out.table(ENGINE_COLUMNS, rows, "")
     out.line("")
-    for line in _remarks(report, manager.user):
+    old = [unit.name for unit in report.units if unit.name in DAEMONS and unit.active == "active" and _is_older(unit)]
+    for line in remarks(report, manager.user, old):
         out.line(line)
     return 0 if report.good else EXIT_FAILURE
 
@@ -261,16 +264,22 @@ def _check_winner(manager: ServiceManager, folder: Folder) -> None:
         raise StartupError(f"the service manager does not take {folder.path / TARGET}: {found}", hint)
 
 
-def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[UnitState, ...]:
-    """Start the target; what ran before is restarted when its unit is another now."""
+def _start(manager: ServiceManager, folder: Folder, out: Output, *, changed: bool) -> tuple[UnitState, ...]:
+    """Start the target; what ran before is restarted when its unit is another now.
+
+    Raises StartupError, before anything is started, where a daemon would refuse to.
+    """
     config = default_config_path(os.environ)
     if not config.exists():
         hint = "llama-orch init writes one; then: systemctl --user start llama-orch.target"
         raise StartupError(f"the units are there, and there is no {config}", hint, EXIT_CONFIG)
-    before = [state for state in _states(manager, DAEMONS) if state.active == "active"]
+    known = _states(manager, DAEMONS)
+    before = [state for state in known if state.active == "active"]
     ran = [state.name for state in before if changed or _is_older(state)]
-    if ran:
-        _check_config(config)
+    if ran or len(before) < len(known):
+        own = {state.pid for state in known if state.pid}
+        found = refusals(config, os.environ, own, token_elsewhere=bool(folder.drop_ins("orchestratord.service")))
+        _check(found, out, restarted=bool(ran))
     for name in DAEMONS:
         manager.tried("reset-failed", name)
     manager.act("start", TARGET)
@@ -291,15 +300,17 @@ def _start(manager: ServiceManager, out: Output, *, changed: bool) -> tuple[Unit
     return states
 
 
-def _check_config(path: Path) -> None:
-    """Raises StartupError where this version refuses the configuration: what runs goes on then."""
-    try:
-        config_file.load(path)
-    except StartupError as error:
-        hint = f"{error.hint or 'mend it'}; then: systemctl --user restart pool-managerd orchestratord"
-        raise StartupError(
-            f"nothing was restarted, what runs is still the old: {error.message}", hint, EXIT_CONFIG
-        ) from error
+def _check(found: Sequence[Result], out: Output, *, restarted: bool) -> None:
+    """Raises StartupError where something is in the way of the daemons: what runs goes on then."""
+    if not found:
+        return
+    first, *others = found
+    for result in others:
+        out.note(f"llama-orch: {result.check}: {result.what}\n  hint: {result.mend}")
+    what = "nothing was restarted, what runs is still the old" if restarted else "the units are there, none was started"
+    then = "restart pool-managerd orchestratord" if restarted else f"start {TARGET}"
+    hint = f"{first.mend or 'mend it'}; then: systemctl --user {then}"
+    raise StartupError(f"{what}: {first.what}", hint, exit_status(found))
 
 
 def _is_older(state: UnitState) -> bool:
@@ -364,7 +375,8 @@ def _rank(unit: UnitReport) -> tuple[int, str]:
     return (order.index(unit.name) if unit.name in order else len(order), unit.name)
 
 
-def _remarks(report: StatusReport, user: str) -> list[str]:
+def remarks(report: StatusReport, user: str, old: Sequence[str]) -> list[str]:
+    """What is to be known beside the table; ``old`` are the daemons that run since before this installation."""
     login = "yes" if report.at_login else f"no (systemctl --user enable {TARGET})"
     linger = "yes" if report.at_boot else f"no (loginctl enable-linger {user})"
     boot = linger if report.at_login else "no"
@@ -378,5 +390,6 @@ def _remarks(report: StatusReport, user: str) -> list[str]:
         for unit in report.units
         if unit.needs_reload
     ]
+    lines += [f"{name} runs since before this version was installed: systemctl --user restart {name}" for name in old]
     lines += [f"changed by {path}" for unit in report.units for path in unit.drop_ins]
     return lines

@@ -1,59 +1,21 @@
-"""Everything that the doctor can find, in the order of its checks: docs/doctor.md is made of it.
+"""Everything that the doctor can find, as a document: docs/doctor.md is made of it.
 
-Decides the order and the table. A new kind is found here by itself.
+Decides how it is set. What there is, the checks say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 
 from llama_orch.doctor.base import Kind
-from llama_orch.doctor.judge import (
-    clock,
-    compute_capability,
-    configuration,
-    containers,
-    cuda,
-    daemons,
-    disk,
-    driver,
-    engine,
-    environment,
-    filesystem,
-    gpus,
-    lan,
-    linger,
-    model,
-    paths,
-    permissions,
-    ports,
-    session,
-    subuid,
-    toolkit_cdi,
-    units,
-    versions,
-)
-
-_MODULES: tuple[ModuleType, ...] = (
-    *(configuration, session, paths, filesystem, disk, permissions, clock),
-    *(driver, gpus, compute_capability, cuda, containers, subuid, toolkit_cdi),
-    *(engine, model, units, environment, linger, lan, ports, versions, daemons),
-)
 
 
-def kinds() -> tuple[Kind, ...]:
-    """Every kind."""
-    return tuple(value for module in _MODULES for value in vars(module).values() if isinstance(value, Kind))
+def table(checks: Iterable[tuple[str, str, Sequence[Kind]]]) -> str:
+    """A section for each check: its name, what it is about, and a row for each thing that it may find; in Markdown."""
+    return "\n".join(_section(name, about, kinds) for name, about, kinds in checks)
 
 
-def table(checks: Iterable[tuple[str, str]]) -> str:
-    """A section for each check, by its name and what it is about, with a row for each kind; in Markdown."""
-    known = kinds()
-    return "\n".join(_section(name, about, [kind for kind in known if kind.check == name]) for name, about in checks)
-
-
-def _section(name: str, about: str, found: list[Kind]) -> str:
+def _section(name: str, about: str, found: Sequence[Kind]) -> str:
     rows = [
         f"| `{kind.id}`{' (note)' if kind.note else ''} | {_cell(kind.what)} | {_cell(kind.why)} | {_cell(kind.mend)} |"
         for kind in found

@@ -13,9 +13,11 @@ from engine_provisioner.packages import Family, family_of, install_hint
 REBOOT = "reboot"
 _DRIVER: Mapping[Family, str] = MappingProxyType(
     {
-        Family.DEBIAN: "sudo apt install nvidia-driver (Ubuntu: sudo ubuntu-drivers install)",
-        Family.ARCH: "sudo pacman -S nvidia-open-dkms (CachyOS: sudo chwd -a)",
-        Family.FEDORA: "enable RPM Fusion's nonfree repository, then: sudo dnf install akmod-nvidia",
+        Family.DEBIAN: "sudo apt install nvidia-driver linux-headers-amd64 (Ubuntu: sudo ubuntu-drivers install)",
+        Family.ARCH: "sudo pacman -S nvidia-open-dkms nvidia-utils linux-headers (CachyOS: sudo chwd -a)",
+        # The second package has NVML, CUDA and nvidia-smi.
+        Family.FEDORA: "enable RPM Fusion's nonfree repository, then: "
+        "sudo dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda",
     }
 )
 _REBUILD: Mapping[Family, str] = MappingProxyType(

@@ -1,16 +1,22 @@
 """What the trial profile brings along: a small model that writes haiku, its subjects, and a configuration for both.
 
-Decides the trial's numbers. Nothing here is used unless ``profile: trial`` is asked for by name.
+Decides the trial's numbers, and that a configuration which stays names a copy of the model among the user's own data:
+an upgrade, or another Python, takes the installation's away. Nothing here is used unless ``profile: trial`` is asked
+for by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 import yaml
 
-from daemon_core.errors import StartupError
+from contracts import config
+from daemon_core.errors import EXIT_FAILURE, StartupError
+from daemon_core.paths import Paths, make_private_dir
+from llama_orch.keeping import put, where_to_look
 
 MODEL_FILE = "haiku.gguf"
 WORDS_FILE = "words.txt"
@@ -41,6 +47,22 @@ pools:
 def haiku_model_path() -> Path:
     """The model in this package. Raises StartupError where the installation lacks it."""
     return _packaged(MODEL_FILE)
+
+
+def kept_model_path(environ: Mapping[str, str]) -> Path:
+    """Where this user's copy of the model is, or will be. Raises PathsError."""
+    return Paths.resolve(config.Paths(), environ).data / "trial" / MODEL_FILE
+
+
+def keep_model(path: Path) -> None:
+    """Have the model of this version there. Raises StartupError."""
+    content = haiku_model_path().read_bytes()
+    try:
+        if not path.is_file() or path.read_bytes() != content:
+            put(make_private_dir(path.parent) / path.name, content, mode=0o644)
+    except OSError as error:
+        hint = where_to_look(path.parent, error)
+        raise StartupError(f"cannot write {path}: {error.strerror}", hint, EXIT_FAILURE) from error
 
 
 def subjects() -> tuple[str, ...]:

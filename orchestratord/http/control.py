@@ -29,6 +29,7 @@ from contracts.pools import (
     ReloadRequest,
     SessionPolicy,
 )
+from daemon_core.version import version
 from orchestratord import determinism
 from orchestratord.catalog import CatalogView
 from orchestratord.errors import api_error
@@ -61,6 +62,8 @@ class ControlRoutes:
         self._metrics = metrics
         self._catalog = catalog
         self._openapi: bytes | None = None
+        # Now, since an upgrade changes what is installed and not what runs.
+        self._version = version()
 
     def table(self) -> list[web.RouteDef]:
         """Where each handler is found."""
@@ -114,6 +117,7 @@ class ControlRoutes:
             ),
             sessions=msgspec.convert(config.sessions, SessionPolicy, from_attributes=True),
             artifacts=msgspec.convert(config.artifacts, ArtifactPolicy, from_attributes=True),
+            version=self._version,
         )
         return json_response(answer)
 

@@ -40,6 +40,7 @@ VOLATILE = {
     "queue_time_ms",
     "started_ms",
     "verified_ms",
+    "version",
 }
 COMPUTED = {
     "retry_after_ms",

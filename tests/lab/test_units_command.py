@@ -124,7 +124,7 @@ cat ~/status.json
 
 
 def test_what_lies_there_is_replaced_only_where_it_is_ours(lab: Lab) -> None:
-    outcome = lab.check(HANDLING)
+    outcome = lab.check(HANDLING, limit_s=180)
     parts = dict(part.split("\n", 1) for part in outcome.stdout.split("--- ")[1:])
     for name in UNITS:
         assert f"wrote /home/lab/.config/systemd/user/{name}\n" in parts["first"]

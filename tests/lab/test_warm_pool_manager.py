@@ -148,7 +148,7 @@ sed -i '/^    provisioning:/,$d; /flags:/d' "$config"
 printf '    provisioning: {mode: container, container: {image: "%s/lab/llama", digest: "%s"}}\n' \
   "$registry" "$(cat ~/digest)" >> "$config"
 token=$("$PREFIX/bin/llama-orch" token --show)
-model=$CHECKOUT/llama_orch/trial/haiku.gguf
+model=$HOME/.local/share/llama-orch/trial/haiku.gguf
 install_units "$PREFIX/bin"
 serve() {
   systemctl --user start llama-orch.target

@@ -55,4 +55,4 @@ def _synchronized() -> bool | None:
     return maxerror < _MAXERROR_US
 
 
-CHECK = Check(name="clock", about="the clock is right, and somebody keeps it so", run=_run)
+CHECK = Check(name="clock", about="the clock is right, and somebody keeps it so", judge=clock, run=_run)

@@ -24,4 +24,9 @@ async def _run(look: Look) -> Sequence[Result]:
     return compute_capability.judge(machine.config.pools, machine.config.profile, said.seen.gpus)
 
 
-CHECK = Check(name="compute_capability", about="the GPUs are new enough for their engines and builds", run=_run)
+CHECK = Check(
+    name="compute_capability",
+    about="the GPUs are new enough for their engines and builds",
+    judge=compute_capability,
+    run=_run,
+)

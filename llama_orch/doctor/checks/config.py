@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llama_orch.doctor.base import Result
 from llama_orch.doctor.checks.base import Check
-from llama_orch.doctor.judge.configuration import judge_config
+from llama_orch.doctor.judge import configuration
 from llama_orch.doctor.machine import Look
 
 
@@ -15,7 +15,7 @@ async def _run(look: Look) -> Sequence[Result]:
     config = machine.config
     pools = tuple(pool.id for pool in config.pools) if config else ()
     profile = config.profile if config else ""
-    return judge_config(str(machine.config_path), profile, pools, machine.config_error, machine.asks)
+    return configuration.judge_config(str(machine.config_path), profile, pools, machine.config_error, machine.asks)
 
 
-CHECK = Check(name="config", about="the configuration file can be used", run=_run)
+CHECK = Check(name="config", about="the configuration file can be used", judge=configuration, run=_run)

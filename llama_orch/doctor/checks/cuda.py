@@ -57,4 +57,4 @@ def _newest_gcc(toolkit: provisioned.Toolkit) -> int | None:
     return None
 
 
-CHECK = Check(name="cuda", about="the CUDA toolkit fits the driver and the compiler", run=_run)
+CHECK = Check(name="cuda", about="the CUDA toolkit fits the driver and the compiler", judge=cuda, run=_run)

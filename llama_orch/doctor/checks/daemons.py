@@ -36,5 +36,9 @@ async def _run(look: Look) -> Sequence[Result]:
 
 
 CHECK = Check(
-    name="daemons", about="both daemons run and talk to each other, and their pools are ready", run=_run, at_start=False
+    name="daemons",
+    about="both daemons run and talk to each other, and their pools are ready",
+    judge=daemons,
+    run=_run,
+    at_start=False,
 )

@@ -35,4 +35,4 @@ def _place(name: str, path: Path) -> disk.Place:
     return disk.Place(name=name, path=str(nearest), free=status.f_bavail * status.f_frsize, files=files)
 
 
-CHECK = Check(name="disk", about="there is room for models, builds and tasks", run=_run)
+CHECK = Check(name="disk", about="there is room for models, builds and tasks", judge=disk, run=_run)

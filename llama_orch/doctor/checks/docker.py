@@ -15,4 +15,6 @@ async def _run(look: Look) -> Sequence[Result]:
     return containers.judge_docker(*await needed(look), look.machine.needs.containers)
 
 
-CHECK = Check(name="docker", about="docker works, where podman does not serve", run=_run, limit_s=20.0)
+CHECK = Check(
+    name="docker", about="docker works, where podman does not serve", judge=containers, run=_run, limit_s=20.0
+)

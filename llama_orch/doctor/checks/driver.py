@@ -71,4 +71,6 @@ def _line(path: Path) -> str:
         return ""
 
 
-CHECK = Check(name="driver", about="NVIDIA's driver is loaded, of one version, and has the card", run=_run)
+CHECK = Check(
+    name="driver", about="NVIDIA's driver is loaded, of one version, and has the card", judge=driver, run=_run
+)

@@ -72,4 +72,6 @@ async def _run(look: Look) -> Sequence[Result]:
     return engine.judge(await preflights(look))
 
 
-CHECK = Check(name="engine", about="every pool's engine can be had: its preflight", run=_run, limit_s=LIMIT_S)
+CHECK = Check(
+    name="engine", about="every pool's engine can be had: its preflight", judge=engine, run=_run, limit_s=LIMIT_S
+)

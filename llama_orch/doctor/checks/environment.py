@@ -69,4 +69,9 @@ def _which(name: str, environ: Mapping[str, str]) -> str | None:
     return shutil.which(name, path=environ.get("PATH", os.defpath))
 
 
-CHECK = Check(name="environment", about="the units find the programs and variables that this shell has", run=_run)
+CHECK = Check(
+    name="environment",
+    about="the units find the programs and variables that this shell has",
+    judge=environment,
+    run=_run,
+)

@@ -25,4 +25,6 @@ async def _run(look: Look) -> Sequence[Result]:
     return filesystem.judge(await asyncio.to_thread(found), mounts, machine.needs)
 
 
-CHECK = Check(name="filesystem", about="no network disk, read-only or noexec mount where it matters", run=_run)
+CHECK = Check(
+    name="filesystem", about="no network disk, read-only or noexec mount where it matters", judge=filesystem, run=_run
+)

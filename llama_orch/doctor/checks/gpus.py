@@ -31,4 +31,9 @@ async def _run(look: Look) -> Sequence[Result]:
     return gpus.judge(local, seen.gpus, seen.lost, missing)
 
 
-CHECK = Check(name="gpus", about="the GPUs that the pools name are there and work, and no two pools want one", run=_run)
+CHECK = Check(
+    name="gpus",
+    about="the GPUs that the pools name are there and work, and no two pools want one",
+    judge=gpus,
+    run=_run,
+)

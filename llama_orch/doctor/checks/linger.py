@@ -17,4 +17,4 @@ async def _run(look: Look) -> Sequence[Result]:
     return linger.judge(machine.user, installed=(await services(look)).installed, lingers=lingers)
 
 
-CHECK = Check(name="linger", about="the units outlive a logout, and start at boot", run=_run)
+CHECK = Check(name="linger", about="the units outlive a logout, and start at boot", judge=linger, run=_run)

@@ -70,4 +70,9 @@ async def _run(look: Look) -> Sequence[Result]:
     return model.judge(await models(look))
 
 
-CHECK = Check(name="model", about="every pool's model is here or may be fetched, and was trained for its ctx", run=_run)
+CHECK = Check(
+    name="model",
+    about="every pool's model is here or may be fetched, and was trained for its ctx",
+    judge=model,
+    run=_run,
+)

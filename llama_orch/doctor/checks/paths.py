@@ -38,4 +38,4 @@ def _place(name: str, path: Path) -> judged.Place:
     return judged.Place(name=name, path=str(path), there=str(nearest), writable=writable)
 
 
-CHECK = Check(name="paths", about="the directories can be written", run=_run)
+CHECK = Check(name="paths", about="the directories can be written", judge=judged, run=_run)

@@ -55,4 +55,9 @@ def _file(path: Path) -> permissions.File | None:
     return permissions.File(path=str(path), owner=status.st_uid, mode=status.st_mode & 0o7777)
 
 
-CHECK = Check(name="permissions", about="what should be private is, and everything belongs to this user", run=_run)
+CHECK = Check(
+    name="permissions",
+    about="what should be private is, and everything belongs to this user",
+    judge=permissions,
+    run=_run,
+)

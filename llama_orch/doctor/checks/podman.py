@@ -15,4 +15,10 @@ async def _run(look: Look) -> Sequence[Result]:
     return containers.judge_podman(*await needed(look), look.machine.needs.containers)
 
 
-CHECK = Check(name="podman", about="rootless podman works, where pools run in containers", run=_run, limit_s=20.0)
+CHECK = Check(
+    name="podman",
+    about="rootless podman works, where pools run in containers",
+    judge=containers,
+    run=_run,
+    limit_s=20.0,
+)

@@ -72,5 +72,9 @@ def _leads_to(descriptor: Path, wanted: set[str]) -> bool:
 
 
 CHECK = Check(
-    name="ports", about="the address of orchestratord is free, or orchestratord's own", run=_run, at_start=False
+    name="ports",
+    about="the address of orchestratord is free, or orchestratord's own",
+    judge=ports,
+    run=_run,
+    at_start=False,
 )

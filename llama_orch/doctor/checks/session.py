@@ -41,4 +41,6 @@ def _facts(machine: Machine) -> session.Facts:
     )
 
 
-CHECK = Check(name="session", about="this login has its own home, runtime directory and service manager", run=_run)
+CHECK = Check(
+    name="session", about="this login has its own home, runtime directory and service manager", judge=session, run=_run
+)

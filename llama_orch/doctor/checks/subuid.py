@@ -50,4 +50,4 @@ def _may_map(path: str | None) -> bool:
         return False
 
 
-CHECK = Check(name="subuid", about="this user has ids for rootless containers", run=_run)
+CHECK = Check(name="subuid", about="this user has ids for rootless containers", judge=subuid, run=_run)

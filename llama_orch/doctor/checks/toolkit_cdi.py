@@ -41,6 +41,7 @@ def _file(machine: Machine, offers: cdi.CdiFile) -> toolkit_cdi.File:
 CHECK = Check(
     name="toolkit_cdi",
     about="NVIDIA's container toolkit has described the GPUs, of the driver that runs",
+    judge=toolkit_cdi,
     run=_run,
     limit_s=LIMIT_S,
 )

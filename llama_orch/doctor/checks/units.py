@@ -16,4 +16,6 @@ async def _run(look: Look) -> Sequence[Result]:
     return units.judge(seen.units, seen.states, seen.bindir, seen.problem)
 
 
-CHECK = Check(name="units", about="the installed units are those of this version, and none has failed", run=_run)
+CHECK = Check(
+    name="units", about="the installed units are those of this version, and none has failed", judge=units, run=_run
+)

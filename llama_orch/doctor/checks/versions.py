@@ -14,6 +14,7 @@ import msgspec
 
 from contracts import rpc
 from daemon_core import procfs
+from daemon_core.errors import StartupError
 from daemon_core.paths import default_config_path
 from daemon_core.version import version
 from llama_orch.doctor.base import Result
@@ -21,6 +22,8 @@ from llama_orch.doctor.checks.base import Check
 from llama_orch.doctor.checks.clock import installed_s
 from llama_orch.doctor.judge import versions
 from llama_orch.doctor.machine import Look, Machine
+from llama_orch.errors import ApiError
+from llama_orch.session import find_session
 
 _PACKAGES = {"orchestratord": "orchestratord", "pool-managerd": "pool_managerd"}
 _SOCKET_S = 3.0
@@ -29,7 +32,13 @@ _SOCKET_S = 3.0
 async def _run(look: Look) -> Sequence[Result]:
     machine = look.machine
     daemons = await asyncio.to_thread(lambda: list(running(machine)))
-    return versions.judge(daemons, installed_s(), sys.prefix, await _said(machine), version())
+    manager, orchestrator = await asyncio.gather(_said(machine), _told(machine))
+    said = {
+        "pool-managerd": manager,
+        f"orchestratord on {machine.asks}" if machine.asks else "orchestratord": orchestrator,
+    }
+    known = {name: each for name, each in said.items() if each is not None}
+    return versions.judge(daemons, installed_s(), sys.prefix, known, version(), elsewhere=machine.asks is not None)
 
 
 def running(machine: Machine) -> Iterator[versions.Daemon]:
@@ -82,4 +91,18 @@ async def _said(machine: Machine) -> str | None:
     return None
 
 
-CHECK = Check(name="versions", about="the running daemons are those that are installed", run=_run, at_start=False)
+async def _told(machine: Machine) -> str | None:
+    """The version that orchestratord tells who has its token; None where it does not answer, or is older than that."""
+    if machine.config is None and machine.asks is None:
+        return None
+    try:
+        session = find_session(None if machine.asks else machine.config_path, machine.url, machine.environ)
+        async with session.client() as client:
+            return (await client.capabilities()).version
+    except (StartupError, ApiError):
+        return None  # the check daemons says what that means
+
+
+CHECK = Check(
+    name="versions", about="the running daemons are those that are installed", judge=versions, run=_run, at_start=False
+)

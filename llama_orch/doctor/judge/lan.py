@@ -1,21 +1,20 @@
 """What an address that other machines reach means: everything that is sent there can be read on the way without TLS.
 
-Decides what is told of the address and of its certificate. That it needs a token, the check ``token`` says; which files
-orchestratord takes, it says itself.
+Decides what is told of the address and of its certificate. That it needs a token, the check ``token`` says; what is
+wrong with a certificate, ``daemon_core.certificate`` decides, for orchestratord as well.
 """
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
+from typing import assert_never
 
 from contracts.base import Message
 from contracts.config import is_loopback, split_bind
-from llama_orch.doctor.base import Kind, Result, ok
+from daemon_core.certificate import RENEW, Standing, Validity
+from daemon_core.errors import StartupError
+from llama_orch.doctor.base import Kind, Result, ok, skipped
 
 CHECK = "lan"
-DAY_S = 86_400
-SOON_DAYS = 14
 
 PLAIN = Kind(
     id="lan.plain",
@@ -34,53 +33,59 @@ EXPIRED = Kind(
     id="lan.certificate-expired",
     what="the certificate of server.tls has expired",
     why="every client refuses it",
-    mend="put a new one in its place, then: systemctl --user reload orchestratord",
+    mend=RENEW,
+)
+REFUSED = Kind(
+    id="lan.certificate-refused",
+    what="the certificate of server.tls is not valid yet, or weaker than clients take",
+    why="every client refuses it",
+    mend=RENEW,
 )
 EXPIRES = Kind(
     id="lan.certificate-expires",
     what="the certificate of server.tls expires soon",
     why="from then on every client refuses it",
-    mend="put a new one in its place, then: systemctl --user reload orchestratord",
+    mend=RENEW,
     note=True,
 )
 
 
 class Certificate(Message, frozen=True, kw_only=True):
-    """What was seen of server.tls."""
+    """A certificate that orchestratord takes, and how long clients do."""
 
     path: str
-    problem: str | None = None
-    """Why the files cannot be used."""
-    until_s: float | None = None
-    """Unix time; None where it could not be read."""
+    validity: Validity
 
 
-def until(printed: str) -> float | None:
-    """When a certificate ends, from ``openssl x509 -enddate``: ``notAfter=Jun  1 12:00:00 2027 GMT``."""
-    found = re.search(r"notAfter=(\w+)\s+(\d+) (\d\d:\d\d:\d\d) (\d{4}) GMT", printed)
-    if found is None:
-        return None
-    return datetime.strptime(" ".join(found.groups()), "%b %d %H:%M:%S %Y").replace(tzinfo=UTC).timestamp()
-
-
-def judge(bind: str, certificate: Certificate | None, now_s: float) -> list[Result]:
-    """The address of the HTTP interface, and the certificate that it has, if any."""
-    if certificate is not None:
-        return _certificate(bind, certificate, now_s)
+def judge(bind: str, certificate: Certificate | StartupError | None) -> list[Result]:
+    """The address of the HTTP interface, and its certificate, if any, or why orchestratord does not take it."""
+    match certificate:
+        case StartupError():
+            return [UNUSABLE.found(certificate.message, certificate.hint)]
+        case Certificate():
+            return [_certificate(bind, certificate.path, certificate.validity)]
+        case None:
+            pass
+        case _:
+            assert_never(certificate)
     host, _ = split_bind(bind) or ("", 0)
     if is_loopback(host):
         return [ok(CHECK, f"{bind}: this machine alone")]
     return [PLAIN.found(f"{bind} serves other machines without TLS")]
 
 
-def _certificate(bind: str, certificate: Certificate, now_s: float) -> list[Result]:
-    if certificate.problem is not None:
-        return [UNUSABLE.found(certificate.problem)]
-    if certificate.until_s is None:
-        return [ok(CHECK, f"{bind}: with TLS")]
-    days = (certificate.until_s - now_s) / DAY_S
-    if days < 0:
-        return [EXPIRED.found(f"{certificate.path} expired {-days:.0f} days ago")]
-    if days < SOON_DAYS:
-        return [EXPIRES.found(f"{certificate.path} expires in {days:.0f} days")]
-    return [ok(CHECK, f"{bind}: with TLS, for {days:.0f} more days")]
+def _certificate(bind: str, path: str, validity: Validity) -> Result:
+    text = f"{path} {validity.words}"
+    match validity.standing:
+        case Standing.GOOD:
+            return ok(CHECK, f"{bind}: with TLS, for {validity.days} more days")
+        case Standing.SOON:
+            return EXPIRES.found(text)
+        case Standing.EXPIRED:
+            return EXPIRED.found(text)
+        case Standing.REFUSED:
+            return REFUSED.found(text)
+        case Standing.UNKNOWN:
+            return skipped(CHECK, f"{bind}: with TLS; {text}")
+        case _:
+            assert_never(validity.standing)

@@ -44,6 +44,8 @@ CONTEXT_STRETCHED = Kind(
 _STRETCHING = frozenset(
     {"--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx", "--hf-overrides"}
 )
+_PACKAGED = "/llama_orch/trial/haiku.gguf"
+"""As ``init --trial`` named the model before it made a copy: in an installation, which an upgrade may take away."""
 _ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
@@ -68,7 +70,8 @@ def _one(pool: Pool, seen: Seen) -> list[Result]:
     if seen.elsewhere:
         return [skipped(CHECK, f"pool {pool.id}: its endpoint has the model")]
     if seen.findings:
-        return [UNUSABLE.found(finding.message, finding.hint, why=finding.why) for finding in seen.findings]
+        own_copy = "llama-orch init --trial --force" if seen.shown.endswith(_PACKAGED) else None
+        return [UNUSABLE.found(found.message, own_copy or found.hint, why=found.why) for found in seen.findings]
     found = _context(pool, seen.trained)
     if not seen.here:
         mend = f"llama-orch models pull {seen.shown} fetches it now and shows how far it is"

@@ -1,11 +1,12 @@
 """The running daemons beside the installed program: started from the same files, since they were written.
 
-Decides it from moments and paths. No daemon is asked: one that runs old code cannot say so.
+Decides it from moments and paths, and from the versions that the daemons took note of when they started. The former
+tell also of what was installed anew without a new number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from contracts.base import Message
 from llama_orch.doctor.base import Kind, Result, ok, skipped
@@ -27,10 +28,11 @@ OTHER = Kind(
 )
 PROTOCOL = Kind(
     id="versions.protocol",
-    what="pool-managerd says another version than this program has",
+    what="a running daemon is of another version than this program",
     why="the daemons and the command line of two versions may not understand each other",
     mend="systemctl --user restart llama-orch.target, or end llama-orch up and start it again",
 )
+ELSEWHERE = "install the same version here and there; then restart the daemons there"
 
 
 class Daemon(Message, frozen=True, kw_only=True):
@@ -44,9 +46,17 @@ class Daemon(Message, frozen=True, kw_only=True):
     """The environment that it runs in, as its command line shows it; None where that cannot be read."""
 
 
-def judge(daemons: Sequence[Daemon], installed_s: float, prefix: str, said: str | None, version: str) -> list[Result]:
-    """``said`` is the version that pool-managerd tells on its socket, where it does."""
-    if not daemons and said is None:
+def judge(
+    daemons: Sequence[Daemon],
+    installed_s: float,
+    prefix: str,
+    said: Mapping[str, str],
+    version: str,
+    *,
+    elsewhere: bool = False,
+) -> list[Result]:
+    """``said`` is the version that each daemon told, by its name; they may be those of another machine."""
+    if not daemons and not said:
         return [skipped(CHECK, "no daemon of this user runs")]
     found = []
     for daemon in daemons:
@@ -54,7 +64,9 @@ def judge(daemons: Sequence[Daemon], installed_s: float, prefix: str, said: str 
             found.append(OTHER.found(f"{daemon.name} ({daemon.pid}) runs from {daemon.prefix}, and this is {prefix}"))
         elif daemon.started_s < installed_s - 1:
             found.append(OLDER.found(f"{daemon.name} ({daemon.pid}) runs since before this version was installed"))
-    if said is not None and said != version:
-        found.append(PROTOCOL.found(f"pool-managerd is version {said}, and this is {version}"))
-    names = ", ".join(f"{daemon.name} ({daemon.pid})" for daemon in daemons)
-    return found or [ok(CHECK, f"{version}: {names or 'pool-managerd'}")]
+    for name, told in said.items():
+        if told != version:
+            mend = ELSEWHERE if elsewhere else None
+            found.append(PROTOCOL.found(f"{name} is version {told}, and this is {version}", mend))
+    running = [f"{daemon.name} ({daemon.pid})" for daemon in daemons]
+    return found or [ok(CHECK, f"{version}: {', '.join(running or said)}")]

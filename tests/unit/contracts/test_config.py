@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from contracts.base import Problem, explain
 from contracts.config import MODES, Config, Engine, Mode, Profile, is_loopback, problems, split_bind
+from contracts.tasks import TaskRequest
 
 LLAMA = {"id": "gpu0", "engine": "llamacpp", "model": "m.gguf", "devices": [0]}
 TRIAL = {"mode": "package", "package": {"name": "xllamacpp"}}
@@ -71,6 +72,9 @@ def test_no_line_break_passes_behind_an_id(text: str) -> None:
         ({"pools": [LLAMA | {"queue": {"full_policy": "wait"}}]}, "pools[0].queue.full_policy", "drop-lru"),
         ({"pools": []}, "pools", "length >= 1"),
         ({"pool": 1}, "pool", "did you mean 'pools'?"),
+        ({"bind": "127.0.0.1:8080"}, "bind", "did you mean 'server.bind'?"),
+        ({"devices": [0]}, "devices", "did you mean 'pools[].devices'?"),
+        ({"max_bytes": 1}, "max_bytes", "'artifacts.max_bytes' or 'models.max_bytes' or 'store.max_bytes'"),
         ({"pools": [LLAMA], "server": {"tls": {"cert_file": "a"}}}, "server.tls.key_file", "missing"),
         ({"pools": [LLAMA], "server": {"max_connections": 0}}, "server.max_connections", ">= 1"),
     ],
@@ -81,6 +85,17 @@ def test_a_wrong_document_is_refused_with_its_place_and_the_legal_values(
     problem = refusal(document)
     assert problem.where == where
     assert words in f"{problem.message} {problem.hint}"
+
+
+@pytest.mark.req("HP-26")
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [("temperature", "sampling.temperature"), ("stop", "sampling.stop"), ("content", "messages[].content")],
+)
+def test_a_field_of_a_task_that_belongs_further_in_is_sent_there(field: str, meant: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert({"model_ref": "haiku", field: 1}, TaskRequest)
+    assert explain(caught.value, TaskRequest).hint == f"did you mean {meant!r}?"
 
 
 @pytest.mark.req("HP-26")

@@ -92,6 +92,19 @@ def test_a_frame_over_the_limit_is_not_made() -> None:
         rpc.notification(rpc.Push.POOL_LOG, rpc.LogLine(pool_id="a", line="x" * rpc.MAX_FRAME_BYTES))
 
 
+@pytest.mark.req("PM-01")
+def test_a_name_that_is_no_text_breaks_no_frame() -> None:
+    line = rpc.LogLine(pool_id="a", line="caf\udce9 and \u00e9", correlation_ids=("\ud800",))
+    told = msgspec.json.decode(rpc.notification(rpc.Push.POOL_LOG, line))
+    assert told["params"]["line"] == "caf\\udce9 and \u00e9"
+    assert told["params"]["correlation_ids"] == ["\\ud800"]
+    error = rpc.parse(rpc.refusal(1, rpc.RpcCode.CONFLICT, "caf\udce9", {"caf\udce9": "caf\udce9"}))
+    assert isinstance(error, rpc.Response)
+    assert error.error == rpc.RpcErrorBody(
+        code=rpc.RpcCode.CONFLICT, message="caf\\udce9", data={"caf\\udce9": "caf\\udce9"}
+    )
+
+
 @pytest.mark.req("EP-13")
 def test_the_key_of_an_endpoint_is_not_in_its_representation() -> None:
     assert "very-secret" not in f"{SNAPSHOT!r} {SNAPSHOT}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import StartupError
@@ -27,6 +28,14 @@ async def serve(context: DaemonContext) -> None:
             await context.hurry.wait()
             say("hurried")
             await asyncio.Event().wait()
+        case "busy":
+            over = threading.Event()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(40):
+                    group.create_task(asyncio.to_thread(over.wait, 30))
+                await asyncio.sleep(0)
+                await asyncio.to_thread(say, "asked")
+                over.set()
         case "reload":
             await context.reload.wait()
             context.reload.clear()

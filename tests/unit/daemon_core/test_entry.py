@@ -81,6 +81,13 @@ def test_a_hangup_asks_for_a_reload(start: Start) -> None:
     assert process.returncode == 0
 
 
+def test_work_that_blocks_for_long_keeps_no_other_from_a_thread_however_few_processors_there_are(start: Start) -> None:
+    process = start("mode=busy")
+    assert first_line(process) == "ready"
+    stdout, _ = process.communicate(timeout=9)
+    assert (stdout, process.returncode) == ("asked\n", 0)
+
+
 @pytest.mark.req("HP-26")
 def test_a_wrong_configuration_ends_with_78_and_no_traceback(start: Start, tmp_path: Path) -> None:
     process = start(config="pools:\n  - {id: a, engine: openal, model: x}\n")

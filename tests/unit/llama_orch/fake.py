@@ -64,6 +64,7 @@ class FakeDaemon:
         self.pool_state = PoolState.READY
         self.pool_error: PoolError | None = None
         self.managed = True
+        self.version: str | None = None
         self.pool_next: list[PoolHealth] = []
         """How the pool is from one look to the next, once something was asked of it; the last one stays."""
         self.asked: list[tuple[str, bytes]] = []
@@ -160,6 +161,7 @@ class FakeDaemon:
                         ready=self.pool_state is PoolState.READY,
                     ),
                 ),
+                version=self.version,
             )
         )
 

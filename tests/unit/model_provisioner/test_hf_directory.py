@@ -216,3 +216,15 @@ def test_the_layout_of_what_transformers_writes(tmp_path: Path) -> None:
     }
     found = hf_directory.inspect(write_directory(tmp_path / "llama", json.loads(json.dumps(config))))
     assert found.facts.key_length == 128
+
+
+@pytest.mark.req("MP-03")
+async def test_a_name_that_is_no_text_is_said_where_the_digest_would_cover_it(place: Place) -> None:
+    path = write_directory(place.models / "llama")
+    (path / "caf\udce9.md").touch()  # no part of the model
+    await place.ensure("llama")
+    (path / "caf\udce9.txt").touch()
+    error = await place.refuse("llama")
+    assert error.cause is Cause.MODEL_INVALID
+    assert error.message == f"{path} has a file whose name is no UTF-8 text: caf\\udce9.txt"
+    assert "rename it" in (error.hint or "")

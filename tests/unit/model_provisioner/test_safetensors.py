@@ -119,14 +119,14 @@ def test_a_hostile_index_is_an_error(data: bytes, message: str) -> None:
         files_in(data)
 
 
-def test_a_million_entries_cost_no_more_than_their_bytes() -> None:
-    entries = b",".join(b'"%06d":{"data_offsets":[%d,%d]}' % (n, n, n + 1) for n in range(400_000))
+def test_a_hundred_thousand_entries_cost_no_more_than_their_bytes() -> None:
+    entries = b",".join(b'"%06d":{"data_offsets":[%d,%d]}' % (n, n, n + 1) for n in range(100_000))
     data = b"{" + entries + b"}"
-    index = b'{"weight_map": {' + b",".join(b'"%07d":"w.safetensors"' % n for n in range(400_000)) + b"}}"
+    index = b'{"weight_map": {' + b",".join(b'"%07d":"w.safetensors"' % n for n in range(100_000)) + b"}}"
     del entries
     tracemalloc.start()
     try:
-        assert tensors_end(data) == 400_000
+        assert tensors_end(data) == 100_000
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
         assert files_in(index) == ("w.safetensors",)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20

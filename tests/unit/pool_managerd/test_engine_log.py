@@ -106,6 +106,13 @@ def test_a_log_that_cannot_be_written_costs_lines_and_nothing_else(
     assert sum("cannot write" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_an_argument_that_is_no_text_is_written_as_an_escape(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path / "gpu0.log", "gpu0", Redactor())
+    log.begin("starting /opt/engine --model /models/caf\udce9.gguf")
+    log.end()
+    assert (tmp_path / "gpu0.log").read_text() == "--- starting /opt/engine --model /models/caf\\udce9.gguf\n"
+
+
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=8))
 def test_lines_do_not_depend_on_how_the_output_was_cut(data: bytes, cuts: list[int]) -> None:
     whole, parts = (EngineLog(Path("/dev/null"), "gpu0", Redactor()) for _ in range(2))

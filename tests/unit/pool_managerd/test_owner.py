@@ -233,6 +233,34 @@ async def test_no_engine_starts_while_the_old_one_cannot_be_ended() -> None:
         assert effects.done.count("spawn") == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "said", "traced"),
+    [
+        (StillRunningError((7,)), "cannot end the engine, trying until it can be done: still running", False),
+        (KeyError("oops"), "cannot end the engine, trying until it can be done: KeyError('oops')", True),
+    ],
+)
+async def test_why_an_engine_cannot_be_ended_is_said_once_and_a_defect_with_its_place(
+    error: Exception, said: str, caplog: pytest.LogCaptureFixture, *, traced: bool
+) -> None:
+    effects = ScriptedEffects()
+
+    async def stop() -> None:
+        raise error
+
+    effects.script["stop"] = stop
+    async with owned(effects) as owner:
+        owner.post(l.Start())
+        await settle(50)
+        owner.post(l.RestartAsked())
+        await pass_time(10 * STOP_AGAIN_MS / 1000)
+        assert effects.done.count("stop") > 2
+        effects.script.clear()
+    [line] = [record for record in caplog.records if "cannot end the engine" in record.getMessage()]
+    assert said in line.getMessage()
+    assert (line.exc_info is not None) is traced
+
+
 async def test_a_defect_in_a_step_is_a_failure_of_this_pool_and_no_more() -> None:
     effects = ScriptedEffects()
 
@@ -377,6 +405,24 @@ async def test_a_defect_in_one_pool_is_its_own_failure(caplog: pytest.LogCapture
         assert any(life.error is not None and life.error.cause is Cause.INTERNAL for life in effects.seen)
         await pass_time(3)
         assert effects.state() is PoolState.READY
+
+
+@pytest.mark.req("PM-01")
+async def test_a_state_that_cannot_be_shown_is_entered_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    effects = ScriptedEffects()
+    show = effects.publish
+
+    def refuses(life: l.Life) -> None:
+        show(life)
+        if life.state is PoolState.STAGING_MODEL:
+            raise UnicodeEncodeError("utf-8", "?", 0, 1, "surrogates not allowed")
+
+    effects.publish = refuses  # type: ignore[method-assign]
+    async with owned(effects) as owner:
+        owner.post(l.Start())
+        await settle()
+        assert effects.state() is PoolState.READY
+    assert "cannot be shown" in caplog.text
 
 
 async def test_where_there_is_no_room_the_old_engine_ends_first() -> None:

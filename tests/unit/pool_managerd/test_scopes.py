@@ -64,9 +64,11 @@ def test_nothing_of_systemd_runs_environment_stays_in_the_engines() -> None:
         "XDG_RUNTIME_DIR": "/run/user/1",
         "DBUS_SESSION_BUS_ADDRESS": "unix:/bus",
     }
-    assert scopes.as_it_was(env, given) == (
+    before = (
         "env",
         "--unset=DBUS_SESSION_BUS_ADDRESS",
         "--unset=INVOCATION_ID",
         "XDG_RUNTIME_DIR=/run/of/the/engine",
     )
+    assert scopes.as_it_was(env, given, "/opt/engine") == before
+    assert scopes.as_it_was(env, given, "/opt/v=2/engine") == (*before, "nice", "-n", "0")

@@ -57,9 +57,9 @@ def test_a_missing_uvm_device_is_a_note_and_none_in_a_container() -> None:
 @pytest.mark.parametrize(
     ("distribution", "words"),
     [
-        (DEBIAN, ["apt install nvidia-driver", "update-initramfs"]),
-        (ARCH, ["pacman -S nvidia-open-dkms", "mkinitcpio"]),
-        (FEDORA, ["dnf install akmod-nvidia", "dracut"]),
+        (DEBIAN, ["apt install nvidia-driver linux-headers-amd64", "update-initramfs"]),
+        (ARCH, ["pacman -S nvidia-open-dkms nvidia-utils linux-headers", "mkinitcpio"]),
+        (FEDORA, ["dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda", "dracut"]),
         ({}, ["install the NVIDIA driver", "ramdisk"]),
     ],
 )

@@ -1,11 +1,13 @@
 import json
+from importlib import import_module
+from pkgutil import iter_modules
 
 import jsonschema
 import msgspec
 import pytest
 
+from llama_orch.doctor import judge
 from llama_orch.doctor.base import Kind, Result, Status, ok, skipped
-from llama_orch.doctor.catalog import kinds
 from llama_orch.doctor.checks import CHECKS
 from llama_orch.doctor.report import exit_status, journal_line, lines, report_of, summary
 from tools.doctor_documents import PAGE, SCHEMA, page, schema
@@ -63,15 +65,18 @@ def test_the_document_keeps_to_its_schema_and_a_field_more_would_be_noticed() ->
 def test_the_page_has_every_kind_with_its_reason_and_its_mend() -> None:
     text = PAGE.read_text()
     assert text == page(text), "make generate"
-    for kind in kinds():
+    for kind in (kind for check in CHECKS for kind in check.kinds):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{kind.id}`"))
         assert all(part.replace("|", "\\|") in row for part in (kind.what, kind.why, kind.mend))
 
 
 def test_every_kind_belongs_to_a_check_and_every_check_has_kinds() -> None:
     names = [check.name for check in CHECKS]
-    found = kinds()
+    found = [kind for check in CHECKS for kind in check.kinds]
     assert len({kind.id for kind in found}) == len(found)
-    assert {kind.check for kind in found} == set(names)
+    assert all(check.kinds for check in CHECKS)
     assert len(names) == len(set(names))
+    judges = [import_module(f"{judge.__name__}.{module.name}") for module in iter_modules(judge.__path__)]
+    assert {check.judge for check in CHECKS} == set(judges)
+    assert {kind for module in judges for kind in vars(module).values() if isinstance(kind, Kind)} == set(found)
     assert Status.FAILED in {kind.status for kind in found}

@@ -3,6 +3,8 @@ import errno
 import pytest
 from msgspec.structs import replace
 
+from daemon_core.certificate import refused, shaken, untried
+from daemon_core.errors import StartupError
 from llama_orch.doctor.judge import clock, daemons, environment, lan, linger, ports, session, units, versions
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.units.files import Standing
@@ -170,18 +172,25 @@ def daemon(started_s: float, prefix: str | None = "/venv") -> versions.Daemon:
 @pytest.mark.parametrize(
     ("running", "said", "expected"),
     [
-        ([], None, ["skipped"]),
-        ([daemon(200)], None, ["ok"]),
-        ([daemon(200)], "1.0", ["ok"]),
-        ([daemon(50)], "1.0", ["older"]),
-        ([daemon(50, None)], None, ["older"]),
-        ([daemon(200, "/opt/other")], None, ["other"]),
-        ([], "0.9", ["protocol"]),
+        ([], {}, ["skipped"]),
+        ([daemon(200)], {}, ["ok"]),
+        ([daemon(200)], {"pool-managerd": "1.0"}, ["ok"]),
+        ([daemon(50)], {"orchestratord": "1.0"}, ["older"]),
+        ([daemon(50, None)], {}, ["older"]),
+        ([daemon(200, "/opt/other")], {}, ["other"]),
+        ([], {"pool-managerd": "1.0", "orchestratord": "0.9"}, ["protocol"]),
+        ([daemon(200)], {"pool-managerd": "0.9", "orchestratord": "0.9"}, ["protocol", "protocol"]),
     ],
 )
-def test_daemons_of_another_version(running: list[versions.Daemon], said: str | None, expected: list[str]) -> None:
+def test_daemons_of_another_version(running: list[versions.Daemon], said: dict[str, str], expected: list[str]) -> None:
     found = versions.judge(running, 100.0, "/venv", said, "1.0")
     assert ids(found) == [f"versions.{each}" for each in expected]
+
+
+def test_a_daemon_of_another_machine_is_not_to_be_restarted_here() -> None:
+    (result,) = versions.judge([], 100.0, "/venv", {"orchestratord on http://gpu:8080": "0.9"}, "1.0", elsewhere=True)
+    assert result.what == "orchestratord on http://gpu:8080 is version 0.9, and this is 1.0"
+    assert result.mend == versions.ELSEWHERE
 
 
 TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -225,20 +234,18 @@ def test_an_address(error: int | None, owner: ports.Owner | None, expected: str,
         ("127.0.0.1:8080", None, "ok"),
         ("[::1]:8080", None, "ok"),
         ("192.168.1.5:8080", None, "plain"),
-        ("0.0.0.0:8080", lan.Certificate(path="c"), "ok"),
-        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=50 * DAY), "ok"),
-        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=23 * DAY), "certificate-expires"),
-        ("0.0.0.0:8080", lan.Certificate(path="c", until_s=9 * DAY), "certificate-expired"),
-        ("127.0.0.1:8080", lan.Certificate(path="c", problem="no such file"), "certificate-unusable"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", validity=shaken(60 * DAY, 10 * DAY)), "ok"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", validity=shaken(23 * DAY, 10 * DAY)), "certificate-expires"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", validity=refused(10, "expired")), "certificate-expired"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", validity=refused(66, "ee key too small")), "certificate-refused"),
+        ("0.0.0.0:8080", lan.Certificate(path="c", validity=untried("no shared cipher")), "skipped"),
+        ("127.0.0.1:8080", StartupError("no such file", "name a PEM file"), "certificate-unusable"),
     ],
 )
-def test_what_other_machines_reach(bind: str, certificate: lan.Certificate | None, expected: str) -> None:
-    assert ids(lan.judge(bind, certificate, 10 * DAY)) == [f"lan.{expected}"]
-
-
-def test_the_end_of_a_certificate_is_read_as_openssl_prints_it() -> None:
-    assert lan.until("notAfter=Jan  2 00:00:01 1970 GMT\n") == DAY + 1
-    assert lan.until("unable to load certificate") is None
+def test_what_other_machines_reach(
+    bind: str, certificate: lan.Certificate | StartupError | None, expected: str
+) -> None:
+    assert ids(lan.judge(bind, certificate)) == [f"lan.{expected}"]
 
 
 def test_what_the_daemons_say() -> None:
