@@ -67,6 +67,13 @@ start() {
   eventually 60 pool_is_ready
 }
 
+# The engines in scopes of their own: also while pool-managerd is being started, or asks a program what it can do.
+scoped() {
+  local group
+  group=$(property llama-orch-engines.slice ControlGroup)
+  [ -z "$group" ] || find "/sys/fs/cgroup$group" -name cgroup.procs -exec cat {} + 2> /dev/null || true
+}
+
 # keep_away DAEMON: once it has ended, it is not there again before come_back, however soon it is started.
 keep_away() { touch ~/away-"$1"; }
 come_back() { rm -f ~/away-"$1"; }

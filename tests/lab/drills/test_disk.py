@@ -20,6 +20,7 @@ def full(played: Played) -> None:
     assert "POOL_UNAVAILABLE" in played.files["refused"]
     assert "make room in /home/lab/.local/share/llama-orch" in played.files["refused"]
     assert played.files["refused"].endswith("503\n")
+    assert not played.json("failed")["ready"]
     error = played.json("failed")["last_error"]
     assert error["message"] == "cannot write the engine's handle: No space left on device"
     assert error["hint"].startswith("make room on the disk")
@@ -90,7 +91,6 @@ failed() {
 }
 kill -KILL $(engines)
 eventually 30 failed
-same engines "$(engines)" ""
 rm ~/.local/filler
 eventually 30 pool_is_ready
 receipt stream
@@ -175,7 +175,7 @@ systemctl --user start --no-block llama-orch.target
 tried() { [ "$(property $1 NRestarts)" -ge 1 ]; }
 for daemon in orchestratord pool-managerd; do eventually 30 tried $daemon; done
 not answers
-same engines "$(engines)" ""
+same engines "$(scoped)" ""
 hand writable
 eventually 60 pool_is_ready
 read_task before kept

@@ -78,7 +78,7 @@ eventually 30 failed
 ask patient 5
 waits patient
 eventually 30 said 'failure 4 of 100, again in'
-same engines "$(engines)" ""
+same engines "$(scoped)" ""
 mark 'the driver comes'
 gpus
 wait
@@ -114,7 +114,7 @@ failed() { health | tee $here/health | grep -q '"ready":false.*"last_error":{"ca
 eventually 30 failed
 ask patient 5
 waits patient
-same engines "$(engines)" ""
+same engines "$(scoped)" ""
 mark 'the driver comes'
 gpus
 wait
