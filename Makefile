@@ -7,6 +7,9 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 
 ENGINES := triton vllm ray
 
+# Where Python may not keep bytecode, every program that a test starts compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast verify conformance determinism check trace bench fuzz fuzz-api engines generate lock lock-engines lock-bench clean
 

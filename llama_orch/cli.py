@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, NamedTuple
+from io import TextIOWrapper
+from typing import Annotated, NamedTuple, TextIO
 
 import typer
 
@@ -113,42 +114,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == [COMPLETE]:
         return import_module("llama_orch.completion.complete").main(arguments[1:])  # type: ignore[no-any-return]
-    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     out = Output(as_json="--json" in arguments)
+    _write_anything(sys.stdout, as_json=out.as_json)
+    try:
+        return _outcome(arguments, out)
+    except BrokenPipeError:
+        _drop_output()  # whoever read it has gone
+    except OSError as error:  # a file names itself; what has no name is what is written to all the time
+        out.note(f"llama-orch: standard output: {error.strerror or error}")
+        _drop_output()
+    return EXIT_FAILURE
+
+
+def _outcome(arguments: list[str], out: Output) -> int:
+    """The exit status, once all is told. Raises OSError where it cannot be told."""
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         return _status_of(build_command(wanted)(arguments, prog_name="llama-orch", standalone_mode=False))
     except StartupError as error:
-        out.data({"error": {"message": error.message, "hint": error.hint}})
-        _tell(out, error.render())
-        return error.exit_code
+        return _failed(out, error)
     except ApiError as error:
         out.data({"error": error.as_json()})
         _tell(out, error.render())
         return error.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()  # whoever read it has gone
-        return EXIT_FAILURE
     except OSError as error:
-        # A file names itself; what has no name is what is written to all the time.
-        where = "standard output" if error.filename is None else os.fsdecode(error.filename)
-        _tell(out, f"{where}: {error.strerror or error}")
         if error.filename is None:
-            _drop_output()
-        return EXIT_FAILURE
+            raise
+        return _failed(out, StartupError(f"{os.fsdecode(error.filename)}: {error.strerror or error}"))
     except UnicodeEncodeError:
-        _tell(out, "an argument is not UTF-8, and cannot be sent")
-        return EXIT_USAGE
+        return _failed(out, StartupError("an argument is not UTF-8, and cannot be sent", None, EXIT_USAGE))
     except Exception as error:
         shown = _usage_error(error)
         if shown is not None:
             return shown
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        _tell(out, f"a defect in this program: {type(error).__name__}: {error}")
-        _tell(out, f"{DEBUG_VARIABLE}=1 shows where; please report it")
-        return EXIT_FAILURE
+        text = f"a defect in this program: {type(error).__name__}: {error}"
+        return _failed(out, StartupError(text, f"{DEBUG_VARIABLE}=1 shows where; please report it"))
+
+
+def _failed(out: Output, error: StartupError) -> int:
+    out.data({"error": {"message": error.message, "hint": error.hint}})
+    _tell(out, error.render())
+    return error.exit_code
 
 
 def _open_standard_streams() -> None:
@@ -158,6 +168,15 @@ def _open_standard_streams() -> None:
             descriptor = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
             os.dup2(descriptor, number)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+
+
+def _write_anything(stream: TextIO, *, as_json: bool) -> None:
+    """Have text that the terminal's encoding lacks shown by its numbers, and not end the program; JSON is UTF-8."""
+    if isinstance(stream, TextIOWrapper):
+        if as_json:
+            stream.reconfigure(encoding="utf-8")
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -32,19 +32,23 @@ from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, T
 from daemon_core.token import FILE_VARIABLE
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.reach import START_HINT as START_HINT  # noqa: PLC0414 - who imports it from here
-from llama_orch.reach import cause_of, unreachable
+from llama_orch.reach import broken_off, cause_of, unreachable
 from llama_orch.sse import SseError, SseParser, StreamEvent
 
 Answer = TypeVar("Answer", bound=Message)
 Opener = Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]]
 
 EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 # Streams are silent for at most the ping interval of the server, 15 s by default.
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
 # Whoever accepts and says nothing is not up.
 HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=1)
 MAX_FAILURES = 6
+MAX_ANSWER_BYTES = 64 << 20
+"""No answer of orchestratord's but a stream is nearly so long: whoever says more is somebody else."""
+NOT_OURS = "is it orchestratord that listens there?"
 
 
 def backoff_s(failures: int) -> float:
@@ -107,7 +111,7 @@ class ApiClient:
     async def metrics(self) -> str:
         """What Prometheus is told."""
         async with self._request("GET", "/metrics", accept="text/plain") as response:
-            return await response.text(errors="replace")
+            return (await _whole(response)).decode(errors="replace")
 
     async def pool_health(self, pool_id: str) -> PoolHealth:
         """How one pool is."""
@@ -154,13 +158,13 @@ class ApiClient:
     async def submit(self, request: TaskRequest) -> TaskAccepted:
         """Put a task into the queue without reading its stream."""
         async with self._request("POST", "/v1/tasks", body=msgspec.json.encode(request)) as response:
-            return _decode(await response.read(), TaskAccepted)
+            return await _decoded(response, TaskAccepted)
 
     async def forecast(self, request: TaskRequest) -> TaskForecast:
         """What would become of a task; nothing is queued. Raises ApiError with the refusal that it would get."""
         body, query = msgspec.json.encode(request), {"dry_run": "true"}
         async with self._request("POST", "/v1/tasks", query=query, body=body) as response:
-            return _decode(await response.read(), TaskForecast)
+            return await _decoded(response, TaskForecast)
 
     async def task(self, task_id: str) -> TaskStatus:
         """Where a task is."""
@@ -261,12 +265,12 @@ class ApiClient:
 
     async def _get(self, path: str, kind: type[Answer], query: dict[str, str] | None = None) -> Answer:
         async with self._request("GET", path, query=query) as response:
-            return _decode(await response.read(), kind)
+            return await _decoded(response, kind)
 
     async def _post(self, path: str, body: Strict | None, kind: type[Answer]) -> Answer:
         sent = None if body is None else msgspec.json.encode(body)
         async with self._request("POST", path, body=sent) as response:
-            return _decode(await response.read(), kind)
+            return await _decoded(response, kind)
 
     @asynccontextmanager
     async def _request(
@@ -276,31 +280,42 @@ class ApiClient:
         *,
         query: dict[str, str] | None = None,
         body: bytes | None = None,
-        accept: str = "application/json",
+        accept: str = JSON,
         headers: dict[str, str] | None = None,
-        limits: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; the response is good. Raises ApiError where it is not, or where there is none."""
         if self._session is None:
             raise RuntimeError("ApiClient is used outside of its async with block")
         streams = accept == EVENT_STREAM
-        sent = {"Accept": accept, "Content-Type": "application/json"} | (headers or {})
+        sent = {"Accept": accept, "Content-Type": JSON} | (headers or {})
         url = self.base_url + path
         try:
             response = await self._session.request(
-                method, url, params=query, data=body, headers=sent, timeout=limits, allow_redirects=False
+                method,
+                url,
+                params=query,
+                data=body,
+                headers=sent,
+                timeout=limits or REQUEST_TIMEOUT,
+                allow_redirects=False,
             )
         except aiohttp.InvalidURL:
             raise ApiError(UNREACHABLE, f"{self.base_url!r} is no URL", hint="http://127.0.0.1:8080") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(self.base_url, error) from error
         async with response:
-            if response.status >= 300:
-                raise _refusal(response, await response.read())
-            if streams and response.content_type != EVENT_STREAM:
-                text = f"{url} answered {response.content_type} instead of a stream"
-                raise ApiError(UNREACHABLE, text, hint="is it orchestratord that listens there?")
-            yield response
+            try:
+                if response.status >= 300:
+                    raise _refusal(response, await _whole(response))
+                if streams and response.content_type != EVENT_STREAM:
+                    text = f"{url} answered {response.content_type} instead of a stream"
+                    raise ApiError(UNREACHABLE, text, hint=NOT_OURS)
+                yield response
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if streams:
+                    raise  # who follows it takes it up again
+                raise broken_off(self.base_url, error) from error
 
 
 class _Seen:
@@ -335,7 +350,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[StreamEven
             for event in parser.feed(chunk):
                 yield event
     except SseError as error:
-        raise ApiError(UNREACHABLE, str(error), hint="is it orchestratord that listens there?") from error
+        raise ApiError(UNREACHABLE, str(error), hint=NOT_OURS) from error
 
 
 def _segment(text: str) -> str:
@@ -343,10 +358,24 @@ def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _decode(body: bytes, kind: type[Answer]) -> Answer:
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """All of an answer that is no stream. Raises ApiError for one that has no end."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
+            raise ApiError(UNREACHABLE, f"an answer of more than {MAX_ANSWER_BYTES} bytes", hint=NOT_OURS)
+    return bytes(data)
+
+
+async def _decoded(response: aiohttp.ClientResponse, kind: type[Answer]) -> Answer:
+    body = await _whole(response)
+    if response.content_type != JSON:
+        text = f"{response.url.origin()} answered {response.content_type} instead of JSON"
+        raise ApiError(UNREACHABLE, text, hint=NOT_OURS)
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         text = f"the answer cannot be read: {error}"
         raise ApiError(UNREACHABLE, text, hint="do the daemons and this program have the same version?") from error
 
@@ -363,7 +392,7 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     """The error that a response carries; one that is not ours (a proxy's) is told by its status."""
     try:
         error = msgspec.json.decode(body, type=ErrorBody)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         retriable = response.status in {502, 503, 504}
         return ApiError(
             f"HTTP_{response.status}",

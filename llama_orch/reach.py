@@ -72,6 +72,12 @@ def unreachable(base_url: str, error: BaseException) -> ApiError:
     )
 
 
+def broken_off(base_url: str, error: BaseException) -> ApiError:
+    """An answer began, and did not end: why, and what to do."""
+    text = f"the answer of {base_url} broke off: {cause_of(error)}"
+    return ApiError(UNREACHABLE, text, hint=_mend(URL(base_url), error), retriable=True)
+
+
 def cause_of(error: BaseException) -> str:
     """An exception in words; some of aiohttp's have none of their own, and some too many."""
     number = getattr(error, "errno", None)
@@ -79,6 +85,10 @@ def cause_of(error: BaseException) -> str:
         return "nothing came in time"
     if isinstance(error, (socket.gaierror, aiohttp.ClientConnectorDNSError)):
         return "there is no such host"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection was closed before its end"
+    if isinstance(error, aiohttp.ClientResponseError):  # what it could not parse, in words that nobody can use
+        return "what answers there does not speak HTTP"
     return (os.strerror(number) if number else str(error)) or type(error).__name__
 
 

@@ -82,7 +82,11 @@ def _checked(given: str) -> str:
     if parts.scheme not in {"http", "https"} or not host or port == 0 or parts.query or parts.fragment:
         text = f"{given!r} is no URL of a daemon"
         raise StartupError(text, "such as https://workstation.lan:8080, or http:// where it has no TLS", EXIT_USAGE)
-    return given.rstrip("/")
+    whole = given.rstrip("/")
+    if parts.path.rstrip("/").endswith("/v1"):  # as programs for other servers want it
+        text = f"{given!r} names a part of the API, and llama-orch adds that by itself"
+        raise StartupError(text, f"leave /v1 out: {whole.removesuffix('/v1')}", EXIT_USAGE)
+    return whole
 
 
 def own_url(config: Config) -> str:

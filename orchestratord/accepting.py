@@ -18,7 +18,6 @@ from functools import partial
 
 from aiohttp import web
 
-from contracts.config import Server, is_loopback
 from contracts.labels import PolicyLabel
 from orchestratord.http import last_words
 from orchestratord.http.connection import Connection, Watch
@@ -45,19 +44,17 @@ TLS_RECORD = b"\x16"
 class Counter:
     """The places of one listener."""
 
-    def __init__(self, limits: Server, watch: Watch, *, trust_proxy: bool) -> None:
-        self._limits = limits
+    def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._trust_proxy = trust_proxy
-        self._places = Places(limits.max_connections, limits.max_connections_per_client)
+        self._places = Places(watch.limits.max_connections, watch.limits.max_connections_per_client)
 
     def take(self, address: object) -> tuple[str, PolicyLabel | None]:
         """A place for the client at this address of a socket; with a label there is none."""
         at = str(address[0]) if isinstance(address, tuple) else NOBODY
         client = client_of(at)
-        met = self._places.take(client, unbounded=self._trust_proxy and is_loopback(at))
+        met = self._places.take(client, unbounded=self._watch.trusts(client))
         if met is not None:
-            bound = getattr(self._limits, met)
+            bound = getattr(self._watch.limits, met)
             self._watch.tell(met, client, f"connections are turned away: server.{met} is {bound}", logging.WARNING)
         return client, met
 

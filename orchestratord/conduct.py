@@ -1,8 +1,8 @@
 """What a connection is about, and until when its client has to go on.
 
-Decides when a client is too slow with its request, asks for too much in a head, or has been idle for too long. Never
-reads a clock, parses HTTP or closes anything: ``now`` is an argument, in monotonic seconds, and what comes back is a
-fault or the moment to look again.
+Decides when a client is too slow with its request, asks for too much in a head, or has been idle for too long; who has
+never shown a token may be idle for less long. Never reads a clock, parses HTTP or closes anything: ``now`` is an
+argument, in monotonic seconds, and what comes back is a fault or the moment to look again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ BLANK = b"\r\n\r\n"
 """The end of a head."""
 LINE_BREAK = b"\r\n"
 """Before a request such bytes say nothing; some clients send them behind a body."""
+ROUNDS = 4
+"""So many times as long as a body may stand still, the whole of it may take, and longer by what came of it."""
+BODY_RATE = 4_096
+"""Bytes in a second that are fast enough: each that came gives the rest of its body more time."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,11 +28,15 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     body_s: float
     idle_s: float
     header_bytes: int
+    body_bytes: int
+    stranger_s: float = 0.0
+    """So long one may be idle that has shown no token: no longer than one that says nothing at all."""
     soonest_s: float = 0.0
     """No bound is met sooner than so long after a look that met none, whatever begins in between."""
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "soonest_s", min(self.header_s, self.body_s, self.idle_s))
+        msgspec.structs.force_setattr(self, "stranger_s", min(self.header_s, self.idle_s))
+        msgspec.structs.force_setattr(self, "soonest_s", min(self.stranger_s, self.body_s))
 
 
 class Phase(StrEnum):
@@ -59,14 +67,16 @@ class Fault(StrEnum):
 class Conduct:
     """One connection, from when it was opened."""
 
-    __slots__ = ("_bounds", "_more", "_seam", "_since", "_size", "_whole", "begun", "phase")
+    __slots__ = ("_bounds", "_entered", "_more", "_seam", "_since", "_size", "_whole", "begun", "known", "phase")
 
     def __init__(self, bounds: Bounds, now: float) -> None:
         self._bounds = bounds
         self.phase = Phase.OPEN
         self.begun = False
         """Whether the answer to the request has begun: then nothing else may be said in its place."""
-        self._since = now
+        self.known = False
+        """Whether a request of this connection was let in."""
+        self._since = self._entered = now
         self._size = 0
         self._seam = b""
         self._whole = False
@@ -82,6 +92,7 @@ class Conduct:
         if self.phase is Phase.BUSY:
             if body_open:
                 self._since = now
+                self._size += len(data)
             elif data.lstrip(LINE_BREAK):
                 self._more = True
             return None
@@ -100,6 +111,7 @@ class Conduct:
     def entered(self, now: float) -> None:
         """A request is with its handler."""
         self.phase, self._since, self.begun, self._more = Phase.BUSY, now, False, False
+        self._entered, self._size = now, 0
 
     def answered(self, now: float, *, body_open: bool) -> None:
         """The request was answered."""
@@ -129,11 +141,16 @@ class Conduct:
             case Phase.HEAD:
                 return self._since + bounds.header_s, Fault.SLOW_HEAD
             case Phase.BUSY if body_open and not self.begun:
-                return self._since + bounds.body_s, Fault.SLOW_BODY
+                return min(self._since + bounds.body_s, self._whole_body_due()), Fault.SLOW_BODY
             case Phase.REST:
-                return self._since + bounds.idle_s, Fault.IDLE
+                return self._since + (bounds.idle_s if self.known else bounds.stranger_s), Fault.IDLE
             case _:
                 return 0.0, None
+
+    def _whole_body_due(self) -> float:
+        """Until when all of a body must have come, so that none lasts for as long as a byte comes now and then."""
+        bounds = self._bounds
+        return self._entered + ROUNDS * bounds.body_s + min(self._size, bounds.body_bytes) / BODY_RATE
 
     def _begin(self, now: float) -> None:
         # A first request has the time since the connection was opened, not since its first byte.

@@ -54,8 +54,8 @@ async def listening(
         server = runner.server
         if server is None:
             raise RuntimeError("the runner has no server")
-        watch = Watch.over(limits)
-        counter = Counter(limits, watch, trust_proxy=config.auth.trust_proxy)
+        watch = Watch.over(limits, trust_proxy=config.auth.trust_proxy)
+        counter = Counter(watch)
         address = sockets[0].getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         if certificate is None:

@@ -16,6 +16,7 @@ import yaml
 
 from contracts import openapi
 from contracts.config import Config
+from contracts.operations import Plane
 from tools import config_reference, doctor_documents, engine_tables, grafana_dashboard, reference_pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +27,8 @@ def documents() -> dict[Path, str]:
     """Every generated file with its text."""
     folder = ROOT / "contracts"
     return {
-        folder / "openapi" / "data.yaml": _yaml(openapi.document(openapi.Plane.DATA)),
-        folder / "openapi" / "control.yaml": _yaml(openapi.document(openapi.Plane.CONTROL)),
+        folder / "openapi" / "data.yaml": _yaml(openapi.document(Plane.DATA)),
+        folder / "openapi" / "control.yaml": _yaml(openapi.document(Plane.CONTROL)),
         folder / "config.schema.json": json.dumps(config_schema(), indent=2) + "\n",
         **config_reference.documents(),
         **doctor_documents.documents(),

@@ -46,13 +46,16 @@ class Server(Strict, frozen=True, kw_only=True):
     header_timeout_ms: Millis = 10_000
     """A client that has not sent request line and headers within this time is cut off; a TLS handshake likewise."""
     body_timeout_ms: Millis = 30_000
-    """A client whose request body does not come on within this time is cut off."""
+    """A client whose request body does not come on within this time is cut off; the whole of it may take four times as
+    long, and a second more for each 4 KiB of it."""
     keep_alive_ms: Millis = 180_000
-    """How long a connection may be idle between two requests. Longer than a proxy keeps its own ones."""
+    """How long a connection may be idle between two requests. Longer than a proxy keeps its own ones. One that has
+    shown no token yet has ``header_timeout_ms``, unless a trusted proxy made it."""
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
     """Bytes of a request's body; more is answered with PAYLOAD_TOO_LARGE."""
     max_streams_per_client: Annotated[int, Meta(ge=1)] = 768
-    """Streams that one client, told from others by its token, may have open at a time."""
+    """Streams that one client may have open at a time: one address, as of connections, behind a trusted proxy the one
+    that it forwards."""
     disconnect_grace_ms: Annotated[int, Meta(ge=0)] = 5_000
     """How long an interactive task lives on after its last listener left."""
     ping_interval_ms: Millis = 15_000

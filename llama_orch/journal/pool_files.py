@@ -1,6 +1,6 @@
 """Reads the files of the pools, where there is no journal: what the engines printed, without a time.
 
-Decides nothing but when a file was replaced by a new one.
+Decides nothing but when a file was replaced by a new one, or emptied.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class _Followed:
                     self._file = self._path.open("rb")
                 except OSError:
                     return
+            if os.fstat(self._file.fileno()).st_size < self._file.tell():  # somebody has emptied it
+                self._file.seek(0)
+                self._rest = b""
             yield from self._whole_lines(self._file)
             if not self._was_replaced(self._file):
                 return

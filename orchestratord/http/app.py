@@ -19,6 +19,7 @@ from orchestratord.http.control import ControlRoutes
 from orchestratord.http.cors import Cors
 from orchestratord.http.door import Door
 from orchestratord.http.edge import make_edge, stamp
+from orchestratord.http.expecting import unanswered
 from orchestratord.http.receipts import ReceiptRoutes
 from orchestratord.http.sessions import SessionRoutes
 from orchestratord.http.stream import Streams
@@ -51,12 +52,15 @@ def make_http_app(
     if cors.origins:
         app.on_response_prepare.append(cors.stamp)
     streams = Streams(orchestrator, config.server)
-    app.add_routes(TaskRoutes(orchestrator, streams, redactor).table())
     sessions = SessionRoutes(orchestrator.turns)
     app.on_response_prepare.append(sessions.tell_budgets)
-    app.add_routes(sessions.table())
-    app.add_routes(ControlRoutes(pools, orchestrator, link, metrics, catalog=catalog).table())
-    app.add_routes(CatalogRoutes(catalog, link).table())
-    app.add_routes(ArtifactRoutes(archive, ledger).table())
-    app.add_routes(ReceiptRoutes(ledger).table())
+    routes = [
+        *TaskRoutes(orchestrator, streams, redactor).table(),
+        *sessions.table(),
+        *ControlRoutes(pools, orchestrator, link, metrics, catalog=catalog).table(),
+        *CatalogRoutes(catalog, link).table(),
+        *ArtifactRoutes(archive, ledger).table(),
+        *ReceiptRoutes(ledger).table(),
+    ]
+    app.add_routes(unanswered(routes))
     return app

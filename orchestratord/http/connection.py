@@ -10,16 +10,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Self
-from uuid import uuid4
 
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import StreamReader
 
-from contracts.config import Server
+from contracts.config import Server, is_loopback
 from orchestratord.conduct import Bounds, Conduct, Fault
 from orchestratord.http import last_words
+from orchestratord.http.correlation import HEADER, new_correlation_id
 from orchestratord.http.errors import response_of
 from orchestratord.peers import NOBODY
 from orchestratord.spells import Spells
@@ -41,19 +41,26 @@ class Watch(msgspec.Struct, frozen=True):
     limits: Server
     bounds: Bounds
     """The same, for one connection."""
+    trust_proxy: bool
+    """Whether a client on this machine is a proxy that is believed."""
     spells: Spells
     """What was told of which client in the log."""
 
     @classmethod
-    def over(cls, limits: Server) -> Self:
+    def over(cls, limits: Server, *, trust_proxy: bool) -> Self:
         """A watch that nothing has happened to."""
         bounds = Bounds(
             header_s=limits.header_timeout_ms / 1000,
             body_s=limits.body_timeout_ms / 1000,
             idle_s=limits.keep_alive_ms / 1000,
             header_bytes=limits.max_header_bytes,
+            body_bytes=limits.max_body_bytes,
         )
-        return cls(limits, bounds, Spells())
+        return cls(limits, bounds, trust_proxy, Spells())
+
+    def trusts(self, address: str) -> bool:
+        """Whether the other end of a connection is a proxy: one that has many clients, and tells of each."""
+        return self.trust_proxy and is_loopback(address)
 
     def tell(self, kind: str, client: str, text: str, level: int = logging.INFO) -> None:
         """One line for each client and spell."""
@@ -101,6 +108,7 @@ class Connection(web.RequestHandler):
         if self.client is None:
             self.over = True
             return
+        self.conduct.known = self.watch.trusts(self.client)
         super().connection_made(transport)
         self.watching = self.loop.call_later(self.watch.bounds.soonest_s, self._look)
 
@@ -109,11 +117,16 @@ class Connection(web.RequestHandler):
         if self.over:
             return
         if data:  # aiohttp itself calls with none, to have parsed what it holds
-            fault = self.conduct.received(data, self.loop.time(), body_open=self._body_open)
+            body_open = self._body_open
+            fault = self.conduct.received(data, self.loop.time(), body_open=body_open)
             if fault is not None:
                 self._part(fault)
                 return
-        super().data_received(data)
+            super().data_received(data)
+            if body_open:
+                self._give_up_body()
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
@@ -130,6 +143,12 @@ class Connection(web.RequestHandler):
         """A request is with its handler."""
         self.body = request.content
         self.conduct.entered(self.loop.time())
+        if self._messages:
+            self._give_up_body()
+
+    def let_in(self) -> None:
+        """It is of somebody who may ask."""
+        self.conduct.known = True
 
     def begun(self) -> None:
         """Its answer has begun."""
@@ -150,12 +169,12 @@ class Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         large = isinstance(exc, LineTooLong) or exc.message.startswith(_TOO_MANY)
-        correlation_id = str(uuid4())
+        correlation_id = new_correlation_id()
         refusal = last_words.large_head(self.watch.limits) if large else last_words.no_http()
         self.watch.tell("malformed", self.client or NOBODY, f"bytes that are no HTTP: {type(exc).__name__}")
         response = response_of(refusal, correlation_id)
         response.set_status(431 if large else 400)
-        response.headers.update({"X-Correlation-Id": correlation_id, "Server": "llama-orch"})
+        response.headers.update({HEADER: correlation_id, "Server": "llama-orch"})
         response.force_close()
         return response
 
@@ -173,6 +192,14 @@ class Connection(web.RequestHandler):
     def _body_open(self) -> bool:
         """Whether of the body of the request at hand something is still to come."""
         return self.body is not None and not self.body.is_eof()
+
+    def _give_up_body(self) -> None:
+        """Tell a handler that waits for its body where the rest of it cannot be parsed: it would wait until it is late.
+
+        Behind a body that is not over no request can stand: what does is aiohttp's note that it met no HTTP.
+        """
+        if self._messages and self.body is not None and not self.body.is_eof() and self.body.exception() is None:
+            self.body.set_exception(web.RequestPayloadError("the body is not what its head says"))
 
     def _look(self) -> None:
         """See whether the client goes on. A timer that were moved at every byte would cost more than it."""

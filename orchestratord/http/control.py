@@ -41,6 +41,7 @@ from orchestratord.orchestrator import Orchestrator
 from orchestratord.pool_link import PoolLink
 from orchestratord.pools import PoolDirectory, PoolEntry
 
+HEALTHY = b'{"status": "ok"}'
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -80,7 +81,7 @@ class ControlRoutes:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """``GET /healthz``: the daemon answers. Says nothing else, since it asks for no token."""
-        return web.json_response({"status": "ok"})
+        return web.Response(body=HEALTHY, content_type="application/json")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """``GET /metrics``."""

@@ -6,11 +6,10 @@ Decides nothing about a request's content.
 from __future__ import annotations
 
 import logging
-import re
-from uuid import uuid4
 
 import msgspec
 from aiohttp import web
+from aiohttp.hdrs import CONTENT_ENCODING, EXPECT
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
@@ -19,35 +18,27 @@ from daemon_core.redaction import Redactor
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError, api_error
 from orchestratord.http.connection import Connection
+from orchestratord.http.correlation import HEADER, correlation_id_of, new_correlation_id
 from orchestratord.http.cors import Cors
 from orchestratord.http.door import Door
 from orchestratord.http.errors import from_framework, response_of, unreadable_body
+from orchestratord.http.expecting import expect
 from orchestratord.http.queries import refuse_unknown
 
 log = logging.getLogger(__name__)
 
-HEADER = "X-Correlation-Id"
 OPEN_PATHS = frozenset({"/healthz"})
 CORRELATION_ID = web.RequestKey("correlation_id", str)
 IDENTITY = web.RequestKey("identity", str)
 _SHOWN = 40
 """So many characters of what a client has sent help it to find what is meant."""
-_WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-def correlation_id_of(request: web.Request, redactor: Redactor) -> str:
-    """The client's id where it is well formed, else a new one. It goes far: one that holds a secret is none."""
-    given = request.headers.get(HEADER)
-    if given is not None and _WELL_FORMED.fullmatch(given) and redactor.text(given) == given:
-        return given
-    return str(uuid4())
 
 
 async def stamp(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put the correlation id on every response, streams included."""
     if isinstance(request.protocol, Connection):
         request.protocol.begun()
-    response.headers[HEADER] = request.get(CORRELATION_ID) or str(uuid4())
+    response.headers[HEADER] = request.get(CORRELATION_ID) or new_correlation_id()
     response.headers["Server"] = "llama-orch"
 
 
@@ -56,17 +47,22 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if isinstance(request.protocol, Connection):
-            request.protocol.entered(request)
-        correlation_id = request[CORRELATION_ID] = correlation_id_of(request, redactor)
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.entered(request)
+        correlation_id = request[CORRELATION_ID] = correlation_id_of(request.headers.get(HEADER), redactor)
         try:
             asked_before = cors.preflight(request)
             if asked_before is not None:
                 return asked_before
             if request.path not in OPEN_PATHS:
                 request[IDENTITY] = door.identify(request)
+                if isinstance(connection, Connection):
+                    connection.let_in()
                 refuse_unknown(request)
                 refuse_packed(request)
+            if EXPECT in request.headers:
+                await expect(request)
             return await handler(request)
         except ApiError as error:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)
@@ -86,7 +82,9 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
 
 def refuse_packed(request: web.Request) -> None:
     """Raises ApiError for a body that would have to be unpacked first: what it becomes has no bound before that."""
-    coding = ", ".join(request.headers.getall("Content-Encoding", ()))
+    if CONTENT_ENCODING not in request.headers:
+        return
+    coding = ", ".join(request.headers.getall(CONTENT_ENCODING))
     if coding.strip().lower() not in {"", "identity"}:
         text = f"the body is packed ({coding[:_SHOWN]!r}), and none is unpacked here"
         raise api_error(ErrorCode.INVALID_PARAMS, text, "send it as it is", field="Content-Encoding")

@@ -66,8 +66,14 @@ def from_framework(error: web.HTTPException, correlation_id: str) -> web.Respons
         404: "GET /openapi.json lists every route",
         405: f"allowed here: {error.headers.get('Allow', '')}",
         413: "server.max_body_bytes of the configuration sets the limit",
+        417: "Expect: 100-continue is all that may be expected; without the header the body is read as it comes",
     }
-    text = {404: "there is no such route", 413: "the body is too large"}.get(error.status, error.reason)
+    texts = {
+        404: "there is no such route",
+        413: "the body is too large",
+        417: "it expects what is not known here",
+    }
+    text = texts.get(error.status, error.reason)
     refusal = Refusal(code=code, message=text.lower(), hint=hints.get(error.status))
     response = response_of(refusal, correlation_id)
     response.set_status(error.status)

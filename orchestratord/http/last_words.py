@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import http
 import math
-from uuid import uuid4
 
 from contracts.config import Server
 from contracts.errors import ErrorCode
 from contracts.labels import PolicyLabel
 from orchestratord.admission import Refusal
 from orchestratord.conduct import Fault
+from orchestratord.http.correlation import HEADER, new_correlation_id
 from orchestratord.http.errors import body_of
 
 RETRY_MS = 1_000
@@ -28,7 +28,7 @@ def of_fault(fault: Fault, limits: Server) -> bytes | None:
             hint = "server.header_timeout_ms of the configuration sets the limit"
             return _answer(408, Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint=hint, retriable=True))
         case Fault.SLOW_BODY:
-            text = f"nothing of the body came for {limits.body_timeout_ms} ms"
+            text = f"the body does not come on: nothing for {limits.body_timeout_ms} ms, or a little now and then"
             hint = "server.body_timeout_ms of the configuration sets the limit"
             return _answer(408, Refusal(code=ErrorCode.INVALID_PARAMS, message=text, hint=hint, retriable=True))
         case Fault.LARGE_HEAD:
@@ -72,13 +72,13 @@ def https_only() -> bytes:
 
 def _answer(status: int, refusal: Refusal) -> bytes:
     """The bytes of a whole answer. Nothing of the request is in it."""
-    correlation_id = str(uuid4())
+    correlation_id = new_correlation_id()
     body = body_of(refusal, correlation_id)
     lines = [
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
-        f"X-Correlation-Id: {correlation_id}",
+        f"{HEADER}: {correlation_id}",
         "Server: llama-orch",
         "Connection: close",
     ]

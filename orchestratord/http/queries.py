@@ -1,8 +1,9 @@
 """Which query parameters a route has, and how a number among them is read.
 
 Decides that one which a route does not have is refused like an unknown field of a body: ``?dryrun=true`` is a mistake,
-and would run the task that somebody only wanted foretold. Routes that take nothing but what their path names look at no
-query. The OpenAPI documents say the same, and a test compares them: they are not made for a start.
+and would run the task that somebody only wanted foretold. So is one that is there twice: the first would count. Routes
+that take nothing but what their path names look at no query. The OpenAPI documents say the same, and a test compares
+them: they are not made for a start.
 """
 
 from __future__ import annotations
@@ -34,16 +35,22 @@ KNOWN: MappingProxyType[tuple[str, str], frozenset[str]] = MappingProxyType(
 
 
 def refuse_unknown(request: web.Request) -> None:
-    """Raises ApiError for a parameter that the route does not have."""
+    """Raises ApiError for a parameter that the route does not have, or that is there more than once."""
     resource = request.match_info.route.resource
     if not request.query or resource is None:
         return
     method = "GET" if request.method == "HEAD" else request.method
     known = KNOWN.get((method, resource.canonical))
+    if known is None:
+        return
     for name in request.query:
-        if known is not None and name not in known:
+        if name not in known:
             text = f"there is no query parameter {name!r} here"
             raise api_error(ErrorCode.INVALID_PARAMS, text, nearest(name, known), field=name)
+        times = len(request.query.getall(name))
+        if times > 1:
+            text = f"the query parameter {name!r} is given {times} times"
+            raise api_error(ErrorCode.INVALID_PARAMS, text, "once says what is meant", field=name)
 
 
 def number(request: web.Request, name: str, usual: int, *, least: int, most: int) -> int:

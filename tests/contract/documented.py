@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from contracts.examples.base import CORRELATION_ID, EVENT_STREAM
-from contracts.openapi import OPERATIONS
+from contracts.operations import OPERATIONS
 from tests.support.stream_grammar import check
 from tests.unit.orchestratord.frames import frames_of
 

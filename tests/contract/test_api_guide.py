@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from contracts.openapi import OPERATIONS
+from contracts.operations import OPERATIONS
 from tests.contract.blocks import commands
 
 pytestmark = pytest.mark.req("HP-27")

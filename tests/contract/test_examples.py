@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from contracts.examples.base import Given
-from contracts.openapi import OPERATIONS, examples_of
+from contracts.openapi import examples_of
+from contracts.operations import OPERATIONS
 from tests.contract.documented import Documented, differences, documented
 from tests.contract.scenes import scene
 

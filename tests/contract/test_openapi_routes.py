@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.openapi import OPERATIONS
+from contracts.operations import OPERATIONS
 from orchestratord.http.queries import KNOWN
 from tests.integration.orchestratord.house import house
 

@@ -22,7 +22,7 @@ from tests.determinism.conftest import Record
 from tests.determinism.replicas import MANY, SEEDS, Stream, cut_alike, differing, digest, finding, stream_of, streams
 from tests.support.real_llamacpp import real_llamacpp
 from tests.support.real_triton import real_triton, write_toy
-from tests.support.real_vllm import hf_models, real_vllm
+from tests.support.real_vllm import hf_models, real_vllms
 from tests.support.tiny_gguf import write_tiny_gguf
 
 pytestmark = pytest.mark.req("HP-12", "HP-13")
@@ -115,18 +115,15 @@ async def test_triton(tmp_path: Path, http: EngineHttp, record: Record) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_vllm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, http: EngineHttp, record: Record) -> None:
-    """One server after the other: each takes half a minute of a whole processor to start."""
     model, changed = hf_models(tmp_path_factory)
-    with real_vllm(model, "--max-num-seqs=1", home=tmp_path) as first:
-        one = await ask(Engine.VLLM, first.url, http)
-    with real_vllm(model, "--max-num-seqs=1", home=tmp_path) as second:
-        again = await ask(Engine.VLLM, second.url, http)
+    alone = "--max-num-seqs=1"
+    with real_vllms(tmp_path, (model, alone), (model, alone), (changed, alone)) as (first, second, third):
+        one, again = await asyncio.gather(ask(Engine.VLLM, first.url, http), ask(Engine.VLLM, second.url, http))
         other_seeds = await ask(Engine.VLLM, second.url, http, plus=1)
-        greedy = await some(Engine.VLLM, second.url, http, GREEDY)
-    with real_vllm(changed, "--max-num-seqs=1", home=tmp_path) as third:
         other_model = await ask(Engine.VLLM, third.url, http)
+        greedy = await some(Engine.VLLM, second.url, http, GREEDY)
     apart = len(differing(one, other_model))
-    record(finding("vllm", "adapter, one server after the other", one, again, apart=apart))
+    record(finding("vllm", "adapter, two servers at a time", one, again, apart=apart))
     hold(one, again, other_seeds)
     hold_apart(one, greedy)
     assert apart == len(SEEDS)

@@ -1,6 +1,7 @@
 """The real vLLM, built for CPUs, behind its adapter: what only it can vouch for.
 
-It takes half a minute to start, so the tests share one server, and the last of them ends it.
+It takes half a minute to start, so the tests share one server, and the last of them ends it; what two more servers are
+needed for comes after that, and they start together with the first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from contracts.pools import Endpoint
 from contracts.tasks import ChatMessage, Role, Sampling, Workload
 from tests.engines.generating import generate, under_profile
 from tests.integration.orchestratord.house import house, read_until, tokens_in
-from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllm
+from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllms
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import pool
 
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.engine("vllm"),
     pytest.mark.req("AD-01", "AD-03"),
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
 ]
 
 AT_ONCE_S = 10.0
@@ -44,10 +45,17 @@ LONG = Generation(prompt="once", max_tokens=CONTEXT - 100)
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
-    home = tmp_path_factory.mktemp("vllm")
-    with real_vllm(hf_models(tmp_path_factory)[0], "--max-num-seqs=4", home=home) as server:
-        yield server
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealVllm, ...]]:
+    model, some = hf_models(tmp_path_factory)[0], "--max-num-seqs=4"
+    pooling = "--runner=pooling", "--convert=embed"
+    with real_vllms(tmp_path_factory.mktemp("vllm"), (model, some), (model, some), (model, some, *pooling)) as started:
+        yield started
+
+
+@pytest.fixture
+def vllm(servers: tuple[RealVllm, ...]) -> RealVllm:
+    """The server that the tests share."""
+    return servers[0]
 
 
 def adapter_at(server: RealVllm, http: EngineHttp) -> Adapter:
@@ -203,53 +211,50 @@ async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: Engi
     assert await adapter_at(vllm, http).health() is Health.DOWN
 
 
-async def test_a_worker_that_is_killed_is_broken_at_once(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, http: EngineHttp
-) -> None:
+async def test_a_worker_that_is_killed_is_broken_at_once(servers: tuple[RealVllm, ...], http: EngineHttp) -> None:
     """The server says 503, and then exits as if all were well."""
-    with real_vllm(hf_models(tmp_path_factory)[0], "--max-num-seqs=4", home=tmp_path) as server:
-        adapter = adapter_at(server, http)
-        (worker,) = server.workers()
-        async with asyncio.timeout(AT_ONCE_S), adapter.submit(LONG) as batches:
-            await anext(batches)
-            os.kill(worker, signal.SIGKILL)
-            with pytest.raises(EngineError) as caught:
-                assert [batch async for batch in batches if batch.finished is not None] == []
-        assert caught.value.failure is Failure.BROKEN
-        assert await adapter.health() is Health.DOWN
-        assert await asyncio.to_thread(server.process.ended, 30) == 0
+    server = servers[1]
+    adapter = adapter_at(server, http)
+    (worker,) = server.workers()
+    async with asyncio.timeout(AT_ONCE_S), adapter.submit(LONG) as batches:
+        await anext(batches)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(EngineError) as caught:
+            assert [batch async for batch in batches if batch.finished is not None] == []
+    assert caught.value.failure is Failure.BROKEN
+    assert await adapter.health() is Health.DOWN
+    assert await asyncio.to_thread(server.process.ended, 30) == 0
 
 
 # --- embeddings and scores --------------------------------------------------------------------------------------------
 
 
 async def test_a_pooling_start_embeds_and_ranks_and_does_nothing_else(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, http: EngineHttp
+    servers: tuple[RealVllm, ...], http: EngineHttp
 ) -> None:
     texts = "rain", "snow", "a stone in the river"
-    options = "--runner=pooling", "--convert=embed", "--max-num-seqs=4"
-    with real_vllm(hf_models(tmp_path_factory)[0], *options, home=tmp_path) as server:
-        adapter = adapter_at(server, http)
-        assert (await adapter.props()).workloads == (Workload.EMBEDDING, Workload.RERANK)
-        asked = Generation(workload=Workload.EMBEDDING, inputs=texts)
-        answer = await generate(adapter, asked)
-        found = [json.loads(text) for text in answer.texts]
-        assert [each["index"] for each in found] == [0, 1, 2]
-        assert {len(each["embedding"]) for each in found} == {64}
-        assert answer.finished is not None
-        assert answer.finished.tokens_in == sum(map(len, texts))  # one token for each character
-        alone = await generate(adapter, msgspec.structs.replace(asked, inputs=texts[2:]))
-        assert json.loads(alone.texts[0])["embedding"] == pytest.approx(found[2]["embedding"], abs=1e-5)
+    server = servers[2]
+    adapter = adapter_at(server, http)
+    assert (await adapter.props()).workloads == (Workload.EMBEDDING, Workload.RERANK)
+    asked = Generation(workload=Workload.EMBEDDING, inputs=texts)
+    answer = await generate(adapter, asked)
+    found = [json.loads(text) for text in answer.texts]
+    assert [each["index"] for each in found] == [0, 1, 2]
+    assert {len(each["embedding"]) for each in found} == {64}
+    assert answer.finished is not None
+    assert answer.finished.tokens_in == sum(map(len, texts))  # one token for each character
+    alone = await generate(adapter, msgspec.structs.replace(asked, inputs=texts[2:]))
+    assert json.loads(alone.texts[0])["embedding"] == pytest.approx(found[2]["embedding"], abs=1e-5)
 
-        ranked = await generate(adapter, Generation(workload=Workload.RERANK, prompt="rain", inputs=texts))
-        scores = [json.loads(text) for text in ranked.texts]
-        assert [each["index"] for each in scores] == [0, 1, 2]
-        assert scores[0]["score"] == pytest.approx(1.0, abs=1e-4)  # the query itself
-        assert max(each["score"] for each in scores[1:]) < scores[0]["score"]
+    ranked = await generate(adapter, Generation(workload=Workload.RERANK, prompt="rain", inputs=texts))
+    scores = [json.loads(text) for text in ranked.texts]
+    assert [each["index"] for each in scores] == [0, 1, 2]
+    assert scores[0]["score"] == pytest.approx(1.0, abs=1e-4)  # the query itself
+    assert max(each["score"] for each in scores[1:]) < scores[0]["score"]
 
-        long = await generate(adapter, Generation(workload=Workload.EMBEDDING, inputs=("x" * (CONTEXT + 1),)))
-        assert long.failure is not None
-        assert long.failure.failure is Failure.CONTEXT
-        refused = await generate(adapter, Generation(prompt="x", max_tokens=1))
-        assert refused.failure is not None
-        assert refused.failure.failure is Failure.PROTOCOL
+    long = await generate(adapter, Generation(workload=Workload.EMBEDDING, inputs=("x" * (CONTEXT + 1),)))
+    assert long.failure is not None
+    assert long.failure.failure is Failure.CONTEXT
+    refused = await generate(adapter, Generation(prompt="x", max_tokens=1))
+    assert refused.failure is not None
+    assert refused.failure.failure is Failure.PROTOCOL

@@ -5,11 +5,13 @@ are device nodes with a CDI specification (podman), or the hook of a container t
 """
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.lab.host import DOCKER, REGISTRY, Lab
+from tests.lab.host import DOCKER, REGISTRY, Lab, Outcome
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
@@ -31,12 +33,21 @@ UUID = "GPU-00000000-0000-0000-0000-00000000000"
 Answers = dict[str, Any]
 
 
+@pytest.fixture(scope="module")
+def hosts(lab: Lab) -> Iterator[dict[str, Future[Outcome]]]:
+    """Both hosts, by the runtime's name. They wait most of the time, so they play at the same time."""
+    with ThreadPoolExecutor() as pool:
+        playing = {}
+        for runtime, hooks in (("podman", (REGISTRY,)), ("docker", (REGISTRY, DOCKER))):
+            script = f"RUNTIME={runtime}; SCENES='{' '.join(SCENES)}'\n{PLAY}"
+            playing[runtime] = pool.submit(lab.check, script, gpus=2, hook=hooks, limit_s=120)
+        yield playing
+
+
 @pytest.fixture(scope="module", params=["podman", "docker"])
-def scenes(lab: Lab, request: pytest.FixtureRequest) -> Answers:
+def scenes(hosts: dict[str, Future[Outcome]], request: pytest.FixtureRequest) -> Answers:
     """What each scene answered, by its name; and the runtime's name."""
-    hooks = (REGISTRY,) if request.param == "podman" else (REGISTRY, DOCKER)
-    script = f"RUNTIME={request.param}; SCENES='{' '.join(SCENES)}'\n{PLAY}"
-    outcome = lab.check(script, gpus=2, hook=hooks, limit_s=120)
+    outcome = hosts[request.param].result()
     played = (line.partition("\t") for line in outcome.stdout.splitlines())
     return {"runtime": request.param} | {name: json.loads(text) for name, _, text in played}
 

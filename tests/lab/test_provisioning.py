@@ -1,17 +1,19 @@
 """From a configuration to an answer, with nothing prepared: an engine built from source, and one in a container.
 
-The engine is llama.cpp of a real git repository, built by the product's own plan; its image is made of that very build,
+The engine is llama.cpp of a real git repository, built by the product's own plan; its image is made of such a build,
 pushed to a real registry and pinned by digest. Profile trial: there is no GPU here, and the engine is told so.
 """
 
 import json
 import re
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from pool_managerd.attempt import STEPS
 from tests.lab.host import REGISTRY, Lab
-from tests.support.llamacpp_source import KEPT, kept, llamacpp_repository
+from tests.support.llamacpp_build import CCACHE, PLACE, Built
 
 pytestmark = [pytest.mark.needs("git", "cmake", "gcc", "g++", "ninja"), pytest.mark.timeout(1200), pytest.mark.slow]
 
@@ -19,10 +21,8 @@ PRODUCT = r"""
 . "$CHECKOUT/tests/lab/containers.sh"
 . "$CHECKOUT/tests/lab/product.sh"
 use_podman
-export CCACHE_DIR=$HOME/ccache LLORCH_API_TOKEN=a-token-of-this-test-and-no-other
+export LLORCH_API_TOKEN=a-token-of-this-test-and-no-other
 token=$LLORCH_API_TOKEN
-cp -r "$REPOSITORY" "$HOME/llama.cpp.git" # git trusts a user's own repositories only
-[ ! -d "$KEPT/ccache" ] || cp -r "$KEPT/ccache" "$CCACHE_DIR"
 model=$CHECKOUT/llama_orch/trial/haiku.gguf
 orch() { "$PREFIX/bin/llama-orch" "$@"; }
 mkdir -p "${config%/*}"
@@ -31,6 +31,7 @@ mkdir -p "${config%/*}"
 write_config() {
   cat > "$config" << YAML
 profile: trial
+paths: {cache: "$PLACE/cache"}
 pools:
   - id: built
     engine: llamacpp
@@ -38,7 +39,7 @@ pools:
     ctx: 512
     provisioning:
       mode: source
-      source: {repo: "file://$HOME/llama.cpp.git", ref: master}
+      source: {repo: "$REPOSITORY", ref: master}
   - id: contained
     engine: llamacpp
     model: "$model"
@@ -86,6 +87,12 @@ ask() {
 }
 containers() { podman ps --all --quiet --filter label=llama-orch.pool; }
 
+"""
+
+# From the source to an image, at the place where this machine has compiled it before: ccache knows it again.
+FROM_SOURCE = r"""
+export CCACHE_DIR=$HOME/ccache
+[ ! -d "$COMPILED" ] || cp -r "$COMPILED" "$CCACHE_DIR"
 write_config "sha256:$(printf '0%.0s' $(seq 64))"
 orch plan > "$HOME/plan"
 orch ensure --pool built --json > "$HOME/built" || { cat "$HOME/built" >&2; exit 1; }
@@ -96,6 +103,7 @@ write_config "$digest"
 
 # The host's GPUs are device nodes with a CDI specification; what NVML says of them says the stand-in.
 HOME = r"""
+make_image "$PROGRAM"
 uuid=GPU-00000000-0000-0000-0000-00000000000
 mkdir "$HOME/nvml"
 gcc -std=gnu11 -O1 -shared -fPIC -pthread -Wl,-soname,libnvidia-ml.so.1 -o "$HOME/nvml/libnvidia-ml.so.1" \
@@ -134,22 +142,35 @@ said() { grep -q "$1" "$HOME/log"; }
 """
 
 
-@pytest.fixture(scope="module")
-def settings() -> str:
-    """What the scripts need of the machine: the repository, and what compilers have done before."""
-    with kept():
-        return f"REPOSITORY={llamacpp_repository().removeprefix('file://')} KEPT={KEPT}\n"
+@pytest.fixture
+def built(llamacpp_build: str) -> Built:
+    """The build of the whole of llama.cpp."""
+    return msgspec.json.decode(llamacpp_build, type=Built)
+
+
+@pytest.fixture
+def program(llamacpp_build: str) -> Path:
+    """Its llama-server."""
+    (program,) = (PLACE / "cache/llamacpp/builds").glob("*/llama-server")
+    return program
 
 
 @pytest.mark.req(
     "ORCH-3800", "ORCH-3802", "ORCH-3805", "EP-03", "EP-18", "EP-19", "EP-20", "CR-03", "CR-05", "PM-01", "PM-07"
 )
 def test_a_pool_from_source_and_one_from_a_container_get_ready_answer_and_are_taken_over(
-    lab: Lab, settings: str
+    lab: Lab, built: Built, tmp_path: Path
 ) -> None:
+    repository = built.repository.removeprefix("file://")
+    lent = tmp_path / "lent.hook"  # git trusts a user's own repositories only
+    lent.write_text(
+        f"cp -r {repository} /run/repository; mount --bind /run/repository {repository}\n"
+        f"mount -t tmpfs -o mode=700 place {PLACE}; chown -R lab: {repository} {PLACE}\n"
+    )
     outcome = lab.check(
-        settings
+        f"REPOSITORY={built.repository} PLACE={PLACE} COMPILED={CCACHE['CCACHE_DIR']}\n"
         + PRODUCT
+        + FROM_SOURCE
         + r"""
 start
 for pool in built contained; do ask $pool > "$HOME/$pool.first"; done
@@ -184,13 +205,13 @@ done
 cat .local/share/llama-orch/catalog/engines.json
 """,
         gpus=0,
-        hook=(REGISTRY,),
+        hook=(REGISTRY, lent),
         limit_s=900,
     )
     shown = dict(re.findall(r"^=== (\S+)\n(.*?)(?=^=== |\Z)", outcome.stdout, re.MULTILINE | re.DOTALL))
     assert "build llama-server" in shown["plan"]
-    built = json.loads(shown["built"])[0]["engine"]
-    assert built["provisioning_mode"] == "source"
+    engine = json.loads(shown["built"])[0]["engine"]
+    assert engine["provisioning_mode"] == "source"
     texts = {
         name: tokens(shown[name]) for name in ("built.first", "built.second", "contained.first", "contained.second")
     }
@@ -198,14 +219,14 @@ cat .local/share/llama-orch/catalog/engines.json
     assert len(set(texts.values())) == 1
     assert texts["built.first"]
     pools = {pool["pool_id"]: pool for pool in json.loads(shown["capabilities"])["pools"]}
-    assert pools["built"]["engine_version"] == built["engine_version"]
+    assert pools["built"]["engine_version"] == engine["engine_version"]
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", pools["contained"]["engine_digest"])
 
 
 @pytest.mark.req("ORCH-3801", "ORCH-3803", "ORCH-3804", "ORCH-3820", "PM-06")
-def test_a_container_is_proved_on_its_gpu_and_refused_on_the_cpu_or_on_another_card(lab: Lab, settings: str) -> None:
+def test_a_container_is_proved_on_its_gpu_and_refused_on_the_cpu_or_on_another_card(lab: Lab, program: Path) -> None:
     outcome = lab.check(
-        settings
+        f"PROGRAM={program}\n"
         + PRODUCT
         + HOME
         + r"""
@@ -238,9 +259,9 @@ done
 
 
 @pytest.mark.req("PM-07", "CR-05")
-def test_a_manager_that_is_killed_in_any_step_leaves_one_container_to_the_next(lab: Lab, settings: str) -> None:
+def test_a_manager_that_is_killed_in_any_step_leaves_one_container_to_the_next(lab: Lab, program: Path) -> None:
     lab.check(
-        settings
+        f"PROGRAM={program}\n"
         + PRODUCT
         + HOME
         + f"""

@@ -1,13 +1,14 @@
-"""Fails the run when a process that a test started is still there at its end.
+"""Fails the run when a process that a test started is still there at its end, and names the test.
 
 Children of the test process are found by their parent, and processes that lost their parent by a mark in the
-environment that they inherited.
+environment that they inherited. The mark says the test too.
 """
 
 import contextlib
 import os
 import signal
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -22,20 +23,29 @@ def _parent_of(stat: str) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def _marked(environ: bytes, mark: str) -> str | None:
+    """The test in whose time a process began that has this environment; None without the mark, "" between two tests."""
+    for variable in environ.split(b"\0"):
+        if variable.startswith(f"{MARK}={mark}".encode()):
+            return variable.decode(errors="replace").partition(" ")[2]
+    return None
+
+
 def find_leftovers(mark: str, parent: int) -> dict[int, str]:
-    """The processes whose parent is `parent` or whose environment holds the mark: pid -> command line."""
+    """The processes whose parent is `parent` or whose environment holds the mark: pid -> command line, and its test."""
     found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == parent:
             continue
         try:
             ours = _parent_of((entry / "stat").read_text(errors="replace")) == parent
-            ours = ours or f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+            test = _marked((entry / "environ").read_bytes(), mark)
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue  # it ended meanwhile, or belongs to somebody else
-        if ours and EXPECTED not in command:
-            found[int(entry.name)] = command or "(ended, but nobody waited for it)"
+        if (ours or test is not None) and EXPECTED not in command:
+            command = command or "(ended, but nobody waited for it)"
+            found[int(entry.name)] = f"{command}, started in {test}" if test else command
     return found
 
 
@@ -46,6 +56,14 @@ class Leftovers:
         self.mark = uuid.uuid4().hex
         self.found: dict[int, str] = {}
         os.environ[MARK] = self.mark
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        os.environ[MARK] = f"{self.mark} {item.nodeid}"
+        try:
+            return (yield)
+        finally:
+            os.environ[MARK] = self.mark
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

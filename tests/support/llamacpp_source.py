@@ -36,11 +36,11 @@ IDENTITY = {
 
 
 @contextmanager
-def kept() -> Iterator[Path]:
+def kept(lock: str = "lock") -> Iterator[Path]:
     """The directory that is kept between runs, for one run at a time."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    with (KEPT / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (KEPT / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield KEPT
 
 

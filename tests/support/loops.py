@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 Factories = dict[str, Callable[[], asyncio.AbstractEventLoop]]
 
@@ -14,7 +17,20 @@ def every_loop() -> Factories:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
         return asyncio_alone()
-    return {**asyncio_alone(), "uvloop": uvloop.new_event_loop}
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        loop.set_exception_handler(_told)
+        return loop
+
+    return {**asyncio_alone(), "uvloop": new_loop}
+
+
+def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """End a test whose time is over: on uvloop what a signal's handler raises reaches nobody else."""
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), pytest.fail.Exception):
+        loop.stop()
 
 
 def asyncio_alone() -> Factories:

@@ -1,17 +1,20 @@
-"""The real vLLM, built for CPUs, as a child of a test. It takes half a minute to start: share one where you can."""
+"""The real vLLM, built for CPUs, as a child of a test. It takes half a minute of a whole processor to start.
+
+So share one where you can, and have those that a test or a module needs start at the same time.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_port
+from tests.support.engine_process import ENVIRONMENTS, EngineProcess, free_ports
 
-READY_S = 180.0
+READY_S = 300.0
 CONTEXT = 2048
 MAKER = Path(__file__).with_name("tiny_hf_llama.py")
 SERVED_AS = "tiny"
@@ -50,15 +53,26 @@ def hf_models(factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @contextmanager
-def real_vllm(model: Path, *options: str, home: Path) -> Iterator[RealVllm]:
-    """A server with this model, named SERVED_AS; gone with its workers when the block ends. ``home`` is its."""
-    home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+def real_vllms(home: Path, *starts: tuple[Path, *tuple[str, ...]]) -> Iterator[tuple[RealVllm, ...]]:
+    """Servers of these models, with these options, named SERVED_AS; gone with their workers when the block ends.
+
+    Each has a home of its own below ``home``.
+    """
+    with ExitStack() as stack:
+        servers = []
+        for number, (port, start) in enumerate(zip(free_ports(len(starts)), starts, strict=True)):
+            own = home / f"server-{number}"
+            own.mkdir(parents=True)
+            servers.append((stack.enter_context(_process(own, port, *start)), port))
+        for process, port in servers:
+            process.said("Application startup complete", within_s=READY_S)
+            process.listens(port, within_s=READY_S)
+            process.note_memory()
+        yield tuple(RealVllm(process, f"http://127.0.0.1:{port}") for process, port in servers)
+
+
+def _process(home: Path, port: int, model: Path, *options: str) -> EngineProcess:
     argv: list[str | Path] = ["nice", PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     argv += [f"--served-model-name={SERVED_AS}", "--host=127.0.0.1", f"--port={port}", f"--max-model-len={CONTEXT}"]
     argv += ["--dtype=float32", "--enforce-eager", *options]
-    with EngineProcess(argv, {**ENVIRON, "HOME": home}, cwd=home) as process:
-        process.said("Application startup complete", within_s=READY_S)
-        process.listens(port, within_s=READY_S)
-        process.note_memory()
-        yield RealVllm(process, f"http://127.0.0.1:{port}")
+    return EngineProcess(argv, {**ENVIRON, "HOME": home}, cwd=home)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ctypes.util import find_library
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from catalog_core.engines import FsEngineCatalog
-from contracts.config import Engine, Mode, Outbound, Policy, Pool, Profile, Provisioning, SourceBuild, Verdict
+from contracts.config import Mode, Outbound, Policy, Pool, Profile, Verdict
 from contracts.engines import PreparedEngine
 from contracts.pools import Cause, Gpu
 from engine_provisioner.errors import ProvisionError
@@ -25,11 +24,12 @@ from engine_provisioner.host import Host
 from engine_provisioner.registry import provider_for
 from tests.integration.engine_provisioner.conftest import KEY, spawn
 from tests.plugins.failures import OperatorSees
-from tests.support.llamacpp_source import KEPT, TinyRepository, cuda_toolkit, kept, llamacpp_repository
+from tests.support.llamacpp_build import CCACHE, PLACE, Built, Child, source_pool
+from tests.support.llamacpp_build import child as started_child
+from tests.support.llamacpp_source import TinyRepository, cuda_toolkit, kept, llamacpp_repository
 
 pytestmark = [pytest.mark.needs("git", "cmake", "ninja", "gcc", "g++"), pytest.mark.timeout(120)]
 
-CCACHE = {"CCACHE_DIR": str(KEPT / "ccache")}
 GPU = Gpu(
     index=0,
     uuid="GPU-0",
@@ -120,12 +120,6 @@ def tiny(tmp_path: Path) -> TinyRepository:
     return TinyRepository(tmp_path / "upstream")
 
 
-def source_pool(repo: str, ref: str = "master", *flags: str, name: str = "gpu0") -> Pool:
-    source = SourceBuild(repo=repo, ref=ref, cmake_flags=flags)
-    provisioning = Provisioning(mode=Mode.SOURCE, source=source)
-    return Pool(id=name, engine=Engine.LLAMACPP, model="m.gguf", provisioning=provisioning)
-
-
 def answer(engine: PreparedEngine, flag: str) -> str:
     assert engine.bin_or_entry is not None
     done = subprocess.run([engine.bin_or_entry, flag], check=True, capture_output=True, text=True, timeout=20)
@@ -155,52 +149,9 @@ def gate(tmp_path: Path, place: Place) -> Gate:
     return Gate(tmp_path, place)
 
 
-class Child:
-    """The command line in a process of its own, which can be killed."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[str] = []
-
-    async def until(self, text: str) -> None:
-        """Read on until a line says this."""
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.said.append(line.decode().rstrip())
-            if text in self.said[-1]:
-                return
-        raise AssertionError(f"it ended without {text!r}:\n" + "\n".join(self.said))
-
-    async def kill(self) -> None:
-        """As the kernel does when memory runs out: no handler, no farewell."""
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-
-
-@asynccontextmanager
-async def child(place: Place, pool: Pool) -> AsyncIterator[Child]:
-    source = pool.provisioning.source
-    assert source is not None
-    config = place.root / "config.yaml"
-    config.write_text(
-        f"profile: trial\npaths: {{cache: {place.cache}, data: {place.root}}}\npools:\n"
-        f"  - id: {pool.id}\n    engine: llamacpp\n    model: m.gguf\n"
-        f"    provisioning: {{mode: source, source: {{repo: '{source.repo}', ref: {source.ref}}}}}\n"
-    )
-    program = "from engine_provisioner.cli import main; main()"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, "ensure", "--config", str(config)),
-        env=place.environ,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Child(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+def child(place: Place, pool: Pool) -> AbstractAsyncContextManager[Child]:
+    """The command line at this place, in a process of its own."""
+    return started_child(place.root, pool, place.environ)
 
 
 async def has_ended(pid: int) -> None:
@@ -566,16 +517,14 @@ def llamacpp(kept_here: None) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.req("EP-01", "EP-03", "EP-07", "EP-14", "EP-19")
-async def test_the_real_llamacpp_is_built_through_a_kill_and_serves(llamacpp: str, tiny_model: Path) -> None:
-    # A place that stays, so that ccache knows everything again; what was built before is not used.
-    place = Place(KEPT / "place")
-    shutil.rmtree(place.builds, ignore_errors=True)
-    pool = source_pool(llamacpp)
-    async with child(place, pool) as first:
-        await first.until("10 % built")
-        await first.kill()
+async def test_the_real_llamacpp_is_built_through_a_kill_and_serves(llamacpp_build: str, tiny_model: Path) -> None:
+    built = msgspec.json.decode(llamacpp_build, type=Built)
+    assert built.killed[-1].endswith("10 % built")
+    for words in ("goes on with an interrupted build", "builds with"):
+        assert any(words in line for line in built.finished)
+    place, pool = Place(PLACE), source_pool(built.repository)
     engine = await place.ensure(pool)
-    assert place.has_built()
+    assert not place.has_built()
     assert "commit " + str(engine.build_ref)[:7] in answer(engine, "--version")
     assert {"--no-ui", "--cors-origins", "--fit", "--no-cont-batching"} <= set(engine.args)
     assert all(flag in answer(engine, "--help") for flag in engine.args if flag.startswith("--"))
@@ -585,8 +534,7 @@ async def test_the_real_llamacpp_is_built_through_a_kill_and_serves(llamacpp: st
     }
 
     assert await place.ensure(pool) == engine
-    assert not place.has_built()
-    await place.ensure(source_pool(llamacpp, name="gpu1"))
+    await place.ensure(source_pool(built.repository, name="gpu1"))
     assert not place.has_built()
 
     async with serving(engine, str(tiny_model)) as client:

@@ -283,6 +283,32 @@ async def test_output_that_cannot_be_written_is_no_defect(
         operator_sees(f"cli/output-{name}", stderr.decode())
 
 
+@pytest.mark.parametrize("command", ["version", "pools --config missing.yaml"], ids=["a result", "an error"])
+async def test_json_that_cannot_be_written_is_told_on_standard_error(tmp_path: Path, command: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"'{sys.executable}' -m llama_orch {command} --json >/dev/full"),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(tmp_path),
+        cwd=tmp_path,
+    )
+    _, stderr = await process.communicate()
+    assert (process.returncode, stderr) == (1, b"llama-orch: standard output: No space left on device\n")
+
+
+async def test_a_file_that_cannot_be_read_is_one_document_as_json(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = await cli("proof", "verify", "folder", "--json")
+    assert (done.status, done.stderr) == (1, "")
+    assert json.loads(done.stdout) == {"error": {"message": "folder: Is a directory", "hint": None}}
+
+
+async def test_an_answer_that_the_terminal_has_no_signs_for_is_shown_all_the_same(cli: Cli) -> None:
+    old = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    shown = await cli("run", "x", **old)
+    assert (shown.status, shown.stdout) == (0, TEXT.replace("ü", "\\xfc") + "\n")
+    assert json.loads((await cli("run", "x", "--json", **old)).stdout)["text"] == TEXT
+
+
 async def test_nothing_to_read_from_is_an_empty_prompt(fake: FakeDaemon, url: str, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f"'{sys.executable}' -m llama_orch run - <&-"),

@@ -113,6 +113,16 @@ def test_what_is_no_url_is_told_from_a_daemon_that_is_away(tmp_path: Path, url: 
         assert "https://workstation.lan:8080" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("end", ["/v1", "/v1/"])
+def test_the_base_url_of_other_programs_is_told_from_a_daemon_that_lacks_the_route(tmp_path: Path, end: str) -> None:
+    with pytest.raises(StartupError, match="names a part of the API") as caught:
+        find_session(None, f"https://workstation.lan:8080/llm{end}", {"HOME": str(tmp_path)})
+    assert (caught.value.exit_code, caught.value.hint) == (
+        EXIT_USAGE,
+        "leave /v1 out: https://workstation.lan:8080/llm",
+    )
+
+
 async def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
     found = await ask("http://me:correct-horse@127.0.0.1:1", tmp_path)
     fails(found, 2, "name or a password", "LLORCH_API_TOKEN_FILE")

@@ -18,6 +18,7 @@ from llama_orch.cli import main
 from tests.integration.llama_orch.conftest import Outcome, environment, started
 from tests.support.terminal import terminal
 
+# As the real one, it ends when the one who follows is gone, however that came.
 JOURNAL = """\
 #!/bin/sh
 echo "$@" >> "$HOME/asked"
@@ -25,7 +26,7 @@ case "$*" in *nonsense*) echo 'Failed to parse timestamp: nonsense' >&2; exit 1 
 case "$*" in *t-gone*) exit 0 ;; esac
 echo $$ > "$HOME/journalctl.pid"
 cat "$HOME/entries"
-case "$*" in *--follow*) exec sleep 1000 ;; esac
+case "$*" in *--follow*) exec tail --follow /dev/null ;; esac
 exit $(cat "$HOME/status")
 """
 
@@ -310,6 +311,8 @@ async def test_a_file_is_followed_over_its_replacement(bare: Machine) -> None:
         file.replace(bare.logs / "gpu0.log.1")
         file.write_text("first of the next\n")
         assert await next_line() == "engine gpu0: first of the next\n"
+        file.write_text("emptied\n")  # in its place, as who needs the room does
+        assert await next_line() == "engine gpu0: emptied\n"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
 

@@ -193,6 +193,17 @@ CASES: list[tuple[str, str, str, bytes | None, int, str, str | None, str, str | 
         "did you mean 'dry_run'?",
     ),
     (
+        "query-twice",
+        "POST",
+        "/v1/tasks?dry_run=false&dry_run=true",
+        b'{"model_ref":"m","prompt":"x"}',
+        400,
+        "INVALID_PARAMS",
+        "dry_run",
+        "the query parameter 'dry_run' is given 2 times",
+        "once says what is meant",
+    ),
+    (
         "misplaced-query",
         "POST",
         "/v1/pools/p/drain?deadline_ms=5",

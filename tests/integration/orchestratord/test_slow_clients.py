@@ -24,9 +24,14 @@ LINGERS = Knobs(fault=Fault.HANG, fault_after=3, tokens=10)
 
 
 @asynccontextmanager
-async def many(here: House, count: int) -> AsyncIterator[list[Wire]]:
+async def many(here: House, count: int, first: bytes = b"") -> AsyncIterator[list[Wire]]:
+    """So many connections. ``first`` is sent as soon as one is open: from then on the time of its head runs."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(wire(here)) for _ in range(count)]
+        made = []
+        for _ in range(count):
+            made.append(await stack.enter_async_context(wire(here)))
+            await made[-1].send(first)
+        yield made
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -37,9 +42,7 @@ async def test_heads_that_never_end_are_cut_off_while_others_are_served(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with house(tmp_path, header_timeout_ms=1_000, max_connections_per_client=300) as here:
-        async with many(here, 200) as slow:
-            for each in slow:
-                await each.send(BEGUN)
+        async with many(here, 200, BEGUN) as slow:
             assert await served_until(here, asyncio.get_running_loop().time() + 0.5) > 10
             for each in slow:
                 heard = await each.answer()
@@ -48,9 +51,8 @@ async def test_heads_that_never_end_are_cut_off_while_others_are_served(
                 assert heard.headers["connection"] == "close"
                 assert heard.headers["x-correlation-id"] == heard.told["correlation_id"]
                 assert await each.rest() == b""
-        async with many(here, 200) as others:  # their places are free again
+        async with many(here, 200, HEALTH) as others:  # their places are free again
             for each in others:
-                await each.send(HEALTH)
                 assert (await each.answer()).status == 200
     assert [each.getMessage() for each in caplog.records if "cut off" in each.getMessage()] == [
         "127.0.0.1: cut off: slow head"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator
 
 import pytest
 
 from contracts.pools import Cause
 from pool_managerd.devices import EventKind, GpuEvent, Inventory
 from pool_managerd.gpu_watch import GpuWatch
+from tests.support.loops import every_loop
 
 TICKS = 12
 """More than a look takes, where nothing holds it up."""
@@ -46,16 +46,9 @@ def xid(number: int) -> GpuEvent:
     return GpuEvent(uuid="GPU-1", kind=EventKind.XID, number=number, fatal=True, message=f"Xid {number}", hint="reset")
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=every_loop())
 def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    if request.param == "uvloop":
-        if find_spec("uvloop") is None:
-            pytest.skip("uvloop is not installed")
-        import uvloop  # noqa: PLC0415 - it is optional
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=every_loop()[request.param]) as runner:
         yield runner
 
 

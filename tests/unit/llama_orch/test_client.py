@@ -1,7 +1,10 @@
 import asyncio
+import contextlib
 import socket
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 
+import aiohttp
 import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
@@ -9,7 +12,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 from contracts.errors import ErrorBody, ErrorCode
 from contracts.events import End, Metrics, Started, StreamError, Token
 from contracts.tasks import TaskRequest
-from llama_orch.client import MAX_FAILURES, ApiClient, backoff_s, new_task_id
+from llama_orch.client import MAX_ANSWER_BYTES, MAX_FAILURES, ApiClient, backoff_s, new_task_id
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.sse import StreamEvent
 from tests.unit.llama_orch.fake import PIECES, TEXT, TOKEN, FakeDaemon
@@ -171,6 +174,73 @@ async def test_what_is_not_orchestratord_is_noticed(aiohttp_server: AiohttpServe
             await (collect(api) if streams else api.pools())
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
     assert caught.value.hint is not None
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@asynccontextmanager
+async def saying(answer: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that answers every connection so, and then closes it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(writer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_an_answer_that_breaks_off_is_no_defect_and_worth_another_try() -> None:
+    async def half(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b'Content-Length: 100\r\n\r\n{"pools":')
+
+    async with saying(half) as address, client(address) as api:
+        for ask in (api.pools, api.metrics):
+            with pytest.raises(ApiError, match="broke off: the connection was closed before its end") as caught:
+                await ask()
+            assert (caught.value.code, caught.value.exit_code) == (UNREACHABLE, 75)
+
+
+async def test_an_answer_that_does_not_come_on_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_orch.client.REQUEST_TIMEOUT", aiohttp.ClientTimeout(total=1))
+
+    async def begin(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b'Content-Length: 100\r\n\r\n{"pools":')
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with saying(begin) as address, client(address) as api:
+        with pytest.raises(ApiError, match="broke off: nothing came in time") as caught:
+            await api.pools()
+        gone.set()
+    assert (caught.value.code, caught.value.exit_code) == (UNREACHABLE, 75)
+
+
+async def test_an_answer_without_an_end_is_not_kept() -> None:
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n")
+        while True:
+            writer.write(b" " * (1 << 20))
+            await writer.drain()
+
+    async with saying(flood) as address, client(address) as api:
+        with pytest.raises(ApiError, match=f"more than {MAX_ANSWER_BYTES} bytes"):
+            await api.pools()
+
+
+async def test_what_speaks_no_http_is_told_in_words() -> None:
+    async def shell(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+    async with saying(shell) as address, client(address) as api:
+        with pytest.raises(ApiError) as caught:
+            await api.pools()
+    assert caught.value.message == f"no answer from {address}: what answers there does not speak HTTP"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "nonsense"])

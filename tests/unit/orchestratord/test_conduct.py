@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orchestratord.conduct import Bounds, Conduct, Fault, Phase
 
-BOUNDS = Bounds(header_s=10, body_s=30, idle_s=100, header_bytes=64)
+BOUNDS = Bounds(header_s=10, body_s=30, idle_s=100, header_bytes=64, body_bytes=40_960)
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 pytestmark = pytest.mark.req("OP-02")
 
@@ -15,11 +15,12 @@ def conduct(now: float = 0.0) -> Conduct:
     return Conduct(BOUNDS, now)
 
 
-def at_rest(now: float) -> Conduct:
+def at_rest(now: float, *, known: bool = True) -> Conduct:
     """A connection whose first request was answered at ``now``."""
     made = conduct()
     made.received(HEAD, now, body_open=False)
     made.entered(now)
+    made.known = known
     made.answered(now, body_open=False)
     return made
 
@@ -78,6 +79,17 @@ def test_an_idle_connection_is_closed_after_its_time() -> None:
     assert made.look(105, body_open=False) is Fault.IDLE
 
 
+def test_who_has_shown_no_token_is_idle_for_no_longer_than_one_that_says_nothing() -> None:
+    made = at_rest(5, known=False)
+    assert made.look(14, body_open=False) == 15
+    assert made.look(15, body_open=False) is Fault.IDLE
+
+
+def test_a_short_idle_time_holds_for_everybody() -> None:
+    bounds = Bounds(header_s=10, body_s=30, idle_s=2, header_bytes=64, body_bytes=1_024)
+    assert (bounds.stranger_s, bounds.soonest_s) == (2, 2)
+
+
 def test_a_body_has_to_come_on() -> None:
     made = conduct()
     made.received(HEAD, 0, body_open=False)
@@ -86,6 +98,18 @@ def test_a_body_has_to_come_on() -> None:
         assert not isinstance(made.look(moment, body_open=True), Fault)
         made.received(b"x", moment, body_open=True)
     assert made.look(117, body_open=True) is Fault.SLOW_BODY
+
+
+@pytest.mark.parametrize(("size", "until"), [(1, 121), (256, 128), (1 << 20, 130)])
+def test_a_body_that_comes_on_by_and_by_has_to_end(size: int, until: int) -> None:
+    """Four times 30 s, and a second more for each 4 KiB of it, up to the 40 KiB that a body may have."""
+    made = conduct()
+    made.received(HEAD, 0, body_open=False)
+    made.entered(0)
+    for second in range(1, until):
+        assert not isinstance(made.look(second, body_open=True), Fault)
+        made.received(b"x" * size, second, body_open=True)
+    assert made.look(until, body_open=True) is Fault.SLOW_BODY
 
 
 def test_a_handler_that_works_may_take_as_long_as_it_likes() -> None:

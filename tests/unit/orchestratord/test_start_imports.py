@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.imports import imported_by
 
-NEEDED_LATER = frozenset({"contracts.openapi", "contracts.examples"})
+NEEDED_LATER = frozenset({"contracts.openapi", "contracts.operations", "contracts.examples"})
 """The API's own description: made when somebody asks for it."""
 
 

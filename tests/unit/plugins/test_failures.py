@@ -7,6 +7,8 @@ import pytest
 
 from tests.plugins.failures import Failure, normalized, parse, write
 
+pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+
 ROOT = Path(__file__).parents[3]
 TEST = """
 import pytest
@@ -20,6 +22,7 @@ def test_it(operator_sees, tmp_path):
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A test suite with a document of its own; it runs in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than all the rest takes
     monkeypatch.setenv("PYTEST_PLUGINS", "tests.plugins.failures")
     document = os.fspath(pytester.path / "failures.md")
     pytester.makeconftest(

@@ -9,6 +9,8 @@ import pytest
 
 from tests.plugins.needs import has_engine
 
+pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -16,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An empty test suite that finds our plugins; it runs in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take longer to import than all the rest takes
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\nmarkers =\n req: ids\n needs: commands\n engine: names\n gpu: a GPU\n")
     return pytester
@@ -32,7 +35,9 @@ def test_a_child_left_behind_fails_the_run_and_is_ended(checkout: pytest.Pyteste
     )
     result = checkout.runpytest_subprocess("-s", "-p", "tests.plugins.leftovers")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*processes left behind by tests*", "*: *-c input()"])
+    result.stdout.fnmatch_lines(
+        ["*processes left behind by tests*", "*: *-c input(), started in test_it.py::test_starts_a_child"]
+    )
 
 
 def test_an_orphan_is_found_by_the_mark_in_its_environment(checkout: pytest.Pytester) -> None:
@@ -45,7 +50,8 @@ def test_an_orphan_is_found_by_the_mark_in_its_environment(checkout: pytest.Pyte
     )
     result = checkout.runpytest_subprocess("-p", "tests.plugins.leftovers")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*: *sleep 300*"])  # as itself, or still as the shell that is to become it
+    # As itself, or still as the shell that is to become it.
+    result.stdout.fnmatch_lines(["*: *sleep 300*, started in test_it.py::test_starts_an_orphan"])
 
 
 def test_a_child_that_was_waited_for_is_no_leftover(checkout: pytest.Pytester) -> None:
