@@ -11,15 +11,17 @@ pytestmark = [pytest.mark.req("OP-01"), pytest.mark.timeout(240), pytest.mark.sl
 
 SLOW = r"""
 . "$CHECKOUT/tests/lab/product.sh"
+. "$CHECKOUT/tests/lab/saying.sh"
 units=~/.config/systemd/user
 
-# An engine with one slot that takes 2 s for its 40 tokens.
-(cd "$CHECKOUT"; exec "$PYTHON" -m tests.standin --port 9100 --knobs \
-  '{"tokens": 40, "token_delay_ms": 50, "tokens_per_write": 1, "slots": 1}') 2> /dev/null &
-engine=$!
-# hold NAME: the engine stops in the middle of this stream, so that what comes now comes before its end; and let_go.
-hold() { eventually 20 says $1 '^event: token'; kill -STOP $engine; }
-let_go() { kill -CONT $engine; }
+# An engine with one slot that takes 3 s for its 40 tokens.
+(cd "$CHECKOUT"; exec "$PYTHON" -m tests.standin --port 9100 --knobs '{"tokens": 40, "token_delay_ms": 80,
+  "tokens_per_write": 1, "slots": 1, "gate": "/home/lab/gate", "gate_after": 5}') 2> /dev/null &
+# halt: from now on no stream gets further than its first tokens, so that what comes now comes before its end, however
+# fast the machine is. hold NAME: until this stream stands there. let_go: they go on.
+halt() { touch ~/gate; }
+hold() { eventually 30 says $1 '^event: token'; }
+let_go() { rm ~/gate; }
 
 # configure SERVER_SETTINGS...: each like "drain_ms: 500".
 configure() {
@@ -60,10 +62,11 @@ knock() {
 
 AILING = r"""
 . "$CHECKOUT/tests/lab/product.sh"
+. "$CHECKOUT/tests/lab/saying.sh"
 units=~/.config/systemd/user
 ail() { # DAEMON DIES HANGS
   mkdir -p $units/$1.service.d
-  printf '%s\n' '[Service]' WatchdogSec=2 TimeoutAbortSec=1 RestartSec=0 "WorkingDirectory=$CHECKOUT" ExecStart= \
+  printf '%s\n' '[Service]' WatchdogSec=4 TimeoutAbortSec=1 RestartSec=0 "WorkingDirectory=$CHECKOUT" ExecStart= \
     "ExecStart=\"$PREFIX/bin/python\" -m tests.support.ailing_daemon $1 --config $config" \
     "Environment=\"AILING_DIES=$2\" \"AILING_HANGS=$3\"" > $units/$1.service.d/ailing.conf
 }
@@ -71,11 +74,12 @@ ail orchestratord attendant orchestratord.keeper:Keeper.look_after
 ail pool-managerd 'trial: owner' pool_managerd.stock:StockWatch.run
 start_product
 journal_says() { journalctl --user --quiet --unit $1 --output=cat | grep "$2"; }
-back() { [ "$(property $1 NRestarts)" = $2 ] && systemctl --user is-active $1 && pool_is_ready; }
-fall() { # DAEMON SIGNAL NTH WORDS
+back() { [ "$(property $1 NRestarts)" -gt $2 ] && systemctl --user is-active $1 && pool_is_ready; }
+fall() { # DAEMON SIGNAL WORDS
+  before=$(property $1 NRestarts)
   kill -$2 "$(main_pid $1)"
-  eventually 30 back $1 $3
-  eventually 20 journal_says $1 "$4"
+  eventually 30 journal_says $1 "$3"
+  eventually 60 back $1 $before
 }
 """
 
@@ -84,9 +88,9 @@ def test_an_owner_task_that_dies_or_hangs_is_named_and_its_daemon_started_again(
     outcome = lab.check(
         AILING
         + r"""
-fall orchestratord USR1 1 'attendant has ended, and nobody does its work'
-fall orchestratord WINCH 2 'task-store has shown no life'
-fall pool-managerd USR1 1 'trial: owner has ended'
+fall orchestratord USR1 'attendant has ended, and nobody does its work'
+fall orchestratord WINCH 'task-store has shown no life'
+fall pool-managerd USR1 'trial: owner has ended'
 submit 4 | grep -q '^event: end'
 for daemon in orchestratord pool-managerd; do systemctl --user is-active $daemon; done
 """,
@@ -103,15 +107,16 @@ def test_a_restart_lets_a_stream_end_and_refuses_no_client(lab: Lab) -> None:
         SLOW
         + r"""
 start_slow_product
+halt
 stream first & first=$!
 hold first
 stream second & second=$!
 queued() { api /v1/tasks/second | grep -q '"state":"queued"'; }
-eventually 20 queued
+eventually 30 queued
 knock ~/enough > ~/knocked & knocking=$!
 
 systemctl --user restart orchestratord & restart=$!
-eventually 20 status_says 'draining, 1 stream left; 1 queued for the next start'
+eventually 30 status_says 'draining, 1 stream left; 1 queued for the next start'
 curl --silent --include -H "Authorization: Bearer $token" $url/v1/tasks \
   --data '{"model_ref": "standin.gguf", "prompt": "x"}'
 let_go
@@ -162,6 +167,7 @@ def test_what_is_left_when_the_time_is_over_gets_its_terminal_event(lab: Lab) ->
         SLOW
         + r"""
 start_slow_product 'drain_ms: 500'
+halt
 stream late &
 hold late
 systemctl --user stop orchestratord
@@ -172,26 +178,32 @@ echo "$(property orchestratord Result)"
 
 # More than the unit allows by itself: the daemon asks for it.
 mkdir -p $units/orchestratord.service.d
-printf '[Service]\nTimeoutStopSec=1\n' > $units/orchestratord.service.d/hurry.conf
+printf '[Service]\nTimeoutStopSec=2\n' > $units/orchestratord.service.d/hurry.conf
 systemctl --user daemon-reload
 configure 'drain_ms: 30000'
 systemctl --user start orchestratord
 eventually 60 pool_is_ready
+halt
 stream patient &
-eventually 20 says patient '^event: token'
-systemctl --user stop orchestratord
+hold patient
+systemctl --user stop orchestratord & stop=$!
+eventually 30 status_says 'draining, 1 stream left'
+let_go
+wait $stop
 tail -n 3 ~/patient
 echo "$(property orchestratord Result)"
 
 # And a second signal does not wait.
 systemctl --user start orchestratord
 eventually 60 pool_is_ready
+halt
 stream hurried &
 hold hurried
 systemctl --user stop orchestratord & stop=$!
-eventually 20 status_says 'draining, 1 stream left'
+eventually 30 status_says 'draining, 1 stream left'
 kill -TERM "$(main_pid orchestratord)"
 wait $stop
+let_go
 tail -n 3 ~/hurried
 echo "$(property orchestratord Result)"
 """,
@@ -213,14 +225,14 @@ configure 'drain_ms: 600' 'max_body_bytes: 4096'
 printf 'limits: {requests_per_minute: 77}\n' >> "$config"
 systemctl --user reload orchestratord pool-managerd
 limited() { api /v1/capabilities | grep -q '"requests_per_minute":77'; }
-eventually 20 limited
-eventually 20 status_says '1/1 pools ready' # the manager is back from its own reload, and seen
+eventually 30 limited
+eventually 30 status_says '1/1 pools ready' # the manager is back from its own reload, and seen
 echo "good: $(status)"
 
 pid=$(main_pid orchestratord)
 sed -i 's/^profile: .*/profile: holiday/' "$config"
 systemctl --user reload orchestratord && echo "no failure"
-eventually 20 status_says 'the configuration was not reloaded'
+eventually 30 status_says 'the configuration was not reloaded'
 echo "broken: $(status)"
 [ "$(main_pid orchestratord)" = "$pid" ]
 systemctl --user is-active orchestratord
@@ -229,7 +241,7 @@ limited
 sed -i 's/^profile: .*/profile: trial/' "$config"
 systemctl --user reload orchestratord
 mended() { ! status_says 'not reloaded'; }
-eventually 20 mended
+eventually 30 mended
 echo "mended: $(status)"
 for daemon in orchestratord pool-managerd; do
   echo "$daemon $(property $daemon Slice) $(property $daemon MemoryAccounting) $(property $daemon TasksAccounting)"

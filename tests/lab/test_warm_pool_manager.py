@@ -1,7 +1,7 @@
 """Engines outlive their manager under a real `systemd --user`, with what they have in memory, and a stop ends them all.
 
-The engine is stopped by a signal while a test waits for the service manager, so that no stream is over too soon,
-however fast the machine is.
+A gate stands before the engine's answers while a test waits for the service manager (gate.c), so that no stream is over
+too soon, however fast the machine is.
 """
 
 import pytest
@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.req("OP-01", "PM-07"), pytest.mark.timeout(300), pytes
 
 WARM = r"""
 . "$CHECKOUT/tests/lab/product.sh"
+. "$CHECKOUT/tests/lab/saying.sh"
 drop_in() { # drop_in NAME LINE...: lines for pool-managerd's [Service]
   mkdir -p ~/.config/systemd/user/pool-managerd.service.d
   printf '%s\n' '[Service]' "${@:2}" > ~/.config/systemd/user/pool-managerd.service.d/$1.conf
@@ -24,21 +25,32 @@ said() { [ "$(journalctl --user --unit pool-managerd --output=cat | grep -c "$1"
 taken_over() { said 'taking over the engine that runs on port' "$1"; }
 # What a stream was: its tokens with their numbers, and the sum of them that its end has.
 tokens() { grep -A 2 '^event: token' ~/$1; grep -o '"stream_sha256":"[^"]*"' ~/$1; }
-# slow_down: from now on a model that is at work for a while.
+# slow_down: from now on a model that always says as much as it is asked for, behind a gate. halt: no answer gets
+# further than its first tokens. stream NAME: one that stands there, in the background; its process is $stream. let_go:
+# they go on.
 slow_down() {
   model=$HOME/slow.gguf
   PYTHONPATH=$CHECKOUT "$PYTHON" -c 'import sys; from pathlib import Path
 from tests.support.tiny_gguf import write_tiny_gguf
-write_tiny_gguf(Path(sys.argv[1]), layers=8, dim=512, ctx=4096)' "$model"
-  sed -i -e "s|^    model: .*|    model: \"$model\"|" -e 's/^    ctx: .*/    ctx: 4096/' "$config"
+write_tiny_gguf(Path(sys.argv[1]), ctx=4096)' "$model"
+  gcc -shared -fPIC "-DGATE=\"$HOME/gate\"" -DPASS=5 -o ~/gate.so "$CHECKOUT/tests/lab/gate.c"
+  sed -i -e "s|^    model: .*|    model: \"$model\"\n    env: {LD_PRELOAD: $HOME/gate.so}|" \
+    -e 's/^    ctx: .*/    ctx: 4096/' "$config"
   systemctl --user restart pool-managerd
   eventually 60 pool_is_ready
+}
+halt() { touch ~/gate; }
+let_go() { rm -f ~/gate; }
+stream() {
+  halt
+  ask > ~/$1 &
+  stream=$!
+  eventually 30 grep -q '^event: token' ~/$1
 }
 ask() {
   api /v1/tasks --no-buffer --max-time 120 -H 'Accept: text/event-stream' -H 'Content-Type: application/json' --data \
     '{"model_ref": "'"$model"'", "prompt": "once upon a time", "max_tokens": 500, "seed": 1, "determinism": "strict"}'
 }
-not() { if "$@"; then echo "lab: this should not succeed: $*" >&2; return 1; fi; }
 """
 
 
@@ -66,10 +78,7 @@ while sleep 0.05; do api /v1/pools; echo; done > ~/pools 2> ~/pools.errors &
 poller=$!
 times=0
 for way in restart kill hang; do
-  ask > ~/$way &
-  stream=$!
-  eventually 30 grep -q '^event: token' ~/$way
-  kill -STOP "$one"
+  stream $way
   not grep -q '^event: end' ~/$way
   before=$(main_pid pool-managerd)
   case $way in
@@ -78,12 +87,12 @@ for way in restart kill hang; do
     hang) kill -STOP "$before" ;;
   esac
   eventually 60 another_manager "$before"
-  kill -CONT "$one"
   times=$((times + 1))
   eventually 30 taken_over $times
   eventually 30 pool_is_ready
+  let_go
   wait $stream
-  [ "$(engine)" = "$one" ]
+  same engine "$(engine)" "$one"
   cmp ~/undisturbed.tokens <(tokens $way)
 done
 kill $poller
@@ -92,14 +101,14 @@ not grep '"ready":false' ~/pools
 cat ~/pools.errors >&2
 systemctl --user restart llama-orch.target
 eventually 60 pool_is_ready
-[ "$(engine)" = "$one" ]
+same engine "$(engine)" "$one"
 """,
         limit_s=240,
     )
     assert "taken over" in outcome.journal
 
 
-# An image of the tests' stand-in for llama-server, which says a word every 20 ms; with the interpreter that runs us.
+# An image of the tests' stand-in for llama-server, with its gate in /tmp; with the interpreter that runs us.
 CONTAINED = (
     WARM
     + r"""
@@ -126,7 +135,7 @@ import runpy, socket, sys
 port = sys.argv[sys.argv.index("--port") + 1]
 bind = socket.socket.bind
 socket.socket.bind = lambda this, address: bind(this, ("0.0.0.0", address[1]))
-sys.argv = ["tests.standin", "--port", port, "--knobs", '{"token_delay_ms": 20}']
+sys.argv = ["tests.standin", "--port", port, "--knobs", '{"gate": "/tmp/gate", "gate_after": 5, "tokens_per_write": 1}']
 runpy.run_module("tests.standin", run_name="__main__")
 CODE
 chmod 755 "$root/app/llama-server"
@@ -147,8 +156,10 @@ serve() {
 }
 contained() { podman ps --no-trunc --format '{{.ID}} {{.Pid}}' --filter label=llama-orch.pool; }
 nothing_contained() { [ -z "$(podman ps --all --quiet)$(engines)" ]; }
+halt() { touch "/proc/${one##* }/root/tmp/gate"; }
+let_go() { rm "/proc/${one##* }/root/tmp/gate"; }
 ask() {
-  api /v1/tasks --no-buffer --max-time 60 -H 'Accept: text/event-stream' -H 'Content-Type: application/json' --data \
+  api /v1/tasks --no-buffer --max-time 120 -H 'Accept: text/event-stream' -H 'Content-Type: application/json' --data \
     '{"model_ref": "'"$model"'", "prompt": "once", "max_tokens": 150, "seed": 1}'
 }
 """
@@ -166,28 +177,27 @@ one=$(contained)
 [ -n "$one" ]
 ask > ~/undisturbed
 for way in restart kill; do
-  ask > ~/$way &
-  stream=$!
-  eventually 30 grep -q '^event: token' ~/$way
+  stream $way
   before=$(main_pid pool-managerd)
   if [ $way = kill ]; then kill -KILL "$before"; else systemctl --user restart pool-managerd; fi
-  not grep -q '^event: end' ~/$way
-  wait $stream
-  cmp <(tokens undisturbed) <(tokens $way)
   eventually 60 another_manager "$before"
   eventually 60 pool_is_ready
-  [ "$(contained)" = "$one" ]
+  not grep -q '^event: end' ~/$way
+  let_go
+  wait $stream
+  cmp <(tokens undisturbed) <(tokens $way)
+  same container "$(contained)" "$one"
 done
 systemctl --user stop llama-orch.target
 eventually 60 nothing_contained
 
 # The manager is killed over a stop.
 serve
-ask > ~/stream &
-eventually 30 grep -q '^event: token' ~/stream
+one=$(contained)
+stream stopped
 systemctl --user stop --no-block pool-managerd
 stops() { [ "$(property pool-managerd ActiveState)" = deactivating ]; }
-eventually 10 stops
+eventually 30 stops
 kill -KILL "$(main_pid pool-managerd)"
 cleared() { [ -z "$(podman ps --quiet)$(engines)" ]; }
 eventually 30 cleared
@@ -210,17 +220,21 @@ served() {
   grep -q "/$slice/" "/proc/$one/cgroup"
 }
 gone() { ! kill -0 "$one" && [ -z "$(engines)" ]; }
+drains() { said 'ready -> draining' "$1"; }
+drained() { journalctl --user --unit pool-managerd --output=cat | grep -c 'ready -> draining'; }
 
 # Of pool-managerd alone: no more work comes, the stream ends by itself, then the engine is ended.
 served
-ask > ~/stream &
-stream=$!
-eventually 20 grep -q '^event: token' ~/stream
-systemctl --user stop pool-managerd
+stream drained
+before=$(drained || true)
+systemctl --user stop pool-managerd & stop=$!
+eventually 30 drains $((before + 1))
+let_go
+wait $stop
 gone
 wait $stream
-grep -q '^event: end' ~/stream
-[ "$(property pool-managerd Result)" = success ]
+grep -q '^event: end' ~/drained
+same "the unit's result" "$(property pool-managerd Result)" success
 
 # Of the target: pool-managerd first, and then the slice.
 served
@@ -230,24 +244,22 @@ journalctl --user --quiet --output=cat | grep -E 'Stopped pool-managerd|Removed 
 head -n 1 ~/order | grep -q Stopped
 
 # A stream that does not end while the manager drains, which is killed over it. Nobody expands what a file has in it.
-drains() { said 'ready -> draining' "$1"; }
 served
-ask > ~/stream &
-eventually 20 grep -q '^event: token' ~/stream
-kill -STOP "$one"
-drained=$(journalctl --user --unit pool-managerd --output=cat | grep -c 'ready -> draining')
+stream killed
+before=$(drained)
 echo 'PATH=/usr/local/cuda/bin:$PATH' > ~/.config/llama-orch/environment
 systemctl --user stop --no-block pool-managerd
-eventually 10 drains $((drained + 1))
+eventually 30 drains $((before + 1))
 kill -KILL "$(main_pid pool-managerd)"
 eventually 30 gone
+let_go
 rm ~/.config/llama-orch/environment
 
 # Killed for good: the engine serves on, and a stop of the target finds it.
 drop_in once Restart=no
 served
 kill -KILL "$(main_pid pool-managerd)"
-eventually 10 systemctl --user is-failed pool-managerd
+eventually 30 systemctl --user is-failed pool-managerd
 submit 4 | grep -q '^event: end'
 systemctl --user stop llama-orch.target
 eventually 30 gone
@@ -265,7 +277,7 @@ drop_in path Environment=PATH=/nowhere
 start_product
 one=$(engine)
 grep -q '/pool-managerd.service$' "/proc/$one/cgroup"
-said 'its engine gets no scope of its own (systemd-run is not installed)' 1
+eventually 30 said 'its engine gets no scope of its own (systemd-run is not installed)' 1
 
 # A manager that does not answer.
 mkdir -p ~/bin
@@ -273,12 +285,12 @@ printf '#!/bin/sh\necho "Failed to connect to bus: No such file or directory" >&
 chmod 755 ~/bin/systemd-run
 drop_in path "Environment=PATH=$HOME/bin:/usr/bin:/bin"
 systemctl --user restart pool-managerd # in order: it ends what would be killed
-said 'trial: stopped (draining -> stopped)' 1
+eventually 30 said 'trial: stopped (draining -> stopped)' 1
 eventually 60 pool_is_ready
 two=$(engine)
 [ "$one" != "$two" ]
 grep -q '/pool-managerd.service$' "/proc/$two/cgroup"
-said 'gets no scope of its own (Failed to connect to bus: No such file or directory)' 1
+eventually 30 said 'gets no scope of its own (Failed to connect to bus: No such file or directory)' 1
 submit 4 | grep -q '^event: end'
 systemctl --user stop llama-orch.target
 eventually 60 nothing_of_ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 
 from tests.standin.connection import Connection
 from tests.standin.knobs import Fault, Times
@@ -12,6 +13,7 @@ from tests.standin.state import State
 from tests.standin.wires.base import DONE, END_OF_BODY, Answer, Job, Run, WorkerDeath, chunk
 
 WRITES_BETWEEN_YIELDS = 16
+GATE_LOOK_MS = 5
 TOKENS = 16
 """In a generation that nobody limits."""
 
@@ -96,6 +98,7 @@ class Generation:
         due, delay_ms = loop.time(), self._knobs.token_delay_ms
         while index < end:
             count = min(self._knobs.tokens_per_write, end - index)
+            await self._opened(index)
             await self._send(self._block(index, count))
             self._engine.stats.tokens += count
             index += count
@@ -209,6 +212,12 @@ class Generation:
             self._started = True
             data = self._wire.head(status, self._knobs.stream_type) + data
         await self._connection.write(data)
+
+    async def _opened(self, index: int) -> None:
+        """Wait for as long as there is a gate before this token."""
+        knobs = self._knobs
+        while knobs.gate is not None and index >= knobs.gate_after and Path(knobs.gate).exists():
+            await self._pause(GATE_LOOK_MS)
 
     async def _pause(self, ms: float) -> None:
         ping = self._knobs.ping_ms

@@ -85,6 +85,9 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     """Token i of seed s is ``words[(s + i) % len(words)]``."""
     token_delay_ms: Span = 0
+    gate: str | None = None
+    """A file: while it is there, no stream gets further than its first ``gate_after`` tokens."""
+    gate_after: Count = 0
     steady: bool = False
     """Each token keeps its own date, however late the one before it was: without it the delays add up."""
     stamped: bool = False

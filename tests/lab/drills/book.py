@@ -30,9 +30,10 @@ HEAD = """\
 Each section is a drill: something is broken on a throw-away host with a real `systemd --user`, a real journal, both
 daemons, a real engine and NVML's stand-in, while clients are at work. It says what was done, what clients saw of it,
 what the journal says, and what was left. The tests below `tests/lab/drills` hold the product to all of it, and this
-page is written by `.venv/bin/python -m tests.lab.drills.book`: change the drills, not the page.
+page is written by `.venv/bin/python -m tests.lab.drills.book`: change the drills, not the page. One alone is played by
+`.venv/bin/python -m pytest tests/lab/drills -k engine-killed`, as root.
 
-Where a time is short here (a watchdog of 2 s, an idle limit of 1.5 s), it is so for the drill's sake; the units and the
+Where a time is short here (a watchdog of 4 s, an idle limit of 1 s), it is so for the drill's sake; the units and the
 defaults have longer ones. [failures.md](failures.md) has the texts of single failures, [durability.md](durability.md)
 what outlives what.
 """

@@ -17,6 +17,8 @@ from tests.support.nvml import build
 from tests.support.tiny_gguf import write_tiny_gguf
 
 HERE = Path(__file__).parent
+GATE, PASS = "/home/lab/gate", 20
+"""See gate.c: while this file is there, no answer gets further than so many tokens."""
 Play = Callable[..., dict[str, Played]]
 
 
@@ -28,13 +30,36 @@ def drills(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Play:
     model = write_tiny_gguf(shown / "patient.gguf", layers=8, dim=512, ctx=16_384)
     server = gpu_llama_server.write(shown / "llama-server")
     library = build(shown)
-    clock = shown / "wallclock.so"
-    flags = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
-    subprocess.run(["gcc", *flags, "-o", str(clock), str(HERE / "wallclock.c")], check=True, timeout=60)
-    variables = {"MODEL": str(model), "SERVER": str(server), "NVML": str(shown), "CLOCK": str(clock)}
-    for path in (model, library, clock):
+    clock = compiled(HERE / "wallclock.c", shown)
+    gate = compiled(HERE.parent / "gate.c", shown, f'-DGATE="{GATE}"', f"-DPASS={PASS}")
+    gated = shown / "gated-llama-server"
+    gated.write_text(f'#!/bin/sh\nLD_PRELOAD={gate} exec {server} "$@"\n')
+    variables = {
+        "MODEL": str(model),
+        "SERVER": str(gated),
+        "NVML": str(shown),
+        "CLOCK": str(clock),
+        "GATE": GATE,
+        "PASS": str(PASS),
+    }
+    for path in (model, library, gated):
         path.chmod(0o755)
     return partial(play, lab, show=(shown,), variables=variables)
+
+
+def compiled(source: Path, place: Path, *flags: str) -> Path:
+    """A library for LD_PRELOAD."""
+    library = place / f"{source.stem}.so"
+    always = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+    subprocess.run(["gcc", *always, *flags, "-o", str(library), str(source)], check=True, timeout=60)
+    library.chmod(0o755)
+    return library
+
+
+def chosen(drills: tuple[Drill, ...], request: pytest.FixtureRequest) -> tuple[Drill, ...]:
+    """Those that this run is to judge: each can be played without the others."""
+    names = {item.name for item in request.session.items if item.path == request.path}
+    return tuple(drill for drill in drills if any(name.endswith(f"[{drill.name}]") for name in names))
 
 
 def each(drills: tuple[Drill, ...]) -> list[ParameterSet]:

@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.lab.host import Lab
-from tests.support.stream_grammar import Said, check
+from tests.support.stream_grammar import Said, StreamWrongError, check
 
 TOKENS = re.compile(r"(event: token\nid: \d+\ndata: .*\n\n)+")
 
@@ -24,12 +25,20 @@ OR = " || "
 """Between two things that the journal may say: either will do, where two parts of the product may be the first."""
 
 
+class Files(dict[str, str]):
+    """By their names. A drill that did not get to write one has failed, and is shown as one that has."""
+
+    def __missing__(self, name: str) -> str:
+        raise AssertionError(f"the script wrote no file {name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Played:
     """What a drill left behind for the test that judges it."""
 
+    name: str
     status: int
-    files: Mapping[str, str]
+    files: Files
     """What the script wrote into its folder, the drill's part of the journal as well."""
 
     @property
@@ -46,18 +55,20 @@ class Played:
 
     def stream(self, name: str) -> Said:
         """A stream that a client read to its end."""
-        return check(self.files[name].encode())
+        return self._held(name, self.files[name])
 
     def cut(self, name: str) -> Said:
-        """A stream whose connection broke: what of it came as a whole."""
+        """A stream whose connection broke before it had an end: what of it came as a whole."""
         whole, _, _ = self.files[name].rpartition("\n\n")
-        return check(f"{whole}\n\n".encode(), whole=False)
+        said = self._held(name, f"{whole}\n\n", whole=False)
+        assert (said.end, said.error) == (None, None), f"{name} was not cut: it has an end"
+        return said
 
     def resumed(self, name: str) -> Said:
         """A stream that broke and was read on behind its last token, as one: none is missing, none is there twice."""
         first = self.cut(name)
         after = first.tokens[-1].i
-        rest = check(self.files[f"{name}.rest"].encode(), after=after)
+        rest = self._held(name, self.files[f"{name}.rest"], after=after)
         tokens = [*first.tokens, *rest.tokens]
         assert [token.i for token in tokens] == list(range(len(tokens)))
         return Said(
@@ -69,6 +80,26 @@ class Played:
             error=rest.error,
         )
 
+    def _held(self, name: str, text: str, *, after: int = -1, whole: bool = True) -> Said:
+        try:
+            return check(text.encode(), after=after, whole=whole)
+        except StreamWrongError as error:
+            raise AssertionError(f"the stream {name}: {error}") from error
+
+    def receipts(self, name: str = "receipts") -> list[dict[str, Any]]:
+        """What receipts say, which stand in one chain: each names the one before it."""
+        found = self.json(name)["receipts"]
+        for before, after in pairwise(found):
+            due = before["content"]["number"] + 1, before["id"]
+            found_next = after["content"]["number"], after["content"]["previous"]
+            assert found_next == due, "the receipts do not stand in one chain"
+        return [each["content"] for each in found]
+
+    def ended(self) -> list[str]:
+        """The tasks of the drill in the order of their receipts: that in which they ended. None has two."""
+        names = [each["task_id"].rpartition(".") for each in self.receipts()]
+        return [name for drill, _, name in names if drill == self.name]
+
     def json(self, name: str) -> Any:  # noqa: ANN401 - JSON
         """A file that holds JSON."""
         return json.loads(self.files[name])
@@ -79,6 +110,21 @@ class Played:
         return "\n".join(
             [f"exit status {self.status}", *(f"--- {name}\n{text[-6000:]}" for name, text in shown.items())]
         )
+
+
+def well(said: Said) -> Said:
+    """A stream that has an ``end``."""
+    __tracebackhide__ = True
+    if said.end is None:
+        raise AssertionError(f"a stream that should have an end has {said.error}")
+    return said
+
+
+def broken(said: Said, code: str) -> None:
+    """A stream that ends with this error, after which trying again helps."""
+    __tracebackhide__ = True
+    if said.error is None or (said.error.code, said.error.retriable) != (code, True):
+        raise AssertionError(f"a stream that should end with {code}, retriable, has {said.error or said.end}")
 
 
 def tokens(run: re.Match[str]) -> str:
@@ -147,7 +193,7 @@ def play(
     show: tuple[Path, ...],
     variables: Mapping[str, str],
     lan: bool = False,
-    limit_s: int = 120,
+    limit_s: int = 300,
 ) -> dict[str, Played]:
     """Play drills on one new host, in their order, until one fails; what became of those that were played.
 
@@ -157,7 +203,7 @@ def play(
     lines += ['. "$CHECKOUT/tests/lab/drills/drills.sh"', prepared]
     for drill in drills:
         waits = "\n".join(
-            "eventually 10 said " + " ".join(f'"{either}"' for either in words.split(OR)) for words in drill.journal
+            "eventually 30 said " + " ".join(f'"{either}"' for either in words.split(OR)) for words in drill.journal
         )
         # Not `( ) ||`: what stands before that goes on after a command that fails.
         lines += [
@@ -171,6 +217,6 @@ def play(
     for line in outcome.stdout.splitlines():
         told = json.loads(line) if line.startswith('{"name"') else None
         if told is not None:
-            played[told["name"]] = Played(status=told["status"], files=told["files"])
+            played[told["name"]] = Played(name=told["name"], status=told["status"], files=Files(told["files"]))
     assert outcome.rc == 0, str(outcome)
     return played

@@ -5,6 +5,8 @@
 # shellcheck disable=SC2154 # url, config, token: product.sh
 
 . "$CHECKOUT/tests/lab/product.sh"
+. "$CHECKOUT/tests/lab/saying.sh"
+level=1 # a drill runs in a subshell
 
 UUID=GPU-00000000-0000-0000-0000-00000000000
 
@@ -32,7 +34,7 @@ configure() {
   {
     printf '%s\n' 'profile: home' "$@" 'pools:' '  - id: gpu0' '    engine: llamacpp' "    model: $MODEL" \
       '    devices: [0]' '    ctx: 8192' "    timeouts: {idle_ms: ${idle_ms:-30000}, stop_ms: 1000}" \
-      '    restart: {initial_ms: 100, max_ms: 200, max_failures: 100}' \
+      '    restart: {initial_ms: 100, max_ms: 800, max_failures: 100}' \
       "    provisioning: {mode: binary, binary: {path: $SERVER}}"
   } > "$config"
 }
@@ -51,8 +53,10 @@ prepare() {
     "NVML_STANDIN=$HOME/gpus" "${environment[@]}" > "${config%/*}/environment")
   gpus
   for daemon in orchestratord pool-managerd; do
-    hurry $daemon RestartSec=200ms "WatchdogSec=${watchdog:-30}" TimeoutAbortSec=1
+    hurry $daemon RestartSec=200ms "WatchdogSec=${watchdog:-30}" TimeoutAbortSec=1 \
+      "ExecStartPre=/bin/sh -c 'while [ -e %h/away-$daemon ]; do sleep 0.05; done'"
   done
+  ln -sf /dev/null ~/.config/systemd/user/llama-orch-doctor.service # its looking around is no part of a drill
   install_units "$PREFIX/bin"
 }
 environment=()
@@ -63,49 +67,56 @@ start() {
   eventually 60 pool_is_ready
 }
 
+# The engines in scopes of their own: also while pool-managerd is being started, or asks a program what it can do.
+scoped() {
+  local group
+  group=$(property llama-orch-engines.slice ControlGroup)
+  [ -z "$group" ] || find "/sys/fs/cgroup$group" -name cgroup.procs -exec cat {} + 2> /dev/null || true
+}
+
+# keep_away DAEMON: once it has ended, it is not there again before come_back, however soon it is started.
+keep_away() { touch ~/away-"$1"; }
+come_back() { rm -f ~/away-"$1"; }
+away() { [ "$(main_pid "$1")" = 0 ]; }
+
 # --- the client ----------------------------------------------------------------------------------------------------
 
 # What stands before the client's commands: nothing, or what runs them on the second machine.
 from=
 # ask NAME MAX_TOKENS [JSON]: a task, with more fields; its stream comes to the file NAME in the background.
 ask() {
-  $from curl --silent --show-error --fail-with-body --no-buffer --max-time 60 -H "Authorization: Bearer $token" \
+  $from curl --silent --show-error --fail-with-body --no-buffer --max-time 90 -H "Authorization: Bearer $token" \
     -H 'Accept: text/event-stream' "$url/v1/tasks" --output "$here/$1" \
-    --data "{\"model_ref\": \"$MODEL\", \"prompt\": \"once upon a time\", \"max_tokens\": $2, \"seed\": 7 ${3:+, $3}}" &
+    --data "{\"task_id\": \"$(task_of "$1")\", \"model_ref\": \"$MODEL\", \"prompt\": \"once upon a time\",
+      \"max_tokens\": $2, \"seed\": 7 ${3:+, $3}}" &
 }
+task_of() { echo "${here##*/}.$1"; }
 has_tokens() { [ "$(grep -c '^event: token' "$here/$1")" -ge "$2" ]; }
 # flows NAME [TOKENS]: waits until the stream has had so many (1).
-flows() { eventually 20 has_tokens "$1" "${2:-1}"; }
-# hold NAME: the engine stops in the middle of this stream, so that what comes now comes before its end, however fast the
-# machine is; and let_go.
-hold() {
-  held=$(engines)
-  flows "$1"
-  kill -STOP "$held"
-}
-let_go() { kill -CONT "$held"; }
-task_of() { grep -m 1 -o '"task_id":"[^"]*"' "$here/$1" | cut -d '"' -f 4; }
+flows() { eventually 30 has_tokens "$1" "${2:-1}"; }
+# halt: from now on no answer gets further than its first $PASS tokens (gate.c), so that what comes now comes before its
+# end, however fast the machine is. hold NAME: waits until this stream stands there. let_go: they go on.
+halt() { touch "$GATE"; }
+hold() { flows "$1" "$PASS"; }
+let_go() { rm -f "$GATE"; }
+# in_state NAME STATE: whether the task is, as the API says; waits NAME: until it stands in the queue.
+in_state() { api "/v1/tasks/$(task_of "$1")" | grep -q "\"state\":\"$2\""; }
+waits() { eventually 30 in_state "$1" queued; }
 # The last event that came as a whole.
 last_id() { awk '/^id: / {id = $2} /^$/ {if (id != "") last = id; id = ""} END {print last}' "$here/$1"; }
-# queued: the one task that waits; read_task TASK NAME: its stream, in the background. What has not begun has no name yet.
-some_wait() { api '/v1/tasks?state=queued' | grep -q task_id; }
-queued() {
-  eventually 10 some_wait
-  api '/v1/tasks?state=queued' | grep -o '"task_id":"[^"]*"' | cut -d '"' -f 4
-}
+# read_task NAME [FILE]: the stream of that task from its beginning, in the background, into the file NAME.
 read_task() {
-  curl --silent --no-buffer --max-time 60 -H "Authorization: Bearer $token" "$url/v1/tasks/$1/stream" --output "$here/$2" &
-}
-# Also reads who joins late: join NAME: what the task of NAME says, in the background, into NAME.joined.
-join() {
-  curl --silent --fail --no-buffer --max-time 60 -H "Authorization: Bearer $token" --output "$here/$1.joined" \
+  curl --silent --fail --no-buffer --max-time 90 -H "Authorization: Bearer $token" --output "$here/${2:-$1}" \
     "http://127.0.0.1:8080/v1/tasks/$(task_of "$1")/stream" &
 }
 # rest NAME: reads on behind what NAME has, into NAME.rest.
 rest() {
-  $from curl --silent --show-error --fail --max-time 60 -H "Authorization: Bearer $token" --no-buffer \
+  $from curl --silent --show-error --fail --max-time 90 -H "Authorization: Bearer $token" --no-buffer \
     "$url/v1/tasks/$(task_of "$1")/stream" -H "Last-Event-ID: $(last_id "$1")" --output "$here/$1.rest"
 }
+# receipt NAME: waits for the receipt of that task; all that there are by then are in the file receipts.
+receipt() { eventually 30 has_receipt "$1"; }
+has_receipt() { api /v1/receipts > "$here/receipts" && grep -q "\"task_id\":\"$(task_of "$1")\"" "$here/receipts"; }
 # refusal MAX_TOKENS: what a new task is answered that is not let in.
 refusal() {
   curl --silent --max-time 20 -H "Authorization: Bearer $token" "$url/v1/tasks" --write-out '\n%{http_code}\n' \
@@ -114,21 +125,35 @@ refusal() {
 health() { api /v1/pools/gpu0/health; }
 answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz"; }
 
+# What pool-managerd has written down of its engines.
+files_of_engines() {
+  find "$XDG_RUNTIME_DIR/llama-orch/engines" ~/.local/state/llama-orch/handles -type f 2> /dev/null || true
+}
+
 # --- the record ----------------------------------------------------------------------------------------------------
 
 # said WORDS...: whether the journal has one of these, since the drill began.
-said() { journalctl --user --quiet --output=cat --after-cursor="$cursor" | grep -F "${@/#/--regexp=}" > /dev/null; }
+journal() { journalctl --user --quiet --output=cat --after-cursor="$cursor"; }
+said() { journal | grep -F "${@/#/--regexp=}" > /dev/null; }
+# said_times COUNT WORDS: whether it has them so often.
+said_times() { [ "$(journal | grep -cF "$2")" -ge "$1" ]; }
 # replaced UNIT PID: another process serves as this daemon.
 replaced() { [ "$(main_pid "$1")" != "$2" ] && [ "$(property "$1" ActiveState)" = active ]; }
 # Whether a daemon was started again so often by its manager, and runs.
 restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
 
+# mark WORDS: writes them into the journal; what comes after this stands behind them.
+mark() {
+  systemd-cat -t drills echo "$1"
+  eventually 30 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx '$1'"
+}
+
 # begin NAME: the drill's folder, and where its part of the journal starts.
 begin() {
+  let_go
   here=~/drills/$1
   mkdir -p "$here"
-  systemd-cat -t drills echo "begin $1"
-  eventually 10 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx 'begin $1'"
+  mark "begin $1"
   cursor=$(journalctl --user --quiet --lines=1 --output=cat --show-cursor -t drills | sed -n 's/^-- cursor: //p')
 }
 # told FILE STATUS: one line for drill.py.

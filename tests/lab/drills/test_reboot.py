@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.lab.drills.conftest import Play, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.conftest import Play, chosen, each, judge
+from tests.lab.drills.drill import Drill, Played, broken, well
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 PREPARED = """
 configure
@@ -16,68 +16,87 @@ start
 
 
 def rebooted(played: Played) -> None:
-    assert played.stream("short").end is not None
-    assert played.stream("waiting").end is not None
+    for name in ("short", "first", "second"):
+        well(played.stream(name))
+    assert played.ended() == ["short", "first", "second"]
 
 
 def cut(played: Played) -> None:
-    broken = played.resumed("stream")
-    assert broken.error is not None
-    assert (broken.error.code, broken.error.retriable) == ("WORKER_RESET", True)
-    assert played.stream("waiting").end is not None
+    broken(played.resumed("stream"), "WORKER_RESET")
+    for name in ("first", "second"):
+        well(played.stream(name))
+    assert played.ended() == ["stream", "first", "second"]
+
+
+def logged_in(played: Played) -> None:
+    well(played.stream("stream"))
 
 
 DRILLS = (
     Drill(
         name="reboot",
-        done="The machine is shut down in order while a task runs and another waits, and boots. The user lingers, and "
-        "does not log in.",
-        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place, and "
-        "runs after the boot.",
-        journal=("SIGTERM: stopping", "1 tasks of the former run taken up: 1 wait again", "pool gpu0 is ready"),
+        done="The machine is shut down in order while a task runs and two others wait, and boots. The user lingers, "
+        "and does not log in.",
+        client="The task that runs ends as usual, within `server.drain_ms`. Those that wait keep their places, and run "
+        "after the boot.",
+        journal=("SIGTERM: stopping", "2 tasks of the former run taken up: 2 wait again", "pool gpu0 is ready"),
         left="No process outlives the shutdown, and no file of an engine.",
         script=r"""
+halt
 ask short 300
 hold short
-ask cut 20 '"on_disconnect": "continue"'
-task=$(queued)
+for name in first second; do
+  ask $name 5 '"on_disconnect": "continue"'
+  waits $name
+done
 hand linger
-(eventually 20 said '1 running tasks have 20000 ms to end' && let_go) &
+(eventually 30 said '1 running tasks have 20000 ms to end' && let_go) &
 hand shut-down
 wait
-[ -z "$(ps -u lab -o cgroup:200= | grep user@ || true)" ]
-[ -z "$(ls ~/.local/state/llama-orch/handles)" ]
+same "processes" "$(ps -u lab -o cgroup:200= | grep user@ || true)" ""
+same "files of engines" "$(files_of_engines)" ""
 hand boot
-eventually 30 pool_is_ready
-read_task $task waiting
+eventually 60 pool_is_ready
+read_task first
+read_task second
 wait
+receipt second
 """,
         prove=rebooted,
     ),
     Drill(
         name="power-cut",
-        done="The machine loses its power while a task runs and another waits, and boots.",
-        client="The running task, read on with `Last-Event-ID`, says `WORKER_RESET`, retriable. The one that waited "
-        "keeps its place, and runs.",
+        done="The machine loses its power while a task runs and two others wait, and boots.",
+        client="The running task, read on with `Last-Event-ID`, says `WORKER_RESET`, retriable. Those that waited keep "
+        "their places, and run.",
         journal=(
             "ended: WORKER_RESET: orchestratord ended while this task ran",
-            "2 tasks of the former run taken up: 1 wait again",
+            "3 tasks of the former run taken up: 2 wait again",
+            "forgetting its former engine",
             "pool gpu0 is ready",
         ),
-        left="The handle of the engine that is gone with the former boot is not taken for one of now.",
+        left="The handle of the engine that is gone with the former boot is not taken for one of now: one engine runs.",
         script=r"""
-ask stream 4000
+hand linger
+halt
+ask stream 300
 hold stream
-ask cut 20 '"on_disconnect": "continue"'
-task=$(queued)
+for name in first second; do
+  ask $name 5 '"on_disconnect": "continue"'
+  waits $name
+done
 hand power-cut
 wait
+let_go
+[ -n "$(files_of_engines)" ]
 hand boot
-eventually 30 pool_is_ready
+eventually 60 pool_is_ready
 rest stream
-read_task $task waiting
+read_task first
+read_task second
 wait
-[ "$(engines | wc -l)" = 1 ]
+receipt second
+same "number of engines" "$(engines | wc -l)" 1
 """,
         prove=cut,
         req=("OP-01", "HP-17", "HP-21", "PM-07"),
@@ -93,20 +112,22 @@ wait
 hand shut-down
 hand no-linger
 hand boot
-if systemctl --user is-active llama-orch.target 2> /dev/null || answers; then exit 1; fi
-nothing_of_ours
+not systemctl --user is-active llama-orch.target
+not answers
+same "processes" "$(ours)" ""
 hand log-in
-eventually 30 pool_is_ready
+eventually 60 pool_is_ready
 ask stream 20
 wait
 """,
+        prove=logged_in,
     ),
 )
 
 
 @pytest.fixture(scope="module")
-def played(drills: Play) -> dict[str, Played]:
-    return drills(DRILLS, prepared=PREPARED)
+def played(drills: Play, request: pytest.FixtureRequest) -> dict[str, Played]:
+    return drills(chosen(DRILLS, request), prepared=PREPARED)
 
 
 @pytest.mark.parametrize("drill", each(DRILLS))

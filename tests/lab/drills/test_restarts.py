@@ -2,32 +2,34 @@
 
 import pytest
 
-from tests.lab.drills.conftest import Play, each, judge
-from tests.lab.drills.drill import Drill, Played
+from tests.lab.drills.conftest import Play, chosen, each, judge
+from tests.lab.drills.drill import Drill, Played, well
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 PREPARED = """
-configure
+configure 'server: {drain_ms: 90000}'
 prepare
 start
 """
 
 
 def front(played: Played) -> None:
-    assert played.stream("short").end is not None
-    assert played.resumed("strict").end is not None
+    well(played.stream("short"))
+    well(played.resumed("strict"))
     assert played.resumed("strict").text == played.stream("undisturbed").text
     assert played.files["refusals"].split() == []
+    assert played.files["between"].endswith('{"status": "ok"}')
 
 
 def manager(played: Played) -> None:
-    assert played.stream("stream").end is not None
+    well(played.stream("stream"))
 
 
 def stopped(played: Played) -> None:
-    assert played.stream("short").end is not None
-    assert played.stream("waiting").end is not None
+    for name in ("short", "first", "second"):
+        well(played.stream(name))
+    assert played.ended() == ["short", "first", "second"]
 
 
 DRILLS = (
@@ -41,41 +43,46 @@ DRILLS = (
         "runs waits a moment and is served by the next one.",
         journal=(
             "SIGUSR2: stopping, to be started again",
-            "1 running tasks have 20000 ms to end (server.drain_ms)",
+            "1 running tasks have 90000 ms to end (server.drain_ms)",
             "1 tasks have not ended in time, and are cut off",
             "took over the socket of the last run: who has connected meanwhile is answered now",
         ),
         left="The engine and the pool manager are the same as before.",
         script=r"""
-engine=$(engines) manager=$(main_pid pool-managerd) front=$(main_pid orchestratord)
+both="$(engines) $(main_pid pool-managerd)" front=$(main_pid orchestratord)
+halt
 ask short 300
 hold short
-ask strict 400 '"determinism": "strict", "on_disconnect": "continue"'
-strict=$!
-task=$(queued)
+ask strict 300 '"determinism": "strict", "on_disconnect": "continue"'
+waits strict
 while [ ! -e $here/.over ]; do
-  curl --silent --output /dev/null --max-time 20 "$url/healthz" || echo "$?"
+  curl --silent --output /dev/null --max-time 60 "$url/healthz" || echo "$?"
 done > $here/refusals &
+keep_away orchestratord
 systemctl --user restart --no-block orchestratord
-eventually 20 said '1 running tasks have 20000 ms to end'
+eventually 30 said '1 running tasks have 90000 ms to end'
 let_go
-wait $strict || true
-read_task $task strict
-hold strict
-eventually 20 replaced orchestratord $front
+eventually 30 away orchestratord
+exec 5<> /dev/tcp/127.0.0.1/8080 # a connection between two runs
+printf 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&5
+halt
+come_back orchestratord
+cat <&5 > $here/between
+eventually 30 replaced orchestratord "$front"
 front=$(main_pid orchestratord)
+read_task strict
+hold strict
 systemctl --user restart --no-block orchestratord
-stopping() { [ "$(property orchestratord ActiveState)" = deactivating ]; }
-eventually 20 stopping
+eventually 30 said_times 2 'SIGUSR2: stopping'
 systemctl --user kill --kill-whom=main --signal=USR2 orchestratord # nobody wants to wait for the drain
-eventually 20 replaced orchestratord $front
+eventually 30 replaced orchestratord "$front"
 let_go
 touch $here/.over
 wait
 rest strict
-ask undisturbed 400 '"determinism": "strict"'
+ask undisturbed 300 '"determinism": "strict"'
 wait
-[ "$(engines) $(main_pid pool-managerd)" = "$engine $manager" ]
+same "engine and pool manager" "$(engines) $(main_pid pool-managerd)" "$both"
 """,
         prove=front,
         req=("OP-01", "HP-12", "HP-19"),
@@ -87,41 +94,47 @@ wait
         journal=("SIGUSR2: stopping, to be started again", "taking over the engine that runs on port"),
         left="The engine goes on, and is taken over: the same process serves. `orchestratord` is the same as before.",
         script=r"""
-engine=$(engines) front=$(main_pid orchestratord) manager=$(main_pid pool-managerd)
+both="$(engines) $(main_pid orchestratord)" manager=$(main_pid pool-managerd)
+halt
 ask stream 300
 hold stream
 systemctl --user restart pool-managerd
+eventually 30 replaced pool-managerd "$manager"
+eventually 30 pool_is_ready
 let_go
-eventually 20 pool_is_ready
 wait
-[ "$(engines) $(main_pid orchestratord)" = "$engine $front" ]
-[ "$(main_pid pool-managerd)" != "$manager" ]
+same "engine and orchestratord" "$(engines) $(main_pid orchestratord)" "$both"
 """,
         prove=manager,
         req=("OP-01", "PM-07"),
     ),
     Drill(
         name="target-stopped",
-        done="`systemctl --user stop llama-orch.target` while a task runs and another waits; then the target is "
+        done="`systemctl --user stop llama-orch.target` while a task runs and two others wait; then the target is "
         "started again.",
-        client="The task that runs ends as usual, within `server.drain_ms`. The one that waits keeps its place and "
-        "runs after the start.",
-        journal=("SIGTERM: stopping", "1 tasks of the former run taken up: 1 wait again"),
+        client="The task that runs ends as usual, within `server.drain_ms`. Those that wait keep their places and run "
+        "after the start.",
+        journal=("SIGTERM: stopping", "2 tasks of the former run taken up: 2 wait again"),
         left="Nothing of ours runs between stop and start, and no file of an engine is left.",
         script=r"""
+halt
 ask short 300
 hold short
-ask cut 20 '"on_disconnect": "continue"'
-task=$(queued)
+for name in first second; do
+  ask $name 5 '"on_disconnect": "continue"'
+  waits $name
+done
 systemctl --user stop --no-block llama-orch.target
-eventually 20 said '1 running tasks have 20000 ms to end'
+eventually 30 said '1 running tasks have 90000 ms to end'
 let_go
 stop_product
 wait
-[ -z "$(find "$XDG_RUNTIME_DIR/llama-orch/engines" ~/.local/state/llama-orch/handles -type f)" ]
+same "files of engines" "$(files_of_engines)" ""
 start
-read_task $task waiting
+read_task first
+read_task second
 wait
+receipt second
 """,
         prove=stopped,
         req=("OP-01", "HP-08"),
@@ -130,8 +143,8 @@ wait
 
 
 @pytest.fixture(scope="module")
-def played(drills: Play) -> dict[str, Played]:
-    return drills(DRILLS, prepared=PREPARED)
+def played(drills: Play, request: pytest.FixtureRequest) -> dict[str, Played]:
+    return drills(chosen(DRILLS, request), prepared=PREPARED)
 
 
 @pytest.mark.parametrize("drill", each(DRILLS))
