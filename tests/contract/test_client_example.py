@@ -19,12 +19,11 @@ pytestmark = [pytest.mark.req("HP-19", "HP-27"), pytest.mark.slow, pytest.mark.t
 
 
 class Line:
-    """The way to a server, which breaks once, after so many bytes of the server's."""
+    """The way to a server, which breaks once, behind these bytes of the server's."""
 
-    def __init__(self, port: int, breaks_after: int | None) -> None:
+    def __init__(self, port: int, breaks_behind: bytes | None) -> None:
         self.port = port
-        self.left = breaks_after
-        self.passed = 0
+        self.breaks_behind = breaks_behind
         self.requests: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,16 +31,15 @@ class Line:
         answers, to_server = await asyncio.open_connection("127.0.0.1", self.port)
         forth = asyncio.ensure_future(self._requests(reader, to_server))  # noqa: TID251 - ended below
         with suppress(ConnectionError):
+            passed = b""
             while data := await answers.read(PIECE):
-                allowed = len(data) if self.left is None else min(self.left, len(data))
-                self.passed += allowed
-                writer.write(data[:allowed])
+                passed += data
+                _, mark, surplus = passed.partition(self.breaks_behind or b"\0")
+                writer.write(data[: len(data) - len(surplus)])
                 await writer.drain()
-                if self.left is not None:
-                    self.left -= allowed
-                    if not self.left:
-                        self.left = None
-                        break
+                if mark:
+                    self.breaks_behind = None
+                    break
         forth.cancel()
         await asyncio.wait([forth])
         for each in (to_server, writer):
@@ -58,18 +56,18 @@ class Line:
 
 
 @asynccontextmanager
-async def line(port: int, breaks_after: int | None) -> AsyncIterator[tuple[Line, str]]:
+async def line(port: int, breaks_behind: bytes | None) -> AsyncIterator[tuple[Line, str]]:
     """A line to this port, and its address for clients."""
-    made = Line(port, breaks_after)
+    made = Line(port, breaks_behind)
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     async with server:
         host, own = server.sockets[0].getsockname()[:2]
         yield made, f"http://{host}:{own}"
 
 
-async def asked(house: Installation, breaks_after: int | None) -> Line:
+async def asked(house: Installation, breaks_behind: bytes | None) -> Line:
     """The client prints what the task's stream says, once, over a line that breaks there."""
-    async with line(house.port, breaks_after) as (made, url):
+    async with line(house.port, breaks_behind) as (made, url):
         pipe = asyncio.subprocess.PIPE
         environ = house.environ | {"LLORCH_API_TOKEN": TOKEN, "LLORCH_URL": url}
         child = await asyncio.create_subprocess_exec(
@@ -86,10 +84,10 @@ async def asked(house: Installation, breaks_after: int | None) -> Line:
 async def test_the_client_prints_the_whole_answer_once_wherever_its_line_breaks(tmp_path: Path) -> None:
     async with Installation(tmp_path / "home", haiku_model_path()) as house:
         await house.up()
-        whole = (await asked(house, None)).passed
-        inside = await asked(house, whole - 600)
+        await asked(house, None)
+        inside = await asked(house, b"\nid: 3\n")
         streams = [request.lower() for request in inside.requests if b"/stream" in request]
         assert [b"last-event-id: \r\n" in request for request in streams] == [True, False], "it knew where it was"
-        asking = await asked(house, 600)
+        asking = await asked(house, b'\r\n\r\n{"')
         assert sum(b"/v1/capabilities" in request for request in asking.requests) == 2
         assert len((await house.get("/v1/tasks"))["tasks"]) == 3
