@@ -118,6 +118,11 @@ def default_config_path(environ: Mapping[str, str]) -> Path:
     return config_dir(environ) / "config.yaml"
 
 
+def user_units(environ: Mapping[str, str]) -> Path:
+    """Where systemd looks for this user's own units."""
+    return config_dir(environ).parent / "systemd" / "user"
+
+
 def expand(text: str, home: Path) -> Path:
     """A path as people type it: ``~`` is the home directory."""
     return home / text[2:] if text.startswith("~/") else home if text == "~" else Path(text)

@@ -6,8 +6,10 @@ are for that.
 
 from __future__ import annotations
 
+import codecs
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,6 +91,8 @@ def _from_file(path: Path) -> ApiToken:
         status = path.stat()
     except OSError as error:
         raise TokenError(f"cannot read the token file {path}: {error.strerror}", f"ls -l {path}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise TokenError(f"the token file {path} is a directory", "name the file that holds the token")
     if status.st_mode & 0o077:
         mode = f"{status.st_mode & 0o777:04o}"
         raise TokenError(f"the token file {path} can be used by others (mode {mode})", f"chmod 600 {path}")
@@ -99,9 +103,10 @@ def _from_file(path: Path) -> ApiToken:
 
 
 def _read(path: Path) -> str:
+    """What stands there, without the byte order mark that some editors put before it."""
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1).decode("ascii")
+            return file.read(_MAX_BYTES + 1).removeprefix(codecs.BOM_UTF8).decode("ascii")
     except OSError as error:
         raise TokenError(f"cannot read the token file {path}: {error.strerror}", f"ls -l {path}") from error
     except UnicodeDecodeError:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 WHEEL = "xllamacpp"
 KEY_ENV = "LLAMA_API_KEY"
-MISSING = f"the wheel {WHEEL} is not installed (pip install 'llama-orch[trial]')"
+MISSING = f"the wheel {WHEEL} is not installed ({sys.executable} -m pip install {WHEEL})"
 
 VALUES: dict[str, tuple[str, str]] = {
     "--model": ("PATH", "the GGUF file to serve"),

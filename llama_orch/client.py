@@ -31,8 +31,7 @@ from contracts.sessions import SessionInfo
 from contracts.tasks import TaskAccepted, TaskForecast, TaskList, TaskRequest, TaskState, TaskStatus
 from daemon_core.token import FILE_VARIABLE
 from llama_orch.errors import UNREACHABLE, ApiError
-from llama_orch.reach import START_HINT as START_HINT  # noqa: PLC0414 - who imports it from here
-from llama_orch.reach import broken_off, cause_of, unreachable
+from llama_orch.reach import START_HINT, broken_off, cause_of, unreachable
 from llama_orch.sse import SseError, SseParser, StreamEvent
 
 Answer = TypeVar("Answer", bound=Message)
@@ -71,10 +70,15 @@ class ApiClient:
         *,
         backoff: Callable[[int], float] = backoff_s,
         trusted: ssl.SSLContext | None = None,
+        start: str = START_HINT,
     ) -> None:
-        """``trusted`` decides who is believed over TLS; without it the authorities of the system do."""
+        """``trusted`` decides who is believed over TLS; without it the authorities of the system do.
+
+        ``start`` is what starts the daemons of this machine.
+        """
         self.base_url = base_url.rstrip("/")
         self._trusted = trusted
+        self._start = start
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._backoff = backoff
         self._session: aiohttp.ClientSession | None = None
@@ -303,7 +307,7 @@ class ApiClient:
         except aiohttp.InvalidURL:
             raise ApiError(UNREACHABLE, f"{self.base_url!r} is no URL", hint="http://127.0.0.1:8080") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise unreachable(self.base_url, error) from error
+            raise unreachable(self.base_url, error, self._start) from error
         async with response:
             try:
                 if response.status >= 300:
@@ -315,7 +319,7 @@ class ApiClient:
             except (aiohttp.ClientError, TimeoutError) as error:
                 if streams:
                     raise  # who follows it takes it up again
-                raise broken_off(self.base_url, error) from error
+                raise broken_off(self.base_url, error, self._start) from error
 
 
 class _Seen:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -16,10 +17,14 @@ from yarl import URL
 
 from contracts.config import is_loopback
 from daemon_core.errors import EXIT_CONFIG, StartupError
+from daemon_core.paths import user_units
 from llama_orch.environment import CA_VARIABLE
 from llama_orch.errors import UNREACHABLE, ApiError
 
-START_HINT = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
+INIT_HINT = "llama-orch init writes a configuration; then llama-orch up starts both daemons"
+UP_HINT = "llama-orch up starts both daemons"
+TARGET = "llama-orch.target"
+START_HINT = f"{UP_HINT}, or: systemctl --user start {TARGET}"
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 """What OpenSSL calls an answer that is no TLS."""
 _EXPIRED, _NOT_YET, _NAMES = 10, 9, {62, 64}
@@ -60,22 +65,35 @@ def trusting_own(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-def unreachable(base_url: str, error: BaseException) -> ApiError:
-    """No answer came: why, and what to do."""
+def start_hint(*, configured: bool, environ: Mapping[str, str]) -> str:
+    """What starts the daemons of this machine, as it is: configured or not, with units or without."""
+    if not configured:
+        return INIT_HINT
+    return START_HINT if os.path.lexists(user_units(environ) / TARGET) else UP_HINT
+
+
+def nobody_listens(error: ApiError) -> bool:
+    """Whether the connection was refused, and not given up, broken off or mistrusted."""
+    cause = error.__cause__
+    return isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, ConnectionRefusedError)
+
+
+def unreachable(base_url: str, error: BaseException, start: str = START_HINT) -> ApiError:
+    """No answer came: why, and what to do; ``start`` is what starts the daemons of this machine."""
     url = URL(base_url)
     return (
         _untrusted(base_url, url.host or "", error)
         or _wrong_scheme(base_url, url, error)
         or ApiError(
-            UNREACHABLE, f"no answer from {base_url}: {cause_of(error)}", hint=_mend(url, error), retriable=True
+            UNREACHABLE, f"no answer from {base_url}: {cause_of(error)}", hint=_mend(url, error, start), retriable=True
         )
     )
 
 
-def broken_off(base_url: str, error: BaseException) -> ApiError:
+def broken_off(base_url: str, error: BaseException, start: str = START_HINT) -> ApiError:
     """An answer began, and did not end: why, and what to do."""
     text = f"the answer of {base_url} broke off: {cause_of(error)}"
-    return ApiError(UNREACHABLE, text, hint=_mend(URL(base_url), error), retriable=True)
+    return ApiError(UNREACHABLE, text, hint=_mend(URL(base_url), error, start), retriable=True)
 
 
 def cause_of(error: BaseException) -> str:
@@ -115,10 +133,10 @@ def _wrong_scheme(base_url: str, url: URL, error: BaseException) -> ApiError | N
     return ApiError(UNREACHABLE, f"{base_url} does not speak TLS", hint=hint)
 
 
-def _mend(url: URL, error: BaseException) -> str:
+def _mend(url: URL, error: BaseException, start: str) -> str:
     host = url.host or ""
     if is_loopback(host):
-        return START_HINT
+        return start
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"see whether {host} is spelt right, or use its address"
     if isinstance(error, TimeoutError):

@@ -22,6 +22,7 @@ from llama_orch.errors import ApiError
 PAGE = 500
 LARGEST = 2**63 - 1
 """No number is behind it."""
+NONE = "there are no receipts yet: a task leaves one when it ends"
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 
@@ -69,7 +70,9 @@ async def find(client: ApiClient, name: str) -> Artifact:
     try:
         status = await client.task(name)
     except ApiError as error:
-        found = await _look_for(client, name) if error.code == ErrorCode.NOT_FOUND else None
+        if error.code != ErrorCode.NOT_FOUND:
+            raise
+        found = await _at(client, int(name)) if _is_number(name) else await _of_task(client, name)
         if found is None:
             raise
         return found
@@ -111,11 +114,22 @@ def receipt_number(artifact: Artifact) -> int:
         return 0
 
 
-async def _look_for(client: ApiClient, name: str) -> Artifact | None:
-    """One that the chain has although its task is forgotten, or that stands in this place."""
-    if name.isascii() and name.isdigit() and 0 < int(name) < 2**63:
-        page = await client.receipts(int(name) - 1, 1)
-        return next((each for each in page.receipts if receipt_number(each) == int(name)), None)
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= len(str(LARGEST)) and 0 < int(name) <= LARGEST
+
+
+async def _at(client: ApiClient, number: int) -> Artifact:
+    """The one in this place. Raises ApiError where the chain has none there."""
+    page = await client.receipts(number - 1, 1)
+    for each in page.receipts:
+        if receipt_number(each) == number:
+            return each
+    has = NONE if page.first is None else f"the chain has {page.first.number} to {page.last}"
+    raise ApiError(ErrorCode.NOT_FOUND, f"there is no receipt {number}", hint=has)
+
+
+async def _of_task(client: ApiClient, name: str) -> Artifact | None:
+    """One that the chain has although its task is forgotten."""
     async with aclosing(pages(client)) as read:
         async for page in read:
             for each in page.receipts:

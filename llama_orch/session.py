@@ -19,7 +19,7 @@ from daemon_core.paths import default_config_path, expand, home_dir
 from daemon_core.token import FILE_VARIABLE, ApiToken, find_token
 from llama_orch.client import ApiClient
 from llama_orch.environment import CA_VARIABLE
-from llama_orch.reach import trusting, trusting_own
+from llama_orch.reach import START_HINT, start_hint, trusting, trusting_own
 
 URL_VARIABLE = "LLORCH_URL"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -36,13 +36,21 @@ class Session(Message, frozen=True, kw_only=True):
     url: str
     authorities: Path | None = None
     """Whose certificates are believed, beside the system's: LLORCH_CA_FILE."""
+    start: str = START_HINT
+    """What starts the daemons of this machine."""
+
+    @property
+    def url_is_own(self) -> bool:
+        """Whether it is the daemon of this very configuration that is asked."""
+        return self.config is not None and self.url == own_url(self.config)
 
     def client(self) -> ApiClient:
         """A client for this daemon. Raises StartupError where what proves the daemon cannot be read."""
-        return ApiClient(self.url, None if self.token is None else self.token.value, trusted=self._trusted())
+        token = None if self.token is None else self.token.value
+        return ApiClient(self.url, token, trusted=self._trusted(), start=self.start)
 
     def _trusted(self) -> ssl.SSLContext | None:
-        if self.authorities is None and self.config is not None and self.url == own_url(self.config):
+        if self.authorities is None and self.config is not None and self.url_is_own:
             return trust_in_own(self.config, self.config_path.parent)
         return trusting(self.authorities)
 
@@ -65,6 +73,8 @@ def find_session(config_path: Path | None, url: str | None, environ: Mapping[str
         token=token,
         url=_checked(given) if given else (own_url(config) if config else DEFAULT_URL),
         authorities=expand(authorities, home_dir(environ)) if authorities else None,
+        # Who names a daemon and has no configuration is its client, and starts none.
+        start=start_hint(configured=config is not None or bool(given), environ=environ),
     )
 
 

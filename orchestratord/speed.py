@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import Callable
 
 from aiohttp import http_parser
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 
 REST_S = 2.0
 """How often it is seen whether there is no work left."""
-MEND = "pip install --force-reinstall --only-binary aiohttp aiohttp, and AIOHTTP_NO_EXTENSIONS unset"
+_AGAIN = f"{sys.executable} -m pip install --force-reinstall --only-binary aiohttp aiohttp"
+MEND = f"{_AGAIN}, and AIOHTTP_NO_EXTENSIONS unset"
 
 
 def tell_speed() -> None:

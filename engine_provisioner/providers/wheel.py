@@ -16,12 +16,13 @@ import msgspec
 
 from contracts.config import TRIAL_WHEEL, Pool
 from contracts.pools import Cause
+from daemon_core.python_packages import install_hint
 from engine_provisioner import wheel_server
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.host import Host
 from engine_provisioner.providers.native import Found, Program
 
-INSTALL_HINT = "pip install 'llama-orch[trial]'"
+INSTALL_HINT = install_hint(TRIAL_WHEEL)
 
 
 class Wheel(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ class WheelSource(Found):
         wanted = package.version if package else None
         if wanted not in {None, wheel.version}:
             text = f"{TRIAL_WHEEL} {wheel.version} is installed, and the pool asks for {wanted}"
-            hint = f"pip install '{TRIAL_WHEEL}=={wanted}', or remove provisioning.package.version"
+            hint = f"remove provisioning.package.version, or: {install_hint(f'{TRIAL_WHEEL}=={wanted}')}"
             raise ProvisionError(Cause.ENGINE_MISSING, text, hint)
         # By its path and with -P: it starts wherever the engine's working directory is, and finds no module of ours in
         # place of one of the standard library's.

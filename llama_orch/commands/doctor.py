@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -62,7 +63,13 @@ def _chosen(names: list[str]) -> tuple[Check, ...]:
     known = {each.name: each for each in CHECKS}
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "llama-orch doctor --list names them"
-            raise StartupError(f"there is no check {name!r}", hint, EXIT_USAGE)
+            raise StartupError(f"there is no check {name!r}", _meant(name, known), EXIT_USAGE)
     return tuple(each for each in CHECKS if not names or each.name in names)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    several = [each for each in (part.strip() for part in name.split(",")) if each]
+    if len(several) > 1:
+        return f"--check is given once for each: {' '.join(f'--check {each}' for each in several)}"
+    near = get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else "llama-orch doctor --list names them"

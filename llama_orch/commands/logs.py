@@ -29,12 +29,12 @@ from daemon_core import config_file
 from daemon_core.errors import EXIT_USAGE, StartupError
 from daemon_core.journal_entry import ENGINE_SOURCE
 from daemon_core.paths import Paths, default_config_path
-from llama_orch.client import START_HINT
 from llama_orch.commands.options import ConfigOption, UrlOption
 from llama_orch.journal import pool_files, reader
 from llama_orch.journal.line import LEVELS, Line
 from llama_orch.journal.query import Wanted
 from llama_orch.output import Output, clean
+from llama_orch.reach import start_hint
 from llama_orch.session import URL_VARIABLE
 
 STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "debug": "dim"}
@@ -78,15 +78,16 @@ def logs(
     show = _shower(out)
     shown = 0
     paths = Paths.resolve(known.paths if known else NoPaths(), environ)
-    with closing(_lines(wanted, known, paths, out)) as found:
+    start = start_hint(configured=known is not None, environ=environ)
+    with closing(_lines(wanted, known, paths, out, start)) as found:
         for line in found:
             show(line)
             shown += 1
     if shown == 0 and lines != 0:
-        raise _nothing(wanted)
+        raise _nothing(wanted, start)
 
 
-def _lines(wanted: Wanted, known: Config | None, paths: Paths, out: Output) -> Generator[Line, None, None]:
+def _lines(wanted: Wanted, known: Config | None, paths: Paths, out: Output, start: str) -> Generator[Line, None, None]:
     files = pool_files.pools_of(paths.logs)
     pools = tuple(pool.id for pool in known.pools) if known else files
     if wanted.pool_id is not None and pools and wanted.pool_id not in {*pools, *files}:
@@ -101,9 +102,7 @@ def _lines(wanted: Wanted, known: Config | None, paths: Paths, out: Output) -> G
     if wanted.since is not None:
         raise StartupError(f"{_why(by_hand=by_hand)}; its files have no times", "use --lines", EXIT_USAGE)
     if not files:
-        raise StartupError(
-            f"{_why(by_hand=by_hand)}; but they have printed nothing yet", None if by_hand else START_HINT
-        )
+        raise StartupError(f"{_why(by_hand=by_hand)}; but they have printed nothing yet", None if by_hand else start)
     out.note(_why(by_hand=by_hand))
     return pool_files.read(paths.logs, files if wanted.pool_id is None else (wanted.pool_id,), wanted)
 
@@ -115,9 +114,9 @@ def _why(*, by_hand: bool) -> str:
     return "there is no journalctl on PATH: here is what the engines print"
 
 
-def _nothing(wanted: Wanted) -> StartupError:
+def _nothing(wanted: Wanted, start: str) -> StartupError:
     if wanted == Wanted(lines=wanted.lines, follow=wanted.follow):
-        return StartupError("nothing is logged yet", START_HINT)
+        return StartupError("nothing is logged yet", start)
     return StartupError(f"there is no {wanted.what}", "llama-orch logs shows what there is")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from contracts.pools import Capabilities, Capability, PoolHealth, PoolList
+from contracts.pools import Capabilities, Capability, PoolHealth, PoolList, PoolState
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
@@ -26,6 +26,8 @@ def pools(*, url: UrlOption = None, config: ConfigOption = None, as_json: JsonOp
             out.line(f"\n{pool.pool_id}: {last}{pool.last_error.cause}: {pool.last_error.message}")
             if pool.last_error.hint:
                 out.line(f"  hint: {pool.last_error.hint}")
+        elif pool.state is PoolState.STOPPED and health.managed:
+            out.line(f"\n{pool.pool_id}: it was drained; llama-orch reload {pool.pool_id} starts it again")
     if not health.managed:
         out.note("pool-managerd cannot be reached: these are the last known states")
 

@@ -22,7 +22,6 @@ from llama_orch.errors import ApiError
 from llama_orch.output import Output
 from llama_orch.session import Session, find_session
 
-NONE = "there are no receipts yet: a task leaves one when it ends"
 STANDARD = Path("-")
 
 FileOption = Annotated[
@@ -44,7 +43,7 @@ def listed(
     found = asyncio.run(_newest(find_session(config, url), limit))
     out = Output(as_json=as_json)
     out.data({"receipts": found})
-    out.table(words.COLUMNS, [_row(each) for each in found], NONE)
+    out.table(words.COLUMNS, [_row(each) for each in found], chain.NONE)
 
 
 def show(
@@ -94,7 +93,7 @@ def export(
         count = asyncio.run(_export(session, file, after))
     out = Output(as_json=as_json)
     out.data({"exported": count, "file": str(output)})
-    out.line(f"{count} receipts in {output}" if count else f"{NONE}; {output} is empty")
+    out.line(f"{count} receipts in {output}" if count else f"{chain.NONE}; {output} is empty")
 
 
 def check(
@@ -115,7 +114,7 @@ def check(
     out.data(seen)
     for line in words.break_lines(seen.breaks):
         out.line(line)
-    out.line(NONE if seen.first is None and not seen.breaks and file is None else words.verdict_line(seen))
+    out.line(chain.NONE if seen.first is None and not seen.breaks and file is None else words.verdict_line(seen))
     if seen.breaks:
         return EXIT_FAILURE
     if seen.first not in {None, 1}:

@@ -40,7 +40,7 @@ pools:
     flags: ["--threads", "1"]  # so small a model is fastest on one, above all on a busy machine
     provisioning:
       mode: package
-      package: {{name: xllamacpp}}  # the engine, from a published wheel: pip install 'llama-orch[trial]'
+      package: {{name: xllamacpp}}  # the engine, from a published wheel: the extra [trial] of docs/install.md
 """
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from daemon_core.errors import EXIT_FAILURE, StartupError
-from daemon_core.paths import config_dir
+from daemon_core.paths import user_units
 from daemon_core.version import version
 from llama_orch.keeping import put, set_aside, where_to_look
 from llama_orch.shipped import UNITS, shipped
@@ -23,7 +23,7 @@ class Folder:
     """``~/.config/systemd/user``, or where XDG_CONFIG_HOME puts it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.path = config_dir(environ).parent / "systemd" / "user"
+        self.path = user_units(environ)
 
     def found(self) -> dict[str, Found]:
         """All units that lie there, by their names. Raises StartupError."""

@@ -17,6 +17,7 @@ import msgspec
 
 from contracts.pools import Cause
 from daemon_core.outbound import is_this_machine
+from daemon_core.python_packages import install_hint
 from model_provisioner import reference
 from model_provisioner.errors import ModelError
 from model_provisioner.reference import OciRef
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from model_provisioner.sources.oci_client import Client
 
 DEFAULT_TAG = "latest"
-EXTRA = "oci"
 
 _LIKE = "a model is an artifact whose layers are files: `oras push REGISTRY/REPOSITORY:TAG model.gguf` makes one"
 
@@ -241,7 +241,7 @@ def _client(
         from model_provisioner.sources.oci_client import Client  # noqa: PLC0415 - optional, and slow to import
     except ImportError as error:
         message = "oci:// needs the Python package oras, which is not installed"
-        raise ModelError(Cause.MODEL_FETCH, message, f"pip install 'llama-orch[{EXTRA}]'") from error
+        raise ModelError(Cause.MODEL_FETCH, message, install_hint("oras")) from error
     return Client(host, require=require, plain=plain, login=login)
 
 

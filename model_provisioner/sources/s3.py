@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from contracts.pools import Cause
+from daemon_core.python_packages import install_hint
 from daemon_core.version import version
 from model_provisioner.errors import FetchError, ModelError, Trouble
 from model_provisioner.reference import S3Ref
@@ -30,7 +31,6 @@ from model_provisioner.threads import left_behind
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-EXTRA = "s3"
 DEFAULT_REGION = "us-east-1"
 CONNECT_S = 20
 SILENCE_S = 30
@@ -76,7 +76,7 @@ class S3Source:
             import botocore.session  # noqa: PLC0415 - optional, and slow to import
         except ImportError as error:
             message = "s3:// needs the Python package botocore, which is not installed"
-            raise ModelError(Cause.MODEL_FETCH, message, f"pip install 'llama-orch[{EXTRA}]'") from error
+            raise ModelError(Cause.MODEL_FETCH, message, install_hint("botocore")) from error
         from botocore import exceptions  # noqa: PLC0415
 
         try:

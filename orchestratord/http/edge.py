@@ -67,7 +67,7 @@ def make_edge(door: Door, cors: Cors, redactor: Redactor) -> Middleware:
         except ApiError as error:
             return response_of(without_secrets(error.refusal, redactor), correlation_id)
         except web.HTTPException as error:
-            return from_framework(error, correlation_id)
+            return from_framework(error, correlation_id, request.path)
         except (web.RequestPayloadError, HttpProcessingError):  # from the parser without C: the other one says nothing
             return response_of(unreadable_body(), correlation_id)
         except ConnectionResetError:

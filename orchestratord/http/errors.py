@@ -25,6 +25,8 @@ _encode = msgspec.json.Encoder().encode
 TOO_MANY_REQUESTS = 429
 # An escaped backslash and a whole surrogate pair are passed over; what is caught is half of one.
 _HALVED = re.compile(rb"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)", re.IGNORECASE)
+_OPENAI_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/v1/embeddings"})
+_OPENAI_HINT = "llama-orch has no OpenAI routes: tasks are asked by POST /v1/tasks, see docs/api.md"
 _FRAMEWORK_CODES = {404: ErrorCode.NOT_FOUND, 413: ErrorCode.PAYLOAD_TOO_LARGE}
 
 
@@ -59,11 +61,11 @@ def body_of(refusal: Refusal, correlation_id: str) -> bytes:
     return _encode(body)
 
 
-def from_framework(error: web.HTTPException, correlation_id: str) -> web.Response:
+def from_framework(error: web.HTTPException, correlation_id: str, path: str) -> web.Response:
     """What aiohttp refuses by itself (no such route, a body too large), in our words; its own headers stay."""
     code = _FRAMEWORK_CODES.get(error.status, ErrorCode.INVALID_PARAMS)
     hints = {
-        404: "GET /openapi.json lists every route",
+        404: _OPENAI_HINT if path.rstrip("/") in _OPENAI_PATHS else "GET /openapi.json lists every route",
         405: f"allowed here: {error.headers.get('Allow', '')}",
         413: "server.max_body_bytes of the configuration sets the limit",
         417: "Expect: 100-continue is all that may be expected; without the header the body is read as it comes",

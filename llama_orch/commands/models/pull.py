@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from contracts.config import Engine
+from contracts.pools import Cause
 from llama_orch.commands.models.listing import as_document
 from llama_orch.commands.models.options import run, watched
 from llama_orch.commands.options import ConfigOption, JsonOption, UrlOption
-from llama_orch.errors import EXIT_INTERRUPTED
+from llama_orch.errors import EXIT_INTERRUPTED, ApiError
 from llama_orch.models import words
 from llama_orch.models.find import find_shelf
 from llama_orch.models.values import Wish
@@ -49,6 +52,10 @@ def pull(
     try:
         with watched(out) as progress:
             pulled = run(shelf.pull(wish, progress))
+    except ApiError as error:
+        if shelf.place is None and error.code == Cause.MODEL_MISSING.upper() and (lies := _lies_here(ref)):
+            raise ApiError(error.code, error.message, hint=f"here is one: give its whole path, {lies}") from error
+        raise
     except KeyboardInterrupt:
         told = (
             AGAIN if shelf.place is None else f"it goes on at {shelf.place}; llama-orch models list shows how far it is"
@@ -59,3 +66,9 @@ def pull(
     out.line(words.pulled_text(pulled))
     out.data(as_document(pulled.known) | {"downloaded": pulled.fetched})
     return 0
+
+
+def _lies_here(ref: str) -> str | None:
+    """The whole path, as a shell takes it, of what a relative one leads to from where the command was typed."""
+    path = Path(ref.removeprefix("file:"))
+    return None if path.is_absolute() or not path.exists() else shlex.quote(str(path.absolute()))

@@ -21,6 +21,8 @@ _SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e
 
 async def _run(look: Look) -> Sequence[Result]:
     machine = look.machine
+    if machine.config is None and machine.config_path.exists():
+        return [skipped(driver.CHECK)]  # whether it needs a GPU stands in the file that cannot be used
     if machine.needs.no_gpu is not None:
         return [skipped(driver.CHECK, machine.needs.no_gpu)]
     said = await asked(look)

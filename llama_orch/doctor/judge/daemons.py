@@ -17,6 +17,13 @@ UNREACHED = Kind(
     why="nobody can submit a task",
     mend="llama-orch up starts both daemons, or: systemctl --user start llama-orch.target",
 )
+NOT_STARTED = Kind(
+    id="daemons.not-started",
+    what="nothing was started yet",
+    why="until then nobody can submit a task",
+    mend="llama-orch units install --enable --now has systemd start both daemons, and llama-orch up runs them here",
+    note=True,
+)
 REFUSED = Kind(
     id="daemons.refused",
     what="orchestratord refuses this user, or something else answers in its place",
@@ -37,8 +44,14 @@ POOL_DOWN = Kind(
 )
 
 
-def unreached(url: str, error: ApiError, pid: int | None = None) -> list[Result]:
-    """It did not answer as it should; ``pid`` is the one that runs on this configuration all the same."""
+def unreached(url: str, error: ApiError, pid: int | None = None, *, untouched: bool = False) -> list[Result]:
+    """It did not answer as it should.
+
+    ``pid`` is the one that runs on this configuration all the same; ``untouched`` says that no daemon ever ran here,
+    that no unit is installed which would start one, and that nobody listens.
+    """
+    if untouched and pid is None:
+        return [NOT_STARTED.found(f"{url}: {NOT_STARTED.what}")]
     text = f"{url}: {error.message}"
     if error.code == UNREACHABLE and pid is not None:
         text += f", and yet orchestratord runs (process {pid}): it starts, hangs, or began with another server.bind"

@@ -12,6 +12,7 @@ from contracts.events import Metrics, StreamError
 from contracts.pools import Cause, PoolError, PoolState
 from contracts.tasks import Determinism, PlacementMode, Priority, Role, TaskState, Workload
 from daemon_core.config_file import load
+from llama_orch.session import find_session
 from tests.integration.llama_orch.conftest import Cli, environment, run, started
 from tests.plugins.failures import OperatorSees
 from tests.unit.llama_orch.fake import TEXT, TOKEN, FakeDaemon
@@ -141,6 +142,15 @@ async def test_pools_says_why_one_is_not_ready(fake: FakeDaemon, cli: Cli) -> No
     assert as_json["pools"][0]["last_error"]["cause"] == "engine_exit"
 
 
+@pytest.mark.req("OP-02")
+async def test_pools_says_what_starts_one_again_that_was_drained(fake: FakeDaemon, cli: Cli) -> None:
+    fake.pool_state = PoolState.STOPPED
+    _, _, *rest = (await cli("pools")).stdout.splitlines()
+    assert rest == ["", "trial: it was drained; llama-orch reload trial starts it again"]
+    fake.managed = False  # it is not known yet: nothing was ever heard of it
+    assert "drained" not in (await cli("pools")).stdout
+
+
 async def test_pools_shows_the_last_error_of_a_pool_that_is_ready_as_such(fake: FakeDaemon, cli: Cli) -> None:
     fake.pool_error = PoolError(cause=Cause.MODEL_MISSING, message="there is no /b.gguf", hint="check the path")
     _, row, *rest = (await cli("pools")).stdout.splitlines()
@@ -196,6 +206,23 @@ async def test_nobody_there_is_75_also_as_json(cli: Cli) -> None:
     done = await cli("pools", "--json", "--url", "http://127.0.0.1:9")
     assert (done.status, done.stderr) == (75, "")
     assert json.loads(done.stdout)["error"]["code"] == "UNREACHABLE"
+
+
+@pytest.mark.req("OP-02", "OP-06")
+def test_what_starts_the_daemons_is_told_as_this_machine_is(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    init = "llama-orch init writes a configuration; then llama-orch up starts both daemons"
+    assert find_session(None, None, environ).start == init
+    assert find_session(None, "http://127.0.0.1:9", environ).start == "llama-orch up starts both daemons"
+    home = tmp_path / ".config" / "llama-orch"
+    home.mkdir(parents=True)
+    (home / "config.yaml").write_text("pools: [{id: a, engine: llamacpp, model: x.gguf, devices: [0]}]\n")
+    assert find_session(None, None, environ).start == "llama-orch up starts both daemons"
+    units = tmp_path / ".config" / "systemd" / "user"
+    units.mkdir(parents=True)
+    (units / "llama-orch.target").touch()
+    start = "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
+    assert find_session(None, None, environ).start == start
 
 
 @pytest.mark.req("HP-26")

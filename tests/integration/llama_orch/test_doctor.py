@@ -94,7 +94,18 @@ async def test_each_problem_of_the_file_is_a_failure_and_the_rest_is_skipped(tmp
         "2: pools: expected array of length >= 1",
     ]
     skipped = {result.check for result in results if result.status is Status.SKIPPED}
-    assert skipped >= {"token", "paths", "disk", "filesystem", "permissions", "ports", "lan", "engine", "daemons"}
+    assert skipped >= {
+        "token",
+        "paths",
+        "disk",
+        "filesystem",
+        "permissions",
+        "ports",
+        "lan",
+        "engine",
+        "daemons",
+        "driver",
+    }
 
 
 async def test_a_model_that_is_not_here_is_a_failure_of_its_own(tmp_path: Path, url: str) -> None:
@@ -144,10 +155,31 @@ async def test_a_free_port_and_no_daemon(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{other.getsockname()[1]}"
-    free, away = await found(machine(tmp_path, f"http://{address}"), "ports", "daemons")
+    examined = machine(tmp_path, f"http://{address}")
+    free, yet = await found(examined, "ports", "daemons")
     assert (free.id, free.what) == ("ports.ok", f"{address}: free")
-    assert away.id == "daemons.unreachable"
-    assert "llama-orch up" in (away.mend or "")
+    assert (yet.id, yet.what, yet.status) == (
+        "daemons.not-started",
+        f"http://{address}: nothing was started yet",
+        Status.NOTE,
+    )
+    assert examined.paths is not None
+    examined.paths.tasks_db.parent.mkdir(parents=True)
+    examined.paths.tasks_db.touch()  # orchestratord ran here once
+    (away,) = await found(examined, "daemons")
+    assert (away.id, away.mend) == ("daemons.unreachable", "llama-orch up starts both daemons")
+
+
+@pytest.mark.req("OP-06")
+async def test_daemons_that_an_installed_unit_should_run_are_a_failure(tmp_path: Path) -> None:
+    units = tmp_path / ".config/systemd/user"
+    units.mkdir(parents=True)
+    (units / "llama-orch.target").write_text("[Unit]\n")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # and does not listen
+        (away,) = await found(machine(tmp_path, f"http://127.0.0.1:{other.getsockname()[1]}"), "daemons")
+    assert (away.id, away.status) == ("daemons.unreachable", Status.FAILED)
+    assert away.mend == "llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
 
 
 async def test_a_port_that_somebody_else_has_is_told_with_who(tmp_path: Path, aiohttp_server: AiohttpServer) -> None:
@@ -226,6 +258,13 @@ async def test_checks_are_chosen_listed_and_misspelt(tmp_path: Path) -> None:
     wrong = await run(tmp_path, ["doctor", "--check", "drivers"])
     assert (wrong.status, wrong.stdout) == (2, "")
     assert wrong.stderr == "llama-orch: there is no check 'drivers'\n  hint: did you mean driver?\n"
+
+
+@pytest.mark.req("OP-06")
+async def test_names_with_a_comma_between_them_are_told_how_several_are_chosen(tmp_path: Path) -> None:
+    wrong = await run(tmp_path, ["doctor", "--check", "config,lan"])
+    hint = "--check is given once for each: --check config --check lan"
+    assert (wrong.status, wrong.stderr) == (2, f"llama-orch: there is no check 'config,lan'\n  hint: {hint}\n")
 
 
 async def test_the_journal_gets_a_priority_on_each_line(tmp_path: Path) -> None:

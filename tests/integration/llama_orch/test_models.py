@@ -302,3 +302,15 @@ def test_a_reference_that_means_nothing_is_a_failure_with_the_forms_there_are(mo
     as_json = models("pull", "nothing.gguf", "--json")
     assert (as_json.status, as_json.stderr) == (1, "")
     assert json.loads(as_json.stdout)["error"]["code"] == "MODEL_MISSING"
+
+
+def test_a_file_in_the_folder_where_one_stands_is_pointed_at(models: Models, tmp_path: Path) -> None:
+    write_model(tmp_path / "my model.gguf")
+    for ref in ("my model.gguf", "file:my model.gguf"):
+        done = models("pull", ref)
+        assert done.status == 1
+        assert done.stderr == (
+            f"llama-orch: MODEL_MISSING: there is no model file {tmp_path}/.config/llama-orch/my model.gguf\n"
+            f"  hint: here is one: give its whole path, '{tmp_path}/my model.gguf'\n"
+        )
+    assert "in " in models("pull", "nothing.gguf").stderr  # nothing is here either: what lies where it was looked for

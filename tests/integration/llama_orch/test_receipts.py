@@ -153,7 +153,18 @@ async def test_a_task_without_a_receipt_says_why(fake: FakeDaemon, cli: Cli) -> 
     fake.ended = TaskState.DONE
     assert "NOT_FOUND: task 'poem-1' left no receipt\n" in (await cli("receipts", "show", "poem-1")).stderr
     assert "NOT_FOUND: there is no task 'poem-9'\n" in (await cli("receipts", "show", "poem-9")).stderr
-    assert "NOT_FOUND: there is no task '9'\n" in (await cli("receipts", "show", "9")).stderr
+
+
+@pytest.mark.req("OP-02")
+async def test_a_number_behind_the_end_of_the_chain_says_where_that_is(fake: FakeDaemon, cli: Cli) -> None:
+    fake.left = {"poem-1": None}
+    none = "llama-orch: NOT_FOUND: there is no receipt 9\n  hint: there are no receipts yet: "
+    assert (await cli("receipts", "show", "9")).stderr.startswith(none)
+    for number in range(3):
+        leave(fake, f"poem-{number}")
+    told = "llama-orch: NOT_FOUND: there is no receipt 9\n  hint: the chain has 1 to 3\n"
+    for command in (("receipts", "show"), ("replay",), ("proof",)):
+        assert (await cli(*command, "9")).stderr == told
 
 
 # --- export and verify ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from contracts.config import Outbound, Policy
 from contracts.pools import Cause
+from daemon_core.python_packages import install_hint
 from model_provisioner.errors import FetchError, ModelError, Trouble
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.reference import OciRef
@@ -504,7 +505,6 @@ def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees)
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == (
-        "model_fetch: oci:// needs the Python package oras, which is not installed\n"
-        "  hint: pip install 'llama-orch[oci]'\n"
+        f"model_fetch: oci:// needs the Python package oras, which is not installed\n  hint: {install_hint('oras')}\n"
     )
     operator_sees("model/oci-not-installed", done.stdout)

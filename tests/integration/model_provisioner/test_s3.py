@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from contracts.config import Outbound, Policy
 from contracts.pools import Cause
+from daemon_core.python_packages import install_hint
 from model_provisioner.errors import FetchError, ModelError, Trouble
 from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.reference import S3Ref
@@ -384,7 +385,7 @@ def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == (
         "model_fetch: s3:// needs the Python package botocore, which is not installed\n"
-        "  hint: pip install 'llama-orch[s3]'\n"
+        f"  hint: {install_hint('botocore')}\n"
     )
     operator_sees("model/s3-not-installed", done.stdout)
 

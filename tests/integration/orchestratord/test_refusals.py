@@ -182,6 +182,17 @@ CASES: list[tuple[str, str, str, bytes | None, int, str, str | None, str, str | 
         "GET /openapi.json lists every route",
     ),
     (
+        "openai-route",
+        "POST",
+        "/v1/chat/completions",
+        b"{}",
+        404,
+        "NOT_FOUND",
+        None,
+        "there is no such route",
+        "llama-orch has no OpenAI routes: tasks are asked by POST /v1/tasks, see docs/api.md",
+    ),
+    (
         "misspelt-query",
         "POST",
         "/v1/tasks?dryrun=true",

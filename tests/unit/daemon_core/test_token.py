@@ -49,6 +49,22 @@ def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> Non
     assert caught.value.exit_code == 78
 
 
+def test_a_directory_is_told_as_one_and_nobody_is_sent_to_close_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(TokenError) as caught:
+        find_token(Auth(token_file=str(tmp_path)), {}, tmp_path)
+    assert caught.value.render() == (
+        f"the token file {tmp_path} is a directory\n  hint: name the file that holds the token"
+    )
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / FILE_NAME, "\ufeffabc\r\n")
+    token = find_token(Auth(), {}, tmp_path)
+    assert token is not None
+    assert token.value == "abc"
+
+
 def test_a_configured_file_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match=r"auth\.token_file: .*/nothing does not exist"):
         find_token(Auth(token_file="nothing"), {}, tmp_path)

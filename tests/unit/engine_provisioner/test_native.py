@@ -11,6 +11,7 @@ from catalog_core.engines import FsEngineCatalog
 from contracts.config import Engine, Mode, Package, Pool, Profile, Provisioning
 from contracts.engines import HttpProbe, PreparedEngine
 from contracts.pools import Cause
+from daemon_core.python_packages import install_hint
 from engine_provisioner.errors import ProvisionError
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.probes import generation_of
@@ -289,7 +290,7 @@ async def test_a_missing_wheel_is_mended_by_the_extra(make_host: MakeHost, opera
         await provider.ensure(wheel_pool(), lambda _: None)
     error = caught.value
     assert (error.cause, error.message) == (Cause.ENGINE_MISSING, "the wheel xllamacpp is not installed")
-    assert error.hint == "pip install 'llama-orch[trial]'"
+    assert error.hint == install_hint("xllamacpp")
     operator_sees("package/no-wheel", error.render())
 
 

@@ -102,11 +102,19 @@ def test_without_a_known_time_no_header_invents_one() -> None:
 def test_what_the_framework_refuses_is_said_in_our_words(
     error: web.HTTPException, status: int, code: str, message: str, hint: str | None
 ) -> None:
-    response = from_framework(error, "corr")
+    response = from_framework(error, "corr", "/v1/replicasets")
     body = body_of(response)
     assert response.status == status
     assert (body["code"], body["message"], body.get("hint")) == (code, message, hint)
     assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
+
+
+@pytest.mark.req("OP-02")
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "models", "models/", "embeddings"])
+def test_a_client_of_another_api_is_told_how_tasks_are_asked_here(path: str) -> None:
+    body = body_of(from_framework(web.HTTPNotFound(), "corr", f"/v1/{path}"))
+    assert body["message"] == "there is no such route"
+    assert body["hint"] == "llama-orch has no OpenAI routes: tasks are asked by POST /v1/tasks, see docs/api.md"
 
 
 DEEP = b'{"model_ref":"m","sampling":{"json_schema":' + b'{"a":' * 50_000

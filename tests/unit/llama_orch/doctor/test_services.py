@@ -250,6 +250,8 @@ def test_what_other_machines_reach(
 
 def test_what_the_daemons_say() -> None:
     assert ids(daemons.unreached("u", ApiError(UNREACHABLE, "refused"))) == ["daemons.unreachable"]
+    assert ids(daemons.unreached("u", ApiError(UNREACHABLE, "refused"), untouched=True)) == ["daemons.not-started"]
+    assert ids(daemons.unreached("u", ApiError(UNREACHABLE, "refused"), 42, untouched=True)) == ["daemons.unreachable"]
     (runs,) = daemons.unreached("u", ApiError(UNREACHABLE, "refused"), 42)
     assert "orchestratord runs (process 42)" in runs.what
     assert runs.mend is not None
