@@ -338,7 +338,8 @@ def _unix_ms() -> int:
 
 
 def _line(context: DaemonContext, hub: Hub) -> str:
-    return status_line(hub.pools().pools, stopping=context.stopping.is_set())
+    stopping, returning = context.stopping.is_set(), context.returning.is_set()
+    return status_line(hub.pools().pools, stopping=stopping, returning=returning)
 
 
 def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:
