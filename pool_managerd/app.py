@@ -47,6 +47,7 @@ from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.engine_scopes import EngineScopes
 from pool_managerd.gpu import Gpus, NvmlGpus
+from pool_managerd.gpu_proof import VRAM_BACK_S
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.host import Engines, Host, Models
@@ -151,7 +152,7 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         with context.heartbeats.while_serving():
             await context.stopping.wait()
         parts.server.stop_accepting()
-        longest_s = max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S
+        longest_s = patience_s(config)
         # Work goes on as long as at a stop of orchestratord, where that follows the pools: it says when there is none.
         drains = parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set()
         drain_s = config.server.drain_ms / 1000 if drains else 0.0
@@ -164,6 +165,12 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
+
+
+def patience_s(config: Config) -> float:
+    """How long the slowest engine may take to end: by itself, by force, and until the driver gives its VRAM back."""
+    vram_s = VRAM_BACK_S if config.profile is Profile.HOME else 0.0
+    return max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S + vram_s
 
 
 def assemble(
