@@ -23,6 +23,7 @@ from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Config, Pool, Profile
 from contracts.pools import Cause, PoolState
+from daemon_core import procfs
 from daemon_core.deadline import in_time
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
@@ -37,7 +38,6 @@ from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
 from model_provisioner.survivors import surviving
 from model_provisioner.verify import ModelVerifier
-from pool_managerd import proc
 from pool_managerd.catalog_jobs import CatalogJobs
 from pool_managerd.catalog_methods import CatalogMethods
 from pool_managerd.condemned import Condemned
@@ -189,7 +189,7 @@ def assemble(
     loop = asyncio.get_running_loop()
     wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
-    boot_id = proc.boot_id()
+    boot_id = procfs.boot_id()
     before = restarts_before(files, boot_id)
     lives = {
         pool.id: Life(rules=pool.restart, model_ref=pool.model, restarts=before.get(pool.id, 0))

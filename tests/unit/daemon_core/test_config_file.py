@@ -91,7 +91,10 @@ def test_a_wrong_choice_is_told_with_its_line_its_value_and_the_choices() -> Non
         ),
         pytest.param(
             GOOD + "server: {bind: 808080}\n",
-            ["config.yaml:6: server.bind: expected str, got int, found '808080'", '  hint: write it in quotes: "808080"'],
+            [
+                "config.yaml:6: server.bind: expected str, got int, found '808080'",
+                '  hint: write it in quotes: "808080"',
+            ],
             id="number-that-is-no-port",
         ),
         pytest.param(
