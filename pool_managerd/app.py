@@ -42,7 +42,6 @@ from pool_managerd.catalog_jobs import CatalogJobs
 from pool_managerd.catalog_methods import CatalogMethods
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
-from pool_managerd.devices import Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.engine_scopes import EngineScopes
@@ -95,8 +94,7 @@ async def serve(context: DaemonContext) -> None:
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
             stock, engines = stock_of(context), engines_of(context)
-            if context.config.profile is Profile.HOME:
-                _refuse_overlaps(context.config.pools, await asyncio.to_thread(gpus.inventory))
+            await asyncio.to_thread(refuse_overlaps, gpus, context.config)
             parts = assemble(context, models=stock.models, engines=engines, gpus=gpus, client=client, stock=stock)
             await run(context, parts)
         finally:
@@ -110,6 +108,8 @@ class Parts:
     hub: Hub
     supervisor: Supervisor
     server: RpcServer
+    refuse: Callable[[Config], None]
+    """Raises StartupError for a configuration that this machine's GPUs do not allow. Blocks."""
     beside: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
     """What runs beside the pools until the end."""
 
@@ -141,7 +141,7 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         nonlocal config
         config = read
 
-    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=apply)
+    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, refuse=parts.refuse, apply=apply)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
         reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
@@ -250,7 +250,13 @@ def assemble(
         taking_over=taking_over,
         catalog=catalog,
     )
-    return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)
+    return Parts(
+        hub=hub,
+        supervisor=supervisor,
+        server=RpcServer(paths.socket, methods),
+        refuse=partial(refuse_overlaps, gpus),
+        beside=beside,
+    )
 
 
 def _catalog_of(
@@ -318,10 +324,11 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     return lambda _pool: ProvisionedEngines(context.config.profile, host, context.paths.prepared)
 
 
-def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:
-    """One GPU under two names, its index and its UUID: only here, with the GPUs at hand, is it seen."""
-    for shared in shared_gpus(pools, inventory.all):
-        raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
+def refuse_overlaps(gpus: Gpus, config: Config) -> None:
+    """One GPU under two names, its index and its UUID: only with the GPUs at hand is it seen. Raises StartupError."""
+    if config.profile is Profile.HOME:
+        for shared in shared_gpus(config.pools, gpus.inventory().all):
+            raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
 
 
 def _recover(catalog: FsModelCatalog | FsEngineCatalog, journal: Path) -> tuple[str, ...]:
