@@ -5,18 +5,15 @@ Decides nothing about what may run.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections import defaultdict
-from ipaddress import ip_address
 from pathlib import Path
 
 import yaml
 
 from container_runtime import cdi
 from container_runtime.spec import Mount, PortMapping
-from daemon_core import procfs
+from daemon_core import ports, procfs
 
 CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
 """Where podman and docker look, and nowhere else."""
@@ -56,17 +53,7 @@ def nvidia_hook(path: str) -> Path | None:
 
 def port_taken(port: PortMapping) -> bool:
     """Whether somebody listens there. A port that the runtime chooses is never taken."""
-    if port.host == 0:
-        return False
-    family = socket.AF_INET6 if ip_address(port.address).version == 6 else socket.AF_INET
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
-        # As servers do: connections that linger from an earlier listener are no obstacle.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((port.address, port.host))
-        except OSError:
-            return True
-        return False
+    return port.host != 0 and ports.refusal(port.address, port.host) is not None
 
 
 def mount_problem(mount: Mount) -> str | None:

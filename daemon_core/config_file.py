@@ -13,12 +13,13 @@ import msgspec
 import yaml
 
 from contracts.base import Problem, explain, type_at
-from contracts.config import Config, problems
+from contracts.config import Config, problems, split_bind
 from daemon_core.errors import ConfigFileError, LocatedProblem
 from daemon_core.yaml_tree import Place, Tree, TreeError, read_tree
 
 MAX_BYTES = 1 << 20
 _NO_FILE_HINT = "llama-orch init writes one"
+_BIND, _LOOPBACK = "server.bind", "127.0.0.1"
 
 
 def load(path: Path) -> Config:
@@ -150,10 +151,15 @@ def _locate(tree: Tree, file: str, problem: Problem) -> LocatedProblem:
     raw = tree.raw(problem.path)
     hint = problem.hint
     if hint is None and raw is not None and problem.message.startswith("expected str, got "):
-        hint = f'write it in quotes: "{raw}"'
+        hint = f'write it in quotes: "{_text_for(problem.path, raw)}"'
     place = tree.nearest(problem.path)
     located = _located(file, place, problem)
     return msgspec.structs.replace(located, value=raw, hint=hint)
+
+
+def _text_for(path: str, raw: str) -> str:
+    """What is valid there and looks like the number that was written: a port alone is no address."""
+    return f"{_LOOPBACK}:{raw}" if path == _BIND and split_bind(f"{_LOOPBACK}:{raw}") else raw
 
 
 def _located(file: str, place: Place | None, problem: Problem) -> LocatedProblem:

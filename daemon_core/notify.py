@@ -23,9 +23,11 @@ class Notifier:
     def __init__(self, environ: Mapping[str, str]) -> None:
         # sdnotify reads the process's own environment; without the variable it would keep a socket for nothing.
         self._systemd = sdnotify.SystemdNotifier() if environ.get("NOTIFY_SOCKET") else None
+        self._owes_ready = False
         if self._systemd is not None and self._systemd.socket is not None:
             # A manager that does not read must not stop the daemon: what does not fit is lost, and nothing waits.
             self._systemd.socket.settimeout(0)
+            self._systemd.debug = True  # it tells then what was not taken
         self._status = ""
         self._troubles: dict[str, str] = {}
 
@@ -35,9 +37,12 @@ class Notifier:
         return self._systemd is not None
 
     def ready(self, status: str = "") -> None:
-        """The daemon accepts requests; also ends a reload. A start is for nothing where this is lost."""
+        """The daemon accepts requests; also ends a reload. A start is for nothing where this is lost.
+
+        Where the manager does not take it in time, it is told again beside the watchdog, until it is taken.
+        """
         with self._patiently():
-            self._send("READY=1", status)
+            self._owes_ready = not self._send("READY=1", status)
 
     def status(self, status: str) -> None:
         """The line that ``systemctl --user status`` shows."""
@@ -51,6 +56,8 @@ class Notifier:
 
     def watchdog(self) -> None:
         """The event loop turns, and who works in it lives."""
+        if self._owes_ready:
+            self._owes_ready = not self._send("READY=1", self._status)
         self._send("WATCHDOG=1")
 
     def watchdog_failed(self) -> None:
@@ -59,11 +66,13 @@ class Notifier:
 
     def reloading(self) -> None:
         """The configuration is being read again; ``ready`` says when that is over."""
+        self._owes_ready = False
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={usec}")
 
     def stopping(self, status: str = "") -> None:
         """The daemon drains."""
+        self._owes_ready = False
         self._send("STOPPING=1", status)
 
     def extend(self, seconds: float) -> None:
@@ -104,16 +113,21 @@ class Notifier:
             if channel is not None:
                 channel.settimeout(0)
 
-    def _send(self, state: str, status: str = "") -> None:
+    def _send(self, state: str, status: str = "") -> bool:
+        """Whether the manager has it, or there is none."""
         if self._systemd is None:
-            return
+            return True
         lines = [state] if state else []
         if status:
             self._status = status
             whole = "; ".join([status, *(each for each in self._troubles.values() if each)])
             # sdnotify encodes Latin-1, and a line break would begin another assignment.
             lines.append("STATUS=" + " ".join(whole.split()).encode("ascii", "replace").decode())
-        self._systemd.notify("\n".join(lines))
+        try:
+            self._systemd.notify("\n".join(lines))
+        except OSError:
+            return False
+        return True
 
 
 def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:

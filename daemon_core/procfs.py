@@ -1,4 +1,4 @@
-"""Reads which processes there are, from /proc: whose child each is, and in which group and session.
+"""Reads from /proc which processes there are, whose child each is, in which group and session, and which boot this is.
 
 Decides nothing. A process may end at any moment: what is read is how it was.
 """
@@ -43,3 +43,8 @@ def stats() -> Iterator[Stat]:
     for name in os.listdir(_PROC):  # noqa: PTH208 - names are all that is wanted
         if name.isdigit() and (stat := stat_of(int(name))) is not None:
             yield stat
+
+
+def boot_id() -> str:
+    """This boot of the machine: pids and start times of another one mean nothing. Raises OSError."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

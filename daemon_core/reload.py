@@ -1,8 +1,8 @@
 """SIGHUP: read the configuration again, apply what is safe, and say what waits for the next start.
 
-Decides that a broken file changes nothing and shows in the unit's status line until a good one was read, as does what
-waits for a restart: the command line goes by the file already. Decides that logging is applied at once; what else is,
-its daemon says. Nothing that serves is touched because a file changed.
+Decides that a file with which the daemon would not start changes nothing and shows in the unit's status line until a
+good one was read, as does what waits for a restart: the command line goes by the file already. Decides that logging is
+applied at once; what else is, its daemon says. Nothing that serves is touched because a file changed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from contracts.config import Config
 from daemon_core import config_file, logs
 from daemon_core.config_change import needs_restart, taken_over
 from daemon_core.entry import DaemonContext
-from daemon_core.errors import ConfigFileError
+from daemon_core.errors import ConfigFileError, StartupError
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class Reloadable:
     """Besides ``logging``."""
     elsewhere: Collection[str] = ()
     """What this daemon does not use."""
+    refuse: Callable[[Config], None] = lambda _config: None
+    """Raises StartupError where the next start would, beyond what the file alone shows. Called in a thread."""
     apply: Callable[[Config], None] = lambda _config: None
     """Gets the configuration that runs from now on."""
     beside: tuple[Callable[[], None], ...] = ()
@@ -51,11 +54,10 @@ async def follow_reloads(context: DaemonContext, name: str, what: Reloadable | N
         context.notifier.reloading()
         trouble = ""
         try:
-            read = await asyncio.to_thread(config_file.load, context.config_path)
-        except ConfigFileError as error:
+            read = await asyncio.to_thread(_read, context.config_path, what.refuse)
+        except StartupError as error:
             _log.error("the configuration stays as it was: %s", error.render())
-            first = error.problems[0].render().splitlines()[0]
-            trouble = context.redactor.text(f"the configuration was not reloaded: {first}")
+            trouble = context.redactor.text(f"the configuration was not reloaded: {_first(error)}")
         else:
             logs.setup(name, read.logging, context.redactor)
             later = needs_restart(running, read, at_once=at_once, elsewhere=what.elsewhere)
@@ -67,6 +69,20 @@ async def follow_reloads(context: DaemonContext, name: str, what: Reloadable | N
             each()
         context.notifier.trouble("configuration", trouble)
         context.notifier.ready()
+
+
+def _read(path: Path, refuse: Callable[[Config], None]) -> Config:
+    """What a start would begin with. Raises StartupError."""
+    config = config_file.load(path)
+    refuse(config)
+    return config
+
+
+def _first(error: StartupError) -> str:
+    """What is wrong, or the first of it, in a line."""
+    if isinstance(error, ConfigFileError):
+        return error.problems[0].render().splitlines()[0]
+    return error.message
 
 
 def _in_short(changes: tuple[str, ...]) -> str:

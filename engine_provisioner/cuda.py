@@ -1,7 +1,7 @@
 """The CUDA toolkit of a build: where it may be, which architectures it has to know, which it does know.
 
-Decides the order in which places are tried and the architectures of a pool's GPUs. Never looks at the machine: what is
-there is an argument.
+Decides the order in which places are tried, the architectures of a pool's GPUs, and whether a driver is new enough for
+it. Never looks at the machine: what is there is an argument.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from contracts.config import Pool
 from contracts.pools import Gpu
 from engine_provisioner.cmake import NATIVE
 from engine_provisioner.gpu_mask import chosen
+from engine_provisioner.packages import install_driver
 
 USUAL_ROOTS = ("/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr/lib/nvidia-cuda-toolkit")
+BEHIND_WHY = "what it compiles ends at its start: CUDA driver version is insufficient for CUDA runtime version"
 VERSIONED_ROOTS = ("/usr/local", "cuda-*")
 """The folder and the pattern of toolkits that are installed beside each other."""
 
@@ -93,6 +95,45 @@ def unsupported(wanted: Iterable[int], known: Sequence[int], release: str) -> tu
     if newer:
         return text, f"install a newer CUDA toolkit: this one ends at {known[-1] // 10}.{known[-1] % 10}"
     return text, f"install an older CUDA toolkit: this one begins at {known[0] // 10}.{known[0] % 10}"
+
+
+class Driver(msgspec.Struct, frozen=True, kw_only=True):
+    """NVIDIA's driver."""
+
+    version: str
+    cuda: int | None = None
+    """The newest CUDA that it knows, as NVML numbers it: 12040. None where it does not tell."""
+
+
+class Behind(msgspec.Struct, frozen=True, kw_only=True):
+    """A driver that is older than a CUDA toolkit; by a whole generation, nothing that is compiled runs."""
+
+    message: str
+    generation: bool
+    newest: int
+    """The generation that the driver knows."""
+
+    def mend(self, distribution: Mapping[str, str]) -> str:
+        """What makes them fit."""
+        either = f"or install a CUDA toolkit {self.newest}.x and set CUDACXX to its nvcc"
+        return f"{install_driver(distribution)}; {either}"
+
+
+def behind(release: str, driver: Driver | None) -> Behind | None:
+    """How a driver is behind a toolkit of this release; None where it is not, or does not tell."""
+    if driver is None or driver.cuda is None:
+        return None
+    newest = (driver.cuda // 1000, driver.cuda % 1000 // 10)
+    toolkit = tuple(int(part) for part in release.split("."))
+    if toolkit <= newest:
+        return None
+    text = f"CUDA toolkit {release}, and driver {driver.version} knows CUDA up to {cuda_text(driver.cuda)}"
+    return Behind(message=text, generation=toolkit[0] > newest[0], newest=newest[0])
+
+
+def cuda_text(number: int) -> str:
+    """NVML's 12040 as people write it: 12.4."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _architecture(capability: str | None) -> int | None:

@@ -2,7 +2,8 @@
 
 Decides which commit a ref means and how little of a repository is fetched for it. Never asks anybody anything: where a
 repository wants a password and no helper knows one, that is the failure. And never follows a redirect: the policy has
-judged the address that stands in the configuration, and no other.
+judged the address that stands in the configuration, and no other. Nor has it to do with a repository that we happen to
+run in.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from engine_provisioner.git_refs import commit_of, is_commit, judged_url, ref_na
 from engine_provisioner.host import CommandError, CommandResult, Host
 from engine_provisioner.plan import without_secrets
 
+NOWHERE = Path("/")
+"""Where git looks for a repository when it needs none: it reads its configuration, and fails where that is broken."""
 ASK_S = 60.0
 FETCH_S = 3600.0
 
@@ -110,14 +113,16 @@ class Repository:
     async def _run(
         self, *args: str, cwd: Path | None = None, timeout_s: float = ASK_S, env: Mapping[str, str] | None = None
     ) -> CommandResult:
+        folder = (cwd or NOWHERE).absolute()
+        above = {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
         # All that git is told in its own variables is meant for it, also what looks like a secret.
         own = {"GIT_SSH_COMMAND": _SSH} | {k: v for k, v in self._host.environ.items() if k.startswith("GIT_") and v}
         try:
             return await self._host.run(
                 (self._git, *_CONFIG, *args),
                 timeout_s=timeout_s,
-                env={**own, **ENVIRONMENT, **(env or {})},
-                cwd=cwd,
+                env={**own, **ENVIRONMENT, **above, **(env or {})},
+                cwd=folder,
                 keep_open=self._keep_open,
             )
         except CommandError as error:

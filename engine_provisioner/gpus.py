@@ -13,9 +13,10 @@ import pynvml
 from contracts.config import Pool
 from contracts.engines import Finding
 from contracts.pools import Gpu
+from engine_provisioner.cuda import Driver
 from engine_provisioner.gpu_faults import LostGpu, driver_fault
 from engine_provisioner.gpu_mask import named
-from engine_provisioner.nvml import Survey, connected, survey
+from engine_provisioner.nvml import Survey, connected, driver, survey
 
 WHY = "profile home computes on NVIDIA GPUs only, and nothing ever falls back to the CPU"
 
@@ -44,6 +45,15 @@ def visible_gpus() -> tuple[Gpu, ...]:
     if seen.lost and not seen.gpus:
         raise GpuUnavailable("; ".join(gpu.message for gpu in seen.lost), seen.lost[0].hint)
     return seen.gpus
+
+
+def visible_driver() -> Driver | None:
+    """The driver; None where it does not answer, which ``visible_gpus`` tells. Blocks for a moment."""
+    try:
+        with connected():
+            return driver()
+    except pynvml.NVMLError:
+        return None
 
 
 def unavailable(error: pynvml.NVMLError) -> GpuUnavailable:

@@ -24,9 +24,10 @@ from contracts.config import Policy
 from contracts.pools import Cause, Gpu
 from daemon_core import procfs
 from daemon_core.child_environment import child_env
+from engine_provisioner.cuda import Driver
 from engine_provisioner.end_with_us import ends_with_us
 from engine_provisioner.errors import ProvisionError
-from engine_provisioner.gpus import visible_gpus
+from engine_provisioner.gpus import visible_driver, visible_gpus
 from model_provisioner.errors import FetchError
 from model_provisioner.outbound_gate import OutboundGate
 
@@ -96,6 +97,8 @@ class Host:
     now_ms: Callable[[], int] = unix_ms
     gpus: Callable[[], tuple[Gpu, ...]] = visible_gpus
     """Raises GpuUnavailable. Called in a thread."""
+    driver: Callable[[], Driver | None] = visible_driver
+    """None where it does not answer. Called in a thread."""
     python: Path = field(default_factory=lambda: Path(sys.executable))
     os_release: Path = Path("/etc/os-release")
     resources: Callable[[], Resources] = resources

@@ -14,6 +14,7 @@ import pynvml
 
 from contracts.base import Message
 from contracts.pools import Gpu
+from engine_provisioner.cuda import Driver
 from engine_provisioner.gpu_faults import NOT_TOLD, OF_THE_DRIVER, LostGpu, lost_gpu
 
 _T = TypeVar("_T")
@@ -42,12 +43,20 @@ def connected() -> Iterator[None]:
 
 def survey() -> Survey:
     """Every GPU; one that fails does not hide the others. Raises NVMLError where the driver as a whole fails."""
-    driver = str(pynvml.nvmlSystemGetDriverVersion())
-    seen = tuple(ask_each(lambda handle, identity: _read(handle, identity, driver)))
+    version = str(pynvml.nvmlSystemGetDriverVersion())
+    seen = tuple(ask_each(lambda handle, identity: _read(handle, identity, version)))
     return Survey(
         gpus=tuple(gpu for gpu in seen if isinstance(gpu, Gpu)),
         lost=tuple(gpu for gpu in seen if isinstance(gpu, LostGpu)),
     )
+
+
+def driver() -> Driver:
+    """Which driver it is. Raises NVMLError."""
+    cuda = None
+    with contextlib.suppress(pynvml.NVMLError):
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    return Driver(version=str(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda)
 
 
 class Identity(Message, frozen=True, kw_only=True):

@@ -56,6 +56,17 @@ _COMMANDS: MappingProxyType[Family, str] = MappingProxyType(
     }
 )
 
+DRIVER: Mapping[Family, str] = MappingProxyType(
+    {
+        Family.DEBIAN: "sudo apt install nvidia-driver linux-headers-amd64 (Ubuntu: sudo ubuntu-drivers install)",
+        Family.ARCH: "sudo pacman -S nvidia-open-dkms nvidia-utils linux-headers (CachyOS: sudo chwd -a)",
+        # The second package has NVML, CUDA and nvidia-smi.
+        Family.FEDORA: "enable RPM Fusion's nonfree repository, then: "
+        "sudo dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda",
+    }
+)
+"""What installs NVIDIA's driver, where that is known."""
+
 
 def is_package_name(name: str) -> bool:
     """Whether a name can stand in a command: no option, no path, nothing that means something to a shell."""
@@ -81,3 +92,10 @@ def install_hint(name: str, distribution: Mapping[str, str]) -> str:
     if family is None:
         return f"install {name} with the package manager of {distribution.get('PRETTY_NAME') or 'this system'}"
     return _COMMANDS[family].format(name)
+
+
+def install_driver(distribution: Mapping[str, str]) -> str:
+    """What installs NVIDIA's driver, or a newer one."""
+    family = family_of(distribution)
+    usual = "install the NVIDIA driver as your distribution says"
+    return f"{DRIVER.get(family, usual) if family else usual}; then reboot"

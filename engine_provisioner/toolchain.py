@@ -85,6 +85,17 @@ async def look_around(host: Host, profile: Profile, options: Options) -> tuple[T
     return Toolchain(git=git, cmake=cmake, generator=generator, ccache=ccache, toolkit=toolkit, release=release), ()
 
 
+async def driver_findings(host: Host) -> tuple[Finding, ...]:
+    """Whether what the CUDA toolkit makes is too new for the driver, so that it would be built for nothing."""
+    toolkit = await asyncio.to_thread(find_toolkit, host)
+    release = cuda.release_in(await _said(host, toolkit.nvcc, "--version")) if toolkit else None
+    behind = cuda.behind(release, await asyncio.to_thread(host.driver)) if release else None
+    if behind is None or not behind.generation:
+        return ()
+    hint = behind.mend(host.distribution())
+    return (Finding(check="cuda", message=behind.message, why=cuda.BEHIND_WHY, hint=hint),)
+
+
 def install(host: Host, need: Need, toolchain: Toolchain | None = None) -> str:
     """The distribution's own command for what is missing."""
     distribution = host.distribution()

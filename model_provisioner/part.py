@@ -14,13 +14,13 @@ from typing import IO, Self
 import msgspec
 
 from contracts.base import Message
+from daemon_core import procfs
 from model_provisioner.folder import READABLE, Folder
 
 PART = ".part"
 """How the name of a file ends that is not all here."""
 CHUNK_BYTES = 1 << 20
 MAX_NOTE_BYTES = 64 << 10
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Note(Message, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ class Part:
             note = msgspec.json.decode(self._folder.read(self._note_name, MAX_NOTE_BYTES) or b"", type=Note)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        if not self._known and note.boot != boot_id():
+        if not self._known and note.boot != _this_boot():
             return None
         return note if self.size else None
 
@@ -78,7 +78,7 @@ class Part:
         self.pieced = False
         self._folder.create_empty(self.name)
         if if_range is not None:
-            note = Note(if_range=if_range, total=total, boot=boot_id())
+            note = Note(if_range=if_range, total=total, boot=_this_boot())
             self._folder.write(self._note_name, msgspec.json.encode(note))
 
     def digest(self, stop: Callable[[], bool] = lambda: False) -> str:
@@ -145,9 +145,9 @@ class Appender:
         self._part.take(self._file, data)
 
 
-def boot_id() -> str:
+def _this_boot() -> str:
     """What tells one start of this machine from another."""
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return procfs.boot_id()
     except OSError:
         return "unknown"

@@ -23,6 +23,7 @@ from catalog_core.errors import CatalogError
 from catalog_core.models import FsModelCatalog
 from contracts.config import Config, Pool, Profile
 from contracts.pools import Cause, PoolState
+from daemon_core import procfs
 from daemon_core.deadline import in_time
 from daemon_core.entry import DaemonContext, run_daemon
 from daemon_core.errors import EXIT_CONFIG, StartupError
@@ -37,16 +38,15 @@ from model_provisioner.outbound_gate import OutboundGate
 from model_provisioner.provisioner import ModelProvisioner
 from model_provisioner.survivors import surviving
 from model_provisioner.verify import ModelVerifier
-from pool_managerd import proc
 from pool_managerd.catalog_jobs import CatalogJobs
 from pool_managerd.catalog_methods import CatalogMethods
 from pool_managerd.condemned import Condemned
 from pool_managerd.container import Containers, MachineContainers
-from pool_managerd.devices import Inventory
 from pool_managerd.engine_effects import EngineEffects
 from pool_managerd.engine_log import EngineLog
 from pool_managerd.engine_scopes import EngineScopes
 from pool_managerd.gpu import Gpus, NvmlGpus
+from pool_managerd.gpu_proof import VRAM_BACK_S
 from pool_managerd.gpu_watch import GpuWatch
 from pool_managerd.handles import HandleFiles
 from pool_managerd.host import Engines, Host, Models
@@ -94,8 +94,7 @@ async def serve(context: DaemonContext) -> None:
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as client:
         try:
             stock, engines = stock_of(context), engines_of(context)
-            if context.config.profile is Profile.HOME:
-                _refuse_overlaps(context.config.pools, await asyncio.to_thread(gpus.inventory))
+            await asyncio.to_thread(refuse_overlaps, gpus, context.config)
             parts = assemble(context, models=stock.models, engines=engines, gpus=gpus, client=client, stock=stock)
             await run(context, parts)
         finally:
@@ -109,6 +108,8 @@ class Parts:
     hub: Hub
     supervisor: Supervisor
     server: RpcServer
+    refuse: Callable[[Config], None]
+    """Raises StartupError for a configuration that this machine's GPUs do not allow. Blocks."""
     beside: tuple[Callable[[], Coroutine[None, None, None]], ...] = ()
     """What runs beside the pools until the end."""
 
@@ -140,7 +141,7 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         nonlocal config
         config = read
 
-    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, apply=apply)
+    reloadable = Reloadable(at_once=AT_ONCE, elsewhere=ELSEWHERE, refuse=parts.refuse, apply=apply)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(parts.supervisor.run(), name="pools")
         reloading = group.create_task(follow_reloads(context, NAME, reloadable), name="reload")
@@ -151,7 +152,7 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
         with context.heartbeats.while_serving():
             await context.stopping.wait()
         parts.server.stop_accepting()
-        longest_s = max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S
+        longest_s = patience_s(config)
         # Work goes on as long as at a stop of orchestratord, where that follows the pools: it says when there is none.
         drains = parts.server.followed_by(ORCHESTRATOR) and not context.returning.is_set()
         drain_s = config.server.drain_ms / 1000 if drains else 0.0
@@ -164,6 +165,12 @@ async def _until_stopped(context: DaemonContext, parts: Parts) -> None:
             _log.error("not every engine ended in time: what is left is killed")
         for task in (running, reloading, *beside):
             task.cancel()
+
+
+def patience_s(config: Config) -> float:
+    """How long the slowest engine may take to end: by itself, by force, and until the driver gives its VRAM back."""
+    vram_s = VRAM_BACK_S if config.profile is Profile.HOME else 0.0
+    return max(pool.timeouts.stop_ms for pool in config.pools) / 1000 + KILL_WAIT_S + vram_s
 
 
 def assemble(
@@ -182,7 +189,7 @@ def assemble(
     loop = asyncio.get_running_loop()
     wall_clock = WallClock(_unix_ms, lambda: loop.time() * 1000)
     files = HandleFiles(handles=paths.handles, runtime=paths.runtime, engines=paths.engines)
-    boot_id = proc.boot_id()
+    boot_id = procfs.boot_id()
     before = restarts_before(files, boot_id)
     lives = {
         pool.id: Life(rules=pool.restart, model_ref=pool.model, restarts=before.get(pool.id, 0))
@@ -243,7 +250,13 @@ def assemble(
         taking_over=taking_over,
         catalog=catalog,
     )
-    return Parts(hub=hub, supervisor=supervisor, server=RpcServer(paths.socket, methods), beside=beside)
+    return Parts(
+        hub=hub,
+        supervisor=supervisor,
+        server=RpcServer(paths.socket, methods),
+        refuse=partial(refuse_overlaps, gpus),
+        beside=beside,
+    )
 
 
 def _catalog_of(
@@ -311,10 +324,11 @@ def engines_of(context: DaemonContext) -> Callable[[Pool], Engines]:
     return lambda _pool: ProvisionedEngines(context.config.profile, host, context.paths.prepared)
 
 
-def _refuse_overlaps(pools: tuple[Pool, ...], inventory: Inventory) -> None:
-    """One GPU under two names, its index and its UUID: only here, with the GPUs at hand, is it seen."""
-    for shared in shared_gpus(pools, inventory.all):
-        raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
+def refuse_overlaps(gpus: Gpus, config: Config) -> None:
+    """One GPU under two names, its index and its UUID: only with the GPUs at hand is it seen. Raises StartupError."""
+    if config.profile is Profile.HOME:
+        for shared in shared_gpus(config.pools, gpus.inventory().all):
+            raise StartupError(shared.message, shared.hint, EXIT_CONFIG)
 
 
 def _recover(catalog: FsModelCatalog | FsEngineCatalog, journal: Path) -> tuple[str, ...]:
@@ -338,7 +352,8 @@ def _unix_ms() -> int:
 
 
 def _line(context: DaemonContext, hub: Hub) -> str:
-    return status_line(hub.pools().pools, stopping=context.stopping.is_set())
+    stopping, returning = context.stopping.is_set(), context.returning.is_set()
+    return status_line(hub.pools().pools, stopping=stopping, returning=returning)
 
 
 def _status_of(context: DaemonContext, hub: Hub) -> Callable[[bytes], None]:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _ON_GPU_WAIT_S = 3.0
 """How long after a generation NVML may take to list the engine's process."""
 _LOOK_S = 0.2
-_VRAM_BACK_S = 10.0
+VRAM_BACK_S = 10.0
 """How long after an engine's end the driver may take to give its VRAM back."""
 
 
@@ -79,16 +79,20 @@ async def prove(subject: Subject, running: RunningEngine, host: Host, progress: 
 
 
 async def vram_back(pool_id: str, pids: frozenset[int], host: Host) -> None:
-    """Wait until NVML shows none of these processes any more: the next engine needs the room."""
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + _VRAM_BACK_S
-    while held := await _held_by(pids, host):
-        if loop.time() >= give_up:
-            names = ", ".join(map(str, sorted(held)))
-            text = "pool %s: NVML still shows ended processes with VRAM: pid %s"
-            _log.warning(text, pool_id, names, extra={"pool_id": pool_id})
-            return
-        await asyncio.sleep(_LOOK_S)
+    """Wait until NVML shows none of these processes any more: the next engine needs the room.
+
+    Never longer than ``VRAM_BACK_S``, also where the driver does not answer.
+    """
+    held: frozenset[int] = frozenset()
+    try:
+        async with asyncio.timeout(VRAM_BACK_S):
+            while held := await _held_by(pids, host):  # noqa: ASYNC110 - NVML tells nobody when it is over
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        text = "pool %s: NVML still shows ended processes with VRAM: pid %s"
+        if not held:
+            text = "pool %s: the driver does not tell whether the VRAM of ended processes is back: pid %s"
+        _log.warning(text, pool_id, ", ".join(map(str, sorted(held or pids))), extra={"pool_id": pool_id})
 
 
 async def _held_by(pids: frozenset[int], host: Host) -> frozenset[int]:

@@ -17,11 +17,6 @@ _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def boot_id() -> str:
-    """This boot of the machine: pids and start times of another one mean nothing."""
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-
-
 def processes() -> Iterator[ProcessSeen]:
     """Every living process, with its marker where this user may read its environment. Zombies do not count."""
     yield from filter(None, map(_seen, procfs.stats()))

@@ -25,6 +25,7 @@ from typing import Protocol
 import msgspec
 
 from contracts.base import Message
+from daemon_core import ports
 from pool_managerd import proc, scopes
 from pool_managerd.diagnosis import Exit
 from pool_managerd.engine_log import EngineLog
@@ -360,11 +361,4 @@ def free_port() -> int:
 
 def port_taken(port: int) -> bool:
     """Whether somebody listens on this loopback port."""
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-        # As servers do: connections that linger from an earlier listener are no obstacle.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, port))
-        except OSError:
-            return True
-        return False
+    return ports.refusal(LOOPBACK, port) is not None

@@ -11,12 +11,16 @@ MOST = 3
 """So many pools are shown by name."""
 
 
-def status_line(pools: Iterable[PoolSnapshot], *, stopping: bool) -> str:
-    """One line, as ``systemctl --user status`` shows it: how many are ready, and what the others are doing."""
+def status_line(pools: Iterable[PoolSnapshot], *, stopping: bool, returning: bool = False) -> str:
+    """One line, as ``systemctl --user status`` shows it: how many are ready, and what the others are doing.
+
+    ``returning``: this daemon is started again at once, and the engines that are left then are taken over.
+    """
     pools = tuple(pools)
     if stopping:
         left = [pool.pool_id for pool in pools if pool.live]
-        return f"draining, {len(left)} of {len(pools)} engines left" + (f": {', '.join(left[:MOST])}" if left else "")
+        how = "starting again, {} of {} engines run" if returning else "draining, {} of {} engines left"
+        return how.format(len(left), len(pools)) + (f": {', '.join(left[:MOST])}" if left else "")
     ready = f"{sum(pool.ready for pool in pools)}/{len(pools)} pools ready"
     doing = [f"{pool.pool_id}: {_doing(pool)}" for pool in pools if not pool.ready]
     more = [f"and {len(doing) - MOST} more"] if len(doing) > MOST else []

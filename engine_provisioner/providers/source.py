@@ -49,7 +49,8 @@ class SourceBuilder:
         if not found and await self._remembered_build(recipe) is not None:
             return ()
         _, lacking = await self._look_around(recipe)
-        return (*found, *lacking, *await self._policy_findings(recipe))
+        late = await toolchain.driver_findings(self._host) if self._profile is Profile.HOME else ()
+        return (*found, *lacking, *late, *await self._policy_findings(recipe))
 
     async def present(self, pool: Pool) -> Program | None:
         """See Source: the build of the commit that the ref was last."""

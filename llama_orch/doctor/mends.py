@@ -8,18 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from engine_provisioner.packages import Family, family_of, install_hint
+from engine_provisioner.packages import DRIVER, Family, family_of, install_hint
 
 REBOOT = "reboot"
-_DRIVER: Mapping[Family, str] = MappingProxyType(
-    {
-        Family.DEBIAN: "sudo apt install nvidia-driver linux-headers-amd64 (Ubuntu: sudo ubuntu-drivers install)",
-        Family.ARCH: "sudo pacman -S nvidia-open-dkms nvidia-utils linux-headers (CachyOS: sudo chwd -a)",
-        # The second package has NVML, CUDA and nvidia-smi.
-        Family.FEDORA: "enable RPM Fusion's nonfree repository, then: "
-        "sudo dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda",
-    }
-)
 _REBUILD: Mapping[Family, str] = MappingProxyType(
     {
         Family.DEBIAN: "sudo apt install linux-headers-$(uname -r) && sudo dkms autoinstall",
@@ -36,12 +27,6 @@ _INITRAMFS: Mapping[Family, str] = MappingProxyType(
 )
 
 
-def install_driver(distribution: Mapping[str, str]) -> str:
-    """What installs NVIDIA's driver."""
-    family = family_of(distribution)
-    return f"{_of(_DRIVER, family, 'install the NVIDIA driver as your distribution says')}; then reboot"
-
-
 def rebuild_module(distribution: Mapping[str, str]) -> str:
     """What builds the driver's kernel module for the running kernel."""
     family = family_of(distribution)
@@ -54,7 +39,7 @@ def without_nouveau(distribution: Mapping[str, str]) -> str:
     family = family_of(distribution)
     initramfs = _of(_INITRAMFS, family, "write the initial ramdisk anew")
     block = "echo 'blacklist nouveau' | sudo tee /etc/modprobe.d/no-nouveau.conf"
-    return f"{_of(_DRIVER, family, 'install the NVIDIA driver')}; {block}; {initramfs}; reboot"
+    return f"{_of(DRIVER, family, 'install the NVIDIA driver')}; {block}; {initramfs}; reboot"
 
 
 def install(package: Mapping[Family, str], usual: str, distribution: Mapping[str, str]) -> str:

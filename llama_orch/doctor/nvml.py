@@ -6,15 +6,15 @@ Decides nothing. A driver that hangs hangs a thread that nobody waits for.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import pynvml
 
 from contracts.base import Message
 from contracts.pools import Gpu
+from engine_provisioner.cuda import Driver
 from engine_provisioner.gpu_faults import DriverFault, driver_fault, no_answer
 from engine_provisioner.gpus import GpuUnavailable
-from engine_provisioner.nvml import Survey, connected, survey
+from engine_provisioner.nvml import Survey, connected, driver, survey
 from llama_orch.doctor.machine import Look
 
 ANSWER_S = 5.0
@@ -25,8 +25,7 @@ class Nvml(Message, frozen=True, kw_only=True):
     """What the driver said."""
 
     seen: Survey = Survey()
-    driver: str | None = None
-    cuda: int | None = None
+    driver: Driver | None = None
     error: int | None = None
     fault: DriverFault | None = None
     """Why it said nothing."""
@@ -57,10 +56,6 @@ async def _ask() -> Nvml:
 def _look() -> Nvml:
     try:
         with connected():
-            cuda = None
-            with suppress(pynvml.NVMLError):
-                cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-            driver = str(pynvml.nvmlSystemGetDriverVersion())
-            return Nvml(seen=survey(), driver=driver, cuda=cuda)
+            return Nvml(seen=survey(), driver=driver())
     except pynvml.NVMLError as error:
         return Nvml(error=error.value, fault=driver_fault(error.value, str(error)))

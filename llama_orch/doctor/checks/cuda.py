@@ -41,7 +41,6 @@ async def _facts(machine: Machine, said: Nvml) -> cuda.Facts:
     return cuda.Facts(
         nvcc=toolkit.nvcc,
         release=provisioned.release_in(answered.output) if answered else None,
-        driver_cuda=said.cuda,
         driver=said.driver,
         gcc=gcc,
         newest_gcc=await asyncio.to_thread(_newest_gcc, toolkit),

@@ -33,8 +33,8 @@ async def _run(look: Look) -> Sequence[Result]:
 def _facts(machine: Machine, said: Nvml) -> driver.Facts:
     modules = (line.split(" ", 1)[0] for line in machine.text("/proc/modules").splitlines())
     return driver.Facts(
-        version=said.driver,
-        cuda=said.cuda,
+        version=said.driver.version if said.driver else None,
+        cuda=said.driver.cuda if said.driver else None,
         error=said.error,
         fault=said.fault,
         hangs=said.hangs,

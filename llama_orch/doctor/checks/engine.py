@@ -36,7 +36,7 @@ async def _preflights(look: Look) -> tuple[engine.Seen, ...]:
     if config is None:
         return ()
     said = await asked(look)
-    host = replace(look.machine.host, gpus=said.gpus)
+    host = replace(look.machine.host, gpus=said.gpus, driver=lambda: said.driver)
     return tuple(await asyncio.gather(*(_preflight(look, pool, config, host) for pool in config.pools)))
 
 

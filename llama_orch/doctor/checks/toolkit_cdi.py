@@ -25,7 +25,8 @@ async def _run(look: Look) -> Sequence[Result]:
     files = await asyncio.to_thread(_files, machine)
     found = engine.devices(await preflights(look))
     works = (await podman(look)).detection.usable or (await docker(look)).detection.usable
-    return toolkit_cdi.judge(files, found, said.driver, needs.containers, needs.no_gpu, runtime=works)
+    version = said.driver.version if said.driver else None
+    return toolkit_cdi.judge(files, found, version, needs.containers, needs.no_gpu, runtime=works)
 
 
 def _files(machine: Machine) -> list[toolkit_cdi.File]:

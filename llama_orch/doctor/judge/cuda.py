@@ -9,15 +9,16 @@ import re
 from collections.abc import Mapping
 
 from contracts.base import Message
+from engine_provisioner import cuda
+from engine_provisioner.cuda import Driver
 from llama_orch.doctor.base import Kind, Result, ok, skipped
-from llama_orch.doctor.mends import install_driver
 
 CHECK = "cuda"
 
 DRIVER_TOO_OLD = Kind(
     id="cuda.driver-too-old",
     what="the CUDA toolkit is of a newer generation than the driver knows",
-    why="what it compiles ends at its start: CUDA driver version is insufficient for CUDA runtime version",
+    why=cuda.BEHIND_WHY,
     mend="update the NVIDIA driver and reboot, or install the toolkit of the older generation",
 )
 DRIVER_BEHIND = Kind(
@@ -43,9 +44,8 @@ class Facts(Message, frozen=True, kw_only=True):
     nvcc: str | None = None
     release: str | None = None
     """Of the toolkit: ``13.0``."""
-    driver_cuda: int | None = None
-    """As NVML numbers it; None where the driver does not answer."""
-    driver: str | None = None
+    driver: Driver | None = None
+    """None where it does not answer."""
     gcc: int | None = None
     """The major version of the compiler that nvcc takes by itself; None where another one is named for it."""
     newest_gcc: int | None = None
@@ -56,11 +56,6 @@ def newest_gcc(header: str) -> int | None:
     """From the toolkit's host_config.h."""
     found = _LIMIT.search(header)
     return int(found[1]) if found else None
-
-
-def cuda_text(number: int) -> str:
-    """NVML's 12040 as people write it: 12.4."""
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def judge(facts: Facts, builds: tuple[str, ...], distribution: Mapping[str, str]) -> list[Result]:
@@ -74,15 +69,12 @@ def judge(facts: Facts, builds: tuple[str, ...], distribution: Mapping[str, str]
 
 
 def _by_driver(facts: Facts, release: str, distribution: Mapping[str, str]) -> list[Result]:
-    if facts.driver_cuda is None:
+    behind = cuda.behind(release, facts.driver)
+    if behind is None:
         return []
-    toolkit = tuple(int(part) for part in release.split("."))
-    newest = (facts.driver_cuda // 1000, facts.driver_cuda % 1000 // 10)
-    text = f"CUDA toolkit {release}, and driver {facts.driver} knows CUDA up to {cuda_text(facts.driver_cuda)}"
-    if toolkit[0] > newest[0]:
-        either = f"or install a CUDA toolkit {newest[0]}.x and set CUDACXX to its nvcc"
-        return [DRIVER_TOO_OLD.found(text, f"{install_driver(distribution)}; {either}")]
-    return [DRIVER_BEHIND.found(text)] if toolkit > newest else []
+    if behind.generation:
+        return [DRIVER_TOO_OLD.found(behind.message, behind.mend(distribution))]
+    return [DRIVER_BEHIND.found(behind.message)]
 
 
 def _by_compiler(facts: Facts, release: str) -> list[Result]:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 
 from contracts.base import Message
+from engine_provisioner.cuda import cuda_text
 from engine_provisioner.gpu_faults import DriverFault, Nvml
+from engine_provisioner.packages import install_driver
 from llama_orch.doctor.base import Kind, Result, ok
-from llama_orch.doctor.judge.cuda import cuda_text
-from llama_orch.doctor.mends import install_driver, rebuild_module, without_nouveau
+from llama_orch.doctor.mends import rebuild_module, without_nouveau
 
 CHECK = "driver"
 GPU_ONLY = "profile home is GPU only: no engine starts without one, and nothing falls back to the CPU"

@@ -20,8 +20,8 @@ LACKING = Kind(
     mend="as the finding says; llama-orch preflight --pool ID says all of it",
 )
 
-TOLD_ELSEWHERE = frozenset({"gpu", "container-device", "container-runtime"})
-"""The checks driver, gpus, toolkit_cdi, podman and docker tell these."""
+TOLD_ELSEWHERE = frozenset({"gpu", "cuda", "container-device", "container-runtime"})
+"""The checks driver, gpus, cuda, toolkit_cdi, podman and docker tell these."""
 DEVICES = "container-device"
 _NO_RUNTIME = "no container runtime works here"
 

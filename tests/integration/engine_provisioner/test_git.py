@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -142,3 +143,23 @@ async def test_the_hook_of_the_operator_is_asked_before_a_repository_is(serve: S
     assert asked == []
     question = f'{{"action": "engine", "url": "http://127.0.0.1:{here.port}/r", "host": "127.0.0.1"}}\n'
     assert (tmp_path / "question").read_text() == question
+
+
+@pytest.mark.req("EP-03")
+async def test_a_broken_checkout_around_us_has_nothing_to_do_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = tmp_path / "upstream"
+    commands = (("init", "--quiet", str(upstream)), ("-C", str(upstream), "commit", "--quiet", "--allow-empty", "-mx"))
+    who = {"GIT_CONFIG_GLOBAL": os.devnull, **dict.fromkeys(("EMAIL", "GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "a@b")}
+    for command in commands:
+        subprocess.run(("git", *command), check=True, env={**os.environ, **who})
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / ".git").write_text("gitdir: /nowhere\n")
+    monkeypatch.chdir(broken)
+    there = repository(tmp_path, upstream.as_uri())
+    commit = await there.commit("HEAD")
+    assert commit is not None
+    assert await there.checkout("HEAD", commit, Path("below/target")) == commit
+    assert (broken / "below/target/.git").is_dir()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon_core.procfs import boot_id
 from model_provisioner.folder import Folder
-from model_provisioner.part import boot_id
 from model_provisioner.sources.base import RemoteFile
 from model_provisioner.transfer import Transfer
 from tests.integration.model_provisioner.pulling import Puller, child, line_with

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from contracts.config import Engine, Pool, Timeouts
+from daemon_core import procfs
 from pool_managerd import proc
 from pool_managerd.handles import HandleFiles
 from pool_managerd.host import Host
@@ -38,7 +39,7 @@ async def test_a_child_that_hides_its_environment_is_ended_with_its_engine(tmp_p
     engine = await EngineProcess.spawn(python(code, Path(files.marker("gpu0"))), log)
     await until(lambda: "child" in log.tail(), "the child")
     child = int(log.tail().split()[1])
-    boot = proc.boot_id()
+    boot = procfs.boot_id()
     seen = cast("ProcessSeen", proc.process_of(engine.pid))
     handle = Handle(
         pool_id="gpu0",

@@ -105,6 +105,20 @@ async def test_one_gpu_under_two_names_belongs_to_one_pool(home: Home, gpus: Fak
     assert "pools trial and second both want GPU 0" in "\n".join(manager.lines)
 
 
+@pytest.mark.req("ORCH-3820", "OP-01")
+async def test_a_reload_refuses_what_the_start_refuses(home: Home, gpus: FakeGpus) -> None:
+    manager = await home.start()
+    pool = home.document["pools"][0]
+    home.document["pools"].append(pool | {"id": "second", "devices": [gpus.uuids[0]]})
+    home.write()
+    os.kill(manager.pid, signal.SIGHUP)
+    await manager.logged("the configuration stays as it was: pools trial and second both want GPU 0")
+    home.document["pools"][1]["devices"] = [gpus.uuids[1]]
+    home.write()
+    os.kill(manager.pid, signal.SIGHUP)
+    await manager.logged("these changes wait for a restart of pool-managerd: pool second is new")
+
+
 # --- room -------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from contracts.config import Engine, Pool, Timeouts
+from daemon_core import procfs
 from daemon_core.heartbeat import Heartbeats
 from pool_managerd import proc
 from pool_managerd.condemned import Condemned
@@ -92,7 +93,7 @@ async def test_an_engine_is_ended_also_where_its_files_cannot_be_removed(
 ) -> None:
     process, _ = await engine("gpu0", tmp_path)
     refuses(files, "gpu0")
-    await clear(POOL, "blue", cast("Host", SimpleNamespace(files=files, boot_id=proc.boot_id())))
+    await clear(POOL, "blue", cast("Host", SimpleNamespace(files=files, boot_id=procfs.boot_id())))
     assert not alive(process.pid)
     assert "gpu0.out" in caplog.text
     await process.end(0)
@@ -124,7 +125,7 @@ async def test_the_leftover_of_a_pool_that_is_gone_ends_no_daemon_however_hard_i
     files: HandleFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, seen = await engine("gone", tmp_path)
-    boot = proc.boot_id()
+    boot = procfs.boot_id()
     for name, pid, ticks in (("gone", seen.pid, seen.start_time_ticks), ("old", 2**22 + 1, 1)):
         refuses(files, name)
         files.write(

@@ -82,6 +82,22 @@ def test_a_wrong_choice_is_told_with_its_line_its_value_and_the_choices() -> Non
             id="version-that-yaml-took-for-a-number",
         ),
         pytest.param(
+            GOOD + "server: {bind: 8080}\n",
+            [
+                "config.yaml:6: server.bind: expected str, got int, found '8080'",
+                '  hint: write it in quotes: "127.0.0.1:8080"',
+            ],
+            id="port-where-an-address-belongs",
+        ),
+        pytest.param(
+            GOOD + "server: {bind: 808080}\n",
+            [
+                "config.yaml:6: server.bind: expected str, got int, found '808080'",
+                '  hint: write it in quotes: "808080"',
+            ],
+            id="number-that-is-no-port",
+        ),
+        pytest.param(
             "pools:\n  - id: a\n    engine: vllm\n",
             ["config.yaml:2: pools[0].model: the required field 'model' is missing"],
             id="missing-field",

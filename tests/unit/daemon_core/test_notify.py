@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon_core import notify
 from daemon_core.notify import Notifier, watchdog_interval_s
 
 
@@ -87,6 +88,28 @@ def test_ready_waits_for_a_manager_that_is_behind_and_the_watchdog_does_not(syst
         while "READY=1" not in systemd.recv(4096).decode():
             pass
         telling.result()
+    notifier.close()
+
+
+def test_a_ready_that_was_not_taken_in_time_is_told_beside_the_watchdog(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "PATIENCE_S", 0.01)
+    notifier = Notifier(os.environ)
+    for _ in range(10_000):  # more than any queue takes
+        notifier.watchdog()
+    notifier.ready("1/1 pools ready")
+    assert set(heard(systemd)) == {"WATCHDOG=1"}
+    notifier.watchdog()
+    notifier.watchdog()
+    assert heard(systemd) == ["READY=1\nSTATUS=1/1 pools ready", "WATCHDOG=1", "WATCHDOG=1"]
+    for _ in range(10_000):
+        notifier.watchdog()
+    notifier.ready()
+    heard(systemd)
+    notifier.stopping()
+    notifier.watchdog()
+    assert heard(systemd) == ["STOPPING=1", "WATCHDOG=1"]  # it is too late then
     notifier.close()
 
 

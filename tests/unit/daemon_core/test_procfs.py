@@ -3,7 +3,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from daemon_core.procfs import stat_of, stats
+from daemon_core.procfs import boot_id, stat_of, stats
 
 
 def test_a_process_is_told_by_parent_group_session_and_start() -> None:
@@ -37,3 +37,9 @@ def test_a_name_with_blanks_parentheses_and_bytes_that_are_no_text_confuses_nobo
         child.communicate()
     assert seen is not None
     assert (seen.alive, seen.parent) == (True, os.getpid())
+
+
+def test_a_boot_has_one_name() -> None:
+    name = boot_id()
+    assert name == boot_id()
+    assert len(name) == len("00000000-0000-0000-0000-000000000000")

@@ -14,6 +14,7 @@ import pytest
 from contracts.config import Config
 from daemon_core import config_file
 from daemon_core.entry import DaemonContext
+from daemon_core.errors import EXIT_CONFIG, StartupError
 from daemon_core.notify import Notifier
 from daemon_core.paths import Paths
 from daemon_core.redaction import Redactor
@@ -32,7 +33,12 @@ class House:
         self.context = context
         self.applied: list[Config] = []
         self.renewed = 0
+        self.no_room_for = ""
         self._listener = listener
+
+    def refuse(self, config: Config) -> None:
+        if config.pools[0].model == self.no_room_for:
+            raise StartupError(f"no room for {self.no_room_for}", "buy some", EXIT_CONFIG)
 
     def renew(self) -> None:
         self.renewed += 1
@@ -76,7 +82,13 @@ async def reloading(tmp_path: Path, systemd: socket.socket) -> AsyncIterator[Hou
     )
     house = House(context, systemd)
     at_once = {"limits", "server.drain_ms", "pools.queue"}
-    what = Reloadable(at_once=at_once, elsewhere={"models"}, apply=house.applied.append, beside=(house.renew,))
+    what = Reloadable(
+        at_once=at_once,
+        elsewhere={"models"},
+        refuse=house.refuse,
+        apply=house.applied.append,
+        beside=(house.renew,),
+    )
     handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
     with systemd:
         async with asyncio.TaskGroup() as group:
@@ -131,3 +143,17 @@ async def test_a_broken_file_changes_nothing_and_shows_until_a_good_one_comes(
         house.context.notifier.status("0/1 pools ready")
         assert "; the configuration was not reloaded: " in heard(systemd)[0]
         assert "STATUS=0/1 pools ready" in await house.reload()
+
+
+async def test_a_file_that_a_start_would_refuse_is_refused_in_its_words(
+    tmp_path: Path, systemd: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with reloading(tmp_path, systemd) as house:
+        house.no_room_for = "x"
+        assert "STATUS=running; the configuration was not reloaded: no room for x" in await house.reload()
+        assert "the configuration stays as it was: no room for x\n  hint: buy some" in caplog.text
+        assert house.applied == []
+        house.no_room_for = ""
+        said = await house.reload()
+        assert not any("was not reloaded" in line for line in said)
+        assert len(house.applied) == 1

@@ -58,7 +58,7 @@ MakeServer = Callable[..., Path]
 
 @pytest.fixture
 def make_host(tmp_path: Path) -> MakeHost:
-    """A host with an empty PATH and two GPUs; keyword arguments replace its parts."""
+    """A host with an empty PATH and two GPUs, of a driver that does not tell its CUDA; keywords replace its parts."""
 
     def make(**parts: object) -> Host:
         chosen: dict[str, object] = {
@@ -67,6 +67,7 @@ def make_host(tmp_path: Path) -> MakeHost:
             "cache": tmp_path / "cache",
             "now_ms": lambda: 1_700_000_000_000,
             "gpus": lambda: GPUS,
+            "driver": lambda: None,
             "os_release": tmp_path / "no-os-release",
         }
         return Host(**(chosen | parts))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from engine_provisioner.cuda import (
     Toolkit,
     architectures,
     candidates,
+    cuda_text,
     devices_of,
     known_architectures,
     numbers_in,
@@ -82,3 +83,8 @@ def test_a_toolkit_that_cannot_build_for_a_gpu_is_told() -> None:
         "CUDA 13.0 does not know compute capability 6.1",
         "install an older CUDA toolkit: this one begins at 7.5",
     )
+
+
+def test_a_version_of_cuda_reads_as_people_write_it() -> None:
+    assert cuda_text(12_040) == "12.4"
+    assert cuda_text(13_000) == "13.0"

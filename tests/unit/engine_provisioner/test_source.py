@@ -17,7 +17,7 @@ from engine_provisioner import toolchain
 from engine_provisioner.build_cache import BuildCache, Stamp, read_tail
 from engine_provisioner.build_tools import Need, install_command, install_cublas_command
 from engine_provisioner.cmake import Options, options_for
-from engine_provisioner.cuda import Toolkit
+from engine_provisioner.cuda import Driver, Toolkit
 from engine_provisioner.errors import ProvisionError, error_of
 from engine_provisioner.gpus import GpuUnavailable
 from engine_provisioner.host import Host
@@ -141,6 +141,26 @@ async def test_a_machine_with_everything_lacks_nothing(machine: Machine, make_ho
     tools, _ = await toolchain.look_around(make_host(), Profile.HOME, OPTIONS)
     assert tools is not None
     assert tools.generator == "Unix Makefiles"
+
+
+@pytest.mark.req("EP-08")
+async def test_a_driver_that_is_a_generation_behind_the_toolkit_is_told_before_anything_is_built(
+    machine: Machine, make_host: MakeHost
+) -> None:
+    machine.whole()
+
+    async def told(newest: int | None) -> tuple[Finding, ...]:
+        host = make_host(driver=lambda: Driver(version="450.1", cuda=newest))
+        return await provider_for(source_pool(), Profile.HOME, host).preflight(source_pool())
+
+    (finding,) = await told(11_040)
+    assert finding.check == "cuda"
+    assert finding.message == "CUDA toolkit 12.8, and driver 450.1 knows CUDA up to 11.4"
+    assert finding.hint is not None
+    assert finding.hint.endswith("or install a CUDA toolkit 11.x and set CUDACXX to its nvcc")
+    assert await told(12_040) == await told(13_000) == await told(None) == ()
+    (machine.bin / "cmake").unlink()
+    assert [found.check for found in await told(11_040)] == ["tools", "cuda"]
 
 
 async def test_a_cmake_that_is_too_old_is_told(

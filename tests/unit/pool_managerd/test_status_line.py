@@ -65,3 +65,9 @@ def test_which_engines_are_left_at_a_stop() -> None:
     gone = named("gpu1", PoolState.STOPPED)
     assert status_line((READY, gone), stopping=True) == "draining, 1 of 2 engines left: gpu0"
     assert status_line((gone,), stopping=True) == "draining, 0 of 1 engines left"
+
+
+def test_before_a_restart_the_engines_are_not_said_to_drain() -> None:
+    gone = named("gpu1", PoolState.STOPPED)
+    line = status_line((READY, gone), stopping=True, returning=True)
+    assert line == "starting again, 1 of 2 engines run: gpu0"

@@ -20,8 +20,9 @@ class Systemd(Notifier):
         super().__init__({})
         self.heard_lines: list[str] = []
 
-    def _send(self, state: str, status: str = "") -> None:
+    def _send(self, state: str, status: str = "") -> bool:
         self.heard_lines += [line for line in (state, status) if line]
+        return True
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@ import pytest
 
 from contracts.config import Profile
 from contracts.engines import Finding
+from engine_provisioner.cuda import Driver
 from engine_provisioner.gpu_faults import Nvml, lost_gpu
 from llama_orch.doctor.judge import compute_capability, cuda, gpus
 from tests.unit.llama_orch.doctor.support import DEBIAN, gpu, ids, pools
 
+DRIVER = Driver(version="550.163.01", cuda=12_040)
 LLAMA = "engine: llamacpp, model: x"
 VLLM = "engine: vllm, model: x"
 
@@ -74,15 +76,15 @@ def test_an_external_pool_needs_no_capability() -> None:
     ("facts", "expected"),
     [
         (cuda.Facts(), ["cuda.skipped"]),
-        (cuda.Facts(nvcc="/n", release="12.4", driver_cuda=12040), ["cuda.ok"]),
+        (cuda.Facts(nvcc="/n", release="12.4", driver=DRIVER), ["cuda.ok"]),
         (cuda.Facts(nvcc="/n", release="12.4"), ["cuda.ok"]),
-        (cuda.Facts(nvcc="/n", release="12.8", driver_cuda=12040), ["cuda.driver-behind"]),
-        (cuda.Facts(nvcc="/n", release="13.0", driver_cuda=12040), ["cuda.driver-too-old"]),
-        (cuda.Facts(nvcc="/n", release="11.8", driver_cuda=12040), ["cuda.ok"]),
+        (cuda.Facts(nvcc="/n", release="12.8", driver=DRIVER), ["cuda.driver-behind"]),
+        (cuda.Facts(nvcc="/n", release="13.0", driver=DRIVER), ["cuda.driver-too-old"]),
+        (cuda.Facts(nvcc="/n", release="11.8", driver=DRIVER), ["cuda.ok"]),
         (cuda.Facts(nvcc="/n", release="12.4", gcc=14, newest_gcc=13), ["cuda.compiler-too-new"]),
         (cuda.Facts(nvcc="/n", release="12.4", gcc=13, newest_gcc=13), ["cuda.ok"]),
         (
-            cuda.Facts(nvcc="/n", release="13.0", driver_cuda=12040, gcc=16, newest_gcc=15),
+            cuda.Facts(nvcc="/n", release="13.0", driver=DRIVER, gcc=16, newest_gcc=15),
             ["cuda.driver-too-old", "cuda.compiler-too-new"],
         ),
     ],
@@ -95,4 +97,3 @@ def test_the_toolkit_fits_the_driver_and_the_compiler(facts: cuda.Facts, expecte
 def test_the_newest_compiler_is_read_from_the_toolkits_header() -> None:
     assert cuda.newest_gcc("#if defined(__GNUC__)\n\n#if __GNUC__ > 15\n#error -- unsupported\n") == 15
     assert cuda.newest_gcc("") is None
-    assert cuda.cuda_text(12040) == "12.4"
