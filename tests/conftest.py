@@ -3,6 +3,7 @@
 pytest_plugins = [
     "pytester",  # the plugins below are tested too
     "tests.plugins.ahead",
+    "tests.plugins.interrupts",
     "tests.plugins.leftovers",
     "tests.plugins.needs",
     "tests.plugins.requirements",
