@@ -86,7 +86,7 @@ from=
 # ask NAME MAX_TOKENS [JSON]: a task, with more fields; its stream comes to the file NAME in the background.
 ask() {
   $from curl --silent --show-error --fail-with-body --no-buffer --max-time 90 -H "Authorization: Bearer $token" \
-    -H 'Accept: text/event-stream' "$url/v1/tasks" --output "$here/$1" \
+    -H 'Accept: text/event-stream' -H "X-Correlation-Id: of-$(task_of "$1")" "$url/v1/tasks" --output "$here/$1" \
     --data "{\"task_id\": \"$(task_of "$1")\", \"model_ref\": \"$MODEL\", \"prompt\": \"once upon a time\",
       \"max_tokens\": $2, \"seed\": 7 ${3:+, $3}}" &
 }
@@ -141,6 +141,9 @@ said_times() { [ "$(journal | grep -cF "$2")" -ge "$1" ]; }
 replaced() { [ "$(main_pid "$1")" != "$2" ] && [ "$(property "$1" ActiveState)" = active ]; }
 # Whether a daemon was started again so often by its manager, and runs.
 restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet is-active "$1"; }
+
+# found WORDS FIELD=VALUE...: whether these words are in an entry with these fields, of whatever time.
+found() { journalctl --user --quiet --output=cat "${@:2}" | grep -F "$1" > /dev/null; }
 
 # mark WORDS: writes them into the journal; what comes after this stands behind them.
 mark() {

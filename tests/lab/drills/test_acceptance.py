@@ -3,10 +3,12 @@
 The client is another machine: it comes over a cable, with the token, and has nothing of the host.
 """
 
+from math import ceil
+
 import pytest
 
 from tests.lab.drills.conftest import Play, chosen, each, judge
-from tests.lab.drills.drill import Drill, Played, well
+from tests.lab.drills.drill import Drill, Played, readable, well
 
 pytestmark = [pytest.mark.timeout(500), pytest.mark.slow]
 
@@ -14,7 +16,7 @@ PREPARED = """
 install_wheel
 PREFIX=$place
 watchdog=4
-configure 'server: {bind: "0.0.0.0:8080", drain_ms: 1000}'
+configure 'server: {bind: "0.0.0.0:8080", drain_ms: 60000}'
 prepare
 rm -r ~/.config/systemd/user/*.service ~/.config/systemd/user/*.target ~/.config/systemd/user/*.slice
 url=http://10.77.0.1:8080
@@ -23,64 +25,86 @@ from="nsenter --user --net --preserve-credentials --target $(cat /run/lab/client
 
 
 def accepted(played: Played) -> None:
-    assert played.files["codes"].split() == ["401", "401", "200", "200"]
+    assert played.files["codes"].split() == ["401", "401", "401", "401", "200", "200"]
     for name in ("first", "adopted", "again"):
         well(played.stream(name))
     well(played.resumed("strict"))
-    asked = [line for line in played.files["by-task"].splitlines() if line]
-    assert any("admitted at position 0" in line for line in asked)
-    assert any("ended: length" in line for line in asked)
-    assert "print_timing" in played.files["by-engine"] or "launch_slot" in played.files["by-engine"]
-    assert "ended: length" in played.files["logs"]
+    for daemon in ("orchestratord", "pool-managerd"):
+        assert f"{daemon}\trunning" in played.files["units"]
+        assert any("again; nothing waits for a restart" in message for message in played.said(daemon))
+        listening, started = moments(played, daemon)
+        assert listening <= started, f"{daemon} was said to run before it listened"
+
+
+def moments(played: Played, daemon: str) -> tuple[int, int]:
+    """When a daemon first listened, as it says itself, and when systemd took it for started: in milliseconds."""
+    journal = [(readable(entry.get("MESSAGE")), entry) for entry in played.journal]
+    listening = next(
+        int(entry["LLAMA_ORCH_TIME_MS"])
+        for message, entry in journal
+        if message.startswith("listening on ") and entry.get("_SYSTEMD_USER_UNIT") == f"{daemon}.service"
+    )
+    started = next(
+        ceil(int(entry["_SOURCE_REALTIME_TIMESTAMP"]) / 1000)
+        for message, entry in journal
+        if message.startswith(f"Started {daemon}.service")
+    )
+    return listening, started
 
 
 ACCEPTANCE = Drill(
     name="whole-way",
     done="The wheel in an ordinary user's home, `llama-orch units install --enable`, start of the target, tasks from "
-    "another machine with the token, reload, a hang of `orchestratord`, a restart of each daemon while a stream runs, "
-    "stop, reboot of a user who lingers, and questions to the journal.",
+    "another machine with the token, a reload that shortens `server.drain_ms`, a restart of each daemon while a stream "
+    "runs, questions to the journal, a hang of `orchestratord`, stop, and reboot of a user who lingers. The watchdog "
+    "has 4 s here, and 30 s in the units.",
     client="The start returns when requests are answered. Without the token, or with a wrong one, it is 401. A stream "
     "goes on through a restart of `pool-managerd`, and a strict one goes on behind its last token after a restart of "
     "`orchestratord`. After the boot tasks are served with nobody logged in.",
     journal=(
         "again; nothing waits for a restart",
-        "orchestratord.service: Watchdog timeout (limit 4s)!",
         "SIGUSR2: stopping, to be started again",
         "taking over the engine that runs on port",
+        "1 running tasks have 1000 ms to end (server.drain_ms)",
+        "orchestratord.service: Watchdog timeout (limit 4s)!",
         "SIGTERM: stopping",
     ),
-    left="Entries are found by task, by pool, and as the engine's own, with `journalctl` and with `llama-orch logs`. "
-    "Between the stop and the boot nothing of ours runs.",
+    left="Entries are found by task, by pool, by the client's correlation id, and as the engine's own, with "
+    "`journalctl` and with `llama-orch logs`. Between the stop and the boot nothing of ours runs.",
     script=r"""
 orch() { "$PREFIX/bin/llama-orch" "$@"; }
 orch units install --enable > $here/install
+for daemon in orchestratord pool-managerd; do
+  grep -qx WatchdogSec=30 ~/.config/systemd/user/$daemon.service # 4 s is this host's own setting
+done
 systemctl --user start llama-orch.target
 $from curl --silent --fail "$url/healthz" > /dev/null # at once
 eventually 30 pool_is_ready
-orch units status > $here/units
 
-# The client's side of the token.
+# The client's side of the token, while a task runs.
+halt
+ask first 300
+hold first
 code() { $from curl --silent --output /dev/null --write-out '%{http_code}\n' "$@" >> $here/codes; }
 code "$url/v1/pools"
 code "$url/v1/pools" -H 'Authorization: Bearer something-else'
+code "$url/v1/tasks" --data '{}'
+code "$url/v1/tasks" --data '{}' -H 'Authorization: Bearer something-else'
 code "$url/v1/pools" -H "Authorization: Bearer $token"
 code "$url/healthz"
-ask first 20
+orch units status > $here/units
+let_go
 wait
 
-# Reload: nobody is replaced.
+# Reload: nobody is replaced, and both say that they have read it. A restart below shows that it holds.
 before="$(main_pid orchestratord) $(main_pid pool-managerd) $(engines)"
+configure 'server: {bind: "0.0.0.0:8080", drain_ms: 1000}'
 systemctl --user reload orchestratord pool-managerd
+eventually 30 said_times 2 'again; nothing waits for a restart'
 same "daemons and engine" "$(main_pid orchestratord) $(main_pid pool-managerd) $(engines)" "$before"
 
-# The watchdog.
-engine=$(engines)
-kill -STOP "$(main_pid orchestratord)"
-eventually 30 restarts orchestratord 1
-eventually 30 pool_is_ready
-same engine "$(engines)" "$engine"
-
 # A restart of each daemon while a stream runs.
+engine=$(engines)
 halt
 ask adopted 300
 hold adopted
@@ -100,12 +124,30 @@ wait
 rest strict
 same engine "$(engines)" "$engine"
 
-# Questions to the journal.
-of_task() { journalctl --user --quiet --output=cat "LLAMA_ORCH_TASK_ID=$(task_of first)" | tee $here/by-task; }
-told_of_its_end() { of_task | grep -q 'ended: length'; }
-eventually 30 told_of_its_end
-journalctl --user --quiet --output=cat LLAMA_ORCH_POOL=gpu0 LLAMA_ORCH_SOURCE=engine > $here/by-engine
-orch logs --task "$(task_of first)" > $here/logs
+# Questions to the journal: of both daemons, and of the engine.
+task="$(task_of first)" front=_SYSTEMD_USER_UNIT=orchestratord.service back=_SYSTEMD_USER_UNIT=pool-managerd.service
+for field in "TASK_ID=$task" "CORRELATION_ID=of-$task" POOL=gpu0; do
+  eventually 30 found "task $task ended: length" "LLAMA_ORCH_$field" $front
+done
+eventually 30 found "task $task admitted at position 0" "LLAMA_ORCH_TASK_ID=$task"
+eventually 30 found '(probing -> ready)' LLAMA_ORCH_POOL=gpu0 $back
+for field in "CORRELATION_ID=of-$task" POOL=gpu0; do
+  eventually 30 found print_timing "LLAMA_ORCH_$field" LLAMA_ORCH_SOURCE=engine
+done
+logs() { orch logs --lines 1000 "${@:2}" | grep -F "$1" > /dev/null; }
+for option in --task=$task --correlation-id=of-$task --pool=gpu0; do
+  logs "task $task ended: length" $option
+  logs print_timing $option
+done
+logs '(probing -> ready)' --pool=gpu0
+logs print_timing --engine
+
+# The watchdog.
+again=$(($(property orchestratord NRestarts) + 1))
+kill -STOP "$(main_pid orchestratord)"
+eventually 30 restarts orchestratord $again
+eventually 30 pool_is_ready
+same engine "$(engines)" "$engine"
 
 # Stop, and the second boot.
 stop_product

@@ -20,11 +20,16 @@ prepare
 start
 """
 DAY_MS = 86_400_000
+LIMIT_MS = 90_000
+"""No client waits longer, see ask."""
 
 
 def undisturbed(played: Played) -> None:
-    well(played.stream("stream"))
-    well(played.stream("waiting"))
+    for name, waited_ms in (("stream", 0), ("waiting", 1)):
+        end = well(played.stream(name)).end
+        assert end is not None
+        assert waited_ms <= end.queue_time_ms < LIMIT_MS, f"{name} is said to have waited {end.queue_time_ms} ms"
+        assert 0 <= end.decode_time_ms < LIMIT_MS, f"{name} is said to have run for {end.decode_time_ms} ms"
     assert played.files["restarts"].split() == ["0", "0"]
 
 
@@ -46,7 +51,8 @@ DRILLS = (
         name="clock-forward",
         done="The clock is set forward by a day while a stream runs, and a turn of its session waits with a deadline "
         "of two minutes.",
-        client="Nothing: the stream ends, the turn that waited runs before its deadline, the session lives.",
+        client="Nothing: the stream ends, the turn that waited runs before its deadline, the session lives. How long "
+        "they waited and ran is told rightly.",
         journal=("ended: length",),
         left="No watchdog fires and nothing is started anew. Receipts of before and after stand in one chain, with the "
         "times that the clock had.",
@@ -73,8 +79,8 @@ for daemon in orchestratord pool-managerd; do property $daemon NRestarts; done >
         name="clock-back",
         done="The clock is set back by two days while a stream runs and a task waits with a deadline. Then the GPUs' "
         "driver fails and the engine dies, so that the pool waits for its next try; then both are well again.",
-        client="Nothing of the clock: the tasks run in time. While the pool waits for its next try, a new task is told "
-        "when it will start, in seconds and not in days.",
+        client="Nothing of the clock: the tasks run in time, and how long they took is told rightly. "
+        "While the pool waits for its next try, a new task is told when it will start, in seconds and not in days.",
         journal=("failure 1 of 100, again in", "pool gpu0 is ready"),
         left="No watchdog fires and nothing is started anew but the engine that died.",
         script=r"""

@@ -79,7 +79,7 @@ same "daemons and engine" "$(main_pid orchestratord) $(main_pid pool-managerd) $
         client="Nothing: the first ones serve on.",
         journal=(
             "orchestratord: another orchestratord uses /home/lab/.local/share/llama-orch/tasks.sqlite3",
-            "pool-managerd: another pool-managerd already runs here",
+            "another pool-managerd already runs here: it holds /home/lab/.local/state/llama-orch/pool-managerd.lock",
         ),
         left="The second ones end with exit status 1. The first ones, the engine and their files are the same as "
         "before.",

@@ -17,7 +17,8 @@ start
 
 def full(played: Played) -> None:
     well(played.stream("stream"))
-    assert "POOL_UNAVAILABLE" in played.files["refused"]
+    assert '"code":"POOL_UNAVAILABLE"' in played.files["refused"]
+    assert '"retriable":true' in played.files["refused"]
     assert "make room in /home/lab/.local/share/llama-orch" in played.files["refused"]
     assert played.files["refused"].endswith("503\n")
     assert not played.json("failed")["ready"]

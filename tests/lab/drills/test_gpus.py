@@ -82,6 +82,7 @@ same engines "$(scoped)" ""
 mark 'the driver comes'
 gpus
 wait
+eventually 30 said 'GPUs: all answer again' # or who looks now and then may miss the next failure
 same "automatic restarts" "$(property orchestratord NRestarts) $(property pool-managerd NRestarts)" '0 0'
 """,
         prove=without,
@@ -118,6 +119,7 @@ same engines "$(scoped)" ""
 mark 'the driver comes'
 gpus
 wait
+eventually 30 said 'GPUs: all answer again' # or who looks now and then may miss the next failure
 """,
         prove=gone,
         req=("ORCH-3803", "PM-03", "PM-06"),

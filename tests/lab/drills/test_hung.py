@@ -61,7 +61,7 @@ same "engine and pool manager" "$(engines) $(main_pid pool-managerd)" "$both"
     ),
     Drill(
         name="pool-managerd-hung",
-        done="`pool-managerd` hangs while a stream runs.",
+        done="`pool-managerd` hangs while a stream runs. The watchdog has 4 s here, and 30 s in the unit.",
         client="Nothing: the stream goes on to its `end`.",
         journal=(
             "pool-managerd.service: Watchdog timeout (limit 4s)!",
@@ -69,6 +69,7 @@ same "engine and pool manager" "$(engines) $(main_pid pool-managerd)" "$both"
         ),
         left="The watchdog replaces the manager, and the next one takes the engine over: the same process serves.",
         script=r"""
+grep -qx WatchdogSec=30 "$CHECKOUT/systemd/pool-managerd.service"
 both="$(engines) $(main_pid orchestratord)" before=$(property pool-managerd NRestarts)
 halt
 ask stream 300
