@@ -2,7 +2,9 @@
 
 Decides what happens where the journal does not take an entry at once. It never makes its caller wait: while the journal
 is busy, entries queue here, up to a bound, and a thread sends them; what finds no room is counted, and the journal is
-told. A journal that is not there at all is said to the caller, who has other ways.
+told. A journal that is not there at all is said to the caller, who has other ways. At the end it waits a moment for the
+journal to have read what was sent: whose an entry is, the journal asks when it reads it, and of a process that is gone
+by then it learns no user and no unit, so that nobody finds its last lines.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +30,8 @@ MAX_DATAGRAM_BYTES = 128 << 10
 MAX_WAITING_BYTES = 8 << 20
 PATIENCE_S = 1
 """How long the end of a program waits for a journal that is busy."""
+_LOOK_S = 0.002
+"""How often it looks meanwhile: nothing tells it."""
 _SEND_BUFFER = 8 << 20
 _TOO_LONG = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -88,11 +95,12 @@ class Journal:
             return self._changed.wait_for(lambda: not self._waiting, patience_s)
 
     def close(self) -> None:
-        """Send what waits, as far as the journal takes it in time, and nothing after that."""
+        """Send what waits, as far as the journal takes and reads it in time, and nothing after that."""
         with self._changed:
             if self._closed:
                 return
-        self.flush()
+        if self.flush():
+            self._until_read()
         with self._changed:
             self._closed = True
             thread = self._thread
@@ -101,6 +109,15 @@ class Journal:
         self._socket.close()
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _until_read(self) -> None:
+        due = time.monotonic() + PATIENCE_S
+        while self._unread() and time.monotonic() < due:
+            time.sleep(_LOOK_S)
+
+    def _unread(self) -> int:
+        """Bytes that were sent, which the journal has not read."""
+        return int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def _keep(self, entry: bytes, lines: int = 1) -> None:
         """Queue an entry for the thread; so many lines are lost where it is."""

@@ -19,7 +19,10 @@ def test_the_list_of_packages_is_what_is_looked_for() -> None:
 
 def test_a_script_runs_as_an_ordinary_user_with_a_service_manager_and_a_journal(lab: Lab) -> None:
     outcome = lab.run("""
-systemd-run --user --wait --quiet --unit=hello echo from the unit
+# A unit that ends before the journal has looked at it belongs to nobody there: this one waits for its own entry.
+systemd-run --user --wait --quiet --unit=hello sh -c '
+  echo from the unit
+  until journalctl --user --unit=hello --output=cat | grep "from the unit" > /dev/null; do :; done'
 systemctl --user is-system-running
 journalctl --user --unit=hello --output=cat
 echo problem >&2

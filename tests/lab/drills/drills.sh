@@ -147,8 +147,11 @@ found() { journalctl --user --quiet --output=cat "${@:2}" | grep -F "$1" > /dev/
 
 # mark WORDS: writes them into the journal; what comes after this stands behind them.
 mark() {
-  systemd-cat -t drills echo "$1"
+  # The journal learns whose an entry is from the process that wrote it: that one stays until the entry is there.
+  exec {mouth}> >(exec systemd-cat -t drills)
+  echo "$1" >&"$mouth"
   eventually 30 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx '$1'"
+  exec {mouth}>&-
 }
 
 # begin NAME: the drill's folder, and where its part of the journal starts.

@@ -155,6 +155,22 @@ def test_an_end_does_not_wait_for_a_journal_that_reads_nothing(
     assert not ours.send(entry("closed"))
 
 
+def test_an_end_waits_until_the_last_lines_were_read(
+    journald: Journald, ours: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose they are the journal asks then, and a process that is gone has neither a user nor a unit."""
+    ours.send(entry("the last"))
+    ours.send(entry(LONG))
+    read: list[str] = []
+
+    def reads_one(_: float) -> None:
+        read.extend(taken(journald, 1))
+
+    monkeypatch.setattr("daemon_core.journal.time.sleep", reads_one)
+    ours.close()
+    assert read == ["the last", LONG]
+
+
 def test_a_journal_that_vanishes_while_entries_wait_is_counted_as_a_loss(tmp_path: Path) -> None:
     with Journald(tmp_path) as journald:
         ours = Journal(about_loss, journald.address)
