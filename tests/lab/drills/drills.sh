@@ -145,14 +145,14 @@ restarts() { [ "$(property "$1" NRestarts)" = "$2" ] && systemctl --user --quiet
 # found WORDS FIELD=VALUE...: whether these words are in an entry with these fields, of whatever time.
 found() { journalctl --user --quiet --output=cat "${@:2}" | grep -F "$1" > /dev/null; }
 
-# mark WORDS: writes them into the journal; what comes after this stands behind them.
-mark() {
-  # The journal learns whose an entry is from the process that wrote it: that one stays until the entry is there.
-  exec {mouth}> >(exec systemd-cat -t drills)
-  echo "$1" >&"$mouth"
-  eventually 30 sh -c "journalctl --user --quiet --output=cat -t drills | grep -qx '$1'"
-  exec {mouth}>&-
+# mark WORDS: writes them into the journal; what comes after this stands behind them. Now and then the journal does not learn
+# whose such an entry is, and shows it to nobody but root: so they are written until they are there.
+mark() { eventually 30 marked "$1"; }
+marked() {
+  systemd-cat -t drills echo "$1"
+  eventually 1 seen "$1"
 }
+seen() { journalctl --user --quiet --output=cat -t drills | grep -x "$1"; }
 
 # begin NAME: the drill's folder, and where its part of the journal starts.
 begin() {
