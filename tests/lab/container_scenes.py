@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,17 @@ async def run(runtime: ContainerRuntime) -> Answers:
 
 
 def served(port: int) -> str:
+    """What is served there, from when on it is: until then the runtime's own proxy answers, and breaks off."""
+    due = time.monotonic() + 30
+    while True:
+        try:
+            return read(port)
+        except OSError:
+            if time.monotonic() > due:
+                raise
+
+
+def read(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=10) as response:
         return str(response.read().decode())
 
