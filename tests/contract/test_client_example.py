@@ -25,6 +25,11 @@ class Line:
         self.port = port
         self.breaks_behind = breaks_behind
         self.requests: list[bytes] = []
+        self.connections: set[asyncio.Task[None]] = set()
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A client has connected."""
+        self.connections.add(asyncio.ensure_future(self.serve(reader, writer)))  # noqa: TID251 - awaited by line
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a client, to whose end everything is closed."""
@@ -44,6 +49,8 @@ class Line:
         await asyncio.wait([forth])
         for each in (to_server, writer):
             each.close()
+            with suppress(ConnectionError):
+                await each.wait_closed()
 
     async def _requests(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -59,10 +66,11 @@ class Line:
 async def line(port: int, breaks_behind: bytes | None) -> AsyncIterator[tuple[Line, str]]:
     """A line to this port, and its address for clients."""
     made = Line(port, breaks_behind)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(made.take, "127.0.0.1", 0)
     async with server:
         host, own = server.sockets[0].getsockname()[:2]
         yield made, f"http://{host}:{own}"
+    await asyncio.gather(*made.connections)
 
 
 async def asked(house: Installation, breaks_behind: bytes | None) -> Line:
