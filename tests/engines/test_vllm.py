@@ -12,7 +12,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -28,7 +27,7 @@ from contracts.pools import Endpoint
 from contracts.tasks import ChatMessage, Role, Sampling, Workload
 from tests.engines.generating import generate, under_profile
 from tests.integration.orchestratord.house import house, read_until, tokens_in
-from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllms
+from tests.support.real_vllm import CONTEXT, RealVllm, hf_models, real_vllms, slow_hf_model
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import pool
 
@@ -39,17 +38,18 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-AT_ONCE_S = 10.0
+LIMIT_S = 60.0
+"""Who takes longer has hung. Nothing here measures how fast a busy machine is."""
 CHAT = (ChatMessage(role=Role.USER, content="hi"),)
 LONG = Generation(prompt="once", max_tokens=CONTEXT - 100)
-"""Some seconds of work."""
+"""Half a minute of work."""
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealVllm, ...]]:
-    model, some = hf_models(tmp_path_factory)[0], "--max-num-seqs=4"
-    pooling = "--runner=pooling", "--convert=embed"
-    with real_vllms(tmp_path_factory.mktemp("vllm"), (model, some), (model, some), (model, some, *pooling)) as started:
+    slow, some = slow_hf_model(tmp_path_factory), "--max-num-seqs=4"
+    pooling = hf_models(tmp_path_factory)[0], some, "--runner=pooling", "--convert=embed"
+    with real_vllms(tmp_path_factory.mktemp("vllm"), (slow, some), (slow, some), pooling) as started:
         yield started
 
 
@@ -70,16 +70,6 @@ async def metric(server: RealVllm, name: str) -> float:
     found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", metrics, re.MULTILINE)
     assert found is not None
     return float(found[1])
-
-
-@contextmanager
-def standing_still(pid: int) -> Iterator[None]:
-    """This process gets no processor meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 # --- what it serves ---------------------------------------------------------------------------------------------------
@@ -188,21 +178,14 @@ async def test_a_grammar_that_is_none_is_the_clients_fault(vllm: RealVllm, http:
 async def test_leaving_frees_the_request(vllm: RealVllm, http: EngineHttp) -> None:
     before, adapter = await metric(vllm, "generation_tokens_total"), adapter_at(vllm, http)
     assert await adapter.busy() == 0
-    (worker,) = vllm.workers()
-    async with asyncio.timeout(AT_ONCE_S), AsyncExitStack() as there:
-        await anext(await there.enter_async_context(adapter.submit(LONG)))
-        # It computes nothing until the server has seen us leave: it hears later what it may stop, where all are busy.
-        with standing_still(worker):
-            while await adapter.busy() != 1:
-                pass
-            await there.aclose()
-            for _ in range(3):  # whoever is answered behind that is answered by one who has seen it
-                await metric(vllm, "generation_tokens_total")
+    async with asyncio.timeout(LIMIT_S):
+        async with adapter.submit(LONG) as batches:
+            await anext(batches)
         # Both are written together, after a step.
         while await metric(vllm, "generation_tokens_total") == before or await adapter.busy():
             pass
     assert LONG.max_tokens is not None
-    assert await metric(vllm, "generation_tokens_total") - before < LONG.max_tokens
+    assert await metric(vllm, "generation_tokens_total") - before < LONG.max_tokens / 2
 
 
 @pytest.mark.req("HP-17")
@@ -218,7 +201,7 @@ async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: Engi
         async with here.client.get(f"/v1/tasks/{task}/stream") as answer:
             stream = await read_until(answer, lambda got: tokens_in(got) >= 3)
             vllm.process.send(signal.SIGTERM)
-            async with asyncio.timeout(AT_ONCE_S):
+            async with asyncio.timeout(LIMIT_S):
                 stream += await answer.read()
     last = frames_of(stream)[-1]
     assert last.event == "error"
@@ -232,7 +215,7 @@ async def test_a_worker_that_is_killed_is_broken_at_once(servers: tuple[RealVllm
     server = servers[1]
     adapter = adapter_at(server, http)
     (worker,) = server.workers()
-    async with asyncio.timeout(AT_ONCE_S), adapter.submit(LONG) as batches:
+    async with asyncio.timeout(LIMIT_S), adapter.submit(LONG) as batches:
         await anext(batches)
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(EngineError) as caught:

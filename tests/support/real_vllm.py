@@ -44,13 +44,25 @@ class RealVllm:
         return self.process.children("EngineCore")
 
 
-def hf_models(factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def hf_models(factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """Two tiny Llamas of different weights, made once for all tests of a run."""
-    made = factory.getbasetemp() / "hf-one", factory.getbasetemp() / "hf-other"
-    if not made[1].exists():
-        argv = [str(PYTHON), str(MAKER), *(f"{folder}={seed}" for seed, folder in enumerate(made, start=1))]
+    return _made(factory.getbasetemp() / "hf-one", factory.getbasetemp() / "hf-other", layers=2, width=64)
+
+
+def slow_hf_model(factory: pytest.TempPathFactory) -> Path:
+    """A Llama that takes some ten milliseconds for a token. It is 100 MB large, and made once for all tests of a run.
+
+    With a tiny one the worker makes tokens faster than vLLM's own server passes them on, and as that is never without
+    one to take, it comes to nothing else: who listens may get the first one when the last has been made.
+    """
+    return _made(factory.getbasetemp() / "hf-slow", layers=8, width=512)[0]
+
+
+def _made(*folders: Path, layers: int, width: int) -> tuple[Path, ...]:
+    if not folders[-1].exists():
+        argv: list[str | Path] = [PYTHON, MAKER, "1", str(layers), str(width), *folders]
         subprocess.run(argv, check=True, capture_output=True, env=ENVIRON)
-    return made
+    return folders
 
 
 @contextmanager

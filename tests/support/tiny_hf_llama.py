@@ -1,4 +1,6 @@
-"""Writes random Llamas as transformers keeps them, for the real vLLM: python tiny_hf_llama.py FOLDER=SEED...
+"""Writes random Llamas for the real vLLM, as transformers keeps them: tiny_hf_llama.py SEED LAYERS WIDTH FOLDER...
+
+Of several folders each has the seed after that of the one before.
 
 Runs with the interpreter of vLLM's environment, which has torch. Every character is a token. As in ``tiny_gguf`` the
 first dimension of the residual stream is held constant and serves as a bias on the output, so that the end of a text is
@@ -7,6 +9,7 @@ never drawn: a generation ends by its limit, a stop word or a grammar.
 
 from __future__ import annotations
 
+import math
 import sys
 
 import torch
@@ -41,20 +44,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def write(folder: str, seed: int) -> None:
-    """Two layers of 64; another seed is another model."""
+def write(folder: str, seed: int, layers: int, width: int) -> None:
+    """Another seed is another model."""
     words = tokenizer()
     words.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(words),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         max_position_embeddings=CONTEXT,
-        initializer_range=0.2,
+        initializer_range=1.6 / math.sqrt(width),
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
     )
@@ -69,6 +72,6 @@ def write(folder: str, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-for argument in sys.argv[1:]:
-    target, _, number = argument.partition("=")
-    write(target, int(number))
+first, *sizes = (int(number) for number in sys.argv[1:4])
+for number, target in enumerate(sys.argv[4:], start=first):
+    write(target, number, *sizes)
