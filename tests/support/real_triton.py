@@ -12,7 +12,7 @@ from types import MappingProxyType
 from tests.support.engine_process import ENVIRONMENTS, EngineProcess
 from tests.support.ports import free_ports
 
-READY_S = 20.0
+READY_S = 60.0
 SHARED_MEMORY = Path("/dev/shm")
 MODEL = Path(__file__).with_name("triton_toy.py")
 STUB = "triton_python_backend_stub"

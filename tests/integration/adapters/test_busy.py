@@ -98,6 +98,6 @@ async def test_the_real_llama_server_tells_when_a_slot_is_free(
             await anext(aiter(batches))
             assert await adapter.busy() == 1
             assert (await raw(url, "/slots")).body.count(b'"is_processing":true') == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await adapter.busy():
                 pass

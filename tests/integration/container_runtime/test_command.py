@@ -164,7 +164,7 @@ async def test_one_that_is_given_up_while_it_starts_leaves_no_pipe(turns: int) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not children() <= others:  # noqa: ASYNC110 - the end of what was begun: nobody tells us of it
             await asyncio.sleep(0)
     for _ in range(5):  # what is closed is closed in the loop's next turns

@@ -36,7 +36,7 @@ async def has_ended(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(handle, ended.set)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await ended.wait()
     finally:
         loop.remove_reader(handle)
