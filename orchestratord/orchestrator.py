@@ -19,7 +19,7 @@ from contracts.pools import PoolSnapshot
 from contracts.tasks import Determinism, OnDisconnect, TaskForecast, TaskRequest, TaskState
 from daemon_core.deadline import in_time
 from daemon_core.heartbeat import Heartbeats
-from daemon_core.steps import Steps, finished
+from daemon_core.steps import Steps
 from orchestratord import admission, determinism, recovery, retry
 from orchestratord.admission import FAILING, Refusal
 from orchestratord.attendant import Attendant
@@ -220,12 +220,8 @@ class Orchestrator:
         self._locate(task)
         return task
 
-    def select(self, state: TaskState | None, limit: int) -> list[Task]:
+    def select(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
         """The newest tasks."""
-        return finished(self.selected(state, limit))
-
-    def selected(self, state: TaskState | None, limit: int) -> Steps[list[Task]]:
-        """The same, in steps."""
         chosen = yield from self._store.select(state, limit)
         for task in chosen:
             self._locate(task)

@@ -75,7 +75,7 @@ class TaskRoutes:
 
     def _list(self, state: TaskState | None, count: int) -> Steps[TaskList]:
         told = []
-        for task in (yield from self._orchestrator.selected(state, count)):
+        for task in (yield from self._orchestrator.select(state, count)):
             told.append(task.status)
             if len(told) % AT_ONCE == 0:
                 yield

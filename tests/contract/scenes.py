@@ -25,6 +25,7 @@ from contracts.examples.artifacts import PLAN
 from contracts.examples.base import CORRELATION_ID, DIGEST, Given
 from contracts.pools import PoolState
 from contracts.rpc import Method, Push
+from daemon_core.steps import finished
 from llama_orch.trial import haiku_model_path
 from tests.contract.documented import TOKEN, Answer, Documented
 from tests.integration.orchestratord.house import House, house, read_until, tokens_in
@@ -181,7 +182,7 @@ async def scripted(folder: Path, given: str) -> AsyncIterator[Scene]:
             if given == Given.SOMEBODY_CANCELS:
                 scene.before = lambda: here.orchestrator.cancel(here.orchestrator.get("poem-1"), "client")
             yield scene
-        for task in here.orchestrator.select(None, 10):
+        for task in finished(here.orchestrator.select(None, 10)):
             here.orchestrator.cancel(task, "client")
         running.cancel()
 

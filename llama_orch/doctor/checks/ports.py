@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from contracts.config import Config, split_bind
 from daemon_core.errors import StartupError
+from daemon_core.ports import refusal
 from llama_orch.client import ApiClient
 from llama_orch.doctor.base import Result, ok, skipped
 from llama_orch.doctor.checks.base import Check
@@ -26,7 +26,7 @@ async def _run(look: Look) -> Sequence[Result]:
     if await _answers(look.machine, config):
         return [ok(ports.CHECK, f"{bind}: orchestratord answers")]
     host, port = split_bind(bind) or ("127.0.0.1", 8080)
-    refused = _refused(host, port)
+    refused = refusal(host, port)
     if refused is None:
         return ports.judge(bind, port, None, "", None)
     owner = await asyncio.to_thread(_owner, look.machine, port)
@@ -40,17 +40,6 @@ async def _answers(machine: Machine, config: Config) -> bool:
         return False  # what is wrong with the certificate, the check lan says
     async with ApiClient(own_url(config), None, trusted=trusted) as client:
         return await client.is_up()
-
-
-def _refused(host: str, port: int) -> OSError | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        return error
-    return None
 
 
 def _owner(machine: Machine, port: int) -> ports.Owner | None:

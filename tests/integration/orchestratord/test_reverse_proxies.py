@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts.config import Auth
+from daemon_core.steps import finished
 from tests.integration.orchestratord.house import BODY, TOKEN, house, read_until, tokens_in
 from tests.integration.orchestratord.proxies import AUTHORIZED, STREAM, proxy
 from tests.standin.knobs import Fault, Knobs
@@ -54,7 +55,7 @@ async def test_a_client_that_hangs_up_frees_its_slot(tmp_path: Path, name: str, 
             await engine.until(lambda stats: stats.running == 1)
             answer.close()
         await engine.until(lambda stats: stats.cancelled == 1 and stats.running == 0)
-        (task,) = here.orchestrator.select(None, 10)
+        (task,) = finished(here.orchestrator.select(None, 10))
         assert task.state == "canceled"
 
 

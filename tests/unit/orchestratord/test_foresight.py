@@ -11,6 +11,7 @@ from contracts.errors import ErrorCode
 from contracts.events import FinishReason
 from contracts.pools import PoolState
 from contracts.tasks import Priority, TaskForecast, TaskState, Workload
+from daemon_core.steps import finished
 from orchestratord.admission import Refusal
 from orchestratord.errors import ApiError
 from orchestratord.prediction import Forecast
@@ -114,7 +115,7 @@ async def test_a_forecast_leaves_nothing_behind() -> None:
         for _ in range(20):
             await forecast(here, task_id="mine")
         assert len(here.orchestrator.backlog) == 0
-        assert here.orchestrator.select(None, 9) == []
+        assert finished(here.orchestrator.select(None, 9)) == []
         assert here.metric("tasks_enqueued_total") == 0
         await here.submit(task_id="mine")
         await here.submit()

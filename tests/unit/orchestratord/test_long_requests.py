@@ -8,6 +8,7 @@ import pytest
 from contracts.errors import ErrorCode
 from contracts.pools import PoolSnapshot
 from contracts.tasks import Sampling
+from daemon_core.steps import finished
 from orchestratord.errors import ApiError
 from orchestratord.kept import SHORT
 from tests.support.virtual_loop import settle
@@ -103,7 +104,7 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind() -> None:
         await asyncio.sleep(0)
         leaving.cancel()
         await settle()
-        assert here.orchestrator.select(None, 10) == []
+        assert finished(here.orchestrator.select(None, 10)) == []
 
 
 @pytest.mark.req("ORCH-3811")
@@ -117,4 +118,4 @@ async def test_a_schema_that_is_too_deep_to_be_looked_at_is_refused(prompt: str)
             await here.submit(prompt=prompt, sampling=Sampling(json_schema=schema))
         refusal = refused.value.refusal
         assert (refusal.code, refusal.field) == (ErrorCode.INVALID_PARAMS, "sampling.json_schema")
-        assert here.orchestrator.select(None, 10) == []
+        assert finished(here.orchestrator.select(None, 10)) == []

@@ -21,6 +21,7 @@ from contracts.tasks import (
     Priority,
     TaskState,
 )
+from daemon_core.steps import finished
 from orchestratord.admission import FAILING
 from orchestratord.errors import ApiError, api_error
 from orchestratord.observer import Observer
@@ -530,7 +531,7 @@ async def test_a_task_that_gives_way_is_told_so() -> None:
             "retriable": True,
             "hint": "send the task again later",
         }
-        assert here.orchestrator.select(TaskState.QUEUED, 9) == [new]
+        assert finished(here.orchestrator.select(TaskState.QUEUED, 9)) == [new]
         await here.submit(priority=INTERACTIVE)
         assert new.status.error_code == "QUEUE_FULL_DROP_LRU"
         refusal = await refusal_of(here, priority=BATCH)
@@ -839,7 +840,8 @@ async def test_a_task_that_nobody_reads_is_found_at_its_place_and_told_nothing()
         tasks = [await here.submit() for _ in range(4)]
         await pass_time(3)
         assert here.orchestrator.get(tasks[3].id).status.queue_position == 1
-        assert {task.status.queue_position for task in here.orchestrator.select(TaskState.QUEUED, 9)} == {0, 1}
+        queued = finished(here.orchestrator.select(TaskState.QUEUED, 9))
+        assert {task.status.queue_position for task in queued} == {0, 1}
         assert [frame.event for frame in frames_of(await ended(tasks[3]))] == ["started", "end"]
 
 
@@ -875,7 +877,7 @@ async def test_a_task_whose_tokens_are_counted_when_the_daemon_stops_is_refused(
             await settle()
             engine.counting.set()
         assert late.result().message == "orchestratord is stopping"
-        assert here.orchestrator.select(None, 9) == []
+        assert finished(here.orchestrator.select(None, 9)) == []
 
 
 async def test_a_stop_does_not_wait_for_an_engine_to_come_back() -> None:
