@@ -80,7 +80,7 @@ async def prober(client: aiohttp.ClientSession) -> Prober:
     return Prober(client, QUICK)
 
 
-def soon(seconds: float = 5.0) -> float:
+def soon(seconds: float = 300.0) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
