@@ -238,6 +238,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, log: Eng
     except asyncio.CancelledError:
         process = None
 
+    await until(lambda: bool(marked(spec.marker)), "its environment, which a program shows a moment after its start")
     started = [seen.pid for seen in marked(spec.marker)]
     await end_all(lambda: marked(spec.marker), 0)
     assert marked(spec.marker) == ()
