@@ -64,6 +64,8 @@ _VOLATILE = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<digest>"),
     (re.compile(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,40}\b"), "<id>"),
+    # Behind a name also one that happens to have digits alone: of those with twelve every three hundredth does.
+    (re.compile(r"(?<=[-~])[0-9a-f]{12,40}\b"), "<id>"),
     (re.compile(r"(?<=[\w\]]:)[1-9]\d{4}\b"), "<port>"),
     (re.compile(r"(?<=\bport )[1-9]\d{4}\b"), "<port>"),
     (re.compile(r"(?<=\bpid )\d+\b|(?<=\bprocess )\d+\b"), "<pid>"),

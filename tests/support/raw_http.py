@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,14 +38,16 @@ async def raw(url: str, path: str, body: object = None, *, key: str | None = Non
 
 
 async def is_kept(url: str, path: str, body: object, *, key: str | None = None) -> bool:
-    """Whether the connection is still open a while after the answer."""
+    """Whether another request on the same connection is answered too."""
     async with _connection(url) as (reader, writer):
         writer.write(_request(url, path, body, key))
         await _answer(reader)
+        writer.write(_request(url, path, body, key))
         try:
-            return await asyncio.wait_for(reader.read(1), 0.3) != b""
-        except TimeoutError:
-            return True
+            await _answer(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+        return True
 
 
 @asynccontextmanager
@@ -55,7 +58,8 @@ async def _connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):  # the server was first
+            await writer.wait_closed()
 
 
 def _request(url: str, path: str, body: object, key: str | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import fcntl
 import os
 import pty
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 25.0
+LIMIT_S = 40.0
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\x07")
 
 
@@ -27,6 +28,8 @@ class Terminal:
         """The settings of the terminal before the program began."""
         self.written = ""
         self.master = master
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        """A read may end within a character."""
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(master, self._read)
@@ -72,7 +75,7 @@ class Terminal:
 
     def _read(self) -> None:
         try:
-            self.written += os.read(self.master, 65_536).decode(errors="replace")
+            self.written += self._decoder.decode(os.read(self.master, 65_536))
         except OSError:  # the program has closed its side
             asyncio.get_running_loop().remove_reader(self.master)
             self._closed.set()

@@ -20,7 +20,7 @@ SH = Command("sh", {"PATH": os.environ["PATH"], "OWN": "own"})
 
 
 async def test_it_has_its_own_environment_and_what_is_added_and_nothing_else() -> None:
-    done = await SH.run("-c", "echo $OWN $ADDED $HOME; echo bad >&2; exit 3", timeout_s=10, environ={"ADDED": "added"})
+    done = await SH.run("-c", "echo $OWN $ADDED $HOME; echo bad >&2; exit 3", timeout_s=60, environ={"ADDED": "added"})
     assert (done.status, done.stdout, done.stderr) == (3, "own added\n", "bad\n")
     assert done.output == "own added\n\nbad"
 
@@ -37,7 +37,7 @@ async def test_its_lines_are_shown_as_they_come() -> None:
             Path(f"/proc/self/fd/{writer}").write_text("go\n")
 
     script = f"echo first; read x < /proc/{os.getpid()}/fd/{reader}; printf 'half\\rwhole\\nno end' >&2"
-    await SH.run("-c", script, timeout_s=10, on_line=take)
+    await SH.run("-c", script, timeout_s=60, on_line=take)
     os.close(reader)
     os.close(writer)
     assert seen == ["first", "half", "whole", "no end"]
@@ -99,7 +99,7 @@ async def test_one_that_is_given_up_before_its_start_is_known_is_ended_with_its_
 
 async def test_a_helper_that_holds_its_output_does_not_hold_it_up(tmp_path: Path) -> None:
     script = f"setsid sleep 1000 & echo $! > {tmp_path}/helper; echo done"
-    done = await SH.run("-c", script, timeout_s=10)
+    done = await SH.run("-c", script, timeout_s=60)
     assert (done.status, done.stdout) == (0, "done\n")
     helper = int((tmp_path / "helper").read_text())
     os.kill(helper, 9)  # it lives: podman's helpers must
@@ -109,14 +109,14 @@ async def test_a_helper_that_holds_its_output_does_not_hold_it_up(tmp_path: Path
 async def test_what_is_kept_of_its_output_is_bounded() -> None:
     lines: list[str] = []
     script = f"head -c {OUTPUT_BYTES + 1000} /dev/zero | tr '\\0' x; echo; echo last"
-    done = await SH.run("-c", script, timeout_s=20, on_line=lines.append)
+    done = await SH.run("-c", script, timeout_s=60, on_line=lines.append)
     assert len(done.stdout) == OUTPUT_BYTES
     assert [len(line) for line in lines] == [LINE_BYTES, 4]
 
 
 async def test_a_program_that_is_not_there_is_no_runtime() -> None:
     with pytest.raises(ContainerError, match="nothere cannot be started: No such file or directory") as caught:
-        await Command("nothere", {"PATH": "/bin"}).run("info", timeout_s=1)
+        await Command("nothere", {"PATH": "/bin"}).run("info", timeout_s=60)
     assert caught.value.cause is RuntimeCause.NO_RUNTIME
 
 
@@ -156,7 +156,7 @@ async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize("turns", range(8))
 async def test_one_that_is_given_up_while_it_starts_leaves_no_pipe(turns: int) -> None:
     async with asyncio.TaskGroup() as group:
-        await group.create_task(SH.run("-c", "true", timeout_s=10))
+        await group.create_task(SH.run("-c", "true", timeout_s=60))
     before, others = pipes(), children()
     task = asyncio.get_running_loop().create_task(SH.run("-c", "sleep 1000", timeout_s=None))
     for _ in range(turns):
@@ -188,5 +188,5 @@ async def gone(*pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             process = os.pidfd_open(pid)
-            assert (await asyncio.to_thread(select.select, [process], [], [], 10))[0]
+            assert (await asyncio.to_thread(select.select, [process], [], [], 30))[0]
             os.close(process)

@@ -76,7 +76,7 @@ async def listening(process: asyncio.subprocess.Process) -> str:
     """The URL that an engine says it listens on."""
     assert process.stderr is not None
     said = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while line := await process.stderr.readline():
             said += line
             if match := re.match(rb"listening on (\S+)", line):
@@ -94,7 +94,7 @@ def start(tmp_path: Path) -> Start:
         process = await spawn(engine, pool.model)
         try:
             url = await listening(process)
-            timeout = aiohttp.ClientTimeout(total=20)
+            timeout = aiohttp.ClientTimeout(total=40)
             # The engine closes a connection after a streamed answer, having promised to keep it.
             connector = aiohttp.TCPConnector(force_close=True)
             async with aiohttp.ClientSession(base_url=url, timeout=timeout, connector=connector) as client:

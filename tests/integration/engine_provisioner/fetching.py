@@ -87,7 +87,7 @@ def host_at(root: Path, policy: Policy = ALLOWED) -> Host:
     )
 
 
-def provider(host: Host, silence_s: float = 20.0) -> NativeProvider:
+def provider(host: Host, silence_s: float = 300.0) -> NativeProvider:
     """As the registry makes it, without the pauses between attempts."""
     transfer = Transfer(host, patience=Patience(silence_s=silence_s), pause=wait_none())
     return NativeProvider(host, Profile.HOME, DownloadSource(host, transfer))
@@ -204,7 +204,7 @@ async def line_with(process: asyncio.subprocess.Process, words: str) -> str:
     """The first line of a process that has these words."""
     assert process.stdout is not None
     said = ""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while line := (await process.stdout.readline()).decode():
             said += line
             if words in line:

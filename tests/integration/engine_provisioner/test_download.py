@@ -74,11 +74,13 @@ class Fetcher:
         """What is left in the cache, but for locks."""
         return {path.name for path in self.downloads.iterdir() if path.suffix != ".lock"}
 
-    async def fetch(self, url: str, digest: str, policy: Policy = ALLOWED, silence_s: float = 20.0) -> PreparedEngine:
+    async def fetch(self, url: str, digest: str, policy: Policy = ALLOWED, silence_s: float = 300.0) -> PreparedEngine:
         pool = download_pool(url, digest)
         return await provider(host_at(self.root, policy), silence_s).ensure(pool, self.say)
 
-    async def refusal(self, url: str, digest: str, policy: Policy = ALLOWED, silence_s: float = 20.0) -> ProvisionError:
+    async def refusal(
+        self, url: str, digest: str, policy: Policy = ALLOWED, silence_s: float = 300.0
+    ) -> ProvisionError:
         with pytest.raises(ProvisionError) as caught:
             await self.fetch(url, digest, policy, silence_s)
         return caught.value
@@ -317,7 +319,7 @@ async def test_a_server_that_falls_silent_is_asked_again(fetcher: Fetcher) -> No
         return response
 
     async with serving(silent, whole(BIG, **ETAG)) as origin:
-        await fetcher.fetch(origin.url, sha256(BIG), silence_s=0.3)
+        await fetcher.fetch(origin.url, sha256(BIG), silence_s=2)
         over.set()
     assert "the server fell silent; trying again in 0 s" in fetcher.said
     assert 0 < starts(origin)[1] <= 600_000

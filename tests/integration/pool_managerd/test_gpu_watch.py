@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -17,13 +18,15 @@ from tests.support.loops import every_loop
 TICKS = 12
 """More than a look takes, where nothing holds it up."""
 EVERYTHING = frozenset({"GPU-1"})
+GUARD_S = 30
+"""Who waits for so long waits in vain."""
 
 
 class BlockingGpus:
     """What happened is taken, and told to nobody before ``go``: as from the thread that asks the driver."""
 
     def __init__(self) -> None:
-        self.happened: list[GpuEvent] = []
+        self.happened: deque[GpuEvent] = deque()
         self.taken = threading.Event()
         self.go = threading.Event()
         self.asked = 0
@@ -36,10 +39,12 @@ class BlockingGpus:
 
     def events(self) -> tuple[GpuEvent, ...]:
         self.asked += 1
-        taken, self.happened = tuple(self.happened), []
+        taken: list[GpuEvent] = []
+        while self.happened:  # one by one: more may happen meanwhile
+            taken.append(self.happened.popleft())
         self.taken.set()
-        assert self.go.wait(20)
-        return taken
+        assert self.go.wait(GUARD_S)
+        return tuple(taken)
 
 
 def xid(number: int) -> GpuEvent:
@@ -69,10 +74,10 @@ def test_a_look_that_is_given_up_loses_no_event_and_tells_none_twice(
         watch = GpuWatch(gpus, asyncio.get_running_loop())
         heard: list[int] = []
         watch.subscribe(lambda event: heard.append(event.number))
-        gpus.happened = [xid(79), xid(48)]
+        gpus.happened.extend([xid(79), xid(48)])
         look = asyncio.get_running_loop().create_task(watch.look())
         if moment == "when the driver has answered":
-            assert await asyncio.to_thread(gpus.taken.wait, 20)
+            assert await asyncio.to_thread(gpus.taken.wait, GUARD_S)
             gpus.go.set()
         for _ in range(tick):
             await asyncio.sleep(0)
@@ -94,12 +99,12 @@ def test_what_a_look_found_is_told_though_nobody_ever_looks_again(runner: asynci
         watch = GpuWatch(gpus, asyncio.get_running_loop())
         told = asyncio.Event()
         watch.subscribe(lambda _event: told.set())
-        gpus.happened = [xid(79)]
+        gpus.happened.append(xid(79))
         look = asyncio.get_running_loop().create_task(watch.look())
-        assert await asyncio.to_thread(gpus.taken.wait, 20)
+        assert await asyncio.to_thread(gpus.taken.wait, GUARD_S)
         await give_up(look)
         gpus.go.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             await told.wait()
 
     runner.run(scene())
@@ -111,8 +116,8 @@ def test_who_asks_during_a_look_is_answered_by_the_next_and_all_of_them_by_one(r
         watch = GpuWatch(gpus, asyncio.get_running_loop())
         loop = asyncio.get_running_loop()
         first = loop.create_task(watch.look())
-        assert await asyncio.to_thread(gpus.taken.wait, 20)
-        gpus.happened = [xid(79)]  # too late for the first
+        assert await asyncio.to_thread(gpus.taken.wait, GUARD_S)
+        gpus.happened.append(xid(79))  # too late for the first
         others = [loop.create_task(watch.look()) for _ in range(20)]
         await asyncio.sleep(0)
         await give_up(others.pop())
@@ -134,7 +139,7 @@ def test_a_listener_that_fails_keeps_nothing_from_the_others(
         heard: list[int] = []
         watch.subscribe(lambda event: [][event.number])
         watch.subscribe(lambda event: heard.append(event.number))
-        gpus.happened = [xid(79), xid(48)]
+        gpus.happened.extend([xid(79), xid(48)])
         await watch.look()
         assert heard == [79, 48]
 

@@ -69,7 +69,12 @@ def test_an_xid_is_told_once_to_each_set_that_was_there_and_has_the_device(loade
 def test_a_child_uses_the_gpu_that_its_mask_names(gpus: FakeGpus) -> None:
     gpus.engines_hold(2 * GIB)
     mask = {**gpus.env, "CUDA_VISIBLE_DEVICES": gpus.uuids[0]}
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={"PATH": "/usr/bin:/bin", **mask}) as engine:
+    env = {"PATH": "/usr/bin:/bin", **mask}
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=env) as engine:
+        assert engine.stdin is not None
+        assert engine.stdout is not None
+        engine.stdin.write(b"up\n")
+        assert engine.stdout.readline() == b"up\n"  # a program that has just begun shows no environment yet
         with gpus.loaded():
             pynvml.nvmlInit()
             first, second = (pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(2))

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from contracts.config import Config, Engine, External, Mode, Pool, Profile, Provisioning, Restart, Server, Timeouts
 from contracts.engines import Finding, HttpProbe, Plan, PreparedEngine, ResolvedModel
-from contracts.pools import Cause, GateState, Gpu, PoolSnapshot, PoolState
+from contracts.pools import Cause, Endpoint, GateState, Gpu, PoolSnapshot, PoolState
 from contracts.rpc import PROTOCOL
 from daemon_core.entry import DaemonContext
 from daemon_core.notify import Notifier
@@ -32,7 +32,7 @@ from pool_managerd.errors import StepError
 from pool_managerd.gpu_proof import VRAM_BACK_S
 from pool_managerd.host import Progress
 from pool_managerd.life import DrainAsked, ReloadAsked, RestartAsked
-from pool_managerd.probe import Timing
+from pool_managerd.probe import Health, Look, Prober, Timing
 from pool_managerd.process import marked
 from tests.integration.pool_managerd.scopes import a_service
 from tests.integration.pool_managerd.support import Peer, alive
@@ -40,14 +40,14 @@ from tests.plugins.failures import OperatorSees
 from tests.support.waiting import until
 
 CHILD = Path(__file__).with_name("child.py")
-QUICK = Timing(first_s=0.005, slowest_s=0.02, look_s=0.5, watch_s=0.02, misses=3)
+QUICK = Timing(first_s=0.005, slowest_s=0.02, look_s=600, watch_s=0.02, misses=3)
 TRIAL = Pool(
     id="gpu0",
     engine=Engine.LLAMACPP,
     model="m",
     ctx=512,
     devices=(0,),
-    timeouts=Timeouts(start_ms=8000, stop_ms=200),
+    timeouts=Timeouts(start_ms=600_000, stop_ms=200),
     restart=Restart(initial_ms=20, max_ms=40, healthy_ms=60_000, max_failures=3),
 )
 CARD = Gpu(index=0, uuid="GPU-00000000", name="card", vram_total_bytes=24 << 30, vram_used_bytes=1 << 30, driver="550")
@@ -438,8 +438,24 @@ async def test_a_missing_model_is_told_at_the_first_gate(world: World) -> None:
         assert (failed.last_error.cause, failed.last_error.hint) == (Cause.MODEL_MISSING, "make one")
 
 
-async def test_an_engine_that_never_gets_healthy_runs_out_of_time(tmp_path: Path, operator_sees: OperatorSees) -> None:
-    world = World(tmp_path, replace(TRIAL, timeouts=Timeouts(start_ms=2500, stop_ms=200)))
+async def test_an_engine_that_never_gets_healthy_runs_out_of_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, operator_sees: OperatorSees
+) -> None:
+    look, timeout_at = Prober.look, asyncio.timeout_at
+    begun: list[asyncio.Timeout] = []
+
+    def noted(when: float | None) -> asyncio.Timeout:
+        begun.append(timeout_at(when))
+        return begun[-1]
+
+    async def over_when_it_loads(self: Prober, endpoint: Endpoint, probe: HttpProbe) -> Look:
+        seen = await look(self, endpoint, probe)
+        if seen.health is Health.LOADING:
+            begun[-1].reschedule(asyncio.get_running_loop().time())
+        return seen
+
+    monkeypatch.setattr(asyncio, "timeout_at", noted)
+    monkeypatch.setattr(Prober, "look", over_when_it_loads)
     world.engines.args = ("--behave", "loading")
     async with world.running():
         failed = await world.reached(PoolState.FAILED)
@@ -760,9 +776,13 @@ async def elsewhere(tmp_path: Path) -> AsyncIterator[tuple[World, asyncio.Server
     """A pool whose engine somebody else runs, and that engine."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
-        writer.close()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        except asyncio.IncompleteReadError:
+            pass  # a look that was given up before it had asked
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -238,8 +238,12 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, log: Eng
     except asyncio.CancelledError:
         process = None
 
+    await until(lambda: bool(marked(spec.marker)), "its environment, which a program shows a moment after its start")
+    started = [seen.pid for seen in marked(spec.marker)]
     await end_all(lambda: marked(spec.marker), 0)
     assert marked(spec.marker) == ()
+    # What is known of it last is how it ended, which the loop asks then.
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), "the end to be known")
     if process is not None:
         await process.end(0)
 

@@ -17,17 +17,18 @@ from tests.support.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("xllamacpp")
 
-SAY_AND_END = """
-import os, sys, xllamacpp
+SAY = """
+import signal, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = sys.argv[1], ["127.0.0.1"], 0
 params.n_ctx, params.n_parallel, params.verbosity, params.warmup = int(sys.argv[2]), int(sys.argv[3]), 4, False
 if sys.argv[4] != "f16":
     params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{sys.argv[4].upper()}")
 server = xllamacpp.Server(params)
-sys.stderr.flush()
-os._exit(0)
+signal.pause()
 """
+LAST = b"listening on "
+"""A thread of its own writes what is said, in order: with this line all that was said before is there."""
 SIZE = re.compile(r": +\S+ (KV|model|compute) buffer size = +([\d.]+) MiB")
 
 
@@ -53,16 +54,21 @@ def resolved(path: Path) -> ResolvedModel:
 async def allocated(path: Path, ctx: int, slots: int, cache: str) -> dict[str, float]:
     """MiB of KV cache, weights and compute buffer, as the engine prints them; the last load counts."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SAY_AND_END, str(path), str(ctx * slots), str(slots), cache),
+        *(sys.executable, "-c", SAY, str(path), str(ctx * slots), str(slots), cache),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    assert process.stdout is not None
+    output = b""
     try:
-        output, _ = await process.communicate()
+        async for line in process.stdout:
+            output += line
+            if LAST in line:
+                break
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        await process.communicate()
     text = output.decode(errors="replace")
     loaded = text[text.rindex("load_tensors: ", 0, text.index("KV buffer", text.rindex("loading model tensors"))) :]
     sizes = {"KV": 0.0, "model": 0.0, "compute": 0.0}
