@@ -63,6 +63,8 @@ _VOLATILE = (
     (re.compile(rf"(?:/var)?/tmp/{_END}"), "<path>"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<digest>"),
+    # Some ids in a thousand have digits alone, as numbers have: these do not stand behind a - or a ~.
+    (re.compile(r"(?<=[-~])[0-9a-f]{12,40}\b"), "<id>"),
     (re.compile(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,40}\b"), "<id>"),
     (re.compile(r"(?<=[\w\]]:)[1-9]\d{4}\b"), "<port>"),
     (re.compile(r"(?<=\bport )[1-9]\d{4}\b"), "<port>"),

@@ -118,6 +118,8 @@ def test_what_is_written_can_be_read() -> None:
         ("GPU-0f2c0000-aaaa-bbbb-cccc-000000000000", "GPU-<uuid>"),
         ("image@sha256:" + "0a" * 32, "image@sha256:<digest>"),
         ("cli-0123456789abcdef0123456789abcdef", "cli-<id>"),
+        ("builds/9a9394a89-012345678901/build.log", "builds/9a9394a89-<id>/build.log"),
+        ("epic.gguf~0123456789012345/abcdefabcdef-x", "epic.gguf~<id>/abcdefabcdef-x"),
         ("deadbeefcafe and 123456789012 bytes", "deadbeefcafe and 123456789012 bytes"),
         ("4 of 8 GiB on port 80 \n", "4 of <size> on port 80"),
     ],
