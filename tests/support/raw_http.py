@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,14 +38,15 @@ async def raw(url: str, path: str, body: object = None, *, key: str | None = Non
 
 
 async def is_kept(url: str, path: str, body: object, *, key: str | None = None) -> bool:
-    """Whether the connection is still open a while after the answer."""
+    """Whether the same can be asked again on the same connection: what closes it may do so a while after the answer."""
     async with _connection(url) as (reader, writer):
         writer.write(_request(url, path, body, key))
         await _answer(reader)
+        writer.write(_request(url, path, body, key))
         try:
-            return await asyncio.wait_for(reader.read(1), 0.3) != b""
-        except TimeoutError:
-            return True
+            return await reader.read(1) != b""
+        except ConnectionError:
+            return False
 
 
 @asynccontextmanager
@@ -55,7 +57,8 @@ async def _connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def _request(url: str, path: str, body: object, key: str | None) -> bytes:
