@@ -7,7 +7,7 @@ import pytest
 
 from tests.plugins.failures import Failure, normalized, parse, write
 
-pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+pytestmark = pytest.mark.timeout(300)  # each starts some runs of pytest
 
 ROOT = Path(__file__).parents[3]
 TEST = """

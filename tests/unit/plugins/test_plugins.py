@@ -9,7 +9,7 @@ import pytest
 
 from tests.plugins.needs import has_engine
 
-pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+pytestmark = pytest.mark.timeout(300)  # each starts some runs of pytest
 
 ROOT = Path(__file__).parents[3]
 
