@@ -21,7 +21,7 @@ from container_runtime.spec import (
 
 pytestmark = pytest.mark.req("CR-03", "ORCH-3801")
 
-DIGEST = f"sha256:{'1' * 64}"
+DIGEST = f"sha256:{'1a' * 32}"
 IMAGE = f"ghcr.io/org/engine@{DIGEST}"
 GPU = DeviceRequest.gpu("GPU-1f2c")
 WHOLE: dict[str, Any] = {

@@ -32,7 +32,7 @@ async def serve(context: DaemonContext) -> None:
             over = threading.Event()
             async with asyncio.TaskGroup() as group:
                 for _ in range(40):
-                    group.create_task(asyncio.to_thread(over.wait, 30))
+                    group.create_task(asyncio.to_thread(over.wait))
                 await asyncio.sleep(0)
                 await asyncio.to_thread(say, "asked")
                 over.set()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 Entry = dict[str, list[str]]
-LIMIT_S = 10.0
+LIMIT_S = 40.0
 
 
 def decoded(data: bytes) -> Entry:

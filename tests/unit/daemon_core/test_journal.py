@@ -100,7 +100,7 @@ def test_a_busy_journal_costs_no_time_and_no_order(journald: Journald, ours: Jou
     for text in texts:
         assert ours.send(entry(text))
     assert taken(journald, 3_000) == texts
-    assert ours.flush()
+    assert ours.flush(40)
     assert ours.send(entry("later"))
     assert taken(journald, 1) == ["later"]
 
@@ -166,6 +166,7 @@ def test_an_end_waits_until_the_last_lines_were_read(
     def reads_one(_: float) -> None:
         read.extend(taken(journald, 1))
 
+    monkeypatch.setattr(journal, "PATIENCE_S", 40)
     monkeypatch.setattr("daemon_core.journal.time.sleep", reads_one)
     ours.close()
     assert read == ["the last", LONG]
@@ -176,7 +177,7 @@ def test_a_journal_that_vanishes_while_entries_wait_is_counted_as_a_loss(tmp_pat
         ours = Journal(about_loss, journald.address)
         for _ in range(2_000):
             ours.send(entry("of before"))
-    assert ours.flush(5)
+    assert ours.flush(40)
     (tmp_path / "socket").unlink()
     with Journald(tmp_path) as journald:
         assert ours.send(entry("after"))

@@ -78,11 +78,14 @@ def test_more_time_and_a_failed_watchdog_are_asked_for(systemd: socket.socket) -
     assert heard(systemd) == ["EXTEND_TIMEOUT_USEC=1500000", "WATCHDOG=trigger", "FDSTOREREMOVE=1\nFDNAME=http-a"]
 
 
-def test_ready_waits_for_a_manager_that_is_behind_and_the_watchdog_does_not(systemd: socket.socket) -> None:
+def test_ready_waits_for_a_manager_that_is_behind_and_the_watchdog_does_not(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "PATIENCE_S", 50.0)
     notifier = Notifier(os.environ)
     for _ in range(10_000):  # more than any queue takes
         notifier.watchdog()
-    systemd.settimeout(10)
+    systemd.settimeout(50)
     with ThreadPoolExecutor(1) as other:
         telling = other.submit(notifier.ready, "at last")
         while "READY=1" not in systemd.recv(4096).decode():

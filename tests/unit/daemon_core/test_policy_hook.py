@@ -18,7 +18,7 @@ def hook(folder: Path, script: str) -> str:
     return str(path)
 
 
-def asked(path: str, timeout_s: float = 10.0) -> str | None:
+def asked(path: str, timeout_s: float = 50.0) -> str | None:
     environ = {"PATH": "/usr/bin:/bin", "HF_TOKEN": "sesame"}
     url = "https://me:sesame@a.example/x?sesame#sesame"
     return objection(path, "model", url, "a.example", environ, timeout_s=timeout_s)

@@ -116,7 +116,7 @@ def test_fields_are_redacted_to_their_depth() -> None:
 @pytest.mark.parametrize(
     "text", ["A_" * 50_000, "?" * 100_000, "bearer " * 20_000, "a://" * 20_000, "api_key " * 10_000]
 )
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(30)
 def test_hostile_text_takes_no_longer(text: str) -> None:
     Redactor().text(text)
 

@@ -154,7 +154,7 @@ def test_usage_and_configuration_have_their_own_status(
 
 def test_it_is_a_program(config: Path) -> None:
     argv = [sys.executable, "-m", "engine_provisioner.cli", "plan", "--config", str(config)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=50)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("near:\n")
 

@@ -1,8 +1,7 @@
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 
 import aiohttp
 import pytest
@@ -12,9 +11,11 @@ from pytest_aiohttp.plugin import AiohttpServer
 from contracts.errors import ErrorBody, ErrorCode
 from contracts.events import End, Metrics, Started, StreamError, Token
 from contracts.tasks import TaskRequest
+from llama_orch import client as ours
 from llama_orch.client import MAX_ANSWER_BYTES, MAX_FAILURES, ApiClient, backoff_s, new_task_id
 from llama_orch.errors import UNREACHABLE, ApiError
 from llama_orch.sse import StreamEvent
+from tests.support.ports import HeldPort
 from tests.unit.llama_orch.fake import PIECES, TEXT, TOKEN, FakeDaemon
 
 
@@ -135,13 +136,12 @@ async def test_the_token_of_another_machine_is_not_looked_for_on_this_one(url: s
 
 
 async def test_nobody_there_is_told_at_once() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    async with client(address) as api:
-        assert not await api.is_up()
-        with pytest.raises(ApiError) as caught:
-            await api.pools()
+    with closing(HeldPort()) as held:
+        address = f"http://127.0.0.1:{held.number}"
+        async with client(address) as api:
+            assert not await api.is_up()
+            with pytest.raises(ApiError) as caught:
+                await api.pools()
     assert caught.value.render() == (
         f"UNREACHABLE: no answer from {address}: Connection refused\n"
         "  hint: llama-orch up starts both daemons, or: systemctl --user start llama-orch.target"
@@ -181,18 +181,26 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @asynccontextmanager
 async def saying(answer: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
-    """A server that answers every connection so, and then closes it."""
+    """A server that answers every connection so, and then closes it. At the end all are closed."""
+    talking: set[asyncio.Task[None] | None] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talking.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
-            await answer(writer)
-            await writer.drain()
-        writer.close()
+            try:
+                await reader.readuntil(b"\r\n\r\n")
+                await answer(writer)
+                await writer.drain()
+            finally:
+                writer.close()
+                await writer.wait_closed()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for each in talking:
+        if each is not None:
+            await each
 
 
 async def test_an_answer_that_breaks_off_is_no_defect_and_worth_another_try() -> None:
@@ -207,7 +215,15 @@ async def test_an_answer_that_breaks_off_is_no_defect_and_worth_another_try() ->
 
 
 async def test_an_answer_that_does_not_come_on_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama_orch.client.REQUEST_TIMEOUT", aiohttp.ClientTimeout(total=1))
+    real = ours._whole  # noqa: SLF001 - when it is called, the head has come
+
+    async def late(response: aiohttp.ClientResponse) -> bytes:
+        loop = asyncio.get_running_loop()
+        over = loop.time() + 1000
+        monkeypatch.setattr(loop, "time", lambda: over)
+        return await real(response)
+
+    monkeypatch.setattr(ours, "_whole", late)
 
     async def begin(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b'Content-Length: 100\r\n\r\n{"pools":')

@@ -82,7 +82,7 @@ async def test_cancelling_it_ends_the_thread(tmp_path: Path, monkeypatch: pytest
         await started.wait()
         task.cancel()
     assert task.cancelled()
-    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(ended.wait, 50)
 
 
 async def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+pytestmark = pytest.mark.timeout(300)  # each starts some runs of pytest
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.plugins.needs import has_engine
 
-pytestmark = pytest.mark.timeout(120)  # each starts some runs of pytest
+pytestmark = pytest.mark.timeout(300)  # each starts some runs of pytest
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,29 +29,33 @@ def test_a_child_left_behind_fails_the_run_and_is_ended(checkout: pytest.Pyteste
         test_it=f"""
         import subprocess
         def test_starts_a_child():
-            child = subprocess.Popen([{sys.executable!r}, "-c", "input()"], stdin=subprocess.PIPE)
-            print("pid", child.pid, flush=True)
+            child = subprocess.Popen(
+                [{sys.executable!r}, "-c", "print(); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
+            assert child.stdout.read(1), "it is itself, no longer a copy of us"
         """
     )
     result = checkout.runpytest_subprocess("-s", "-p", "tests.plugins.leftovers")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*processes left behind by tests*", "*: *-c input(), started in test_it.py::test_starts_a_child"]
+        ["*processes left behind by tests*", "*: *-c print(); input(), started in test_it.py::test_starts_a_child"]
     )
 
 
 def test_an_orphan_is_found_by_the_mark_in_its_environment(checkout: pytest.Pytester) -> None:
     checkout.makepyfile(
         test_it="""
+        import os
         import subprocess
         def test_starts_an_orphan():
-            subprocess.run(["sh", "-c", "sleep 300 >/dev/null 2>&1 &"], check=True)
+            os.mkfifo("never")
+            # It stays the shell that it is a copy of: on its way to another program it would have no environment.
+            subprocess.run(["sh", "-c", "read line >/dev/null 2>&1 < never &"], check=True)
         """
     )
     result = checkout.runpytest_subprocess("-p", "tests.plugins.leftovers")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    # As itself, or still as the shell that is to become it.
-    result.stdout.fnmatch_lines(["*: *sleep 300*, started in test_it.py::test_starts_an_orphan"])
+    result.stdout.fnmatch_lines(["*: *read line *, started in test_it.py::test_starts_an_orphan"])
 
 
 def test_a_child_that_was_waited_for_is_no_leftover(checkout: pytest.Pytester) -> None:
