@@ -1,9 +1,11 @@
 """The numbers against a plain set, and what they cost: steps are counted, so no clock decides."""
 
+import gc
 import itertools
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -93,6 +95,18 @@ class Counted(int):
         return Counted(int(self) + other)
 
 
+@contextmanager
+def nobody_collects() -> Iterator[None]:
+    """A garbage collection ends what other tests have left, and whatever runs then would be counted here."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def steps_of(operation: Callable[[], Any]) -> int:
     """How many lines it runs, and how often it touches an arrival's number."""
     lines, before = 0, Counted.touched
@@ -103,11 +117,12 @@ def steps_of(operation: Callable[[], Any]) -> int:
         return step
 
     former = sys.gettrace()
-    sys.settrace(step)
-    try:
-        operation()
-    finally:
-        sys.settrace(former)
+    with nobody_collects():
+        sys.settrace(step)
+        try:
+            operation()
+        finally:
+            sys.settrace(former)
     return lines + Counted.touched - before
 
 

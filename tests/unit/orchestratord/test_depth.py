@@ -14,6 +14,7 @@ from contracts.tasks import Priority, TaskState
 from orchestratord.demand import Demand
 from orchestratord.task import Task
 from tests.support.virtual_loop import pass_time, settle
+from tests.unit.orchestratord.test_arrivals import nobody_collects
 from tests.unit.orchestratord.world import (
     HANG,
     STOPPED_WELL,
@@ -40,11 +41,12 @@ async def lines_of(operation: Callable[[], Awaitable[object]]) -> int:
         return step
 
     former = sys.gettrace()
-    sys.settrace(step)
-    try:
-        await operation()
-    finally:
-        sys.settrace(former)
+    with nobody_collects():
+        sys.settrace(step)
+        try:
+            await operation()
+        finally:
+            sys.settrace(former)
     return lines
 
 
