@@ -2,6 +2,8 @@
 
 PYTHON := .venv/bin/python
 UV := .cache/uv/bin/uv
+# What comes out tomorrow is to break nothing today.
+UV_PIN := uv==0.13.9
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE)
 
@@ -88,4 +90,4 @@ clean: ## remove the environment, caches and results
 
 $(UV):
 	python3 -m venv .cache/uv
-	.cache/uv/bin/python -m pip install --quiet uv
+	.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 60 $(UV_PIN)

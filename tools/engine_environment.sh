@@ -14,6 +14,8 @@ torch='torch==2.13.0+cpu'
 export UV_CACHE_DIR="${UV_CACHE_DIR:-.cache/engines/packages}"
 # An interpreter that belongs to uv would stay in this one's home.
 export UV_PYTHON_INSTALL_DIR="${UV_PYTHON_INSTALL_DIR:-.cache/engines/python}"
+# 2.5 GB come over networks that stand still or break off now and then.
+export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}" UV_HTTP_RETRIES="${UV_HTTP_RETRIES:-10}"
 
 lacks() {
     echo "engines: no $engine here: $1" >&2
@@ -38,8 +40,8 @@ arrange_triton() {
 # torch for CPUs is not on the registry of all packages: from wherever this machine's pip finds it, else from torch's own.
 install_vllm() {
     wheels=.cache/engines/wheels
-    if "$(dirname "$uv")/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-        --python-version "$python" --dest "$wheels" "$torch" 2> /dev/null; then
+    if "$(dirname "$uv")/python" -m pip download --quiet --disable-pip-version-check --retries 10 --timeout 60 \
+        --no-deps --only-binary :all: --python-version "$python" --dest "$wheels" "$torch" 2> /dev/null; then
         install --find-links "$wheels"
     else
         install --torch-backend cpu

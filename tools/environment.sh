@@ -32,7 +32,8 @@ find_python() {
 }
 
 install() {
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 "$@"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 60 \
+        --no-deps --no-build-isolation --use-pep517 "$@"
 }
 
 if ! usable .venv/bin/python || ! .venv/bin/python -c 'import pip' 2>/dev/null; then

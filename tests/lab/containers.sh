@@ -19,13 +19,13 @@ use_podman() {
 }
 
 # use_docker: until the daemon of docker.hook answers.
-use_docker() { eventually 30 docker info; }
+use_docker() { eventually 60 docker info; }
 
 # push_image NAME[:TAG] [DIRECTORY]: puts an image into the registry of registry.hook, with a shell and its tools (busybox)
 # and what is in the directory. $digest is its digest then. Nothing of it stays in podman's storage.
 push_image() {
   local root
-  eventually 10 curl --silent --fail "http://$registry/v2/"
+  eventually 30 curl --silent --fail "http://$registry/v2/"
   root=$(mktemp -d)
   mkdir -p "$root/bin"
   cp /bin/busybox "$root/bin/"

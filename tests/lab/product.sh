@@ -25,7 +25,7 @@ engines() {
   done | grep -vx "$(main_pid pool-managerd)"
 }
 
-api() { curl --silent --show-error --fail --max-time 20 -H "Authorization: Bearer $token" "$url$1" "${@:2}"; }
+api() { curl --silent --show-error --fail --max-time 60 -H "Authorization: Bearer $token" "$url$1" "${@:2}"; }
 # As pool-managerd says now, not as it said before it went away.
 pool_is_ready() { api /v1/pools | grep -q '"ready":true.*"managed":true'; }
 

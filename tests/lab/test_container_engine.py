@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.host import DOCKER, REGISTRY, Lab
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 UUIDS = [f"GPU-00000000-0000-0000-0000-00000000000{index}" for index in (0, 1)]
 
@@ -38,7 +38,7 @@ def scene(
     lab: Lab, name: str, *, gpus: int = 2, hooks: tuple[Path, ...] = (REGISTRY,), before: str = ""
 ) -> dict[str, Any]:
     script = f'{ENGINE}\n{before}\n"$PYTHON" -m tests.lab.container_engine_scenes {name} > ~/answers\n'
-    outcome = lab.check(f'cd "$CHECKOUT"\n{script}\ncat ~/digest ~/answers', limit_s=150, gpus=gpus, hook=hooks)
+    outcome = lab.check(f'cd "$CHECKOUT"\n{script}\ncat ~/digest ~/answers', limit_s=600, gpus=gpus, hook=hooks)
     digest, _, answers = outcome.stdout.partition("\n")
     found = json.loads(answers.replace(digest, "DIGEST").replace(digest[7:19], "SHORT"))
     assert isinstance(found, dict)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.host import DOCKER, REGISTRY, Lab, Outcome
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 SCENES = ("images", "twins", "failures", "run", "ends", "logs", "crash", "gpus")
 PLAY = r"""
@@ -40,7 +40,7 @@ def hosts(lab: Lab) -> Iterator[dict[str, Future[Outcome]]]:
         playing = {}
         for runtime, hooks in (("podman", (REGISTRY,)), ("docker", (REGISTRY, DOCKER))):
             script = f"RUNTIME={runtime}; SCENES='{' '.join(SCENES)}'\n{PLAY}"
-            playing[runtime] = pool.submit(lab.check, script, gpus=2, hook=hooks, limit_s=120)
+            playing[runtime] = pool.submit(lab.check, script, gpus=2, hook=hooks, limit_s=600)
         yield playing
 
 

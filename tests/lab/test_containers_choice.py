@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.host import DOCKER, REGISTRY, Lab
 
-pytestmark = [pytest.mark.req("CR-01", "ORCH-3801"), pytest.mark.timeout(90), pytest.mark.slow]
+pytestmark = [pytest.mark.req("CR-01", "ORCH-3801"), pytest.mark.timeout(900), pytest.mark.slow]
 
 CHOOSE = r"""
 . "$CHECKOUT/tests/lab/containers.sh"
@@ -90,8 +90,9 @@ PATH=~/empty choose
 def test_a_docker_that_this_user_may_not_talk_to_or_on_another_machine_is_none(
     lab: Lab, docker: Path, no_subids: Path
 ) -> None:
-    wait = "for _ in $(seq 400); do [ ! -S /run/docker.sock ] || break; sleep 0.05; done; chmod 600 /run/docker.sock\n"
-    docker.write_text(DOCKER.read_text() + wait)
+    # The daemon makes its socket with no rights and gives it those that it shall have afterwards: ours come last.
+    wait = 'until [ "$(stat -c %a /run/docker.sock 2> /dev/null)" = 660 ]; do sleep 0.05; done\n'
+    docker.write_text(DOCKER.read_text() + wait + "chmod 600 /run/docker.sock\n")
     script = "DOCKER_HOST=tcp://127.0.0.1:1 choose; choose"
     remote, forbidden = answers(lab, script, no_subids, docker)
     assert "Cannot connect to the Docker daemon at tcp://127.0.0.1:1" in remote[1]

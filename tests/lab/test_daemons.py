@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab.host import Lab
 
-pytestmark = [pytest.mark.req("OP-01"), pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = [pytest.mark.req("OP-01"), pytest.mark.timeout(900), pytest.mark.slow]
 
 SLOW = r"""
 . "$CHECKOUT/tests/lab/product.sh"
@@ -27,6 +27,7 @@ let_go() { rm ~/gate; }
 configure() {
   { echo "profile: trial"; echo "server:"; printf '  %s\n' "bind: 127.0.0.1:${port:-8080}" "$@"
     echo "pools: [{id: trial, engine: llamacpp, model: standin.gguf, ctx: 512,"
+    echo "  timeouts: {idle_ms: 120000}, # a stream may stand at the gate for a while"
     echo "  provisioning: {mode: external, external: {url: 'http://127.0.0.1:9100'}}}]"; } > "$config"
 }
 start_slow_product() {
@@ -41,7 +42,7 @@ start_slow_product() {
 }
 # stream NAME: a task of that id, with its stream in ~/NAME.
 stream() {
-  curl --silent --no-buffer --max-time 30 -H "Authorization: Bearer $token" -H 'Accept: text/event-stream' \
+  curl --silent --no-buffer --max-time 240 -H "Authorization: Bearer $token" -H 'Accept: text/event-stream' \
     "$url/v1/tasks" --data '{"task_id": "'$1'", "model_ref": "standin.gguf", "prompt": "x", "max_tokens": 40}' > ~/$1
 }
 says() { grep -q "$2" ~/$1; }
@@ -51,7 +52,7 @@ status_says() { [[ $(status) == *"$1"* ]]; }
 knock() {
   local longest=0 answer
   until [ -e "$1" ]; do
-    answer=$(curl --silent --max-time 20 --output /dev/null --write-out '%{http_code} %{time_total}' "$url/healthz") ||
+    answer=$(curl --silent --max-time 60 --output /dev/null --write-out '%{http_code} %{time_total}' "$url/healthz") ||
       echo "refused: $?"
     [ "${answer% *}" = 200 ] || echo "answered $answer"
     longest=$(printf '%s\n' "$longest" "${answer#* }" | sort -g | tail -n 1)
@@ -66,7 +67,7 @@ AILING = r"""
 units=~/.config/systemd/user
 ail() { # DAEMON DIES HANGS
   mkdir -p $units/$1.service.d
-  printf '%s\n' '[Service]' WatchdogSec=4 TimeoutAbortSec=1 RestartSec=0 "WorkingDirectory=$CHECKOUT" ExecStart= \
+  printf '%s\n' '[Service]' WatchdogSec=8 TimeoutAbortSec=30 RestartSec=0 "WorkingDirectory=$CHECKOUT" ExecStart= \
     "ExecStart=\"$PREFIX/bin/python\" -m tests.support.ailing_daemon $1 --config $config" \
     "Environment=\"AILING_DIES=$2\" \"AILING_HANGS=$3\"" > $units/$1.service.d/ailing.conf
 }
@@ -78,7 +79,7 @@ back() { [ "$(property $1 NRestarts)" -gt $2 ] && systemctl --user is-active $1 
 fall() { # DAEMON SIGNAL WORDS
   before=$(property $1 NRestarts)
   kill -$2 "$(main_pid $1)"
-  eventually 30 journal_says $1 "$3"
+  eventually 60 journal_says $1 "$3"
   eventually 60 back $1 $before
 }
 """
@@ -91,10 +92,10 @@ def test_an_owner_task_that_dies_or_hangs_is_named_and_its_daemon_started_again(
 fall orchestratord USR1 'attendant has ended, and nobody does its work'
 fall orchestratord WINCH 'task-store has shown no life'
 fall pool-managerd USR1 'trial: owner has ended'
-submit 4 | grep -q '^event: end'
+submit 4 | grep '^event: end' > /dev/null
 for daemon in orchestratord pool-managerd; do systemctl --user is-active $daemon; done
 """,
-        limit_s=120,
+        limit_s=600,
     )
     assert "it waits in ailing_daemon.py" in outcome.journal
     assert "the service manager starts this daemon again" in outcome.journal
@@ -115,11 +116,21 @@ queued() { api /v1/tasks/second | grep -q '"state":"queued"'; }
 eventually 30 queued
 knock ~/enough > ~/knocked & knocking=$!
 
+# The next daemon comes when somebody has knocked at the door of none for a second.
+mkdir -p $units/orchestratord.service.d
+printf '[Service]\nExecStartPre=/bin/sh -c "while [ -e %%h/away ]; do sleep 0.05; done"\n' \
+  > $units/orchestratord.service.d/away.conf
+systemctl --user daemon-reload
+touch ~/away
 systemctl --user restart orchestratord & restart=$!
 eventually 30 status_says 'draining, 1 stream left; 1 queued for the next start'
 curl --silent --include -H "Authorization: Bearer $token" $url/v1/tasks \
   --data '{"model_ref": "standin.gguf", "prompt": "x"}'
 let_go
+nobody() { [ "$(main_pid orchestratord)" = 0 ]; }
+eventually 60 nobody
+eventually 30 pgrep --older 1 --full 'time_total.*/healthz'
+rm ~/away
 wait $restart
 wait $first
 tail -n 3 ~/first
@@ -133,7 +144,7 @@ cat ~/knocked
 
 echo "after kill -9:"
 kill -KILL "$(main_pid orchestratord)"
-curl --silent --max-time 20 $url/healthz
+curl --silent --max-time 60 $url/healthz
 echo "kept: $(property orchestratord NFileDescriptorStore)"
 
 echo "another port:"
@@ -145,7 +156,7 @@ systemctl --user stop llama-orch.target
 eventually 60 nothing_of_ours
 curl --silent http://127.0.0.1:8081/healthz || echo "refused $?"
 """,
-        limit_s=120,
+        limit_s=600,
     )
     told = outcome.stdout
     assert "HTTP/1.1 503" in told
@@ -207,7 +218,7 @@ let_go
 tail -n 3 ~/hurried
 echo "$(property orchestratord Result)"
 """,
-        limit_s=120,
+        limit_s=600,
     )
     late, patient, hurried = outcome.stdout.split("success\n")[:3]
     assert '"code":"POOL_UNAVAILABLE"' in late
@@ -226,13 +237,14 @@ printf 'limits: {requests_per_minute: 77}\n' >> "$config"
 systemctl --user reload orchestratord pool-managerd
 limited() { api /v1/capabilities | grep -q '"requests_per_minute":77'; }
 eventually 30 limited
-eventually 30 status_says '1/1 pools ready' # the manager is back from its own reload, and seen
+# The manager is back from its own reload, and seen.
+eventually 30 status_says '1/1 pools ready, 0 queued, 0 running; a restart is needed for server.max_body_bytes'
 echo "good: $(status)"
 
 pid=$(main_pid orchestratord)
 sed -i 's/^profile: .*/profile: holiday/' "$config"
 systemctl --user reload orchestratord && echo "no failure"
-eventually 30 status_says 'the configuration was not reloaded'
+eventually 30 status_says '1/1 pools ready, 0 queued, 0 running; the configuration was not reloaded: '
 echo "broken: $(status)"
 [ "$(main_pid orchestratord)" = "$pid" ]
 systemctl --user is-active orchestratord
@@ -242,6 +254,7 @@ sed -i 's/^profile: .*/profile: trial/' "$config"
 systemctl --user reload orchestratord
 mended() { ! status_says 'not reloaded'; }
 eventually 30 mended
+eventually 30 status_says '1/1 pools ready, 0 queued, 0 running; a restart is needed for server.max_body_bytes'
 echo "mended: $(status)"
 for daemon in orchestratord pool-managerd; do
   echo "$daemon $(property $daemon Slice) $(property $daemon MemoryAccounting) $(property $daemon TasksAccounting)"
@@ -255,7 +268,7 @@ systemctl --user restart orchestratord
 token=another-token-0123456789
 api /v1/pools > /dev/null && echo "the credential counts"
 """,
-        limit_s=120,
+        limit_s=600,
     )
     told = outcome.stdout
     assert "good: 1/1 pools ready, 0 queued, 0 running; a restart is needed for server.max_body_bytes\n" in told

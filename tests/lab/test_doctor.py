@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.host import Lab
 
-pytestmark = [pytest.mark.req("OP-01"), pytest.mark.timeout(120), pytest.mark.slow]
+pytestmark = [pytest.mark.req("OP-01"), pytest.mark.timeout(900), pytest.mark.slow]
 
 PRODUCT = '. "$CHECKOUT/tests/lab/product.sh"\ndoctor() { "$PREFIX/bin/llama-orch" doctor --json "$@" || true; }\n'
 GPUS = """
@@ -52,8 +52,17 @@ systemctl --user restart llama-orch-doctor
 [ "$(property llama-orch-doctor Result)" = success ]
 [ -z "$(systemctl --user list-units --failed --quiet --plain)" ]
 chmod 600 $config
-journalctl --user --unit llama-orch-doctor --output=json --output-fields=PRIORITY,MESSAGE > ~/report
-journalctl --user --unit llama-orch-doctor -p err --output=cat --quiet > ~/errors
+# What it said is in the journal a moment after its end.
+reported() {
+  local words
+  journalctl --user --unit llama-orch-doctor --output=json --output-fields=PRIORITY,MESSAGE > ~/report
+  for words in 'failed permissions' 'note linger' 'note units' 'ok config' 'skipped driver'; do
+    grep "$words" ~/report || return 1
+  done
+  journalctl --user --unit llama-orch-doctor -p err --output=cat --quiet > ~/errors
+  grep 'failed permissions: ' ~/errors && grep 'chmod go-w' ~/errors
+}
+eventually 30 reported
 
 echo "--- by hand"; doctor --check units
 "$PREFIX/bin/llama-orch" units install > ~/installed
@@ -73,7 +82,7 @@ echo "--- report"; cat ~/report
 systemctl --user stop llama-orch.target
 eventually 60 nothing_of_ours
 """,
-        limit_s=100,
+        limit_s=600,
     )
     parts = dict(part.split("\n", 1) for part in outcome.stdout.split("--- ")[1:])
     fine = results(parts["fine"])

@@ -7,7 +7,7 @@ import pytest
 from tests.contract.blocks import Command, commands
 from tests.lab.host import Lab
 
-pytestmark = [pytest.mark.req("OP-01", "HP-27"), pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = [pytest.mark.req("OP-01", "HP-27"), pytest.mark.timeout(900), pytest.mark.slow]
 
 TYPED = [command for command in commands() if command.block.mark == "lab"]
 PREPARED = r"""
@@ -37,7 +37,7 @@ def script(typed: list[Command]) -> str:
 
 
 def test_the_operators_pages_are_typed_as_they_stand(lab: Lab) -> None:
-    outcome = lab.check(script(TYPED), limit_s=180)
+    outcome = lab.check(script(TYPED), limit_s=600)
     said = [json.loads(line) for line in outcome.stdout.splitlines()]
     assert [text for text, _, _ in said] == [command.text for command in TYPED]
     assert [(text, status, printed) for text, status, printed in said if status != "0"] == []

@@ -64,7 +64,7 @@ make_image() {
   push_llama "$root"
 }
 push_llama() {
-  eventually 10 curl --silent --fail "http://$registry/v2/"
+  eventually 30 curl --silent --fail "http://$registry/v2/"
   tar -C "$1" --create . | podman import --quiet --change 'ENTRYPOINT ["/app/llama-server"]' - "$registry/lab/llama" \
     > /dev/null
   podman push --quiet --digestfile "$1.digest" "$registry/lab/llama"
@@ -181,7 +181,7 @@ orch preflight > "$HOME/preflight"
 manager=$(pgrep -f pool_managerd)
 before=$(containers; cat "$XDG_RUNTIME_DIR/llama-orch/built.pid")
 kill -KILL "$manager" "$up"
-eventually 10 sh -c "! pgrep -f '[o]rchestratord'" || pkill -KILL -f '[o]rchestratord'
+eventually 30 sh -c "! pgrep -f '[o]rchestratord'" || pkill -KILL -f '[o]rchestratord'
 start
 after=$(containers; cat "$XDG_RUNTIME_DIR/llama-orch/built.pid")
 [ "$before" = "$after" ]

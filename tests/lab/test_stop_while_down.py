@@ -5,7 +5,7 @@ import pytest
 from tests.lab.host import Lab
 from tests.lab.test_warm_pool_manager import WARM
 
-pytestmark = [pytest.mark.req("OP-01", "PM-07"), pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.req("OP-01", "PM-07"), pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def test_a_stop_finds_the_engines_of_a_manager_that_is_down_and_a_restart_leaves_them(lab: Lab) -> None:
@@ -21,8 +21,8 @@ killed() {
   one=$(engine)
   grep -q "/$slice/" "/proc/$one/cgroup"
   kill -KILL "$(main_pid pool-managerd)"
-  eventually 20 sub "$1"
-  submit 4 | grep -q '^event: end'
+  eventually 30 sub "$1"
+  submit 4 | grep '^event: end' > /dev/null
 }
 serves_on() {
   eventually 60 pool_is_ready
@@ -60,5 +60,5 @@ killed failed
 systemctl --user stop pool-managerd
 eventually 30 gone
 """,
-        limit_s=270,
+        limit_s=600,
     )

@@ -10,6 +10,8 @@ import pytest
 
 from tests.lab.host import CHECKOUT, Lab
 
+pytestmark = pytest.mark.timeout(900)
+
 VERIFY = """
 bindir="$HOME/50% of & a | path"
 mkdir -p "$bindir"

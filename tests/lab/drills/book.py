@@ -33,7 +33,7 @@ what the journal says, and what was left. The tests below `tests/lab/drills` hol
 page is written by `.venv/bin/python -m tests.lab.drills.book`: change the drills, not the page. One alone is played by
 `.venv/bin/python -m pytest tests/lab/drills -k engine-killed`, as root.
 
-Where a time is short here (a watchdog of 4 s, an idle limit of 1 s), it is so for the drill's sake; the units and the
+Where a time is short here (a watchdog of 8 s, an idle limit of 1 s), it is so for the drill's sake; the units and the
 defaults have longer ones. [failures.md](failures.md) has the texts of single failures, [durability.md](durability.md)
 what outlives what.
 """

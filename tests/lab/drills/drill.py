@@ -193,7 +193,7 @@ def play(
     show: tuple[Path, ...],
     variables: Mapping[str, str],
     lan: bool = False,
-    limit_s: int = 300,
+    limit_s: int = 600,
 ) -> dict[str, Played]:
     """Play drills on one new host, in their order, until one fails; what became of those that were played.
 

@@ -33,7 +33,7 @@ configure() {
   mkdir -p -m 700 "${config%/*}"
   {
     printf '%s\n' 'profile: home' "$@" 'pools:' '  - id: gpu0' '    engine: llamacpp' "    model: $MODEL" \
-      '    devices: [0]' '    ctx: 8192' "    timeouts: {idle_ms: ${idle_ms:-30000}, stop_ms: 1000}" \
+      '    devices: [0]' '    ctx: 8192' "    timeouts: {idle_ms: ${idle_ms:-120000}, stop_ms: 1000}" \
       '    restart: {initial_ms: 100, max_ms: 800, max_failures: 100}' \
       "    provisioning: {mode: binary, binary: {path: $SERVER}}"
   } > "$config"
@@ -85,7 +85,7 @@ away() { [ "$(main_pid "$1")" = 0 ]; }
 from=
 # ask NAME MAX_TOKENS [JSON]: a task, with more fields; its stream comes to the file NAME in the background.
 ask() {
-  $from curl --silent --show-error --fail-with-body --no-buffer --max-time 90 -H "Authorization: Bearer $token" \
+  $from curl --silent --show-error --fail-with-body --no-buffer --max-time 240 -H "Authorization: Bearer $token" \
     -H 'Accept: text/event-stream' -H "X-Correlation-Id: of-$(task_of "$1")" "$url/v1/tasks" --output "$here/$1" \
     --data "{\"task_id\": \"$(task_of "$1")\", \"model_ref\": \"$MODEL\", \"prompt\": \"once upon a time\",
       \"max_tokens\": $2, \"seed\": 7 ${3:+, $3}}" &
@@ -106,12 +106,12 @@ waits() { eventually 30 in_state "$1" queued; }
 last_id() { awk '/^id: / {id = $2} /^$/ {if (id != "") last = id; id = ""} END {print last}' "$here/$1"; }
 # read_task NAME [FILE]: the stream of that task from its beginning, in the background, into the file NAME.
 read_task() {
-  curl --silent --fail --no-buffer --max-time 90 -H "Authorization: Bearer $token" --output "$here/${2:-$1}" \
+  curl --silent --fail --no-buffer --max-time 240 -H "Authorization: Bearer $token" --output "$here/${2:-$1}" \
     "http://127.0.0.1:8080/v1/tasks/$(task_of "$1")/stream" &
 }
 # rest NAME: reads on behind what NAME has, into NAME.rest.
 rest() {
-  $from curl --silent --show-error --fail --max-time 90 -H "Authorization: Bearer $token" --no-buffer \
+  $from curl --silent --show-error --fail --max-time 240 -H "Authorization: Bearer $token" --no-buffer \
     "$url/v1/tasks/$(task_of "$1")/stream" -H "Last-Event-ID: $(last_id "$1")" --output "$here/$1.rest"
 }
 # receipt NAME: waits for the receipt of that task; all that there are by then are in the file receipts.
@@ -119,11 +119,11 @@ receipt() { eventually 30 has_receipt "$1"; }
 has_receipt() { api /v1/receipts > "$here/receipts" && grep -q "\"task_id\":\"$(task_of "$1")\"" "$here/receipts"; }
 # refusal MAX_TOKENS: what a new task is answered that is not let in.
 refusal() {
-  curl --silent --max-time 20 -H "Authorization: Bearer $token" "$url/v1/tasks" --write-out '\n%{http_code}\n' \
+  curl --silent --max-time 60 -H "Authorization: Bearer $token" "$url/v1/tasks" --write-out '\n%{http_code}\n' \
     --data "{\"model_ref\": \"$MODEL\", \"prompt\": \"hello\", \"max_tokens\": $1}"
 }
 health() { api /v1/pools/gpu0/health; }
-answers() { curl --silent --fail --output /dev/null --max-time 1 "$url/healthz"; }
+answers() { curl --silent --fail --output /dev/null --max-time 30 "$url/healthz"; }
 
 # What pool-managerd has written down of its engines.
 files_of_engines() {

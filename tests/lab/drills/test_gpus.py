@@ -7,7 +7,7 @@ import pytest
 from tests.lab.drills.conftest import Play, chosen, each, judge
 from tests.lab.drills.drill import Drill, Played, broken, well
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 PREPARED = """
 configure

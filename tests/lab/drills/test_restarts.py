@@ -5,7 +5,7 @@ import pytest
 from tests.lab.drills.conftest import Play, chosen, each, judge
 from tests.lab.drills.drill import Drill, Played, well
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 PREPARED = """
 configure 'server: {drain_ms: 90000}'
