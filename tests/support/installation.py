@@ -22,8 +22,8 @@ from tests.support.ports import HeldPort
 from tests.support.waiting import looked_for
 
 TOKEN = "test-token-0123456789"
-LIMIT_S = 20.0
-STOP_S = 10.0
+LIMIT_S = 40.0
+STOP_S = 30.0
 
 
 class Daemon:
