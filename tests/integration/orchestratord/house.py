@@ -17,6 +17,7 @@ from adapters.registry import adapter_for
 from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
+from orchestratord import attendant
 from orchestratord.archive import Archive
 from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
@@ -204,6 +205,11 @@ async def read_until(answer: aiohttp.ClientResponse, seen: Callable[[bytes], boo
         assert more, f"the stream ended early: {got!r}"
         got += more
     return got
+
+
+def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who waits is told how long: that comes twice a second, into the streams of all that wait just then."""
+    monkeypatch.setattr(attendant, "LOOK_EVERY_S", 3_600.0)
 
 
 def slow_alone(monkeypatch: pytest.MonkeyPatch) -> None:

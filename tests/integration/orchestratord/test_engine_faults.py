@@ -8,7 +8,7 @@ import pytest
 
 from contracts.config import Timeouts
 from contracts.pools import PoolState
-from tests.integration.orchestratord.house import complete, house, read_until, tokens_in
+from tests.integration.orchestratord.house import complete, house, read_until, tokens_in, unattended
 from tests.plugins.failures import OperatorSees
 from tests.standin.knobs import Fault, HttpError, Knobs, Stats
 from tests.standin.process import standin_process
@@ -152,7 +152,10 @@ async def test_an_answer_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
         (503, b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}', "POOL_UNREADY"),
     ],
 )
-async def test_a_refusal_of_the_engine_in_our_words(tmp_path: Path, status: int, body: bytes, code: str) -> None:
+async def test_a_refusal_of_the_engine_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, code: str
+) -> None:
+    unattended(monkeypatch)
     knobs = Knobs(http_error=HttpError(status, body.decode()))
     async with StandIn(knobs) as engine, house(tmp_path, engine.url) as here:
         stream = await here.stream(await here.submit())
