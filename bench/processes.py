@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 READY_S = 30.0
-END_S = 5.0
+END_S = 30.0
 """How long a process may take to end before it is killed."""
 LISTENING = b"listening on http://127.0.0.1:"
 UNWRITTEN, PREFIX = "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"

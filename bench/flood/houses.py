@@ -21,6 +21,7 @@ import msgspec
 
 from bench.flood.watched import POOLS, Note
 from bench.processes import announced_port, ended, free_port, process, reachable
+from tests.support.ports import HeldPort
 
 TOKEN = "a-token-for-the-length-of-a-flood"  # noqa: S105 - guards a server on loopback
 READY_S = 60.0
@@ -63,7 +64,8 @@ class StandInEngine:
         self._slots = slots
         self._knobs = {"slots": slots, "token_delay_ms": token_delay_ms, "first_token_delay_ms": 2}
         self._running: Process | None = None
-        self._port = 0
+        self._held = HeldPort()  # while it is dead, too: nobody else is to get it then
+        self._port = self._held.number
 
     async def start(self) -> None:
         """Start it, and wait until it listens."""
@@ -83,6 +85,7 @@ class StandInEngine:
         """End it, if it runs."""
         if self._running is not None:
             await ended(self._running)
+        self._held.close()
 
     def pool(self) -> dict[str, object]:
         """The pool that leads to it."""
@@ -160,6 +163,7 @@ async def _daemons(
             "bind": f"127.0.0.1:{port}",
             "max_streams_per_client": 4_096,
             "disconnect_grace_ms": GRACE_MS,
+            "ping_interval_ms": 3_600_000,  # one who waits for long would read what one who comes later does not
             "keep_finished": 50_000,
         },
         "sessions": {"max_turns": 100_000},

@@ -18,8 +18,9 @@ from typing import Any
 import aiohttp
 
 from bench.flood.houses import StandInEngine
-from bench.processes import as_installed, free_port
+from bench.processes import as_installed
 from tests.support.installation import Daemon
+from tests.support.ports import HeldPort
 from tests.support.tiny_gguf import write_tiny_gguf
 
 TOKEN = "a-token-for-the-length-of-a-run"  # noqa: S105 - guards a server on loopback
@@ -121,7 +122,8 @@ async def house(folder: Path, durability: str = "process") -> AsyncIterator[Hous
     model = write_tiny_gguf(folder / "model.gguf", layers=4, dim=256, ctx=512)
     standin = StandInEngine(slots=8, token_delay_ms=1.0)
     await standin.start()
-    made = House(folder, model, standin, free_port())
+    held = HeldPort()  # between two lives of orchestratord nobody else is to get it
+    made = House(folder, model, standin, held.number)
     document = _document(made, durability)
     (folder / "config.json").write_text(json.dumps(document))  # JSON is YAML
     document["server"]["keep_finished"] = 1
@@ -136,6 +138,7 @@ async def house(folder: Path, durability: str = "process") -> AsyncIterator[Hous
         await made.orchestrator.close()
         await made.manager.close()
         await standin.end()
+        held.close()
         for pid in made.engines():
             os.kill(pid, signal.SIGKILL)
 

@@ -172,9 +172,9 @@ async def _work_on(made: House, first: tuple[int, int]) -> tuple[int, int]:
 async def _calm(made: House, wanted: tuple[int, int]) -> tuple[int, int]:
     """The file descriptors, when they are as few as before or will not be."""
     until = time.monotonic() + CALM_S
-    while time.monotonic() < until and _more(made.descriptors(), wanted):  # noqa: ASYNC110 - of another process
+    while _more(now := made.descriptors(), wanted) and time.monotonic() < until:  # noqa: ASYNC110 - of another process
         await asyncio.sleep(0.1)
-    return made.descriptors()
+    return now  # to look once more would be to meet what was opened since, for a question to an engine perhaps
 
 
 def _more(now: tuple[int, int], then: tuple[int, int]) -> bool:

@@ -18,6 +18,7 @@ Feature: Streaming
 
   Scenario: A reader that lost its connection misses nothing
     Given an engine "gpu0" with 1 slot that serves "haiku"
+    And who is gone for less than a minute has not left
     And llama-orch is up
     And Ann reads an answer of 30 tokens
     When Ann hangs up

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from pytest_bdd import parsers, scenarios, then, when
+from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.bdd.machine import Machine
 from tests.support.stream_grammar import Said, check
@@ -18,6 +18,11 @@ pytestmark = [
     pytest.mark.slow,
 ]
 scenarios("streaming.feature")
+
+
+@given("who is gone for less than a minute has not left")
+def grace(machine: Machine) -> None:
+    machine.document["server"]["disconnect_grace_ms"] = 60_000
 
 
 @when(parsers.parse("{who} asks with seed {seed:d}"))

@@ -17,6 +17,9 @@ from tests.support.installation import Installation, alive, parse_events
 from tests.support.tiny_gguf import slow_model
 
 LONG = {"prompt": "once upon a time", "max_tokens": 400, "seed": 7}
+IDLE_MS = 4_000
+"""More than a machine stands still, so that no engine that works is given up; less than the ten seconds after which
+pool-managerd gives up one that does not answer."""
 
 
 def external(url: str) -> Mapping[str, Any]:
@@ -30,7 +33,7 @@ def external(url: str) -> Mapping[str, Any]:
 async def test_an_engine_that_is_frozen_is_given_up_and_replaced(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, early: bool
 ) -> None:
-    timeouts = {"idle_ms": 400, "stop_ms": 500}
+    timeouts = {"idle_ms": IDLE_MS, "stop_ms": 500}
     async with Installation(tmp_path / "home", slow_model(tmp_path_factory), timeouts=timeouts) as lab:
         await lab.up()
         frozen, received = lab.engine_pid(), b""

@@ -9,12 +9,15 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
+from aiohttp import web
 
 from adapters.http import EngineHttp
 from adapters.registry import adapter_for
 from contracts.config import Auth, Config, Limits, Pool, Queue, Sessions, Timeouts
 from contracts.pools import Endpoint
 from daemon_core.redaction import Redactor
+from orchestratord import attendant
 from orchestratord.archive import Archive
 from orchestratord.artifacts import ArtifactStore
 from orchestratord.auth import Authenticator
@@ -22,6 +25,7 @@ from orchestratord.catalog import CatalogView
 from orchestratord.clock import SystemClock
 from orchestratord.database import Database
 from orchestratord.entrance import Sources
+from orchestratord.http import sse_writer
 from orchestratord.http.app import make_http_app
 from orchestratord.jobs import Jobs
 from orchestratord.keeper import Keeper
@@ -201,6 +205,27 @@ async def read_until(answer: aiohttp.ClientResponse, seen: Callable[[bytes], boo
         assert more, f"the stream ended early: {got!r}"
         got += more
     return got
+
+
+def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who waits is told how long: that comes twice a second, into the streams of all that wait just then."""
+    monkeypatch.setattr(attendant, "LOOK_EVERY_S", 3_600.0)
+
+
+def slow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the limit for slow readers hold for clients that call themselves ``Slow`` alone.
+
+    All of them are in this process. One that reads takes nothing either while the process stands still, or checks what
+    it has read; how long that lasts is nothing that a test with a limit of some hundred milliseconds could know.
+    """
+    write = sse_writer.SseWriter.write
+
+    async def writing(writer: sse_writer.SseWriter, request: web.Request, response: sse_writer.SseResponse) -> bool:
+        if request.headers.get("User-Agent") != "Slow":
+            writer._patience = msgspec.structs.replace(writer._patience, slow_s=600.0)  # noqa: SLF001 - as said
+        return await write(writer, request, response)
+
+    monkeypatch.setattr(sse_writer.SseWriter, "write", writing)
 
 
 def tokens_in(stream: bytes) -> int:

@@ -1,6 +1,5 @@
 """Engines that die, stall or lie: what the client is told, how soon, and whether the next task finds an engine."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,21 @@ import pytest
 
 from contracts.config import Timeouts
 from contracts.pools import PoolState
-from tests.integration.orchestratord.house import complete, house, read_until, tokens_in
+from tests.integration.orchestratord.house import complete, house, read_until, tokens_in, unattended
 from tests.plugins.failures import OperatorSees
-from tests.standin.knobs import Fault, HttpError, Knobs
+from tests.standin.knobs import Fault, HttpError, Knobs, Stats
 from tests.standin.process import standin_process
 from tests.standin.server import StandIn
 from tests.unit.orchestratord.frames import events_of, frames_of
 from tests.unit.orchestratord.world import pool
 
-AT_ONCE_S = 5.0
-"""Far from the idle limit of 30 s, whatever else the machine does."""
+NO_LIMIT = Timeouts(wall_ms=600_000, idle_ms=600_000)
+"""An error that is told before the test is over was told for another reason than that a limit was reached."""
+
+
+def left_alone(stats: Stats) -> bool:
+    """Whatever the engine was asked for, it was left with; a limit may be reached before a question gets there."""
+    return stats.running == stats.waiting == 0 and stats.cancelled == stats.requests
 
 
 def error_of(stream: bytes) -> dict[str, Any]:
@@ -31,16 +35,14 @@ def error_of(stream: bytes) -> dict[str, Any]:
 @pytest.mark.req("HP-17")
 async def test_an_engine_that_is_killed_is_told_at_once_and_replaced(tmp_path: Path) -> None:
     slow = Knobs(tokens=100_000, token_delay_ms=5, tokens_per_write=1)
-    async with house(tmp_path) as here:
+    async with house(tmp_path, timeouts=NO_LIMIT) as here:
         async with standin_process(slow) as engine:
             here.report(engine.url)
             task_id = await here.submit(max_tokens=100_000)
             async with here.client.get(f"/v1/tasks/{task_id}/stream") as answer:
                 got = await read_until(answer, lambda got: tokens_in(got) >= 3)
                 engine.kill()
-                killed = asyncio.get_running_loop().time()
                 got += await answer.read()
-                assert asyncio.get_running_loop().time() - killed < AT_ONCE_S
         error = error_of(got)
         assert (error["code"], error["retriable"], error["retry_after_ms"]) == ("WORKER_RESET", True, 0)
         assert error["engine"] == "llamacpp"
@@ -84,19 +86,19 @@ async def test_an_engine_that_never_begins_is_given_up_at_the_wall_limit(
         operator_sees(
             "supervision/engine-never-begins", f"{error['code']}: {error['message']}\n  mend: {error['hint']}"
         )
-        await engine.until(lambda stats: stats.cancelled == 1)
+        await engine.until(left_alone)
 
 
 @pytest.mark.req("HP-17")
 async def test_an_engine_that_never_ends_is_given_up_at_the_wall_limit(tmp_path: Path) -> None:
     endless = Knobs(tokens=1_000_000, token_delay_ms=1, tokens_per_write=1)
-    async with StandIn(endless) as engine, house(tmp_path, engine.url, timeouts=Timeouts(wall_ms=100)) as here:
+    async with StandIn(endless) as engine, house(tmp_path, engine.url, timeouts=Timeouts(wall_ms=2_000)) as here:
         error = error_of(await here.stream(await here.submit(max_tokens=1_000_000)))
         assert (error["code"], error["message"]) == (
             "DECODE_TIMEOUT",
-            "the engine was given up after 100 ms (wall limit)",
+            "the engine was given up after 2000 ms (wall limit)",
         )
-        await engine.until(lambda stats: stats.cancelled == 1)
+        await engine.until(left_alone)
 
 
 async def test_pings_of_the_engine_are_no_sign_of_life(tmp_path: Path) -> None:
@@ -150,7 +152,10 @@ async def test_an_answer_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
         (503, b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}', "POOL_UNREADY"),
     ],
 )
-async def test_a_refusal_of_the_engine_in_our_words(tmp_path: Path, status: int, body: bytes, code: str) -> None:
+async def test_a_refusal_of_the_engine_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, code: str
+) -> None:
+    unattended(monkeypatch)
     knobs = Knobs(http_error=HttpError(status, body.decode()))
     async with StandIn(knobs) as engine, house(tmp_path, engine.url) as here:
         stream = await here.stream(await here.submit())
@@ -183,7 +188,7 @@ async def test_a_task_that_finds_nobody_at_the_endpoint_waits_for_the_next_engin
 @pytest.mark.req("HP-17", "HP-06")
 async def test_another_replica_takes_over_from_one_that_is_killed_before_its_first_token(tmp_path: Path) -> None:
     slow = Knobs(first_token_delay_ms=60_000)
-    pools = (pool("a"), pool("b"))
+    pools = (pool("a", timeouts=NO_LIMIT), pool("b", timeouts=NO_LIMIT))
     async with StandIn() as other, house(tmp_path, None, *pools) as here, standin_process(slow) as engine:
         here.report(engine.url, "a")
         here.report(other.url, "b")
@@ -191,9 +196,7 @@ async def test_another_replica_takes_over_from_one_that_is_killed_before_its_fir
         async with here.client.get(f"/v1/tasks/{task_id}/stream") as answer:
             got = await read_until(answer, lambda got: b"event: started" in got)
             engine.kill()
-            killed = asyncio.get_running_loop().time()
             got += await answer.read()
-            assert asyncio.get_running_loop().time() - killed < AT_ONCE_S
         frames = frames_of(got)
         assert events_of(got) == ["started", "metrics", *["token"] * 8, "end"]
         assert [frame.data["replica_id"] for frame in frames[:2]] == ["a-0", "b-0"]

@@ -13,7 +13,8 @@ import pytest
 from contracts.config import Engine, Queue, Timeouts
 from contracts.tasks import Workload
 from tests.integration.adapters.subjects import ANSWERED, DOCUMENTS, STREAMED, Subject
-from tests.integration.orchestratord.house import House, house, read_until, tokens_in
+from tests.integration.orchestratord.house import House, house, read_until, tokens_in, unattended
+from tests.integration.orchestratord.test_engine_faults import left_alone
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.process import standin_process
 from tests.standin.server import StandIn
@@ -213,7 +214,7 @@ async def test_an_engine_that_never_ends_is_given_up_at_the_wall_limit(tmp_path:
     knobs = subject.knobs(tokens=1_000_000, token_delay_ms=1, tokens_per_write=1)
     async with serving(tmp_path, subject, knobs, timeouts=Timeouts(wall_ms=150)) as (engine, here):
         stream = await here.stream(await submitted(here, subject, max_tokens=900_000))
-        await engine.until(lambda stats: stats.cancelled == 1)
+        await engine.until(left_alone)
     assert frames_of(stream)[-1].data["code"] == "DECODE_TIMEOUT"
 
 
@@ -230,7 +231,10 @@ async def test_counts_that_cannot_be_reach_nobody(tmp_path: Path, subject: Subje
 
 
 @streamed
-async def test_a_failure_is_told_once_and_the_next_task_runs(tmp_path: Path, subject: Subject) -> None:
+async def test_a_failure_is_told_once_and_the_next_task_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: Subject
+) -> None:
+    unattended(monkeypatch)  # the next one waits until the engine was looked at
     async with serving(tmp_path, subject, subject.knobs(tokens=9, fault=Fault.CLOSE, fault_after=2)) as (engine, here):
         stream = await here.stream(await submitted(here, subject, max_tokens=50))
         error = frames_of(stream)[-1]

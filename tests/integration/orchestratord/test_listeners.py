@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.integration.orchestratord.house import BODY, EVENT_STREAM, House, house, read_until, tokens_in
+from tests.integration.orchestratord.house import BODY, EVENT_STREAM, House, house, read_until, tokens_in, unattended
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
 from tests.unit.orchestratord.frames import events_of, frames_of
@@ -120,7 +120,10 @@ async def test_the_last_of_several_listeners_counts(tmp_path: Path) -> None:
 
 @pytest.mark.req("HP-19", "HP-08")
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
-async def test_a_listener_that_goes_while_its_task_waits(tmp_path: Path, priority: str) -> None:
+async def test_a_listener_that_goes_while_its_task_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, priority: str
+) -> None:
+    unattended(monkeypatch)
     async with stuck(tmp_path, NO_GRACE, slots=1) as (engine, here):
         running = await here.submit(max_tokens=100)
         await engine.until(lambda stats: stats.tokens == 5)

@@ -24,6 +24,7 @@ from tests.integration.pool_managerd.support import Peer
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import WIRES, StandIn
 from tests.support.installation import Installation
+from tests.support.waiting import looked_for
 from tests.unit.orchestratord.world import snapshot
 
 ROOT = Path(__file__).parents[3]
@@ -97,8 +98,9 @@ class Home(Installation):
 
 
 @asynccontextmanager
-async def home_at(root: Path) -> AsyncIterator[Home]:
+async def home_at(root: Path, orchestratord: str = "orchestratord") -> AsyncIterator[Home]:
     async with StandIn(Knobs(slots=4), WIRES["vllm"]) as engine, Home(root, engine) as home:
+        home.orchestrator.module = orchestratord
         await home.up()
         await home.orchestrator.logged("pool far is ready")
         yield home
@@ -135,9 +137,14 @@ async def traffic(home: Home) -> None:
 async def test_metrics_are_exactly_the_documented_ones_after_traffic_of_every_kind(tmp_path: Path) -> None:
     async with home_at(tmp_path / "home") as home:
         await traffic(home)
-        async with home.http.get("/metrics") as answer:
-            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-            page = await answer.text()
+
+        async def scraped() -> str:
+            async with home.http.get("/metrics") as answer:
+                assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+                return await answer.text()
+
+        # Of an engine that does not answer at once there is no sample of its cache, until it is asked again.
+        page = await looked_for(scraped, lambda page: "\nkv_cache_usage_ratio{" in page, "a sample of every kind")
         pools = (await home.get("/v1/capabilities"))["pools"]
         names = {pool[key] for pool in pools for key in ("pool_id", "engine_version", "model_id")}
         names |= {"trial-0", "far-0", "none", "haiku"}
@@ -256,7 +263,7 @@ async def test_the_log_tells_a_whole_life_in_fields_and_in_sentences(tmp_path: P
 @pytest.mark.timeout(60)
 @pytest.mark.req("HP-22")
 async def test_an_id_runs_from_the_request_to_the_engines_own_log_lines(tmp_path: Path) -> None:
-    async with home_at(tmp_path / "home") as home:
+    async with home_at(tmp_path / "home", "tests.support.lingering_orchestratord") as home:
         socket = home.root / "run" / "llama-orch" / "pool-managerd.sock"
         peer = Peer(*await asyncio.open_unix_connection(socket, limit=2 * rpc.MAX_FRAME_BYTES))
         await peer.hello()

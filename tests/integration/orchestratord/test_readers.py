@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestratord.http import sse_writer
-from tests.integration.orchestratord.house import House, house, tokens_in
+from tests.integration.orchestratord.house import House, house, slow_alone, tokens_in
 from tests.integration.orchestratord.test_streams import dechunked
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
@@ -64,7 +64,8 @@ async def raw(here: House, request: str) -> AsyncIterator[Raw]:
 
 def asking(task_id: str, *, method: str = "GET", version: str = "1.1", close: bool = True) -> str:
     connection = "Connection: close\r\n" if close else ""
-    return f"{method} /v1/tasks/{task_id}/stream HTTP/{version}\r\nHost: localhost\r\n{connection}\r\n"
+    head = f"{method} /v1/tasks/{task_id}/stream HTTP/{version}\r\nHost: localhost\r\nUser-Agent: Slow\r\n"
+    return f"{head}{connection}\r\n"
 
 
 def begun(body: bytes) -> bytes:
@@ -101,6 +102,7 @@ async def cut_off(
 async def test_a_reader_that_takes_nothing_is_cut_off_and_cannot_take_it_for_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slow_alone(monkeypatch)
     monkeypatch.setattr(sse_writer, "LAST_WORD_S", 0.01)
     async with cut_off(tmp_path, caplog) as (here, task_id, whole, slow):
         head, _, body = (await slow.read_to_the_end()).partition(b"\r\n\r\n")
@@ -129,9 +131,11 @@ async def test_a_reader_that_comes_to_life_in_time_is_told_why(tmp_path: Path, m
         speak(writer)
         last_words.set()
 
+    slow_alone(monkeypatch)
     monkeypatch.setattr(sse_writer.SseWriter, "_speak", speaking)
     monkeypatch.setattr(sse_writer, "LAST_WORD_S", 20.0)
-    async with StandIn(LONG) as engine, house(tmp_path, engine.url, slow_reader_ms=1_000) as here:
+    # It has the same time once more for the last words: more than everything stands still.
+    async with StandIn(LONG) as engine, house(tmp_path, engine.url, slow_reader_ms=4_000) as here:
         task_id = await here.submit(max_tokens=8_000, priority="batch")
         whole = await here.stream(task_id)
         async with raw(here, asking(task_id)) as slow:
@@ -141,7 +145,7 @@ async def test_a_reader_that_comes_to_life_in_time_is_told_why(tmp_path: Path, m
     sent, _, reason = begun(body).rpartition(b"\n\n: ")
     assert whole.startswith(sent + b"\n\n")
     assert reason == (
-        b"cut off: the stream was not read for 1000 ms (server.slow_reader_ms); come back with Last-Event-ID and"
+        b"cut off: the stream was not read for 4000 ms (server.slow_reader_ms); come back with Last-Event-ID and"
         b" nothing is lost\n\n"
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from contracts.config import Auth
 from tests.integration.orchestratord.house import BODY, EVENT_STREAM, House, house, read_until, tokens_in
-from tests.integration.orchestratord.wire import HEALTH, Wire, served_until, wire
+from tests.integration.orchestratord.wire import BRIEF_MS, HEALTH, LONG_MS, Wire, served_until, wire
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
 
@@ -41,7 +41,7 @@ async def test_heads_that_never_end_are_cut_off_while_others_are_served(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with house(tmp_path, header_timeout_ms=1_000, max_connections_per_client=300) as here:
+    async with house(tmp_path, header_timeout_ms=LONG_MS, max_connections_per_client=300) as here:
         async with many(here, 200, BEGUN) as slow:
             for _ in range(11):
                 async with here.client.get("/healthz") as answer:
@@ -62,7 +62,7 @@ async def test_heads_that_never_end_are_cut_off_while_others_are_served(
 
 
 async def test_a_byte_now_and_then_gains_no_time(tmp_path: Path) -> None:
-    async with house(tmp_path, header_timeout_ms=500, max_header_bytes=1 << 20) as here, wire(here) as slow:
+    async with house(tmp_path, header_timeout_ms=BRIEF_MS, max_header_bytes=1 << 20) as here, wire(here) as slow:
         await slow.send(BEGUN)
         async with asyncio.TaskGroup() as group:
             hearing = group.create_task(slow.answer())
@@ -86,7 +86,7 @@ async def test_an_idle_connection_is_closed_without_a_word(tmp_path: Path) -> No
 
 
 async def test_a_second_head_has_its_time_too(tmp_path: Path) -> None:
-    async with house(tmp_path, header_timeout_ms=300) as here, wire(here) as slow:
+    async with house(tmp_path, header_timeout_ms=BRIEF_MS) as here, wire(here) as slow:
         await slow.send(HEALTH + HEALTH + BEGUN)
         assert [(await slow.answer()).status for _ in range(2)] == [200, 200]
         await slow.send(b"x")
@@ -145,12 +145,12 @@ async def test_a_body_that_does_not_come_is_cut_off_and_nothing_runs(tmp_path: P
 
 async def test_a_body_that_comes_on_has_all_the_time_it_needs(tmp_path: Path) -> None:
     body = b'{"model_ref": "m", "prompt": "hello", "max_tokens": 3}'
-    async with StandIn() as engine, house(tmp_path, engine.url, body_timeout_ms=1_000) as here, wire(here) as slow:
+    async with StandIn() as engine, house(tmp_path, engine.url, body_timeout_ms=LONG_MS) as here, wire(here) as slow:
         await slow.send(posting(len(body)) + body[:10])
-        for start in range(10, 40, 5):  # longer than the limit, and each pause is far shorter
-            await served_until(here, asyncio.get_running_loop().time() + 0.2)
+        for start in range(10, 50, 5):  # longer than the limit, and each pause is far shorter
+            await served_until(here, asyncio.get_running_loop().time() + 0.6)
             await slow.send(body[start : start + 5])
-        await slow.send(body[40:])
+        await slow.send(body[50:])
         assert (await slow.answer()).status == 202
 
 
@@ -163,12 +163,14 @@ async def test_a_body_that_nobody_reads_delays_no_answer(tmp_path: Path) -> None
 async def test_no_limit_of_a_request_touches_a_stream(tmp_path: Path) -> None:
     async with (
         StandIn(LINGERS) as engine,
-        house(tmp_path, engine.url, header_timeout_ms=200, body_timeout_ms=200, keep_alive_ms=200) as here,
+        house(
+            tmp_path, engine.url, header_timeout_ms=BRIEF_MS, body_timeout_ms=BRIEF_MS, keep_alive_ms=BRIEF_MS
+        ) as here,
     ):
         accept = {"Accept": EVENT_STREAM}
         async with here.client.post("/v1/tasks", json=BODY | {"task_id": "t"}, headers=accept) as answer:
             got = await read_until(answer, lambda got: tokens_in(got) == 3)
-            await served_until(here, asyncio.get_running_loop().time() + 1)
+            await served_until(here, asyncio.get_running_loop().time() + 1.5 * BRIEF_MS / 1000)
             assert await here.cancel("t") == 204
             got += await answer.read()
         assert b"event: end" in got

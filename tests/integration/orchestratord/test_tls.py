@@ -20,8 +20,17 @@ from contracts.config import Tls
 from daemon_core.errors import EXIT_CONFIG, StartupError
 from orchestratord.clock import SystemClock
 from orchestratord.tls import Certificate
-from tests.integration.orchestratord.house import BODY, EVENT_STREAM, TOKEN, House, house, read_until, tokens_in
-from tests.integration.orchestratord.wire import HEALTH, served_until, wire
+from tests.integration.orchestratord.house import (
+    BODY,
+    EVENT_STREAM,
+    TOKEN,
+    House,
+    house,
+    read_until,
+    slow_alone,
+    tokens_in,
+)
+from tests.integration.orchestratord.wire import BRIEF_MS, HEALTH, LONG_MS, served_until, wire
 from tests.standin.knobs import Fault, Knobs
 from tests.standin.server import StandIn
 from tests.support.certificates import authority_and_server
@@ -126,7 +135,7 @@ async def test_handshakes_that_never_end_take_their_places_for_a_while(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    limits = secured(tmp_path, header_timeout_ms=600, max_connections_per_client=6)
+    limits = secured(tmp_path, header_timeout_ms=LONG_MS, max_connections_per_client=6)
     async with limits as (here, trusted, _), wire(here, trusted) as honest:
         async with wire(here) as silent, wire(here) as silent_too, wire(here) as begun, wire(here) as begun_too:
             for each in (begun, begun_too):
@@ -158,7 +167,7 @@ async def test_garbage_in_place_of_a_handshake_is_one_line_in_the_log(
 
 
 async def test_a_slow_head_and_a_slow_body_are_cut_off_over_tls_too(tmp_path: Path) -> None:
-    async with secured(tmp_path, header_timeout_ms=500, body_timeout_ms=300) as (here, trusted, _):
+    async with secured(tmp_path, header_timeout_ms=BRIEF_MS, body_timeout_ms=300) as (here, trusted, _):
         async with wire(here, trusted) as slow:
             await slow.send(b"GET / HTTP/1.1\r\nHost: ")
             assert (await slow.answer()).status == 408
@@ -170,18 +179,19 @@ async def test_a_slow_head_and_a_slow_body_are_cut_off_over_tls_too(tmp_path: Pa
 
 @pytest.mark.timeout(120)  # eight megabytes through TLS in one loop
 async def test_a_reader_that_takes_nothing_is_cut_off_over_tls_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slow_alone(monkeypatch)
     async with StandIn(LONG) as engine, secured(tmp_path, engine.url, slow_reader_ms=200) as (here, trusted, _):
         task_id = await here.submit(max_tokens=8_000, priority="batch")
         async with wire(here, trusted) as slow:
             peer: socket.socket = slow.writer.get_extra_info("socket")
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            asking = f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            await slow.send(asking.encode())
+            asking = f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Slow\r\n"
+            await slow.send(f"{asking}Connection: close\r\n\r\n".encode())
             assert tokens_in(await here.stream(task_id)) == 8_000, "others are served"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not [each for each in caplog.records if "was cut off" in each.getMessage()]:
                     await served_until(here, asyncio.get_running_loop().time() + 0.05)
             slow.writer.transport.resume_reading()  # type: ignore[attr-defined]

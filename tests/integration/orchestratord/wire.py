@@ -12,6 +12,9 @@ from typing import Any
 from tests.integration.orchestratord.house import House, json_of
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BRIEF_MS, LONG_MS = 2_000, 4_000
+"""Limits of the daemon that a client of a test keeps, or is waited for to miss: who keeps one while everything stands
+still for some seconds must be about to do so for as short as possible, or have the long one."""
 
 
 @dataclass(frozen=True)
