@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
-LIMIT_S = 20.0
+LIMIT_S = 40.0
 LOOK_S = 0.01
 
 
