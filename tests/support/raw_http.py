@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -37,14 +37,16 @@ async def raw(url: str, path: str, body: object = None, *, key: str | None = Non
 
 
 async def is_kept(url: str, path: str, body: object, *, key: str | None = None) -> bool:
-    """Whether the connection is still open a while after the answer."""
+    """Whether another question is answered on the connection of the answer; if not, it is closed, however late."""
     async with _connection(url) as (reader, writer):
         writer.write(_request(url, path, body, key))
         await _answer(reader)
         try:
-            return await asyncio.wait_for(reader.read(1), 0.3) != b""
-        except TimeoutError:
-            return True
+            writer.write(_request(url, path, body, key))
+            await _answer(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+        return True
 
 
 @asynccontextmanager
@@ -55,7 +57,8 @@ async def _connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def _request(url: str, path: str, body: object, key: str | None) -> bytes:
