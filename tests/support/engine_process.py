@@ -101,8 +101,9 @@ class EngineProcess:
         self.process.wait()
         self._reader.join()
         for file in SHARED_MEMORY.iterdir():
-            if file.lstat().st_ino in self._memory:
-                file.unlink()
+            with contextlib.suppress(FileNotFoundError):  # others have files there too, which come and go
+                if file.lstat().st_ino in self._memory:
+                    file.unlink()
         if self.process.stdout is not None:
             self.process.stdout.close()
 

@@ -36,7 +36,7 @@ class ObjectStore:
 
     def empty(self) -> None:
         """Forget everything, and have the bucket."""
-        connection = http.client.HTTPConnection(self.address, timeout=10)
+        connection = http.client.HTTPConnection(self.address, timeout=50)
         connection.request("POST", "/moto-api/reset")
         assert connection.getresponse().status == 200
         connection.close()

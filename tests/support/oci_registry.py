@@ -108,7 +108,7 @@ class OciRegistry:
     def _ask(
         self, method: str, path: str, expected: int, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> str:
-        connection = http.client.HTTPConnection(self.address, timeout=10)
+        connection = http.client.HTTPConnection(self.address, timeout=50)
         try:
             connection.request(method, path, body, {**self.headers, **(headers or {})})
             answer = connection.getresponse()
@@ -136,7 +136,7 @@ async def registry(root: Path, auth: str = "{}") -> AsyncIterator[OciRegistry]:
         env={"PATH": "/usr/bin:/bin", "OTEL_TRACES_EXPORTER": "none"},
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             address = await _address(process)
         async with asyncio.TaskGroup() as group:
             assert process.stderr is not None
