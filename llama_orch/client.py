@@ -42,8 +42,8 @@ JSON = "application/json"
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 # Streams are silent for at most the ping interval of the server, 15 s by default.
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
-# Whoever accepts and says nothing is not up.
-HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=1)
+# Whoever accepts and says nothing is not up; who is held up for a moment is.
+HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5)
 MAX_FAILURES = 6
 MAX_ANSWER_BYTES = 64 << 20
 """No answer of orchestratord's but a stream is nearly so long: whoever says more is somebody else."""

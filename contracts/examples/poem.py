@@ -114,7 +114,7 @@ STATUS = TaskStatus(
 )
 SILENT = StreamError(
     code=ErrorCode.DECODE_TIMEOUT,
-    message="the engine was given up after 300 ms (idle limit)",
+    message="the engine was given up after 2000 ms (idle limit)",
     retriable=True,
     hint="timeouts.idle_ms of the pool sets this limit",
     engine="llamacpp",

@@ -153,7 +153,7 @@ async def scripted(folder: Path, given: str) -> AsyncIterator[Scene]:
     """The real orchestratord before a stand-in and a scripted manager, with what is given."""
     knobs = ENGINES.get(Given(given), STUCK)
     policy = FullPolicy.DROP_LRU if given == Given.QUEUE_FULL_DROP_LRU else FullPolicy.REJECT
-    idle = Timeouts(idle_ms=300) if given == Given.ENGINE_HANGS else Timeouts()
+    idle = Timeouts(idle_ms=2_000) if given == Given.ENGINE_HANGS else Timeouts()
     mine = pool("trial", model=SERVED, timeouts=idle, queue=Queue(capacity=1, full_policy=policy))
     limit = 1 if given == Given.STREAMS_OPEN else 256
     manager = Manager(snapshot("trial", model_ref=SERVED, model_id="haiku"))

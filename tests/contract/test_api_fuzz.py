@@ -22,7 +22,7 @@ from llama_orch.trial import haiku_model_path
 from tests.plugins.told import Told
 from tests.support.installation import TOKEN, Installation
 
-pytestmark = [pytest.mark.req("HP-27"), pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.req("HP-27"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 CASES = int(os.environ.get("LLAMA_ORCH_FUZZ_CASES", "12"))

@@ -15,7 +15,7 @@ from tests.support.installation import TOKEN, Installation, parse_events, text_o
 
 ASK = Path(__file__).parents[2] / "examples/client/ask.py"
 PIECE = 16 << 10
-pytestmark = [pytest.mark.req("HP-19", "HP-27"), pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.req("HP-19", "HP-27"), pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 class Line:

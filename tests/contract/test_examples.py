@@ -13,7 +13,7 @@ from contracts.operations import OPERATIONS
 from tests.contract.documented import Documented, differences, documented
 from tests.contract.scenes import scene
 
-pytestmark = [pytest.mark.req("HP-27"), pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.req("HP-27"), pytest.mark.slow, pytest.mark.timeout(120)]
 
 ALL = documented()
 SETTING = {("post", "/v1/pools/{pool_id}/drain", 202), ("post", "/v1/pools/{pool_id}/reload", 202)}

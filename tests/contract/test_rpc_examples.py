@@ -23,7 +23,7 @@ CHANGING = {"revision", "url", "api_key", "state", "jobs", "version", *VOLATILE,
 
 @pytest.mark.req("HP-27", "PM-05")
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_the_manager_answers_as_documented(tmp_path: Path) -> None:
     for name in ("haiku", "epic"):
         shutil.copy(haiku_model_path(), tmp_path / f"{name}.gguf")

@@ -25,7 +25,7 @@ from tests.support.real_triton import real_triton, write_toy
 from tests.support.real_vllm import hf_models, real_vllms
 from tests.support.tiny_gguf import write_tiny_gguf
 
-pytestmark = pytest.mark.req("HP-12", "HP-13")
+pytestmark = [pytest.mark.req("HP-12", "HP-13"), pytest.mark.timeout(180)]
 
 FEW = 8
 """Seeds that show whether another profile is noticed."""

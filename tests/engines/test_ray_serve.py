@@ -89,7 +89,7 @@ async def test_our_stream_is_the_same_as_of_any_engine(serve: RealRayServe, adap
 
 async def test_its_backpressure_is_overload(adapter: Adapter) -> None:
     """While one request is answered another one may wait, and the proxy refuses the others in plain words."""
-    slowly = Generation(prompt="slowly", max_tokens=20)
+    slowly = Generation(prompt="slowly", max_tokens=100)  # five seconds, in which the others get as far as the proxy
     async with adapter.submit(slowly) as batches:
         await anext(batches)  # it has the replica: nothing that comes now is the first
         answers = await asyncio.gather(*(generate(adapter, slowly) for _ in range(4)), _rest(batches))

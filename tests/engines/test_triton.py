@@ -22,10 +22,11 @@ from tests.engines.generating import generate, under_profile
 from tests.integration.orchestratord.house import house, json_of, read_until
 from tests.support.raw_http import raw
 from tests.support.real_triton import COUNTS, VLLM_BACKEND, RealTriton, real_triton, write_toy
+from tests.support.waiting import until
 from tests.unit.orchestratord.frames import events_of, frames_of, text_of
 from tests.unit.orchestratord.world import pool
 
-pytestmark = [pytest.mark.engine("triton"), pytest.mark.req("AD-01", "AD-03")]
+pytestmark = [pytest.mark.engine("triton"), pytest.mark.req("AD-01", "AD-03"), pytest.mark.timeout(180)]
 
 AT_ONCE_S = 30.0
 PLAIN, COUNTING = "toy", "counting"
@@ -221,7 +222,7 @@ async def test_a_server_that_is_stopped_ends_its_streams_and_takes_no_more(alone
             finished = batch.finished
     assert len(texts) == 50
     assert finished is not None
-    assert await asyncio.to_thread(alone.process.ended, 20) == 0
+    assert await asyncio.to_thread(alone.process.ended, 60) == 0
 
 
 # --- through the product ----------------------------------------------------------------------------------------------
@@ -243,6 +244,7 @@ async def test_a_model_that_died_is_no_fault_of_the_next_request(alone: RealTrit
     """What is asked while the process dies may hang instead; what is asked when it is dead is refused, with 400."""
     (stub,) = alone.stubs()
     os.kill(stub, signal.SIGKILL)
+    await until(lambda: alone.stubs() == [], "the death")
     async with house(tmp_path, alone.url, pool(engine=Engine.TRITON)) as here:
         last = frames_of(await here.stream(await here.submit(prompt="rain", max_tokens=20)))[-1]
     assert (last.event, last.data["code"], last.data["retriable"]) == ("error", "WORKER_RESET", True)
@@ -250,9 +252,12 @@ async def test_a_model_that_died_is_no_fault_of_the_next_request(alone: RealTrit
 
 
 @pytest.mark.req("HP-17")
-async def test_a_model_that_died_while_its_server_says_ready_is_given_up(alone: RealTriton, tmp_path: Path) -> None:
-    """The stream hangs for ever, and /v2/health/ready goes on saying 200: only the idle limit sees it."""
-    watched = pool(engine=Engine.TRITON, timeouts=Timeouts(idle_ms=2_000))
+async def test_a_model_that_died_while_its_server_says_ready_is_no_good_end(alone: RealTriton, tmp_path: Path) -> None:
+    """The stream hangs for ever, and only the idle limit sees it; or Triton says after a second why it ends.
+
+    Which of the two, nobody can choose. /v2/health/ready goes on saying 200.
+    """
+    watched = pool(engine=Engine.TRITON, timeouts=Timeouts(idle_ms=6_000))
     async with house(tmp_path, alone.url, watched) as here:
         task = await here.submit(prompt="rain, slowly", max_tokens=1000)
         async with here.client.get(f"/v1/tasks/{task}/stream") as answer:
@@ -261,5 +266,6 @@ async def test_a_model_that_died_while_its_server_says_ready_is_given_up(alone: 
             os.kill(stub, signal.SIGKILL)
             stream += await answer.read()
     last = frames_of(stream)[-1]
-    assert (last.event, last.data["code"]) == ("error", "DECODE_TIMEOUT")
+    assert last.event == "error"
+    assert (last.data["code"], last.data["retriable"]) in {("WORKER_RESET", True), ("DECODE_TIMEOUT", True)}
     assert await status(alone, "/v2/health/ready") == 200

@@ -195,7 +195,7 @@ async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: Engi
     It says an error in the stream and then [DONE] as if nothing were; or, where its own processes end in another
     order, it says nothing any more and waits for the client to leave. Then the idle limit sees it.
     """
-    watched = pool(engine=Engine.VLLM, timeouts=Timeouts(idle_ms=2_000))
+    watched = pool(engine=Engine.VLLM, timeouts=Timeouts(idle_ms=10_000))
     async with house(tmp_path, vllm.url, watched) as here:
         task = await here.submit(prompt="once", max_tokens=LONG.max_tokens)
         async with here.client.get(f"/v1/tasks/{task}/stream") as answer:
@@ -206,7 +206,7 @@ async def test_a_stop_while_it_streams_is_no_good_end(vllm: RealVllm, http: Engi
     last = frames_of(stream)[-1]
     assert last.event == "error"
     assert (last.data["code"], last.data["retriable"]) in {("WORKER_RESET", True), ("DECODE_TIMEOUT", True)}
-    await asyncio.to_thread(vllm.process.ended, 30)
+    await asyncio.to_thread(vllm.process.ended, LIMIT_S)
     assert await adapter_at(vllm, http).health() is Health.DOWN
 
 
@@ -222,7 +222,7 @@ async def test_a_worker_that_is_killed_is_broken_at_once(servers: tuple[RealVllm
             assert [batch async for batch in batches if batch.finished is not None] == []
     assert caught.value.failure is Failure.BROKEN
     assert await adapter.health() is Health.DOWN
-    assert await asyncio.to_thread(server.process.ended, 30) == 0
+    assert await asyncio.to_thread(server.process.ended, LIMIT_S) == 0
 
 
 # --- embeddings and scores --------------------------------------------------------------------------------------------

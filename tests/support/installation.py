@@ -24,6 +24,7 @@ from tests.support.waiting import looked_for
 TOKEN = "test-token-0123456789"
 LIMIT_S = 40.0
 STOP_S = 30.0
+"""From TERM to KILL, when nobody needs it any more."""
 
 
 class Daemon:
@@ -87,7 +88,7 @@ class Daemon:
         self._process.send_signal(number)
         return await self.ended()
 
-    async def ended(self, limit_s: float = STOP_S) -> int:
+    async def ended(self, limit_s: float = LIMIT_S) -> int:
         """Wait for its end; the answer is its exit status."""
         assert self._process is not None
         assert self._reader is not None
@@ -102,7 +103,7 @@ class Daemon:
             return
         self._process.terminate()
         try:
-            await self.ended()
+            await self.ended(STOP_S)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -58,9 +58,11 @@ class Terminal:
         await self._news.wait()
 
     async def ended(self) -> int:
-        """Wait for the program's end; the answer is its exit status."""
+        """Wait for the program's end, and for the last of what it wrote; the answer is its exit status."""
         async with asyncio.timeout(LIMIT_S):
-            return await self.process.wait()
+            status = await self.process.wait()
+            await self._closed.wait()  # it ends before all that it wrote was read
+            return status
 
     async def all_written(self) -> str:
         """Wait for the end of all that writes; the answer is what they wrote, without what moves the cursor."""

@@ -91,7 +91,7 @@ async def test_the_real_llama_server_tells_when_a_slot_is_free(
 ) -> None:
     subject = TELLING[0]
     model: Path = slow_model(tmp_path_factory)
-    async with real_llamacpp(model, slots=2) as url:
+    async with real_llamacpp(model, slots=2, ctx=2048) as url:
         adapter = adapter_for(Engine.LLAMACPP, Endpoint(url=url), http)
         assert await adapter.busy() == 0
         async with adapter.submit(subject.generation) as batches:

@@ -212,6 +212,18 @@ LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as listener:
+    served: list[asyncio.Event] = []
+
+    async def followed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(over := asyncio.Event())
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            over.set()
+
+    async with await asyncio.start_server(followed, "127.0.0.1", 0, ssl=tls) as listener:
         scheme = "http" if tls is None else "https"
         yield f"{scheme}://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        for over in served:  # what is still open when the loop ends would be told as left open
+            await over.wait()

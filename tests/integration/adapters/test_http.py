@@ -44,7 +44,7 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         closed = self._open[writer] = asyncio.Event()
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))
             answer = self._answers[min(len(self.requests), len(self._answers)) - 1]
             if answer is not None:
@@ -153,7 +153,7 @@ async def test_a_refusal_is_an_answer_and_not_asked_again(http: EngineHttp) -> N
 
 
 async def test_a_short_question_has_a_limit() -> None:
-    async with serving(None) as server, EngineHttp(patience=Patience(answer_s=0.05)) as http:
+    async with serving(None) as server, EngineHttp(patience=Patience(answer_s=1.0)) as http:
         with pytest.raises(EngineError) as caught:
             await get(http, server.url)
         assert caught.value.failure is Failure.TIMEOUT
@@ -163,9 +163,9 @@ async def test_a_short_question_has_a_limit() -> None:
 
 
 async def test_a_stream_has_no_limit_but_its_consumers() -> None:
-    async with serving(None) as server, EngineHttp(patience=Patience(answer_s=0.01, connect_s=0.05)) as http:
+    async with serving(None) as server, EngineHttp(patience=Patience(answer_s=0.01, connect_s=1.0)) as http:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(stream(http, server.url), 0.2)
+            await asyncio.wait_for(stream(http, server.url), 1.2)
 
 
 async def test_a_refusal_whose_body_never_comes_is_a_refusal() -> None:
@@ -206,6 +206,13 @@ async def test_an_address_that_is_none(http: EngineHttp, url: str) -> None:
 # --- connections and headers ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is kept for as long as a test may stand still."""
+    monkeypatch.setattr(questions, "KEEP_ALIVE_S", 3600.0)
+
+
+@pytest.mark.usefixtures("kept")
 async def test_short_questions_share_a_connection(http: EngineHttp) -> None:
     async with StandIn() as engine:
         endpoint = Endpoint(url=engine.url)
@@ -251,6 +258,7 @@ class Keeping:
                 await closed.wait()
 
 
+@pytest.mark.usefixtures("kept")
 async def test_a_question_that_meets_the_close_of_a_kept_connection_is_asked_on_a_new_one() -> None:
     engine, pauses = Keeping(OK, OK), Pauses()
     async with EngineHttp(pause=pauses) as http, engine.listening() as url:
@@ -259,6 +267,7 @@ async def test_a_question_that_meets_the_close_of_a_kept_connection_is_asked_on_
     assert (engine.connections, engine.requests, pauses.taken) == (3, 5, [])
 
 
+@pytest.mark.usefixtures("kept")
 async def test_an_answer_that_is_cut_off_on_a_kept_connection_is_a_failure_like_any_other() -> None:
     engine, pauses = Keeping(OK, HALF, at_once=True), Pauses()
     async with EngineHttp(pause=pauses) as http, engine.listening() as url:

@@ -158,9 +158,10 @@ async def test_without_the_key_nothing_but_health(url: str, http: EngineHttp, ke
     ],
 )
 async def test_a_context_that_fills_up_while_it_streams(
-    tiny: Path, http: EngineHttp, first: Generation, second: Generation
+    http: EngineHttp, first: Generation, second: Generation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async with real_llamacpp_sharing_its_context(tiny) as url:
+    """A fast model would be through with the first one before the second one comes, on a machine that is held up."""
+    async with real_llamacpp_sharing_its_context(slow_model(tmp_path_factory)) as url:
         adapter = adapter_at(url, http, None)
         results = await asyncio.gather(run(adapter, first), run(adapter, second), return_exceptions=True)
     failures = [result for result in results if isinstance(result, EngineError)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from llama_orch.children import Daemons, child_environment, children_of
+from tests.support.waiting import until
 
 PROGRAM = "tests.integration.llama_orch.program"
 
@@ -41,9 +42,10 @@ async def test_two_start_speak_and_stop() -> None:
     started = Started("good")
     daemons = await started.start()
     assert daemons.dead is None
-    assert await daemons.stop(grace_s=10) == {}
+    assert await daemons.stop(grace_s=50) == {}
     assert [child.status for child in daemons.children] == [-signal.SIGTERM] * 2
-    assert {"hello", "no line break at the end", "ready"} == {line for _, line in started.said if line}
+    said = {"hello", "no line break at the end", "ready"}
+    await until(lambda: said == {line for _, line in started.said if line}, "the line that only the end ends")
     assert "d1 | hello" in daemons.last_lines(10)
     assert not {child.name for child in daemons.children} - {name for name, _ in started.said}
 
@@ -68,13 +70,13 @@ async def test_a_second_ctrl_c_hurries_and_a_third_does_not_wait() -> None:
 async def test_who_is_hurried_may_end_in_order() -> None:
     daemons = await Started("good").start()
     daemons.hurry()
-    assert await daemons.stop(grace_s=10) == {}
+    assert await daemons.stop(grace_s=50) == {}
     assert [child.status for child in daemons.children] == [-signal.SIGTERM] * 2
 
 
 async def test_what_a_daemon_leaves_behind_is_ended_and_reported() -> None:
     daemons = await Started("leaves-child").start()
-    left = await daemons.stop(grace_s=10)
+    left = await daemons.stop(grace_s=50)
     assert list(left.values()) == ["sleep 600"] * 2
     assert not left.keys() & children_of(os.getpid()).keys()
 
@@ -85,7 +87,7 @@ async def test_the_death_of_one_is_noticed() -> None:
     await started.daemons.changed.wait()
     assert started.daemons.dead is not None
     assert started.daemons.dead.status == 78
-    await started.daemons.stop(grace_s=10)
+    await started.daemons.stop(grace_s=50)
 
 
 ORPHAN = f"""
@@ -97,7 +99,7 @@ async def main():
     daemons = Daemons(Path("/c"), os.environ, lambda name, line: print(line, flush=True), readable_logs=True,
                       programs=[("d", {PROGRAM!r})])
     await daemons.start()
-    print(daemons.children[0]._transport.get_pid(), flush=True)
+    print("it is", daemons.children[0]._transport.get_pid(), flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -107,13 +109,15 @@ asyncio.run(main())
 def test_they_do_not_outlive_a_parent_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        lines = [next(parent.stdout).strip()]
-        while lines[-1] != "ready":
-            lines.append(next(parent.stdout).strip())
-        descriptor = os.pidfd_open(int(lines[0]))
+        missing, pid = {"ready", "it is"}, 0  # in whatever order
+        while missing:
+            line = next(parent.stdout).strip()
+            pid = int(line.removeprefix("it is ")) if line.startswith("it is ") else pid
+            missing -= {word for word in missing if line.startswith(word)}
+        descriptor = os.pidfd_open(pid)
         parent.kill()
     try:
-        assert select.select([descriptor], [], [], 10)[0], "it still runs"
+        assert select.select([descriptor], [], [], 50)[0], "it still runs"
     finally:
         os.close(descriptor)
 

@@ -151,10 +151,8 @@ async def test_a_model_that_may_not_be_fetched_is_a_failure(tmp_path: Path, url:
     assert failure.mend
 
 
-async def test_a_free_port_and_no_daemon(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{other.getsockname()[1]}"
+async def test_a_free_port_and_no_daemon(tmp_path: Path, port: int) -> None:
+    address = f"127.0.0.1:{port}"
     examined = machine(tmp_path, f"http://{address}")
     free, yet = await found(examined, "ports", "daemons")
     assert (free.id, free.what) == ("ports.ok", f"{address}: free")
@@ -280,6 +278,7 @@ async def test_runtimes_that_hang_are_ended_and_told(tmp_path: Path, url: str, m
     monkeypatch.setattr(runtimes, "PODMAN_S", 0.2)
     monkeypatch.setattr(runtimes, "DOCKER_S", 0.2)
     pids = tmp_path / "pids"
+    pids.touch()  # one that is ended before it could say who it is is none that is left
     hangs = f"echo $$ >> {pids}; exec sleep 1000"
     program(tmp_path / "bin", "docker", hangs)
     path = program(tmp_path / "bin", "podman", hangs)

@@ -298,7 +298,7 @@ async def test_a_file_is_followed_over_its_replacement(bare: Machine) -> None:
 
         async def next_line() -> str:
             assert process.stdout is not None
-            return (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+            return (await asyncio.wait_for(process.stdout.readline(), 50)).decode()
 
         assert await next_line() == "engine gpu0: slot released\n"
         file = bare.logs / "gpu0.log"

@@ -106,7 +106,7 @@ async def said(process: asyncio.subprocess.Process, words: str) -> str:
     """Wait until a command said something beside its result."""
     assert process.stderr is not None
     heard = ""
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(50):
         while line := (await process.stderr.readline()).decode():
             heard += line
             if words in line:

@@ -73,7 +73,7 @@ async def test_another_size_is_used_at_once(crowd: FakeDaemon, url: str, tmp_pat
     async with watching(url, tmp_path) as seen:
         await seen.shows("PRIORITY")
         seen.resize(50, 20)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while not narrow(seen.written):
                 await seen.news()
         seen.type("q")
@@ -121,7 +121,7 @@ async def test_ctrl_z_gives_the_terminal_back_until_fg(crowd: FakeDaemon, url: s
         await until(lambda: procfs_state(seen.process.pid) == "T", "the stop")
         before = len(seen.written)
         seen.process.send_signal(signal.SIGCONT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while ON not in seen.written[before:]:
                 await seen.news()
         seen.type("q")

@@ -143,7 +143,7 @@ async def line_with(process: asyncio.subprocess.Process, words: str) -> str:
     """The first line of a process that has these words."""
     assert process.stdout is not None
     said = ""
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(50):
         while line := (await process.stdout.readline()).decode():
             said += line
             if words in line:

@@ -402,6 +402,7 @@ async def test_behind_a_proxy_it_is_the_proxy_that_resolves(tmp_path: Path, monk
 async def proxy_to(target: str) -> AsyncIterator[tuple[str, list[str]]]:
     """A proxy that connects everybody to one server, and notes what it was asked for."""
     asked: list[str] = []
+    served: list[asyncio.Event] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
@@ -410,17 +411,23 @@ async def proxy_to(target: str) -> AsyncIterator[tuple[str, list[str]]]:
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(over := asyncio.Event())
         head = await reader.readuntil(b"\r\n\r\n")
         asked.append(head.partition(b"\r\n")[0].decode())
         host, _, port = target.rpartition(":")
         upstream, to_server = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.0 200 connected\r\n\r\n")
         await asyncio.gather(pump(reader, to_server), pump(upstream, writer), return_exceptions=True)
+        for each in (to_server, writer):
+            each.close()
+        over.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         host, port = server.sockets[0].getsockname()[:2]
         yield f"{host}:{port}", asked
+        for over in served:  # what is still open when the loop ends would be told as left open
+            await over.wait()
     finally:
         server.close()
         await server.wait_closed()
@@ -503,7 +510,7 @@ def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees)
         "try: asyncio.run(OciSource(lambda _: ()).locate(OciRef(registry='r.test', repository='x')))\n"
         "except ModelError as error: print(error.render())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout == (
         f"model_fetch: oci:// needs the Python package oras, which is not installed\n  hint: {install_hint('oras')}\n"
     )

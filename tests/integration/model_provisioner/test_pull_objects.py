@@ -23,7 +23,7 @@ from tests.support.tiny_gguf import write_tiny_gguf
 from tests.support.valve import Valve, valve
 from tests.unit.model_provisioner.heads import write_directory
 
-pytestmark = [pytest.mark.req("MP-04"), pytest.mark.timeout(60), pytest.mark.slow]
+pytestmark = [pytest.mark.req("MP-04"), pytest.mark.timeout(120), pytest.mark.slow]
 
 STOP = 3 << 20
 """Bytes after which the line is held; models are larger."""

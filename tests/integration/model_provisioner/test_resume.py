@@ -205,14 +205,14 @@ async def test_a_fetch_that_is_cancelled_while_its_bytes_are_made_to_last_ends_n
 
     def slowly(folder: Folder, name: str, mode: int) -> None:
         durable.set()
-        go.wait(20)
+        go.wait(50)
         make_durable(folder, name, mode)
 
     monkeypatch.setattr(Folder, "make_durable", slowly)
     file = RemoteFile(name="haiku.gguf", url=server.url("/haiku.gguf"))
     async with asyncio.TaskGroup() as group:
         fetching = group.create_task(Transfer(puller.gate()).fetch(file, target))
-        await asyncio.to_thread(durable.wait, 20)
+        await asyncio.to_thread(durable.wait, 50)
         fetching.cancel()
         group.create_task(asyncio.to_thread(go.set))
     assert fetching.cancelled()

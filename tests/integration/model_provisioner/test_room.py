@@ -247,13 +247,13 @@ async def test_a_fetch_that_is_cancelled_while_room_is_made_leaves_none_taken(
 
     def slowly(size_bytes: int, target: Path) -> tuple[str, ...]:
         making.set()
-        go.wait(20)
+        go.wait(50)
         return make_room(size_bytes, target)
 
     monkeypatch.setattr(room.cache, "make_room", slowly)
     async with asyncio.TaskGroup() as group:
         pulling = group.create_task(room.pull(server.url("/a.gguf")))
-        await asyncio.to_thread(making.wait, 20)
+        await asyncio.to_thread(making.wait, 50)
         pulling.cancel()
         group.create_task(asyncio.to_thread(go.set))
     assert pulling.cancelled()

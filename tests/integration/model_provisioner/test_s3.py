@@ -382,7 +382,7 @@ def test_without_the_extra_it_is_said_how_to_get_it(operator_sees: OperatorSees)
         "try: asyncio.run(S3Source(lambda _: ()).locate(S3Ref(bucket='models', key='x.gguf')))\n"
         "except ModelError as error: print(error.render())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout == (
         "model_fetch: s3:// needs the Python package botocore, which is not installed\n"
         f"  hint: {install_hint('botocore')}\n"
