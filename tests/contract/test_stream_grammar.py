@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import events
@@ -109,7 +109,6 @@ def test_what_a_right_stream_said() -> None:
 TEXTS = st.lists(st.text(max_size=3), max_size=4)
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, good=st.booleans(), noise=st.lists(st.integers(0, 5), max_size=3))
 def test_every_order_that_the_grammar_allows_passes(texts: list[str], good: bool, noise: list[int]) -> None:
     last: msgspec.Struct = end(*texts) if good else ERROR
@@ -119,7 +118,6 @@ def test_every_order_that_the_grammar_allows_passes(texts: list[str], good: bool
     assert check(wire(*made)).text == "".join(texts)
 
 
-@settings(deadline=None)
 @given(
     texts=TEXTS.filter(bool),
     moves=st.data(),
@@ -144,7 +142,6 @@ def test_no_event_may_be_lost_doubled_or_moved(texts: list[str], moves: st.DataO
         check(wire(*spoilt))
 
 
-@settings(deadline=None)
 @given(at=st.integers(0, len(RIGHT) - 1))
 def test_a_stream_that_breaks_off_anywhere_is_found(at: int) -> None:
     with pytest.raises(StreamWrongError):
