@@ -36,6 +36,7 @@ from container_runtime.spec import (
     PortMapping,
 )
 from daemon_core.redaction import Redactor
+from tests.support.waiting import until
 
 IMAGE = os.environ["IMAGE"]
 DIGEST = os.environ["DIGEST"]
@@ -377,7 +378,7 @@ done
     left = followers()
     # Podman looks for the last lines, and then for those that come: one that comes in between is seen by neither.
     (gate / "halt").touch()
-    await asyncio.to_thread(until, (gate / "halted").exists)
+    await until((gate / "halted").exists)
     async with contextlib.aclosing(runtime.logs(endless, follow=True, tail=2)) as lines:
         later = [int(await anext(lines)) for _ in range(2)]
         (gate / "halt").unlink()
@@ -385,7 +386,7 @@ done
     whole: list[int] = []
     async with asyncio.TaskGroup() as group:
         group.create_task(follow(runtime, endless, whole))
-        await asyncio.to_thread(until, lambda: whole[-1:] > [later[-1]])
+        await until(lambda: whole[-1:] > [later[-1]])
         await runtime.stop(endless, timeout_ms=0)
     return {
         "followed": [line if len(line) < 100 else len(line) for line in followed],
@@ -405,13 +406,6 @@ async def follow(runtime: ContainerRuntime, handle: ContainerHandle, numbers: li
     async with contextlib.aclosing(runtime.logs(handle, follow=True)) as lines:
         async for line in lines:
             numbers.append(int(line))  # noqa: PERF401 - each is looked at when it has come
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Waits for it, and not for ever."""
-    due = time.monotonic() + 60
-    while not happened() and time.monotonic() < due:
-        time.sleep(0.02)
 
 
 def followers() -> list[int]:

@@ -1,14 +1,15 @@
 """The throw-away host itself: what a script meets there, and that nothing of it stays."""
 
+import asyncio
 import pwd
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.lab.host import EVIDENCE, HERE, LABHOST, Lab
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -141,9 +142,7 @@ def test_a_host_ends_with_the_process_that_made_it(lab: Lab, end: signal.Signals
         assert host.communicate(timeout=60)[0] == ""
     # After SIGKILL an empty cgroup stays, until the next host starts.
     cgroups = [path for root in HIERARCHIES for path in root.glob(f"labhost.{host.pid}")]
-    give_up = time.monotonic() + 60
-    while any(populated(path) for path in cgroups) and time.monotonic() < give_up:
-        time.sleep(0.02)
+    asyncio.run(until(lambda: not any(populated(path) for path in cgroups), "the end of its last process"))
     lab.check("true")
     assert not [path for path in cgroups if path.exists()]
 

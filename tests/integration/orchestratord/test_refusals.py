@@ -583,7 +583,7 @@ async def test_a_body_that_the_parser_gives_up_is_400_without_a_traceback(
         def broken(*_: Any) -> None:  # noqa: ANN401 - takes whatever the real one takes
             raise error
 
-        monkeypatch.setattr(here.orchestrator, "selected", broken)
+        monkeypatch.setattr(here.orchestrator, "select", broken)
         async with here.client.get("/v1/tasks") as answer:
             assert answer.status == 400
             assert (await answer.json())["message"].startswith("the body cannot be read: ")
@@ -598,7 +598,7 @@ async def test_an_internal_mistake_is_500_without_its_text(
         def broken(*_: Any) -> None:  # noqa: ANN401 - takes whatever the real one takes
             raise ZeroDivisionError("a secret detail")
 
-        monkeypatch.setattr(here.orchestrator, "selected", broken)
+        monkeypatch.setattr(here.orchestrator, "select", broken)
         async with here.client.get("/v1/tasks", headers={"X-Correlation-Id": "mine"}) as answer:
             assert answer.status == 500
             told = await answer.json()
