@@ -12,6 +12,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -70,6 +71,16 @@ async def metric(server: RealVllm, name: str) -> float:
     found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", metrics, re.MULTILINE)
     assert found is not None
     return float(found[1])
+
+
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """This process gets no processor meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 # --- what it serves ---------------------------------------------------------------------------------------------------
@@ -178,9 +189,16 @@ async def test_a_grammar_that_is_none_is_the_clients_fault(vllm: RealVllm, http:
 async def test_leaving_frees_the_request(vllm: RealVllm, http: EngineHttp) -> None:
     before, adapter = await metric(vllm, "generation_tokens_total"), adapter_at(vllm, http)
     assert await adapter.busy() == 0
-    async with asyncio.timeout(LIMIT_S):
-        async with adapter.submit(LONG) as batches:
-            await anext(batches)
+    (worker,) = vllm.workers()
+    async with asyncio.timeout(LIMIT_S), AsyncExitStack() as there:
+        await anext(await there.enter_async_context(adapter.submit(LONG)))
+        # It computes nothing until the server has seen us leave: it hears later what it may stop, where all are busy.
+        with standing_still(worker):
+            while await adapter.busy() != 1:
+                pass
+            await there.aclose()
+            for _ in range(3):  # whoever is answered behind that is answered by one who has seen it
+                await metric(vllm, "generation_tokens_total")
         # Both are written together, after a step.
         while await metric(vllm, "generation_tokens_total") == before or await adapter.busy():
             pass

@@ -50,12 +50,12 @@ def hf_models(factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 
 def slow_hf_model(factory: pytest.TempPathFactory) -> Path:
-    """A Llama that takes some ten milliseconds for a token. It is 100 MB large, and made once for all tests of a run.
+    """A Llama that takes some ten milliseconds for a token. It is 170 MB large, and made once for all tests of a run.
 
     With a tiny one the worker makes tokens faster than vLLM's own server passes them on, and as that is never without
     one to take, it comes to nothing else: who listens may get the first one when the last has been made.
     """
-    return _made(factory.getbasetemp() / "hf-slow", layers=8, width=512)[0]
+    return _made(factory.getbasetemp() / "hf-slow", layers=16, width=512)[0]
 
 
 def _made(*folders: Path, layers: int, width: int) -> tuple[Path, ...]:
