@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +33,6 @@ async def again(lab: Installation, number: signal.Signals = signal.SIGKILL) -> N
     seen = len(lab.orchestrator.lines)
     await lab.orchestrator.start()
     await lab.orchestrator.logged("listening on", since=seen)
-
-
-@asynccontextmanager
-async def held_up(lab: Installation) -> AsyncIterator[None]:
-    """The engine stands still, so that what runs there cannot be over before all of this is."""
-    engine = lab.engine_pid()
-    os.kill(engine, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(engine, signal.SIGCONT)
 
 
 async def submitted(lab: Installation, **request: Any) -> str:  # noqa: ANN401 - any field of the request
@@ -87,7 +74,7 @@ async def test_waiting_running_and_ended_tasks_after_kill_9(lab: Installation) -
     ended = await rest_of(lab, over)
     status = await lab.get(f"/v1/tasks/{over}")
     running, seen = await started(lab, LONG | {"on_disconnect": "continue"})
-    async with held_up(lab):
+    async with lab.frozen():
         waiting = [await submitted(lab, **SHORT, task_id=f"w{number}") for number in range(4)]
         await again(lab)
     # What had ended is told of as it was.
@@ -153,7 +140,7 @@ async def test_a_strict_stream_whose_engine_is_another_one_ends_and_says_why(lab
 @pytest.mark.req("OP-01")
 async def test_a_stop_keeps_what_waits_for_the_next_start(lab: Installation) -> None:
     running, seen = await started(lab, LONG | {"on_disconnect": "continue"})
-    async with held_up(lab):
+    async with lab.frozen():
         waiting = [await submitted(lab, **SHORT) for _ in range(3)]
         await again(lab, signal.SIGTERM)
     broken = check(await rest_of(lab, running, last_token(seen)), after=last_token(seen))
@@ -167,7 +154,7 @@ async def test_a_stop_keeps_what_waits_for_the_next_start(lab: Installation) -> 
 @pytest.mark.req("HP-19")
 async def test_readers_of_what_waits_are_cut_off_by_a_stop_and_read_on_afterwards(lab: Installation) -> None:
     await started(lab, LONG | {"on_disconnect": "continue"})
-    async with held_up(lab), lab.streaming(SHORT) as response:
+    async with lab.frozen(), lab.streaming(SHORT) as response:
         path = response.headers["Location"] + "/stream"
         await again(lab, signal.SIGTERM)
         with pytest.raises(aiohttp.ClientPayloadError):  # the end of the body never came, so it is no end

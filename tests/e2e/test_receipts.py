@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +43,6 @@ async def cancel(house: Installation, name: str) -> None:
         assert answer.status == 204
 
 
-@asynccontextmanager
-async def frozen(house: Installation) -> AsyncIterator[None]:
-    """The engine takes what it is sent and says nothing."""
-    engine = house.engine_pid()
-    os.kill(engine, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(engine, signal.SIGCONT)
-
-
 async def again(house: Installation) -> None:
     """Orchestratord starts once more."""
     seen = len(house.orchestrator.lines)
@@ -82,7 +68,7 @@ async def test_each_task_that_ended_has_one_receipt_in_one_chain_over_kills_and_
         await end_of(house, "done")
         await submit(house, "refused-by-the-engine", sampling={"grammar": "root ::= ((("})
         assert (await end_of(house, "refused-by-the-engine"))["code"] == "INVALID_PARAMS"
-        async with frozen(house):
+        async with house.frozen():
             await submit(house, "running")
             await submit(house, "displaced", priority="batch")
             await submit(house, "canceled-in-the-queue")
@@ -95,7 +81,7 @@ async def test_each_task_that_ended_has_one_receipt_in_one_chain_over_kills_and_
             assert (await end_of(house, name))["finish_reason"] == "stop"
         await house.orchestrator.kill(signal.SIGTERM)
         await again(house)
-        async with frozen(house):
+        async with house.frozen():
             await submit(house, "canceled-while-it-runs")
             await cancel(house, "canceled-while-it-runs")
         await submit(house, "the-last")

@@ -226,6 +226,16 @@ class Installation:
         """The id of the one model."""
         return str((await self.get("/v1/capabilities"))["pools"][0]["model_ref"])
 
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """The engine takes what it is sent and says nothing: what runs there is not over before this is."""
+        engine = self.engine_pid()
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(engine, signal.SIGCONT)
+
     def engine_pid(self) -> int:
         """The engine process, as the manager's pid file names it."""
         text = (self.root / "run" / "llama-orch" / f"{self.pool_id}.pid").read_text()
